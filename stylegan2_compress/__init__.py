@@ -1,0 +1,30 @@
+"""stylegan2-compress: compress StyleGAN2 generators inside NVIDIA's stylegan2-ada-pytorch ("the host").
+
+The names below are what `--loss=stylegan2_compress.NAME`, `G_kwargs` and `D_kwargs` accept. They are resolved on first
+use, because the modules behind them import the host, which has to be found and repaired first.
+"""
+
+import importlib
+
+from stylegan2_compress.version import __version__ as __version__
+
+_HOME = {
+    'AdversarialLoss': 'stylegan2_compress.losses.base',
+    'DiMELoss': 'stylegan2_compress.losses.dime',
+    'PrunedGenerator': 'stylegan2_compress.networks.pruned',
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0604  (names resolved by __getattr__)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from stylegan2_compress import host
+
+    host.activate()
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

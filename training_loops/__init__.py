@@ -1,0 +1,1 @@
+"""Training loops with the argument contract of the host's `training.training_loop.training_loop`."""
