@@ -1,7 +1,95 @@
-"""Fixtures every test file shares: an activated host."""
+"""What every test file shares: an activated host, tiny networks, a tiny dataset, and the `checkout` marker.
 
+`STYLEGAN2_ADA_PYTORCH` names the host to test with. Without it the cached copy is used, or one is fetched.
+"""
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
 import pytest
+import torch
 
 from stylegan2_compress import host
 
-host.activate()
+torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))  # Tiny networks: more threads only get in the way.
+HOST = host.activate()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `checkout` unless a real checkout (one with a train.py) is named."""
+    named = os.environ.get('STYLEGAN2_ADA_PYTORCH')
+    if named and Path(named, 'train.py').is_file():
+        return
+    skip = pytest.mark.skip(reason='set STYLEGAN2_ADA_PYTORCH to a git checkout of NVlabs/stylegan2-ada-pytorch to run')
+    for item in items:
+        if item.get_closest_marker('checkout'):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope='session')
+def make_generator():
+    """Builder of tiny host generators: `make_generator(seed=0, **overrides)`; nothing outside sees its seed."""
+    return lambda seed=0, **overrides: _construct(
+        seed,
+        class_name='training.networks.Generator',
+        z_dim=16,
+        c_dim=0,
+        w_dim=16,
+        img_resolution=16,
+        img_channels=3,
+        mapping_kwargs={'num_layers': 2},
+        synthesis_kwargs={'channel_base': 256, 'channel_max': 16},
+        overrides=overrides,
+    )
+
+
+@pytest.fixture(scope='session')
+def make_discriminator():
+    """Builder of tiny host discriminators: `make_discriminator(seed=0, **overrides)`, fitting `make_generator()`."""
+    return lambda seed=0, **overrides: _construct(
+        seed,
+        class_name='training.networks.Discriminator',
+        c_dim=0,
+        img_resolution=16,
+        img_channels=3,
+        channel_base=256,
+        channel_max=16,
+        overrides=overrides,
+    )
+
+
+def _construct(seed: int, overrides: dict, **kwargs) -> torch.nn.Module:
+    import dnnlib
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return dnnlib.util.construct_class_by_name(**{**kwargs, **overrides})
+
+
+@pytest.fixture(scope='session')
+def make_dataset_zip():
+    """Writer of random datasets in the host's format: see `_write_dataset_zip`."""
+    return _write_dataset_zip
+
+
+def _write_dataset_zip(
+    directory: Path, n: int = 16, resolution: int = 16, channels: int = 3, labels: int = 0, name: str = 'data.zip'
+) -> Path:
+    """Write `n` random PNGs (and, for `labels` > 0, that many classes in dataset.json) and return the zip's path."""
+    rnd = np.random.RandomState(0)
+    path = Path(directory, name)
+    with zipfile.ZipFile(path, 'w') as archive:
+        fnames = [f'{i // 1000:05d}/img{i:08d}.png' for i in range(n)]
+        for fname in fnames:
+            pixels = rnd.randint(256, size=[resolution, resolution, channels]).astype(np.uint8)
+            png = io.BytesIO()
+            PIL.Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(png, format='png')
+            archive.writestr(fname, png.getvalue())
+        classes = [[fname, i % labels] for i, fname in enumerate(fnames)] if labels else None
+        archive.writestr('dataset.json', json.dumps({'labels': classes}))
+    return path
