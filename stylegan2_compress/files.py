@@ -1,0 +1,60 @@
+"""Writing a file whole or not at all."""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from stylegan2_compress.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a binary file that appears under `path` when the block ends, complete and on disk, or not at all.
+
+    The bytes go to a hidden temporary file in the same directory, which is then synced and renamed over `path`. A full
+    disk, an exception in the block or a kill leaves what was there before. A symbolic link is written through, an
+    existing file keeps its permissions.
+
+    Raises `UserError` where the file cannot be written (no such directory, no permission, disk full).
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f'.{target.name[:200]}.{secrets.token_hex(8)}.tmp')
+    try:
+        # os.open and not tempfile: the mode must follow the umask, as for any file the user makes.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, 'O_BINARY', 0), 0o666)
+    except OSError as error:
+        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
+    try:
+        with open(descriptor, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.is_file():
+            os.chmod(temporary, target.stat().st_mode & 0o7777)
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)) and error.errno is not None:
+            raise UserError(f'Cannot write {path}: {error.strerror}.') from error
+        raise
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename in `directory` survive a power cut, where the platform has a way to say so."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
