@@ -1,0 +1,125 @@
+"""Spec strings: which embedding network, and how images reach it.
+
+    NAME[@key=value]...        a preset:     efficientnet_lite0@size=64, dino_resnet50@preprocess=raw
+    KIND:REST[@key=value]...   an open form: hf:facebook/dinov2-large, torchscript:classifier.pt@size=32@dtype=bf16
+
+Options:
+    size=PIXELS|image          resize images to this side; `image` leaves them as they are
+    preprocess=own|raw         the network's own preprocessing (default), or what DiME's published code does
+    dtype=fp32|bf16|fp16|fp64  precision of the network
+    weights=PATH               local weights for a preset, instead of a download
+    compile=0|1                run the network through `torch.compile`
+    checkpoint=N               keep no activations: the backward pass recomputes them for N images at a time
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from stylegan2_compress.embeddings.preprocessing import Preprocessing
+from stylegan2_compress.errors import UserError
+
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp64': torch.float64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A spec string, taken apart. `str` puts it together again, in canonical form."""
+
+    name: str
+    size: int | str | None = None
+    preprocess: str = 'own'
+    dtype: str = 'fp32'
+    weights: str | None = None
+    compile: int = 0
+    checkpoint: int = 0
+
+    def __str__(self) -> str:
+        fields = dataclasses.fields(self)[1:]
+        given = [
+            (field.name, getattr(self, field.name)) for field in fields if getattr(self, field.name) != field.default
+        ]
+        return self.name + ''.join(f'@{key}={value}' for key, value in given)
+
+    @property
+    def key(self) -> str:
+        """The canonical string without what changes only speed and memory."""
+        return str(dataclasses.replace(self, compile=0, checkpoint=0))
+
+    @property
+    def kind(self) -> str:
+        """`hf`, `hub`, ... for open forms, the name of the preset else."""
+        return self.name.partition(':')[0]
+
+    @property
+    def rest(self) -> str:
+        """What stands behind the kind of an open form."""
+        return self.name.partition(':')[2]
+
+    def preprocessing(self, own: Preprocessing) -> Preprocessing:
+        """What this spec makes of a network's own preprocessing.
+
+        Raises:
+            UserError: The network takes no other size than its own.
+        """
+        chosen = own if self.preprocess == 'own' else own.raw()
+        if self.size is None:
+            return chosen
+        if own.fixed and self.size != own.size:
+            raise UserError(f'Embedding {self} cannot change its size: {self.name} takes {own.size} pixels only.')
+        return dataclasses.replace(chosen, size=None if self.size == 'image' else self.size)
+
+
+def split(specs: str | Sequence[str]) -> list[str]:
+    """Several spec strings, from a list or separated by commas.
+
+    Raises:
+        UserError: There is none, or an empty one.
+    """
+    parts = [part.strip() for part in (specs.split(',') if isinstance(specs, str) else specs)]
+    if not parts or not all(parts):
+        raise UserError(f'Embeddings {specs!r} have an empty name among them: write NAME or NAME,NAME.')
+    return parts
+
+
+def take_apart(text: str) -> Spec:
+    """Take a spec string apart; whether its network exists is not looked at.
+
+    Raises:
+        UserError: An unknown option or value, an option given twice, weights that are not there.
+    """
+    name, options = text.strip(), {}
+    while match := re.fullmatch(r'(.*)@(\w+)=([^@]*)', name):
+        name, key, value = match.groups()
+        if key not in _OPTIONS:
+            raise UserError(f'Embedding {text!r} has an unknown option {key!r}: choose from {", ".join(_OPTIONS)}.')
+        if key in options:
+            raise UserError(f'Embedding {text!r} gives {key!r} twice: leave one of them out.')
+        wanted, read = _OPTIONS[key]
+        options[key] = read(value)
+        if options[key] is None:
+            raise UserError(f'Embedding {text!r} has {key}={value!r}: it has to be {wanted}.')
+    return Spec(name, **options)
+
+
+def _one_of(*values: str) -> Callable[[str], str | None]:
+    return lambda text: text if text in values else None
+
+
+def _whole_number(text: str, lowest: int) -> int | None:
+    return int(text) if re.fullmatch(r'[0-9]{1,9}', text) and int(text) >= lowest else None
+
+
+# What each option has to be, in words, and how it is read: None stands for a value that is not that.
+_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    'size': ('a number of pixels or `image`', lambda text: text if text == 'image' else _whole_number(text, 1)),
+    'preprocess': ('own or raw', _one_of('own', 'raw')),
+    'dtype': (' or '.join(DTYPES), _one_of(*DTYPES)),
+    'weights': ('a file or directory that exists', lambda text: text if os.path.exists(text) else None),
+    'compile': ('0 or 1', lambda text: int(text) if text in ('0', '1') else None),
+    'checkpoint': ('a number of images, 0 for none', lambda text: _whole_number(text, 0)),
+}
