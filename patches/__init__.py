@@ -1,5 +1,34 @@
-"""Everything that changes the host: one module per run-time repair, and `train.patch`."""
+"""Everything that changes the host: one module per run-time repair, and `train.patch`.
+
+A repair is a module with three sentences (`WHAT` it does, `WHY` the host needs it, in which `VERSIONS`) and two
+functions: `needed()` tries whether the host fails here, `apply()` mends it in this process. A new one is a file here
+and its name in `REPAIRS`. They import the host, so `apply_needed` imports them, when it is on `sys.path`.
+"""
+
+import importlib
+from types import ModuleType
+
+REPAIRS = (
+    'infinite_sampler',
+    'zip_per_process',
+    'adam_betas',
+    'conv2d_gradfix',
+    'grid_sample_gradfix',
+    'cuda_plugins',
+    'metrics_on_cpu',
+    'percentile',
+    'sqrtm',
+)
+
+_applied: dict[str, ModuleType] = {}
 
 
-def apply_needed() -> None:
-    """Apply the repairs that the host needs here."""
+def apply_needed() -> list[ModuleType]:
+    """Apply the repairs that the host needs here and has not had yet; return all that are in force."""
+    for name in REPAIRS:
+        if name not in _applied:
+            repair = importlib.import_module(f'{__name__}.{name}')
+            if repair.needed():
+                repair.apply()
+                _applied[name] = repair
+    return list(_applied.values())
