@@ -1,0 +1,48 @@
+"""Train the quickstart's teacher: StyleGAN2 with the host's own loss on 5,000 MNIST digits, on a CPU.
+
+    python benchmarks/mnist_teacher.py --outdir runs/mnist-teacher [--kimg 300]
+
+The last snapshot's G_ema and D become `mnist_teacher.safetensors` in the run's directory. The file that ships in
+`stylegan2_compress/assets` was made by this script with its defaults; see benchmarks/README.md for time and machine.
+"""
+
+import glob
+import os
+
+import click
+
+from stylegan2_compress import host, mnist
+
+
+@click.command()
+@click.option('--outdir', required=True, metavar='DIR', help='Where the dataset and the run go.')
+@click.option('--kimg', default=300, show_default=True, help='Length of the training in thousands of images.')
+@click.option('--cond', default=False, show_default=True, help='Train a class-conditional teacher.')
+@click.option('--gamma', default=0.05, show_default=True, help='Weight of the R1 penalty.')
+@click.option('--seed', default=0, show_default=True)
+def main(outdir: str, kimg: int, cond: bool, gamma: float, seed: int) -> None:
+    host.activate()
+    from stylegan2_compress import options, pickles, recipes, runs
+
+    os.makedirs(outdir, exist_ok=True)
+    data = os.path.join(outdir, 'mnist.zip')
+    if not os.path.exists(data):
+        mnist.write_zip(data)
+    desc, args = recipes.host_arguments(
+        data, kimg=kimg, batch=32, gamma=gamma, aug='noaug', cond=cond, seed=seed, workers=1, fp32=True, snap=2
+    )
+    args.G_kwargs.update(z_dim=64, w_dim=64)
+    for kwargs in (args.G_kwargs.synthesis_kwargs, args.D_kwargs):
+        kwargs.update(channel_base=1024, channel_max=64, conv_clamp=None)
+    args.loss_kwargs.update(pl_weight=0, style_mixing_prob=0)  # As the host's configuration for 32×32, --cfg=cifar.
+    args.kimg_per_tick = 10
+    desc, args = options.compress(desc, args, device='cpu')
+    run_dir = runs.next_run_dir(outdir, desc)
+    runs.print_options(args, run_dir)
+    runs.start(args, run_dir)
+    data = pickles.load(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))[-1])
+    pickles.save(f'{run_dir}/mnist_teacher.safetensors', data)
+
+
+if __name__ == '__main__':
+    main()

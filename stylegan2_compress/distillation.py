@@ -1,0 +1,107 @@
+"""`distill`: from a teacher pickle and a dataset to a training run, with defaults read off the teacher."""
+
+import torch
+
+from stylegan2_compress import options, pickles, pruning, recipes, runs
+from stylegan2_compress.errors import UserError
+
+DEFAULT_LOSS = 'stylegan2_compress.DiMELoss'
+DEFAULT_RATIO = 0.7
+
+
+def distill(
+    teacher: str,
+    data: str,
+    outdir: str,
+    student: str | None = None,
+    ratio: float | None = None,
+    loss: str = DEFAULT_LOSS,
+    loss_args: tuple[str, ...] = (),
+    loop: str | None = None,
+    metrics: str = 'none',
+    device: str | None = None,
+    dry_run: bool = False,
+    lr: float | None = None,
+    ema_kimg: float | None = None,
+    pl_weight: float | None = None,
+    kimg_per_tick: float | None = None,
+    **host_options,
+) -> str:
+    """Train a small generator to do what the teacher does. Returns the run directory.
+
+    Args:
+        teacher: network pickle (path or URL).
+        data: directory or zip of training images in the host's format.
+        outdir: where the run directory is created.
+        student: network pickle to start from; without one the teacher is pruned by L1 magnitude.
+        ratio: share of channels to cut where there is no `student`, 0.7 by default.
+        loss, loss_args, loop: see `options.compress`.
+        metrics: names of the host's metrics, separated by commas, or 'none'.
+        device: 'cpu', 'cuda', 'cuda:1'; CUDA where there is one by default.
+        dry_run: print the options and write nothing.
+        lr: learning rate of both optimizers, the configuration's by default.
+        ema_kimg: half-life of the average that G_ema is, in thousands of images; the configuration's by default.
+        pl_weight: weight of path length regularisation, the loss's own by default.
+        kimg_per_tick: thousands of images between two lines of progress.
+        host_options: of `recipes.host_arguments`; `cfg` and `cond` are read off the teacher by default, `aug` is
+            'noaug' (the paper trains without augmentation).
+
+    Raises:
+        UserError: before anything is written, for anything that could not train.
+    """
+    if student is not None and ratio is not None:
+        raise UserError(f'--student={student} and --ratio={ratio} exclude each other: a student is pruned already.')
+    options.check_outdir(outdir)
+    check_device(device)
+    teacher_data = pickles.load(teacher)
+    G = teacher_data['G_ema']
+    given = {name: value for name, value in host_options.items() if value is not None}
+    given['metrics'] = options.parse_metrics(metrics)
+    desc, args = recipes.host_arguments(data, **{**defaults_for(G), **given})
+
+    if student is None:
+        ratio = DEFAULT_RATIO if ratio is None else ratio
+        student_data = pruning.make_student(teacher_data, pruning.widths_for_ratio(G, ratio))
+        desc += f'-ratio{ratio:g}'
+    desc, args = options.compress(
+        desc,
+        args,
+        loss=loss,
+        loss_args=loss_args,
+        teacher=teacher,
+        student=student or student_data,
+        loop=loop,
+        device=device,
+    )
+    for opt_kwargs in (args.G_opt_kwargs, args.D_opt_kwargs):
+        opt_kwargs.lr = opt_kwargs.lr if lr is None else lr
+    if ema_kimg is not None:
+        args.ema_kimg = ema_kimg
+    if pl_weight is not None:
+        args.loss_kwargs.pl_weight = pl_weight
+    if kimg_per_tick is not None:
+        args.kimg_per_tick = kimg_per_tick
+    run_dir = runs.next_run_dir(outdir, desc)
+    if student is None:
+        args.resume_pkl = f'{run_dir}/student.pkl'
+    runs.print_options(args, run_dir)
+    if dry_run:
+        print('Dry run; exiting.')
+    else:
+        runs.start(args, run_dir, student_data if student is None else None)
+    return run_dir
+
+
+def defaults_for(G) -> dict:
+    """What a distillation run takes from the teacher instead of asking for it."""
+    return dict(cfg=recipes.configuration_of(G), cond=G.c_dim > 0, aug='noaug')
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that torch does not know or that is not here."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'--device={device} cannot be used here ({str(error).splitlines()[0]}).') from error

@@ -1,0 +1,292 @@
+"""What `train.py` gains, and how it becomes the arguments of a training loop.
+
+There are two ways in, the patched `train.py` and `stylegan2-compress distill`. Both end in `compress`, which turns the
+arguments of an ordinary run into those of a compression run. What runs is what `training_options.json` says.
+"""
+
+import importlib
+import inspect
+import json
+import os
+import types
+
+import click
+
+from stylegan2_compress.errors import UserError
+
+HOST_LOSS = 'training.loss.StyleGAN2Loss'
+HOST_LOOP = 'training.training_loop.training_loop'
+OUR_LOOP = 'stylegan2_compress.training_loops.distillation.training_loop'
+
+# --- The options --------------------------------------------------------------------------------------------------
+
+TRAIN_OPTIONS = [
+    click.Option(
+        ['--loss'],
+        metavar='CLASS',
+        help=f'Loss class, any importable name: stylegan2_compress.DiMELoss, … [default: {HOST_LOSS}]',
+    ),
+    click.Option(
+        ['--loss-arg', 'loss_args'],
+        metavar='KEY=VALUE',
+        multiple=True,
+        help='Argument of the loss class, the value as JSON or plain text; may be repeated',
+    ),
+    click.Option(['--teacher'], metavar='PKL', help='Network pickle (path or URL) to learn from'),
+    click.Option(
+        ['--student'],
+        metavar='PKL',
+        help='Network pickle to train: shapes and weights come from it, whatever --cfg says about shapes',
+    ),
+    click.Option(
+        ['--loop'],
+        metavar='MODULE.FUNCTION',
+        help=f'Training loop [default: {HOST_LOOP} with CUDA, {OUR_LOOP} without]',
+    ),
+]
+
+TRAIN_EXAMPLES = """
+
+    \b
+    Compression (stylegan2-compress):
+      # Distil a pruned FFHQ generator with DiME.
+      stylegan2-compress prune --teacher=ffhq256.pkl --ratio=0.8 --out=student.pkl
+      python train.py --outdir=runs --data=ffhq256.zip --cfg=paper256 --mirror=1 --aug=noaug \\
+          --teacher=ffhq256.pkl --student=student.pkl --loss=stylegan2_compress.DiMELoss
+
+    \b
+      # The same with another embedding, and on a CPU.
+      python train.py --outdir=runs --data=mnist.zip --aug=noaug --metrics=none --batch=16 --kimg=1 \\
+          --teacher=teacher.pkl --student=student.pkl --loss=stylegan2_compress.DiMELoss \\
+          --loss-arg embeddings=efficientnet_lite0
+"""
+
+
+def extend_train(module: types.ModuleType) -> None:
+    """Give the host's `train.py`, imported as `module`, our options. `patches/train.patch` calls this.
+
+    The command keeps everything it had. Three names of the module are replaced: `main`'s callback takes our options
+    out before the host's code sees them, `setup_training_loop_kwargs` hands its result through `compress`, and
+    `training_loop` runs the loop that the arguments name.
+    """
+    from stylegan2_compress import host
+
+    host.activate(os.path.dirname(os.path.abspath(module.__file__)))
+    host_callback = module.main.callback
+    host_setup = module.setup_training_loop_kwargs
+    ours = {option.name: None for option in TRAIN_OPTIONS}
+
+    def callback(**params):
+        ours.update((name, params.pop(name)) for name in ours)
+        check_outdir(params['outdir'])
+        return host_callback(**params)
+
+    def setup_training_loop_kwargs(**config):
+        if ours['student'] is not None and config.get('resume') is not None:
+            both = f'--student={ours["student"]} and --resume={config["resume"]}'
+            raise UserError(f'{both} both name the weights to start from; give one.')
+        desc, args = host_setup(**config)
+        return compress(desc, args, **ours)
+
+    module.main.callback = callback
+    module.main.params.extend(TRAIN_OPTIONS)
+    module.main.help += TRAIN_EXAMPLES
+    module.setup_training_loop_kwargs = setup_training_loop_kwargs
+    module.training_loop = types.SimpleNamespace(training_loop=run_loop)
+
+
+# --- From options to arguments ------------------------------------------------------------------------------------
+
+
+def compress(
+    desc: str,
+    args: dict,
+    *,
+    loss: str | None = None,
+    loss_args: tuple[str, ...] = (),
+    teacher: str | None = None,
+    student: str | dict | None = None,
+    loop: str | None = None,
+    device: str | None = None,
+) -> tuple[str, dict]:
+    """Turn the arguments of an ordinary run into those of a compression run.
+
+    Args:
+        desc, args: name and loop arguments of the ordinary run, as the host's `setup_training_loop_kwargs` gives them.
+        loss, loss_args, teacher, student, loop: the options of the same names. `student` may also be the contents of
+            a network pickle that is yet to be written; then `args.resume_pkl` names it.
+        device: where our loop runs, by default CUDA where there is one.
+
+    Returns:
+        The same two, changed. Without any option, on a machine with CUDA, they come back as they were.
+
+    Raises:
+        UserError: for anything that could not train. Nothing has been written by then.
+    """
+    import torch
+
+    on_cpu = torch.device(device).type == 'cpu' if device else not torch.cuda.is_available()
+    loop = loop or (OUR_LOOP if on_cpu else HOST_LOOP)
+    import_named(loop, '--loop', 'a training loop', f'{HOST_LOOP} and {OUR_LOOP}')
+    if on_cpu and loop == HOST_LOOP:
+        raise UserError(f'--loop={HOST_LOOP} runs on CUDA only; leave the option out to train on this machine.')
+
+    if student is not None:
+        use_networks(args, student)
+        args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
+    use_loss(args, loss or HOST_LOSS, loss_args, teacher)
+    if loss is not None:
+        desc += f'-{loss.rpartition(".")[2]}'
+    if on_cpu:
+        prepare_for_cpu(args)
+    if loop != HOST_LOOP:
+        args.loop = loop
+        if device is not None:
+            args.device = device
+    return desc, args
+
+
+def use_networks(args: dict, student: str | dict) -> None:
+    """Take the shapes of G and D from a network pickle, and its weights as the start."""
+    from stylegan2_compress import pickles
+
+    if isinstance(student, str):
+        data = pickles.load(student)
+        args.resume_pkl = student
+    else:
+        data = student
+    check_against_data('--student', args.get('resume_pkl'), data['G_ema'], args.training_set_kwargs)
+    freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')
+    args.G_kwargs = constructor_arguments(data['G'])
+    args.D_kwargs = constructor_arguments(data['D'])
+    if freeze is not None:
+        args.D_kwargs.setdefault('block_kwargs', {})['freeze_layers'] = freeze
+
+
+def constructor_arguments(network) -> dict:
+    """Class name and arguments that build a network like this one, but for what the training set decides."""
+    import dnnlib
+
+    network_class = type(network).__mro__[1]  # Below it stands the host's decorator, which has the same name.
+    kwargs = dnnlib.EasyDict(class_name=f'{network_class.__module__}.{network_class.__qualname__}')
+    kwargs.update(network.init_kwargs)
+    for name in ('c_dim', 'img_resolution', 'img_channels'):
+        kwargs.pop(name, None)
+    return kwargs
+
+
+def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | None) -> None:
+    """Put the loss class and its arguments in, and let the class look at them before anything runs."""
+    from stylegan2_compress import pickles
+
+    loss_class = import_named(loss, '--loss', 'a loss class', ', '.join([HOST_LOSS, *our_losses()]))
+    if not (isinstance(loss_class, type) and hasattr(loss_class, 'accumulate_gradients')):
+        raise UserError(f'--loss={loss} is not a loss class; there are {", ".join([HOST_LOSS, *our_losses()])}.')
+    accepted = accepted_arguments(loss_class)
+    kwargs = {name: value for name, value in args.loss_kwargs.items() if name in accepted}
+    for name, value in map(parse_loss_arg, loss_args):
+        if name not in accepted:
+            raise UserError(f'--loss-arg {name}=… is not an argument of {loss}, which takes {", ".join(accepted)}.')
+        kwargs[name] = value
+    if teacher is not None:
+        check_against_data('--teacher', teacher, pickles.load(teacher)['G_ema'], args.training_set_kwargs)
+        if 'teacher' in accepted:
+            kwargs.setdefault('teacher', teacher)
+    missing = [name for name, default in accepted.items() if default is inspect.Parameter.empty and name not in kwargs]
+    if missing:
+        options = ', '.join('--teacher' if name == 'teacher' else f'--loss-arg {name}=…' for name in missing)
+        raise UserError(f'--loss={loss} needs {options}.')
+    if hasattr(loss_class, 'check_arguments'):
+        loss_class.check_arguments(**kwargs)
+    args.loss_kwargs = type(args.loss_kwargs)(class_name=loss, **kwargs)
+
+
+def accepted_arguments(loss_class: type) -> dict:
+    """The keyword arguments a loss class takes beyond the host's contract, with their defaults."""
+    found = {}
+    for parent in loss_class.__mro__:
+        parameters = inspect.signature(parent.__init__).parameters.values() if '__init__' in vars(parent) else []
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                found.setdefault(parameter.name, parameter.default)
+        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters) and parameters:
+            break
+    for given_by_the_loop in ('self', 'device', 'G_mapping', 'G_synthesis', 'D', 'augment_pipe', 'terms'):
+        found.pop(given_by_the_loop, None)
+    return found
+
+
+def parse_loss_arg(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition('=')
+    if not equals or not name.isidentifier():
+        raise UserError(f'--loss-arg {text} must have the form KEY=VALUE.')
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def check_against_data(option: str, name: str, G, training_set_kwargs: dict) -> None:
+    """Refuse a generator that makes other images than the training set holds."""
+    import dnnlib
+
+    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
+    for what, mine, theirs, way_out in [
+        ('images of resolution', G.img_resolution, training_set.resolution, 'dataset_tool.py resizes'),
+        ('channels', G.img_channels, training_set.num_channels, 'convert the images'),
+        ('label dimensions', G.c_dim, training_set.label_dim, '--cond=1 turns labels on, --cond=0 off'),
+    ]:
+        if mine != theirs:
+            data = training_set_kwargs['path']
+            raise UserError(f'{option}={name} has {what} {mine}, but --data={data} has {theirs} ({way_out}).')
+
+
+def prepare_for_cpu(args: dict) -> None:
+    """FP16 blocks and pinned memory are for GPUs."""
+    for kwargs in (args.G_kwargs.get('synthesis_kwargs', {}), args.D_kwargs):
+        if kwargs.get('num_fp16_res'):
+            kwargs['num_fp16_res'] = 0
+    args.data_loader_kwargs.pin_memory = False
+    args.data_loader_kwargs.num_workers = min(args.data_loader_kwargs.num_workers, os.cpu_count() or 1)
+
+
+def parse_metrics(text: str) -> list[str]:
+    """The host's metrics named in a comma-separated list; none for 'none'."""
+    from metrics import metric_main
+
+    names = [] if text.lower() in ('', 'none') else [name.strip() for name in text.split(',')]
+    for name in names:
+        if not metric_main.is_valid_metric(name):
+            raise UserError(
+                f'--metrics={name} does not exist; there are {", ".join(metric_main.list_valid_metrics())}.'
+            )
+    return names
+
+
+def import_named(name: str, option: str, kind: str, existing: str):
+    """The object of an importable dotted name, or a sentence that says which exist."""
+    module_name, _dot, attribute = name.rpartition('.')
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f'{option}={name} cannot be imported as {kind} ({error}); there are {existing}.') from error
+
+
+def our_losses() -> list[str]:
+    import stylegan2_compress
+
+    return [f'stylegan2_compress.{name}' for name in stylegan2_compress.__all__ if name.endswith('Loss')]
+
+
+def check_outdir(outdir: str) -> None:
+    """Refuse a directory that results could not be written to."""
+    existing = os.path.abspath(outdir)
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f'--outdir={outdir} cannot be written to, because of {existing}; choose another directory.')
+
+
+def run_loop(rank: int, loop: str = HOST_LOOP, **args) -> None:
+    """Run the training loop that the arguments name; without a name, the host's."""
+    import_named(loop, '--loop', 'a training loop', f'{HOST_LOOP} and {OUR_LOOP}')(rank=rank, **args)

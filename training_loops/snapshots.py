@@ -1,0 +1,75 @@
+"""What a run leaves behind: image grids and network pickles, named and shaped as the host's."""
+
+import copy
+import os
+
+import numpy as np
+import PIL.Image
+import torch
+
+
+class ImageGrid:
+    """A fixed grid of latents and labels whose images are written through the run.
+
+    Args:
+        training_set: gives the image shape, and the labels: one per row where there are any.
+        z_dim: width of the generator's latents.
+        batch: how many images are generated at a time.
+        device: where the latents are to be.
+    """
+
+    def __init__(self, training_set, z_dim: int, batch: int, device: torch.device):
+        _channels, height, width = training_set.image_shape
+        self.columns = int(np.clip(7680 // width, 7, 32))
+        self.rows = int(np.clip(4320 // height, 4, 32))
+        self.reals, labels = zip(*[training_set[index] for index in self._choose(training_set)], strict=True)
+        z = torch.randn([self.rows * self.columns, z_dim], device=device)
+        c = torch.from_numpy(np.stack(labels)).to(device)
+        self.batches = list(zip(z.split(batch), c.split(batch), strict=True))
+
+    def _choose(self, training_set) -> list[int]:
+        """Indices of real images: any ones in random order, or one label per row."""
+        rnd = np.random.RandomState(0)
+        count = self.rows * self.columns
+        if not training_set.has_labels:
+            return list(np.resize(rnd.permutation(len(training_set)), count))
+        by_label = {}
+        for index in rnd.permutation(len(training_set)):
+            by_label.setdefault(tuple(np.atleast_1d(training_set.get_details(index).raw_label)), []).append(index)
+        labels = sorted(by_label)
+        cells = []
+        for row in range(self.rows):
+            pool = by_label[labels[row % len(labels)]]
+            cells += list(np.resize(np.roll(pool, -self.columns * (row // len(labels))), self.columns))
+        return cells
+
+    def save_reals(self, path: str) -> None:
+        self._save(np.stack(self.reals), path)
+
+    def save_fakes(self, G_ema: torch.nn.Module, path: str, **synthesis_kwargs) -> None:
+        with torch.no_grad():
+            images = [G_ema(z=z, c=c, noise_mode='const', **synthesis_kwargs).cpu() for z, c in self.batches]
+        self._save(to_uint8(torch.cat(images)), path)
+
+    def _save(self, images: np.ndarray, path: str) -> None:
+        _count, channels, height, width = images.shape
+        sheet = images.reshape(self.rows, self.columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+        sheet = sheet.reshape(self.rows * height, self.columns * width, channels)
+        PIL.Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(path)
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """Images in [-1, 1] as [N, C, H, W] uint8: −1 is 0 and 1 is 255."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
+    """The contents of a `network-snapshot-*.pkl`: modules on the CPU, in eval mode, without gradients."""
+    data = {'training_set_kwargs': dict(training_set_kwargs)}
+    for name, module in networks.items():
+        data[name] = module and copy.deepcopy(module).eval().requires_grad_(False).cpu()
+    return data
+
+
+def snapshot_path(run_dir: str, prefix: str, cur_nimg: int, suffix: str) -> str:
+    return os.path.join(run_dir, f'{prefix}{cur_nimg // 1000:06d}{suffix}')
