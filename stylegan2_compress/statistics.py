@@ -21,10 +21,8 @@ Group = torch.distributed.ProcessGroup
 
 def world() -> Group | None:
     """All processes, or None if this one is alone."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        if torch.distributed.get_world_size() > 1:
-            return torch.distributed.group.WORLD
-    return None
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.group.WORLD if together and torch.distributed.get_world_size() > 1 else None
 
 
 def moments(x: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor]:

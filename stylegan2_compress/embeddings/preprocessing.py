@@ -51,3 +51,7 @@ class Preprocessing:
         factors = [0.5 / std for std in self.std]
         offsets = [(0.5 - mean) / std for mean, std in zip(self.mean, self.std, strict=True)]
         return factors, offsets
+
+
+# Archives and factories do not say what they want; nearly all image classifiers want this.
+LIKELY = Preprocessing(size=224, **IMAGENET)

@@ -1,0 +1,155 @@
+"""Networks that transformers loads: vision transformers, CLIP and its kin, ResNets."""
+
+import os
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from stylegan2_compress.embeddings.downloads import weights_file
+from stylegan2_compress.embeddings.preprocessing import CLIP, IMAGENET, Preprocessing
+from stylegan2_compress.embeddings.specs import Spec
+from stylegan2_compress.errors import UserError
+
+HUB = 'https://huggingface.co/'
+DINO_RESNET50 = 'https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth'
+
+# DINO's own evaluation resizes to 256 pixels and then crops 224 from the centre. Without the crop that is 256: also
+# the size of the paper's images.
+DINO_256 = Preprocessing(size=256, **IMAGENET)
+DINO_224 = Preprocessing(size=224, **IMAGENET, fixed=True)
+DINOV2_224 = Preprocessing(size=224, **IMAGENET)  # takes other multiples of 14 as well
+CLIP_224 = Preprocessing(size=224, **CLIP, fixed=True)
+
+_FILTERS = {2: 'bilinear', 3: 'bicubic'}  # as Pillow numbers them
+
+
+class HuggingFace(nn.Module):
+    """The image features of a transformers model.
+
+    For models of images and text the projected image features (what CLIP calls `encode_image`), else the pooled
+    output, or the class token if the pooling layer has no trained weights.
+    """
+
+    def __init__(self, model: nn.Module, pooled: bool):
+        super().__init__()
+        self.model = model
+        self.pooled = pooled
+        for name in ('text_model', 'text_projection'):
+            if hasattr(model, name):
+                delattr(model, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if hasattr(self.model, 'get_image_features'):
+            features = self.model.get_image_features(pixel_values=x)
+            return features if isinstance(features, Tensor) else features.pooler_output
+        output = self.model(pixel_values=x)
+        if self.pooled and getattr(output, 'pooler_output', None) is not None:
+            return output.pooler_output
+        last = output.last_hidden_state  # maps [N, dim, h, w] or tokens [N, tokens, dim]
+        return last if last.ndim == 4 else last[:, 0]
+
+
+def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
+    """Load `hf:MODEL_OR_DIR`, preprocessing included."""
+    model = _read(spec, spec.rest)
+    own = _processor(spec, spec.rest) if spec.preprocess == 'own' else Preprocessing(size=None, **IMAGENET)
+    return model, own
+
+
+def check(spec: Spec) -> None:
+    """Refuse an `hf:` spec whose directory is not there."""
+    if spec.rest.startswith(('.', '/', '~')) and not os.path.isdir(spec.rest):
+        raise UserError(f'Embedding {spec} names no directory: there is no {spec.rest!r}.')
+
+
+def preset(model: str, own: Preprocessing) -> Callable[[Spec, torch.device], tuple[nn.Module, Preprocessing]]:
+    """The loader of a preset whose weights are a model on huggingface.co, or a copy of it in a directory."""
+
+    def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
+        return _read(spec, spec.weights or model), own
+
+    return load
+
+
+def load_dino_resnet50(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
+    """Load `dino_resnet50`: DINO's ResNet-50 without a classifier, 2048 features.
+
+    The weights are DINO's own file; the network is transformers' ResNet, which is the same function as the
+    torchvision one that they were trained in, but is not tied to one version of torch.
+    """
+    from transformers import ResNetConfig, ResNetModel
+
+    path = weights_file(spec, DINO_RESNET50)
+    weights = torch.load(path, map_location='cpu', weights_only=True)
+    model = ResNetModel(ResNetConfig())
+    try:
+        model.load_state_dict({_renamed(name): tensor for name, tensor in weights.items()})
+    except RuntimeError as error:
+        raise UserError(f'Embedding {spec} cannot use {path!r}: it does not hold a ResNet-50 backbone.') from error
+    return HuggingFace(model, pooled=True), DINO_256
+
+
+def _read(spec: Spec, model: str) -> HuggingFace:
+    from transformers import AutoModel
+
+    try:
+        network, loading = AutoModel.from_pretrained(model, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        where = f'directory {model!r}' if os.path.isdir(model) else HUB + model
+        fetched = 'hf:DIR' if spec.kind == 'hf' else f'{spec.name}@weights=DIR'
+        raise UserError(
+            f"Embedding {spec} cannot be read from {where} ({type(error).__name__}): put that model's config.json, "
+            f'model.safetensors and preprocessor_config.json into a directory DIR and use {fetched}.'
+        ) from error
+    missing = set(loading['missing_keys'])
+    pooler = {name for name in missing if name.startswith('pooler.')}
+    if missing - pooler:
+        raise UserError(
+            f'Embedding {spec} lacks weights in {model!r}, {min(missing - pooler)} for one: use a whole model.'
+        )
+    return HuggingFace(network, pooled=not pooler)
+
+
+def _processor(spec: Spec, model: str) -> Preprocessing:
+    """What a model's preprocessor_config.json says, less the crop."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    way_out = f'use {spec.name}@preprocess=raw, or a model that comes with this file'
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(model)
+    except OSError as error:
+        raise UserError(f'Embedding {spec} has no preprocessor_config.json: {way_out}.') from error
+    try:
+        size = settings['crop_size'] if settings.get('do_center_crop') else settings['size']
+        filter = _FILTERS[settings['resample']]
+        scale = 255 * settings.get('rescale_factor', 1 / 255) if settings.get('do_rescale', True) else 255
+        normalize = settings.get('do_normalize', True)
+        mean, std = (settings['image_mean'], settings['image_std']) if normalize else ([0] * 3, [1] * 3)
+    except KeyError as error:
+        raise UserError(
+            f'Embedding {spec} has a preprocessor_config.json without a usable {error}: {way_out}.'
+        ) from error
+    return Preprocessing(
+        size=min(size.values()) if isinstance(size, dict) else size,
+        mean=tuple(value / scale for value in mean),
+        std=tuple(value / scale for value in std),
+        filter=filter,
+    )
+
+
+def _renamed(name: str) -> str:
+    """A weight's name in transformers' ResNet, from its name in torchvision's."""
+    for old, new in (
+        (r'^conv1\.', 'embedder.embedder.convolution.'),
+        (r'^bn1\.', 'embedder.embedder.normalization.'),
+        (r'^layer(\d)\.', lambda match: f'encoder.stages.{int(match[1]) - 1}.'),
+        (r'stages\.(\d)\.(\d+)\.', r'stages.\1.layers.\2.'),
+        (r'downsample\.0\.', 'shortcut.convolution.'),
+        (r'downsample\.1\.', 'shortcut.normalization.'),
+        (r'layers\.(\d+)\.conv(\d)\.', lambda match: f'layers.{match[1]}.layer.{int(match[2]) - 1}.convolution.'),
+        (r'layers\.(\d+)\.bn(\d)\.', lambda match: f'layers.{match[1]}.layer.{int(match[2]) - 1}.normalization.'),
+    ):
+        name = re.sub(old, new, name)
+    return name
