@@ -17,6 +17,7 @@ import torch
 from stylegan2_compress import host
 
 torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))  # Tiny networks: more threads only get in the way.
+host.find_or_fetch()
 HOST = host.activate()
 
 
