@@ -12,11 +12,15 @@ sum over processes by R, but each process contributes the dL/dx of its own image
 copies are equal, and so the backward pass needs no communication.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 import torch.distributed
 from torch import Tensor
 
 Group = torch.distributed.ProcessGroup
+Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 def world() -> Group | None:
@@ -35,9 +39,8 @@ def moments(x: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors [dim].
     """
-    sums = torch.cat([x.sum(dim=0), x.square().sum(dim=0), x.new_tensor([len(x)])])
-    sums = _sum_over(sums, group)
-    m1, m2 = (sums[:-1] / sums[-1].detach()).chunk(2)
+    sums = _sum(_power_sums(x), group)
+    m1, m2 = (sums[:-1] / sums[-1]).chunk(2)
     return m1, m2
 
 
@@ -56,12 +59,16 @@ def moment_distance(x: Tensor, m1: Tensor, m2: Tensor, group: Group | None = Non
     return (a1 - m1.to(a1)).abs().mean() + (a2 - m2.to(a2)).abs().mean()
 
 
+def _power_sums(x: Tensor) -> Tensor:
+    """Sums of x, sums of x^2, and how many: [2 * dim + 1], one tensor for one reduction over processes."""
+    return torch.cat([x.sum(dim=0), x.square().sum(dim=0), x.new_tensor([len(x)])])
+
+
 class MomentAccumulator:
     """Raw moments of a stream of batches, in float64 and constant memory."""
 
     def __init__(self, dim: int, device: torch.device | str = 'cpu'):
         """Start with no vectors, of width `dim`."""
-        # Sums of x, sums of x^2, and how many: one tensor, so that processes merge in one reduction.
         self._sums = torch.zeros([2 * dim + 1], dtype=torch.float64, device=device)
 
     @property
@@ -72,8 +79,7 @@ class MomentAccumulator:
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Add features [N, dim]."""
-        x = x.to(self._sums)
-        self._sums += torch.cat([x.sum(dim=0), x.square().sum(dim=0), x.new_tensor([len(x)])])
+        self._sums += _power_sums(x.to(self._sums))
 
     def merge(self, other: 'MomentAccumulator') -> None:
         """Add all that another accumulator has seen."""
@@ -96,20 +102,148 @@ class MomentAccumulator:
         return m1, m2
 
 
-class _SumOver(torch.autograd.Function):
-    """Sum over processes; see the module's docstring for the gradient."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Maximum mean discrepancy
 
+
+def linear(x: Tensor, y: Tensor) -> Tensor:
+    """k(x, y) = x . y, for all pairs of rows: [n, dim] and [m, dim] give [n, m]. Its MMD compares means only."""
+    return x @ y.T
+
+
+def cubic(x: Tensor, y: Tensor) -> Tensor:
+    """k(x, y) = (x . y / dim + 1)^3, the kernel of KID: compares the first three moments."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def rbf(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
+    """k(x, y) = mean_s exp(-|x - y|^2 / (2 s^2)) over bandwidths s: compares whole distributions."""
+    centre = y.mean(dim=0).detach()  # distances are the same from anywhere, and most precise from the middle
+    x, y = x - centre, y - centre
+    distances = (x.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * x @ y.T).clamp_min(0)
+    return torch.stack([(distances / (-2 * s**2)).exp() for s in bandwidths]).mean(dim=0)
+
+
+def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.25, 0.5, 1, 2, 4), rows: int = 2048) -> list[float]:
+    """Bandwidths for `rbf` by the median heuristic: s^2 = multiple * median |y_i - y_j|^2 over pairs of rows.
+
+    At the median distance the five default terms of the kernel are exp(-2), exp(-1), exp(-1/2), exp(-1/4) and
+    exp(-1/8): none is flat there, as some would be in high dimensions with multiples further apart.
+
+    Args:
+        y: Reference features [N, dim], N >= 2.
+        multiples: Of the median squared distance, one per bandwidth.
+        rows: Only that many first rows are looked at.
+
+    Raises:
+        ValueError: There are no two rows, or at least half of the pairs are equal.
+    """
+    median = torch.pdist(y[:rows].detach().double()).square().median() if len(y) >= 2 else 0
+    if not median > 0:
+        raise ValueError(f'No median distance among {len(y)} features: they have to differ')
+    return [float(multiple * median) ** 0.5 for multiple in multiples]
+
+
+# By name: kernels, from reference features [N, dim] (only `rbf` looks at them).
+KERNELS: dict[str, Callable[[Tensor], Kernel]] = {
+    'linear': lambda y: linear,
+    'rbf': lambda y: partial(rbf, bandwidths=median_bandwidths(y)),
+    'cubic': lambda y: cubic,
+}
+
+
+def mmd2(
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    *,
+    unbiased: bool = True,
+    within_y: Tensor | None = None,
+    group: Group | None = None,
+) -> Tensor:
+    """Squared maximum mean discrepancy: E k(x, x') + E k(y, y') - 2 E k(x, y) (Gretton et al. 2012).
+
+    Args:
+        x: Features [n, dim] of a batch, n the same on all processes of the group.
+        y: Reference features [m, dim], the same on all processes.
+        kernel: One of `linear`, `rbf` (with bandwidths) and `cubic`, or any other.
+        unbiased: Leave out pairs of a vector with itself (the U-statistic; it can be negative). Else include them.
+        within_y: `mean_within(y, kernel, unbiased)`, which does not depend on x, if it is known already.
+        group: Processes whose batches count as one.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: The unbiased estimate of fewer than two vectors.
+    """
+    x = _gather(x, group)
+    if within_y is None:
+        within_y = mean_within(y, kernel, unbiased)
+    return mean_within(x, kernel, unbiased) + within_y - 2 * kernel(x, y).mean()
+
+
+def mean_within(x: Tensor, kernel: Kernel, unbiased: bool = True, rows: int = 1024) -> Tensor:
+    """E k(x, x') over the pairs of rows of one set, without pairs of a row with itself if unbiased.
+
+    Args:
+        x: Features [n, dim].
+        kernel: As in `mmd2`.
+        unbiased: As in `mmd2`.
+        rows: Pairs are made for so many rows at a time: memory grows with n * rows.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: The unbiased estimate of fewer than two vectors.
+    """
+    n = len(x)
+    if unbiased and n < 2:
+        raise ValueError(f'The unbiased MMD needs two vectors or more, not {n}')
+    total = x.new_zeros([])
+    for start in range(0, n, rows):
+        pairs = kernel(x[start : start + rows], x)
+        total = total + pairs.sum()
+        if unbiased:
+            total = total - pairs.diagonal(offset=start).sum()
+    return total / (n * (n - 1) if unbiased else n * n)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reductions over processes; the module's docstring explains their gradient
+
+
+class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, group: Group) -> Tensor:
-        ctx.world_size = torch.distributed.get_world_size(group)
-        x = x.clone()
-        torch.distributed.all_reduce(x, group=group)
-        return x
+        ctx.processes = torch.distributed.get_world_size(group)
+        total = x.clone()
+        torch.distributed.all_reduce(total, group=group)
+        return total
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.world_size, None
+        return grad * ctx.processes, None
 
 
-def _sum_over(x: Tensor, group: Group | None) -> Tensor:
-    return x if group is None else _SumOver.apply(x, group)
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, group: Group) -> Tensor:
+        ctx.processes = torch.distributed.get_world_size(group)
+        ctx.rank = torch.distributed.get_rank(group)
+        parts = [torch.empty_like(x) for _ in range(ctx.processes)]
+        torch.distributed.all_gather(parts, x.contiguous(), group=group)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.chunk(ctx.processes)[ctx.rank] * ctx.processes, None
+
+
+def _sum(x: Tensor, group: Group | None) -> Tensor:
+    return x if group is None else _Sum.apply(x, group)
+
+
+def _gather(x: Tensor, group: Group | None) -> Tensor:
+    return x if group is None else _Gather.apply(x, group)
