@@ -101,12 +101,24 @@ def patch(ctx, directory, check, reverse):
 @click.option('--teacher', required=True, metavar='PKL|URL', help='Network pickle whose G_ema is pruned.')
 @click.option('--ratio', type=float, metavar='P', help='Part, in [0, 1), of the channels of every layer to leave out.')
 @click.option('--widths', metavar='RES:N,…', help='Instead: channels to keep by resolution; the others stay whole.')
-@click.option('--criterion', default='l1', show_default=True, metavar='NAME', help='How channels are chosen.')
+@click.option(
+    '--criterion',
+    default='l1',
+    show_default=True,
+    metavar='NAME',
+    help='How channels are chosen: l1, random, content-aware, diversity.',
+)
+@click.option('--init', default='none', show_default=True, metavar='NAME', help='Then change the weights: none, svs.')
+@click.option('--samples', type=click.IntRange(min=1), default=400, show_default=True, help='Images to judge by.')
+@click.option('--batch', type=click.IntRange(min=1), default=8, show_default=True, help='Images at a time.')
+@click.option('--seed', type=int, default=0, show_default=True, help='Seed of the criterion.')
+@click.option('--mask', metavar='FILE.pt', help='TorchScript: images [N,C,H,W] in [-1,1] to content masks [N,1,H,W].')
+@click.option('--device', metavar='NAME', help='Where to judge channels  [default: cuda where there is one, else cpu]')
 @click.option('--out', required=True, type=click.Path(dir_okay=False), metavar='PKL', help='File to write.')
 @click.option('--force', is_flag=True, help='Replace the file to write if it exists.')
 @click.option('--trust', is_flag=True, help='Run unknown code that the teacher pickle contains.')
 @click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
-def prune(teacher, ratio, widths, criterion, out, force, trust, host_dir):
+def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, device, out, force, trust, host_dir):
     """Prune a trained generator to a smaller one, ready to be distilled.
 
     The file written is an ordinary network pickle: every tool of the host opens it, and train.py resumes from it.
@@ -118,21 +130,33 @@ def prune(teacher, ratio, widths, criterion, out, force, trust, host_dir):
     \b
       # Explicit widths
       stylegan2-compress prune --teacher mnist.pkl --widths 4:20,8:20,16:20,32:10 --out student.pkl
+    \b
+      # The channels that faces depend on, found by a face parser of your own
+      stylegan2-compress prune --teacher ffhq.pkl --ratio 0.9 --criterion content-aware --mask parser.pt --out s.pkl
     """
     from stylegan2_compress import host
 
     if (ratio is None) == (widths is None):
         raise UserError('Say either --ratio or --widths, one of the two.')
+    if mask is not None and criterion != 'content-aware':
+        raise UserError(f'--mask has no meaning for the criterion {criterion}, only for content-aware.')
     _refuse_to_overwrite(out, force)
     host.activate(host_dir)
     from stylegan2_compress import pickles, pruning
 
+    device = _device(device)
+    content_mask = None if mask is None else pruning.load_content_mask(mask, device)
+    options = pruning.CriterionOptions(samples, batch, seed, content_mask)
     data = pickles.load(teacher, trust=trust)
     if widths is None:
         channels = pruning.widths_for_ratio(data['G_ema'], ratio)
     else:
         channels = pruning.widths_from_text(data['G_ema'], widths)
-    pickles.save(out, pruning.make_student(data, channels, criterion))
+    data['G_ema'].to(device)
+    student = pruning.make_student(data, channels, criterion, options, init)
+    for network in (student['G'], student['G_ema']):
+        network.cpu()
+    pickles.save(out, student)
 
 
 @main.command()
@@ -141,7 +165,7 @@ def prune(teacher, ratio, widths, criterion, out, force, trust, host_dir):
 @click.option('--layers', is_flag=True, help='Show every layer.')
 @click.option('--no-measure', is_flag=True, help='Only count: nothing is run.')
 @click.option('--json', 'as_json', is_flag=True, help='Write JSON instead of a table.')
-@click.option('--device', metavar='NAME', help='Where to measure [default: cuda where there is one, else cpu].')
+@click.option('--device', metavar='NAME', help='Where to measure  [default: cuda where there is one, else cpu]')
 @click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')
 @click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
 def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
@@ -161,7 +185,6 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
     import json
     from dataclasses import asdict
 
-    import torch
     from tqdm import tqdm
 
     from stylegan2_compress import host
@@ -169,7 +192,7 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
     host.activate(host_dir)
     from stylegan2_compress import pickles, profiling
 
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    device = _device(device)
     generators = [pickles.load(file, trust=trust)['G_ema'].eval() for file in files]
     profiles = []
     for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
@@ -193,6 +216,18 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
         click.echo(profiling.table(profiles))
         if not no_measure:
             click.echo(f'measured on {profiling.device_name(device)}')
+
+
+def _device(name: str | None):
+    """The torch device of that name, for None the best there is."""
+    import torch
+
+    if name is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # What torch raises for unknown and for absent devices.
+        raise UserError(f'There is no device {name!r} here: try --device cpu.') from error
 
 
 def _refuse_to_overwrite(path: str, force: bool) -> None:
