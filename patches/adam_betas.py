@@ -14,9 +14,9 @@ VERSIONS = 'recent torch releases; seen with 2.13'
 
 
 def needed() -> bool:
-    """Whether torch's Adam refuses an integer beside a float."""
+    """Whether torch's Adam, made as the host makes it, refuses an integer beside a float."""
     try:
-        torch.optim.Adam([torch.zeros([1])], betas=[0, 0.99])
+        dnnlib.util.construct_class_by_name([torch.zeros([1])], class_name='torch.optim.Adam', betas=[0, 0.99])
     except ValueError:
         return True
     return False
