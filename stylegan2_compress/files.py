@@ -1,14 +1,32 @@
-"""Writing a file whole or not at all."""
+"""Opening files: to read, with a sentence where that fails; to write, whole or not at all."""
 
 import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from stylegan2_compress.errors import UserError
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
+    """An ordinary file, open for reading, and its size.
+
+    Raises:
+        UserError: There is no such file, or it cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f'{path} is no file but a {"directory" if os.path.isdir(path) else "device"}.')
+        file = open(path, 'rb')  # noqa: SIM115  (closed below: what happens in the caller's block is not caught here)
+    except OSError as error:
+        raise UserError(f'Cannot read {path}: {error.strerror}.') from error
+    with file:
+        yield file, os.fstat(file.fileno()).st_size
 
 
 @contextlib.contextmanager

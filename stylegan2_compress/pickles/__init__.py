@@ -1,38 +1,112 @@
-"""Network pickles, in and out. First form: `load` still goes through the host's own loader."""
+"""Reading and writing networks: the host's pickles of any age, and safetensors.
+
+    from stylegan2_compress import pickles
+
+    data = pickles.load('ffhq.pkl')  # Runs nothing of what the file contains.
+    pickles.save('ffhq.safetensors', data)
+
+The dictionaries have the host's keys: G, D, G_ema, training_set_kwargs, augment_pipe.
+"""
 
 import hashlib
 import os
-import pickle
-from pathlib import Path
+import re
+from typing import Any
 
-import legacy
+import dnnlib
+import requests
+import torch
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.pickles import host_pickle, safetensors_file
+from stylegan2_compress.pickles.contents import Refused
+from stylegan2_compress.pickles.machine import Malformed
 
 KEYS = ('G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe')
 
 
-def load(path: str | os.PathLike, trust: bool = False, device: str = 'cpu') -> dict:
-    """Read the networks in `path`; missing entries are None."""
-    if not Path(path).is_file():
-        raise UserError(f'There is no file {path}.')
-    with open(path, 'rb') as file:
-        data = legacy.load_network_pkl(file)
-    for key in KEYS:
-        value = data.setdefault(key, None)
-        if hasattr(value, 'to'):
-            data[key] = value.to(device)
-    return data
+def load(path: str | os.PathLike, trust: bool = False, device: str | torch.device = 'cpu') -> dict[str, Any]:
+    """Read the networks in a pickle or safetensors file.
+
+    Nothing in the file is executed: networks become instances of the local host's classes, or of ours, with the
+    constructor arguments and the state on record. Where a class's source in a pickle differs from the local one in a
+    way that may change the network, a warning says so. TensorFlow pickles go through the host's converter.
+
+    Args:
+        path: A file, or an http(s) URL, which the host's download cache keeps.
+        trust: Let the host load a pickle instead, which runs the source code in it and anything else it asks for.
+        device: Where to put the networks.
+
+    Returns:
+        The file's dictionary with at least `KEYS`; None for what the file lacks. Networks are as stored: the host
+        stores them in eval mode and with `requires_grad` off.
+
+    Raises:
+        UserError: There is no such file, or no networks can be read from it.
+    """
+    path, local = os.fspath(path), local_file(path)
+    try:
+        if _is_safetensors(path):
+            data = safetensors_file.read(local)
+        elif trust:
+            data = host_pickle.read_trusting(local)
+        else:
+            data = host_pickle.read(local)
+    except Malformed as error:
+        raise UserError(f'{path} is not a network file: {error}.') from error
+    except Refused as error:
+        raise UserError(
+            f'{path} {error}. Nothing in it was run; if you trust whoever made it, --trust (in Python trust=True) lets '
+            f'it run its own code.'
+        ) from error
+    data = {**dict.fromkeys(KEYS), **data}
+    return {key: value.to(device) if isinstance(value, torch.nn.Module) else value for key, value in data.items()}
 
 
-def save(path: str | os.PathLike, data: dict) -> None:
-    """Write `data` as a pickle the host opens."""
+def save(path: str | os.PathLike, data: dict[str, Any]) -> None:
+    """Write networks, complete or not at all: as safetensors if `path` ends in that, else as the host's pickle.
+
+    Args:
+        path: File to write; one that is there is replaced.
+        data: Dictionary with some of `KEYS` (the host opens pickles that have all of G, D and G_ema).
+
+    Raises:
+        UserError: The file cannot be written, or a network has no form as safetensors.
+    """
     with files.atomic_write(path) as file:
-        pickle.dump(data, file)
+        (safetensors_file if _is_safetensors(path) else host_pickle).write(file, data)
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+    """The SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with files.opened(path) as (file, _):
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def local_file(path: str | os.PathLike) -> str:
+    """Where a file, or what a URL names, lies on this machine: the host's cache downloads it at first.
+
+    Raises:
+        UserError: The URL cannot be downloaded.
+    """
+    path = os.fspath(path)
+    if not re.match('https?://', path):
+        return path
+    try:
+        return dnnlib.util.open_url(path, return_filename=True)
+    except (requests.RequestException, OSError, AssertionError) as error:
+        raise UserError(
+            f'Cannot download {path} ({type(error).__name__}): download it otherwise, and name the file.'
+        ) from error
+
+
+def _is_safetensors(path: str | os.PathLike) -> bool:
+    return os.fspath(path).endswith('.safetensors')

@@ -1,0 +1,405 @@
+"""What a network pickle may contain, and what each of its parts becomes when nothing is executed.
+
+The names in `Reader._known` are the whole allowlist. None of them is looked up: each stands for a function below that
+checks its arguments and returns a record. Tensor data stays in the file until `Tensor.read`.
+"""
+
+import dataclasses
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from dnnlib import EasyDict
+
+from stylegan2_compress.pickles.machine import MAX_OPCODES, Blob, Machine, Malformed, Stub
+
+_STORAGE_DTYPES = {
+    'DoubleStorage': torch.float64,
+    'FloatStorage': torch.float32,
+    'HalfStorage': torch.float16,
+    'BFloat16Storage': torch.bfloat16,
+    'LongStorage': torch.int64,
+    'IntStorage': torch.int32,
+    'ShortStorage': torch.int16,
+    'CharStorage': torch.int8,
+    'ByteStorage': torch.uint8,
+    'BoolStorage': torch.bool,
+}
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # First value of every file of `torch.save`'s older format.
+_TORCH_PROTOCOL = 1001
+_PERSISTENCE_VERSION = 6
+_MAX_DEPTH = 32
+_MAX_PLAIN = 1 << 24
+
+
+class Refused(Exception):
+    """The file asks for code to be run; the message names it and goes on after the file's name."""
+
+
+# --- records -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(eq=False)
+class Storage:
+    """A flat array of one dtype, still in the file."""
+
+    dtype: torch.dtype
+    blob: Blob
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return self.blob.length // self.dtype.itemsize
+
+    def read(self) -> torch.Tensor:
+        """The elements, on the CPU, in memory of their own."""
+        data = torch.empty(self.blob.length, dtype=torch.uint8)
+        self.blob.read_into(memoryview(data.numpy()))
+        return data.view(self.dtype)
+
+
+@dataclasses.dataclass(eq=False)
+class Tensor:
+    """A tensor or parameter, still in the file; its shape and strides are known to fit its storage."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    requires_grad: bool
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the elements."""
+        return self.storage.dtype
+
+    def read(self) -> torch.Tensor:
+        """The data with the recorded strides; `requires_grad` is left to the caller."""
+        return self.storage.read().as_strided(self.size, self.stride, self.offset)
+
+
+@dataclasses.dataclass(eq=False)
+class Network:
+    """An instance of a class that the host's persistence pickles with the source of its module."""
+
+    class_name: str
+    module_src: str
+    state: dict
+
+
+class TFNetwork(Stub):
+    """An instance of the TensorFlow era's `dnnlib.tflib.network.Network`."""
+
+    state: dict | None = None
+
+    def __str__(self) -> str:
+        return 'a TensorFlow network'
+
+    def build(self, state: Any) -> None:
+        """Takes the recorded attributes."""
+        if not (isinstance(state, dict) and {'version', 'static_kwargs', 'variables', 'components'} <= set(state)):
+            raise Malformed('it has a TensorFlow network without variables')
+        self.state = state
+
+
+class Array(Stub):
+    """A NumPy array, still in the file. `claim(n)` is told how many bytes of the file it takes."""
+
+    blob: Blob | None = None
+
+    def __init__(self, claim: Callable[[int], None]):
+        self._claim = claim
+
+    def __str__(self) -> str:
+        return 'an array'
+
+    def build(self, state: Any) -> None:
+        """Takes `ndarray.__reduce__`'s state: version, shape, dtype, whether Fortran order, data."""
+        if not (isinstance(state, tuple) and len(state) == 5):
+            raise Malformed('it has an array without data')
+        _, shape, dtype, is_fortran, blob = state
+        if not (isinstance(dtype, DType) and isinstance(blob, Blob) and _is_shape(shape)):
+            raise Malformed('it has an array without data')
+        if math.prod(shape) * dtype.dtype.itemsize != blob.length:
+            raise Malformed('it has an array whose shape does not fit its data')
+        self._claim(blob.length)
+        self.shape, self.dtype, self.order, self.blob = shape, dtype.dtype, 'F' if is_fortran else 'C', blob
+
+    def read(self) -> np.ndarray:
+        """The array, in memory of its own."""
+        if self.blob is None:
+            raise Malformed('it has an array without data')
+        array = np.frombuffer(self.blob.read(), self.dtype).reshape(self.shape, order=self.order)
+        return array.astype(self.dtype.newbyteorder('='))
+
+
+class DType(Stub):
+    """A NumPy dtype: booleans, integers and floats, so no objects."""
+
+    def __init__(self, code: Any, *_options: Any):
+        if not (isinstance(code, str) and re.fullmatch(r'b1|[iu][1248]|f[248]', code)):
+            raise Malformed('it has an array of objects')
+        self.dtype = np.dtype(code)
+
+    def __str__(self) -> str:
+        return 'a dtype'
+
+    def build(self, state: Any) -> None:
+        """Takes `dtype.__reduce__`'s state, of which only the byte order says anything here."""
+        if not (isinstance(state, tuple) and len(state) >= 2 and state[1] in ('<', '>', '|', '=')):
+            raise Malformed('it has a dtype that is none')
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class Foreign(Stub):
+    """A name outside the allowlist and whatever the file makes of it, kept only to be shown."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+    def reduce(self, *args: Any) -> 'Foreign':
+        """Keeps the call's arguments in sight."""
+        return Foreign(self.name)
+
+    def build(self, state: Any) -> None:
+        """Anything goes."""
+
+    def update(self, items: list) -> None:
+        """Anything goes."""
+
+
+# --- the reader --------------------------------------------------------------------------------------------------
+
+
+class _Function(Stub):
+    """A name on the allowlist that the file may call."""
+
+    def __init__(self, name: str, function: Callable, num_args: tuple[int, ...]):
+        self._name, self._function, self._num_args = name, function, num_args
+
+    def __str__(self) -> str:
+        return self._name
+
+    def reduce(self, *args: Any) -> Any:
+        """Our stand-in's value, if the number of arguments is right."""
+        if len(args) not in self._num_args:
+            raise Malformed(f'it calls {self} with {len(args)} arguments')
+        return self._function(*args)
+
+
+class Reader:
+    """Reads one pickle file into plain values and the records above.
+
+    Args:
+        file: The file, open in binary mode; has to stay open as long as records are read.
+        size: Its length in bytes.
+        foreign: What to do about a name outside the allowlist: returns a `Foreign`, or raises `Refused`.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, foreign: Callable[[str], Foreign]):
+        self._file = file
+        self._size = size
+        self._foreign = foreign
+        self._unclaimed = size  # Bytes of the file that no tensor has claimed: shared data must not multiply.
+        self._storages: dict[Blob, Storage] = {}
+        self._budget = iter(range(MAX_OPCODES))
+        known = {
+            'collections.OrderedDict': (OrderedDict, (0,)),
+            'dnnlib.util.EasyDict': (EasyDict, (0,)),
+            'builtins.set': (_as_set, (1,)),
+            'torch_utils.persistence._reconstruct_persistent_obj': (_network, (1,)),
+            'torch._utils._rebuild_tensor_v2': (self._tensor, (6, 7)),
+            'torch._utils._rebuild_parameter': (_parameter, (3,)),
+            'torch.storage._load_from_bytes': (self._storage, (1,)),
+            'dnnlib.tflib.network.Network': (TFNetwork, (0,)),
+            'numpy.dtype': (DType, (1, 2, 3)),
+            'numpy.ndarray': (Array, ()),  # Named, never called.
+        }
+        for package in ('numpy.core', 'numpy._core'):  # Before NumPy 2 and since.
+            known |= {
+                f'{package}.multiarray.scalar': (_scalar, (2,)),
+                f'{package}.multiarray._reconstruct': (lambda *_: Array(self._claim), (3,)),
+                f'{package}.numeric._frombuffer': (self._array_from_buffer, (4,)),
+            }
+        self._known = {name: _Function(name, *entry) for name, entry in known.items()}
+
+    def read(self) -> Any:
+        """The file's value.
+
+        Raises:
+            Malformed, Refused
+        """
+        self._file.seek(0)
+        return Machine(self._file, self._size, self._find_global, budget=self._budget).load()
+
+    def _find_global(self, module: str, name: str) -> Stub:
+        return self._known.get(f'{module}.{name}') or self._foreign(f'{module}.{name}')
+
+    def _claim(self, n: int) -> None:
+        self._unclaimed -= n
+        if self._unclaimed < 0:
+            raise Malformed('it has more tensor data than bytes')
+
+    # --- torch
+
+    def _storage(self, blob: Any) -> Storage:
+        """Stand-in for `torch.storage._load_from_bytes`: `blob` is a file of `torch.save`'s format before 1.6."""
+        if not isinstance(blob, Blob):
+            raise Malformed('it has a tensor storage that is no byte string')
+        if blob not in self._storages:
+            position = self._file.tell()
+            self._storages[blob] = self._parse_storage(blob)
+            self._file.seek(position)
+        return self._storages[blob]
+
+    def _parse_storage(self, blob: Blob) -> Storage:
+        machine = blob.machine(self._find_storage_type, _storage_head, self._budget)
+        magic, protocol = machine.load(), machine.load()
+        if (magic, protocol) != (_TORCH_MAGIC, _TORCH_PROTOCOL):
+            raise Malformed('it has a tensor storage in a format that the host does not write')
+        system = machine.load()
+        head, keys = machine.load(), machine.load()
+        if not isinstance(head, _StorageHead) or keys != [head.key]:
+            raise Malformed('it has a tensor storage without data')
+        if not (isinstance(system, dict) and system.get('little_endian') is True):
+            raise Malformed('it was written on a big-endian machine')
+        numel, data = blob.tail(machine.position()).split(8)
+        if int.from_bytes(numel, 'little') != head.numel or data.length != head.numel * head.dtype.itemsize:
+            raise Malformed('it has a tensor storage whose length is not the one declared')
+        return Storage(head.dtype, data)
+
+    def _find_storage_type(self, module: str, name: str) -> torch.dtype:
+        if module != 'torch' or name not in _STORAGE_DTYPES:
+            return self._foreign(f'{module}.{name}')
+        return _STORAGE_DTYPES[name]
+
+    def _tensor(
+        self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, metadata=None
+    ) -> Tensor:
+        """Stand-in for `torch._utils._rebuild_tensor_v2`."""
+        if not isinstance(storage, Storage):
+            raise Malformed('it has a tensor without storage')
+        if not (_is_shape(size) and _is_shape(stride) and len(size) == len(stride) and _is_shape((offset,))):
+            raise Malformed('it has a tensor whose shape is none')
+        if hooks or metadata:
+            raise Malformed('it has a tensor with hooks')
+        tensor = Tensor(storage, offset, size, stride, bool(grad))
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+        if tensor.numel > storage.numel or (tensor.numel and last >= storage.numel):
+            raise Malformed('it has a tensor that is larger than its storage')
+        self._claim(tensor.numel * tensor.dtype.itemsize)
+        return tensor
+
+    # --- numpy
+
+    def _array_from_buffer(self, blob: Any, dtype: Any, shape: Any, order: Any) -> Array:
+        """Stand-in for `numpy._core.numeric._frombuffer`, which protocol 5 uses."""
+        array = Array(self._claim)
+        array.build((1, shape, dtype, order == 'F', blob))
+        return array
+
+
+def _scalar(dtype: Any, blob: Any) -> np.generic:
+    """Stand-in for `numpy.core.multiarray.scalar`."""
+    if not (isinstance(dtype, DType) and isinstance(blob, Blob) and blob.length == dtype.dtype.itemsize):
+        raise Malformed('it has a NumPy scalar without value')
+    return np.frombuffer(blob.read(), dtype.dtype).astype(dtype.dtype.newbyteorder('='))[0]
+
+
+def _parameter(data: Any, requires_grad: Any, hooks: Any) -> Tensor:
+    """Stand-in for `torch._utils._rebuild_parameter`."""
+    if not isinstance(data, Tensor) or hooks:
+        raise Malformed('it has a parameter that is no tensor or has hooks')
+    return dataclasses.replace(data, requires_grad=bool(requires_grad))
+
+
+def _network(meta: Any) -> Network:
+    """Stand-in for `torch_utils.persistence._reconstruct_persistent_obj`."""
+    if not (isinstance(meta, dict) and meta.get('type') == 'class' and meta.get('version') == _PERSISTENCE_VERSION):
+        raise Malformed(f"it has an object that is not of version {_PERSISTENCE_VERSION} of the host's persistence")
+    class_name, module_src, state = (meta.get(key) for key in ('class_name', 'module_src', 'state'))
+    if not (isinstance(class_name, str) and isinstance(module_src, str) and isinstance(state, dict)):
+        raise Malformed('it has an object without class, source or state')
+    if not all(isinstance(key, str) for key in state):
+        raise Malformed('it has an object with attributes that have no name')
+    return Network(class_name, module_src, state)
+
+
+def _as_set(items: Any) -> set:
+    """Stand-in for `set`, which protocol 3 and older call."""
+    if not (isinstance(items, list) and all(isinstance(item, str) for item in items)):
+        raise Malformed('it has a set of something else than names')
+    return set(items)
+
+
+@dataclasses.dataclass
+class _StorageHead:
+    dtype: torch.dtype
+    key: str
+    numel: int
+
+
+def _storage_head(identifier: Any) -> _StorageHead:
+    """Stand-in for the object behind the persistent id in a storage's pickle; its device is not looked at."""
+    if not (isinstance(identifier, tuple) and len(identifier) == 6):
+        raise Malformed('it has a tensor storage without data')
+    kind, dtype, key, _location, numel, view = identifier
+    if kind != 'storage' or not isinstance(dtype, torch.dtype) or not _is_shape((numel,)) or view is not None:
+        raise Malformed('it has a tensor storage without data')
+    return _StorageHead(dtype, key, numel)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(n, int) and 0 <= n < 1 << 48 for n in value)
+
+
+# --- plain values ------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """A copy of a recorded value that consists of plain Python and NumPy data alone.
+
+    Raises:
+        Malformed: It contains something else, is nested too deeply, or shared parts make it far larger than the file.
+    """
+    left = _MAX_PLAIN
+    data: dict[Stub, Any] = {}
+
+    def copy(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1 + (len(value) if isinstance(value, str) else 0)
+        if left < 0:
+            raise Malformed('it has plain data that unfolds beyond reason')
+        if depth > _MAX_DEPTH:
+            raise Malformed(f'it has plain data nested more than {_MAX_DEPTH} deep')
+        if isinstance(value, dict):
+            return type(value)((copy(key, depth + 1), copy(item, depth + 1)) for key, item in value.items())
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return type(value)(copy(item, depth + 1) for item in value)
+        if value is None or isinstance(value, (bool, int, float, str, np.generic)):
+            return value
+        if isinstance(value, (Blob, Array)):
+            if value not in data:
+                data[value] = value.read()
+            return data[value]
+        raise Malformed(f'it has {_describe(value)} where plain data is expected')
+
+    return copy(value, 0)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Network):
+        return f'a network of class {value.class_name!r}'
+    return str(value) if isinstance(value, Stub) else f'a {type(value).__name__}'

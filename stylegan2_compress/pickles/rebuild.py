@@ -1,0 +1,294 @@
+"""Networks from records: the local class, the recorded constructor arguments, the recorded state.
+
+The class is constructed without memory for its weights, compared with the record name by name and shape by shape, and
+only then filled. So constructor arguments from a file can neither allocate nor compute anything to speak of.
+"""
+
+import contextlib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.modules import module as torch_module
+from torch_utils import persistence
+from training import augment
+from training import networks as host_networks
+
+from stylegan2_compress import networks as our_networks
+from stylegan2_compress.pickles import sources
+from stylegan2_compress.pickles.contents import Network, Refused, Tensor, plain
+from stylegan2_compress.pickles.machine import Malformed
+
+HOOKS = {
+    '_backward_hooks',
+    '_backward_pre_hooks',
+    '_forward_hooks',
+    '_forward_hooks_with_kwargs',
+    '_forward_hooks_always_called',
+    '_forward_pre_hooks',
+    '_forward_pre_hooks_with_kwargs',
+    '_state_dict_hooks',
+    '_state_dict_pre_hooks',
+    '_load_state_dict_pre_hooks',
+    '_load_state_dict_post_hooks',
+}
+MEMBERS = {'_parameters', '_buffers', '_modules', '_non_persistent_buffers_set'}
+_MAX_DEPTH = 32
+_MAX_INT = 1 << 20
+
+
+# --- what a record says -------------------------------------------------------------------------------------------
+
+
+def submodules(network: Network) -> dict[str, Network]:
+    """All modules of a record by their dotted path, the root under ''.
+
+    Raises:
+        Malformed: Something among the modules is no module, or the tree is too deep or endless.
+    """
+    found = {}
+    todo = [('', network)]
+    while todo:
+        path, record = todo.pop()
+        found[path] = record
+        if path.count('.') > _MAX_DEPTH:
+            raise Malformed(f'it has modules nested more than {_MAX_DEPTH} deep')
+        for name, child in _members(record, '_modules').items():
+            if child is None:
+                continue
+            if not isinstance(child, Network) or not isinstance(name, str) or '.' in name:
+                raise Malformed(f'it has something among the modules of {record.class_name!r} that is none')
+            todo.append((join(path, name), child))
+    return found
+
+
+def tensors(records: Mapping[str, Network], kind: str) -> dict[str, Tensor]:
+    """The `'_parameters'` or `'_buffers'` of `submodules(network)` by their dotted names."""
+    found = {}
+    for path, record in records.items():
+        for name, tensor in _members(record, kind).items():
+            if tensor is None:
+                continue
+            if not isinstance(tensor, Tensor) or not isinstance(name, str):
+                raise Malformed(f'it has something among the tensors of {record.class_name!r} that is none')
+            found[join(path, name)] = tensor
+    return found
+
+
+def attributes(record: Network) -> dict[str, Any]:
+    """The plain attributes of one module: its state without tensors, modules and (necessarily empty) hooks."""
+    for name in HOOKS & set(record.state):
+        if record.state[name]:
+            raise Malformed(f'it has a {record.class_name!r} with hooks, which are code')
+    return {name: plain(value) for name, value in record.state.items() if name not in HOOKS | MEMBERS}
+
+
+def _members(record: Network, kind: str) -> dict:
+    members = record.state.get(kind)
+    if not isinstance(members, dict):
+        raise Malformed(f'it has a {record.class_name!r} that is no module')
+    return members
+
+
+# --- building -----------------------------------------------------------------------------------------------------
+
+
+class Rebuilder:
+    """Turns records into modules; what is one object in the file stays one object.
+
+    Attributes:
+        differing: Names of the classes whose source in the file says something else than the local one.
+    """
+
+    def __init__(self):
+        self.differing: set[str] = set()
+        self._modules: dict[Network, torch.nn.Module] = {}
+        self._tensors: dict[Tensor, torch.Tensor] = {}
+
+    def module(self, network: Network) -> torch.nn.Module:
+        """The module that a record describes, on the CPU.
+
+        Raises:
+            Refused: Its class is not one of the host's or ours.
+            Malformed: Its constructor arguments and its state do not fit that class.
+        """
+        if network not in self._modules:
+            records = submodules(network)
+            module = construct(network, len(records))
+            self._compare_classes(module, records)
+            recorded = tensors(records, '_parameters') | tensors(records, '_buffers')
+            sizes = {name: tensor.size for name, tensor in recorded.items()}
+            fill(module, sizes, lambda name, like: self._read(recorded[name], like))
+            for path, record in records.items():
+                set_attributes(module.get_submodule(path), attributes(record))
+            self._modules[network] = module
+        return self._modules[network]
+
+    def _compare_classes(self, module: torch.nn.Module, records: dict[str, Network]) -> None:
+        modules = dict(module.named_modules(remove_duplicate=False))
+        _compare_names(set(records), set(modules))
+        for path, record in records.items():
+            local = type(modules[path])
+            if local.__name__ != record.class_name:
+                raise Malformed(f'its {path} is a {record.class_name!r}, but its arguments make a {local.__name__}')
+            if sources.differ(record.class_name, record.module_src, local._orig_module_src):
+                self.differing.add(record.class_name)
+
+    def _read(self, tensor: Tensor, like: torch.Tensor) -> torch.Tensor:
+        if tensor not in self._tensors:
+            data = tensor.read()
+            if isinstance(like, torch.nn.Parameter):
+                data = torch.nn.Parameter(data, requires_grad=False)
+            self._tensors[tensor] = data.requires_grad_(tensor.requires_grad)
+        return self._tensors[tensor]
+
+
+def find_class(network: Network) -> type[torch.nn.Module]:
+    """The record's class among the host's persistent classes and ours; if there are several, that of its source.
+
+    Raises:
+        Refused: There is none.
+    """
+    found = [cls for cls in _local_classes() if cls.__name__ == network.class_name]
+    found.sort(key=lambda cls: cls._orig_module_src != network.module_src)
+    if not found:
+        name = network.class_name
+        raise Refused(f'holds a network of class {name!r}, which neither the host nor stylegan2_compress has')
+    return found[0]
+
+
+def _local_classes() -> Iterator[type[torch.nn.Module]]:
+    names = [entry.name for entry in pkgutil.iter_modules(our_networks.__path__)]
+    ours = [importlib.import_module(f'{our_networks.__name__}.{name}') for name in names]
+    for module in [host_networks, augment, *ours]:
+        for value in vars(module).values():
+            if isinstance(value, type) and persistence.is_persistent(value):
+                yield value
+
+
+def construct(network: Network, num_modules: int) -> torch.nn.Module:
+    """A network of the local class and the recorded arguments, whose tensors have shapes but no data to speak of.
+
+    Args:
+        network: Record of which the class name, the source and the constructor arguments count.
+        num_modules: How many modules it has; construction ends when it makes far more.
+
+    Raises:
+        Refused: There is no such class.
+        Malformed: The class does not take these arguments.
+    """
+    cls = find_class(network)
+    args, kwargs = network.state.get('_init_args'), network.state.get('_init_kwargs')
+    if not (isinstance(args, tuple) and isinstance(kwargs, dict) and all(isinstance(key, str) for key in kwargs)):
+        raise Malformed(f'it has a {cls.__name__} without constructor arguments')
+    args, kwargs = plain(args), plain(kwargs)
+    check_numbers([args, kwargs])
+    try:
+        with without_data(20 * num_modules + 100):
+            return cls(*args, **kwargs)
+    except Exception as error:  # A constructor that gets arbitrary arguments can raise anything.
+        raise Malformed(f'{cls.__name__} does not take its constructor arguments ({one_line(error)})') from error
+
+
+@contextlib.contextmanager
+def without_data(num_modules: int) -> Iterator[None]:
+    """Where networks can be constructed without memory for their weights, and `num_modules` submodules at the most."""
+    left = iter(range(num_modules))
+
+    def count(*_args) -> None:
+        if next(left, None) is None:
+            raise ValueError(f'more than {num_modules} modules')
+
+    hook = torch_module.register_module_module_registration_hook(count)
+    try:
+        with _WithoutData():
+            yield
+    finally:
+        hook.remove()
+
+
+class _WithoutData(torch.overrides.TorchFunctionMode):
+    """Makes new tensors that would be filled with numbers meta tensors: shapes without memory. Filters still get data.
+
+    Whatever a constructor does next to a meta tensor, torch follows without data; but it imports its compiler for most
+    of that, which takes seconds. So the two things that the host's constructors do are done here.
+    """
+
+    _factories = {torch.randn, torch.rand, torch.zeros, torch.ones, torch.full, torch.empty}
+    _scalings = {torch.Tensor.div, torch.Tensor.mul}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self._factories:
+            size = args[:1] if func is torch.full else args
+            return torch.empty(*size, dtype=kwargs.get('dtype'), device='meta')
+        if func in self._scalings and args[0].is_meta and isinstance(args[1], (int, float)):
+            return args[0].detach()
+        return func(*args, **kwargs)
+
+
+def check_numbers(value: Any) -> None:
+    """Refuse integers with which a constructor could build something enormous outside of any tensor."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            check_numbers(item)
+    elif isinstance(value, (int, np.integer)) and abs(int(value)) > _MAX_INT:
+        raise Malformed('it has a constructor argument beyond reason')
+
+
+def fill(
+    module: torch.nn.Module, sizes: Mapping[str, tuple[int, ...]], read: Callable[[str, torch.Tensor], torch.Tensor]
+) -> None:
+    """Give all parameters and buffers of a constructed network their data.
+
+    Args:
+        module: What `construct` made.
+        sizes: Shape of every tensor on record, by dotted name.
+        read: `read(name, like)` returns the tensor of that name, a parameter if `like`, which it replaces, is one.
+            Called only if all names and shapes are right.
+
+    Raises:
+        Malformed: Names or shapes on record are not those of `module`.
+    """
+    places = {}
+    for path, submodule in module.named_modules(remove_duplicate=False):
+        for members in (submodule._parameters, submodule._buffers):
+            places |= {join(path, name): (members, name) for name, tensor in members.items() if tensor is not None}
+    _compare_names(set(sizes), set(places))
+    for full_name, (members, name) in places.items():
+        if tuple(sizes[full_name]) != tuple(members[name].shape):
+            shapes = f'{list(sizes[full_name])}, but its arguments make {list(members[name].shape)}'
+            raise Malformed(f'its {full_name} has shape {shapes}')
+    for full_name, (members, name) in places.items():
+        members[name] = read(full_name, members[name])
+
+
+def set_attributes(module: torch.nn.Module, values: Mapping[str, Any]) -> None:
+    """Set recorded plain attributes, unless one would hide a method or a member."""
+    for name in values:
+        members = module._modules.keys() | module._parameters.keys() | module._buffers.keys()
+        if name in members or callable(getattr(type(module), name, None)):
+            raise Malformed(f'it has an attribute that hides {type(module).__name__}.{name}')
+    module.__dict__.update(values)
+
+
+def _compare_names(recorded: set[str], made: set[str]) -> None:
+    for name in sorted(recorded - made):
+        raise Malformed(f'it has {name!r}, which its constructor arguments do not make')
+    for name in sorted(made - recorded):
+        raise Malformed(f'it lacks {name!r}, which its constructor arguments make')
+
+
+def join(path: str, name: str) -> str:
+    """The dotted name of a member of the module at `path`."""
+    return f'{path}.{name}' if path else name
+
+
+def one_line(error: Exception) -> str:
+    """An exception as a few words."""
+    return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]

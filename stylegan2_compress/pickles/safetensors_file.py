@@ -1,0 +1,226 @@
+"""Networks as safetensors: the tensors by dotted name, everything else as one JSON text in the file's metadata.
+
+    {"version": 1,
+     "data": {"G_ema": {"class": "Generator", "args": [], "kwargs": {"z_dim": 512, ...}, "training": false,
+                        "requires_grad": [], "attributes": {"synthesis.b4": {...}}},
+              "training_set_kwargs": {"value": {...}}},
+     "shared": {"G_ema.mapping.fc0.weight": "G.mapping.fc0.weight"}}
+
+`attributes` has what is otherwise than the constructor leaves it, `shared` the tensors that are stored once only.
+"""
+
+import json
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from dnnlib import EasyDict
+from torch_utils import persistence
+
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.pickles.contents import DType, Network, Refused
+from stylegan2_compress.pickles.machine import Malformed
+from stylegan2_compress.pickles.rebuild import HOOKS, MEMBERS, construct, fill, set_attributes
+
+_KEY = 'stylegan2_compress'
+_VERSION = 1
+_TAG = '!'  # Marks JSON objects that stand for something JSON has no form for.
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def write(file: BinaryIO, data: dict[str, Any]) -> None:
+    """Write `data` so that `read` gives it back: tensors bit for bit, dictionaries as the host's `EasyDict`.
+
+    Raises:
+        UserError: A network is not what its constructor arguments make, or something is no data.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    shared: dict[str, str] = {}
+    names: dict[int, str] = {}
+    described = {}
+    for key, value in data.items():
+        try:
+            described[key] = _describe(value) if isinstance(value, torch.nn.Module) else {'value': _encode(value)}
+        except (Malformed, Refused, TypeError) as error:
+            raise UserError(f'{key} cannot be stored as safetensors: {error}.') from error
+        if isinstance(value, torch.nn.Module):
+            for name, tensor in _named_tensors(value):
+                first = names.setdefault(id(tensor), f'{key}.{name}')
+                if first == f'{key}.{name}':
+                    tensors[first] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                else:
+                    shared[f'{key}.{name}'] = first
+    text = json.dumps({'version': _VERSION, 'data': described, 'shared': shared})
+    file.write(safetensors.torch.save(tensors, {_KEY: text}))
+
+
+def _describe(module: torch.nn.Module) -> dict[str, Any]:
+    """Class, constructor arguments, and what else `module` is, checked to make it again."""
+    if not persistence.is_persistent(module):
+        raise TypeError(f'a {type(module).__name__} does not know its constructor arguments')
+    args, kwargs = module._init_args, module._init_kwargs
+    record = Network(type(module).__name__, module._orig_module_src, {'_init_args': args, '_init_kwargs': kwargs})
+    modules = dict(module.named_modules(remove_duplicate=False))
+    made = construct(record, len(modules)).train(module.training)
+    classes = [
+        {path: type(m).__name__ for path, m in tree.named_modules(remove_duplicate=False)} for tree in (module, made)
+    ]
+    if classes[0] != classes[1]:
+        raise TypeError('its modules are not those that its constructor arguments make')
+    tensors = dict(_named_tensors(module))
+    fill(made, {name: tensor.shape for name, tensor in tensors.items()}, lambda name, like: tensors[name])
+    changed = {path: _changed_attributes(m, made.get_submodule(path)) for path, m in modules.items()}
+    return {
+        'class': type(module).__name__,
+        'args': _encode(list(args)),
+        'kwargs': _encode(kwargs),
+        'training': module.training,
+        'requires_grad': [name for name, tensor in tensors.items() if tensor.requires_grad],
+        'attributes': {path: attributes for path, attributes in changed.items() if attributes},
+    }
+
+
+def _changed_attributes(module: torch.nn.Module, made: torch.nn.Module) -> dict[str, Any]:
+    for name in HOOKS:
+        if module.__dict__.get(name):
+            raise TypeError('it has hooks, which are code')
+    own, other = ({k: _encode(v) for k, v in vars(m).items() if k not in HOOKS | MEMBERS} for m in (module, made))
+    return {
+        name: value for name, value in own.items() if name not in other or json.dumps(other[name]) != json.dumps(value)
+    }
+
+
+def _named_tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def read(path: str) -> dict[str, Any]:
+    """The data that `write` was given, networks rebuilt from the local classes.
+
+    Raises:
+        Malformed, Refused
+    """
+    try:
+        with safetensors.safe_open(path, 'pt') as file:
+            return _Document(file).data()
+    except safetensors.SafetensorError as error:
+        raise Malformed(f'it is no safetensors file ({error})') from error
+
+
+class _Document:
+    """An open file and the JSON in its metadata, of which nothing is certain."""
+
+    def __init__(self, file: Any):
+        self._file = file
+        self._names = set(file.keys())
+        self._read_already: dict[str, torch.Tensor] = {}
+        try:
+            document = json.loads((file.metadata() or {})[_KEY])
+            if document['version'] != _VERSION:
+                raise Malformed(f'it has version {document["version"]!r}, not {_VERSION}, of the format')
+            self._data, self._shared = dict(document['data']), dict(document['shared'])
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise Malformed('it does not describe networks in its metadata') from error
+
+    def data(self) -> dict[str, Any]:
+        """Everything, read."""
+        data = {}
+        for key, entry in self._data.items():
+            if not isinstance(entry, dict) or not {'class', 'value'} & entry.keys():
+                raise Malformed(f'it does not describe its {key}')
+            data[key] = self._module(key, entry) if 'class' in entry else _decode(entry['value'])
+        return data
+
+    def _module(self, key: str, entry: dict) -> torch.nn.Module:
+        sizes = self._sizes(f'{key}.')
+        args, kwargs = _decode(entry.get('args')), _decode(entry.get('kwargs'))
+        args = tuple(args) if isinstance(args, list) else args
+        record = Network(str(entry['class']), '', {'_init_args': args, '_init_kwargs': kwargs})
+        module = construct(record, len(sizes))
+        fill(module, sizes, lambda name, like: self._tensor(f'{key}.{name}', like))
+        module.train(entry.get('training') is True)
+        trained, attributes = entry.get('requires_grad'), _decode(entry.get('attributes'))
+        if not isinstance(trained, list) or not isinstance(attributes, dict):
+            raise Malformed(f'it does not describe its {key}')
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            tensor.requires_grad_(name in trained)
+        modules = dict(module.named_modules(remove_duplicate=False))
+        for path, values in attributes.items():
+            if path not in modules or not isinstance(values, dict):
+                raise Malformed(f'it has attributes for {path!r}, which its {key} lacks')
+            set_attributes(modules[path], values)
+        return module
+
+    def _sizes(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        names = [name for name in [*self._names, *self._shared] if name.startswith(prefix)]
+        return {name.removeprefix(prefix): self._file.get_slice(self._stored(name)).get_shape() for name in names}
+
+    def _stored(self, name: str) -> str:
+        name = self._shared.get(name, name)
+        if name not in self._names:
+            raise Malformed(f'it lacks {name!r}')
+        return name
+
+    def _tensor(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        name = self._stored(name)
+        if name not in self._read_already:
+            # The memory format comes from the constructor; the file's own memory is not kept.
+            stored = self._file.get_tensor(name)
+            tensor = torch.empty_strided(like.shape, like.stride(), dtype=stored.dtype).copy_(stored)
+            is_parameter = isinstance(like, torch.nn.Parameter)
+            self._read_already[name] = torch.nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
+        return self._read_already[name]
+
+
+# --- what JSON has no form for ------------------------------------------------------------------------------------
+
+
+def _encode(value: Any) -> Any:
+    """`value` in JSON's types. Raises TypeError where it is no plain data."""
+    if isinstance(value, np.generic):
+        return {_TAG: 'numpy', 'dtype': value.dtype.str[1:], 'bytes': value.tobytes().hex()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return [_encode(item) for item in value]
+    if isinstance(value, dict) and _TAG not in value and all(isinstance(key, str) for key in value):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, dict):
+        return {_TAG: 'dict', 'items': [[_encode(key), _encode(item)] for key, item in value.items()]}
+    if isinstance(value, (tuple, set, frozenset)):
+        items = value if isinstance(value, tuple) else sorted(value, key=repr)
+        return {_TAG: type(value).__name__, 'items': [_encode(item) for item in items]}
+    if isinstance(value, bytes):
+        return {_TAG: 'bytes', 'bytes': value.hex()}
+    raise TypeError(f'a {type(value).__name__} is no plain data')
+
+
+def _decode(value: Any) -> Any:
+    """What `_encode` encoded, dictionaries as `EasyDict`."""
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _TAG not in value:
+        return EasyDict((key, _decode(item)) for key, item in value.items())
+    try:
+        return _DECODERS[value[_TAG]](value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Malformed('it has a value of unknown form in its metadata') from error
+
+
+_DECODERS = {
+    'numpy': lambda value: np.frombuffer(bytes.fromhex(value['bytes']), DType(value['dtype']).dtype)[0],
+    'bytes': lambda value: bytes.fromhex(value['bytes']),
+    'dict': lambda value: EasyDict((_decode(key), _decode(item)) for key, item in value['items']),
+    'tuple': lambda value: tuple(map(_decode, value['items'])),
+    'set': lambda value: set(map(_decode, value['items'])),
+    'frozenset': lambda value: frozenset(map(_decode, value['items'])),
+}

@@ -1,0 +1,66 @@
+"""Networks of the TensorFlow era, through the host's own converter, none of their source run."""
+
+import contextlib
+import io
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import legacy
+import torch
+from torch_utils import misc
+
+from stylegan2_compress.pickles.contents import TFNetwork, plain
+from stylegan2_compress.pickles.machine import Malformed
+from stylegan2_compress.pickles.rebuild import check_numbers, one_line, without_data
+
+_MAX_MODULES = 1000
+_MAX_FILTERS = 1 << 16  # Values of a network that are not among its variables: the resampling filters.
+
+
+def convert(G: TFNetwork, D: TFNetwork, Gs: TFNetwork) -> dict[str, torch.nn.Module]:
+    """The three networks of a TensorFlow pickle as the host's G, D and G_ema.
+
+    Raises:
+        Malformed: They are not what the host's converter knows.
+    """
+    seen: set[TFNetwork] = set()
+    return {
+        'G': _convert(_stub(G, seen), legacy.convert_tf_generator),
+        'D': _convert(_stub(D, seen), legacy.convert_tf_discriminator),
+        'G_ema': _convert(_stub(Gs, seen), legacy.convert_tf_generator),
+    }
+
+
+def _stub(network: TFNetwork, seen: set[TFNetwork]) -> SimpleNamespace:
+    """What the converter reads of a `dnnlib.tflib.network.Network`; networks are a tree, whatever the file says."""
+    if not isinstance(network, TFNetwork) or network.state is None or network in seen or len(seen) > 100:
+        raise Malformed('it has a TensorFlow network that is none')
+    seen.add(network)
+    variables, components = plain(network.state['variables']), network.state['components']
+    if not (isinstance(variables, list) and isinstance(components, dict)):
+        raise Malformed('it has a TensorFlow network that is none')
+    return SimpleNamespace(
+        version=plain(network.state['version']),
+        static_kwargs=plain(network.state['static_kwargs']),
+        variables=variables,
+        components={name: _stub(component, seen) for name, component in components.items()},
+    )
+
+
+def _convert(stub: SimpleNamespace, converter: Callable[[SimpleNamespace], torch.nn.Module]) -> torch.nn.Module:
+    check_numbers(stub.static_kwargs)
+    try:
+        # Without memory for weights at first, to see how large its arguments would make the network.
+        with without_data(_MAX_MODULES), contextlib.redirect_stdout(io.StringIO()):
+            skeleton = converter(stub)
+        needed = sum(tensor.numel() for tensor in misc.params_and_buffers(skeleton))
+        if needed > _num_values(stub) + _MAX_FILTERS:
+            raise ValueError('its arguments ask for more values than it has')
+        return converter(stub)
+    except Exception as error:  # The converter checks next to nothing: it raises whatever it trips over.
+        raise Malformed(f"the host's TensorFlow converter does not take it ({one_line(error)})") from error
+
+
+def _num_values(stub: SimpleNamespace) -> int:
+    own = sum(value.size for _, value in stub.variables)
+    return own + sum(_num_values(component) for component in stub.components.values())
