@@ -103,9 +103,7 @@ def local_file(path: str | os.PathLike) -> str:
     try:
         return dnnlib.util.open_url(path, return_filename=True)
     except (requests.RequestException, OSError, AssertionError) as error:
-        raise UserError(
-            f'Cannot download {path} ({type(error).__name__}): download it otherwise, and name the file.'
-        ) from error
+        raise UserError(f'Cannot download {path}: get it some other way, and name the file here.') from error
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:

@@ -285,18 +285,16 @@ class Reader:
             return self._foreign(f'{module}.{name}')
         return _STORAGE_DTYPES[name]
 
-    def _tensor(
-        self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, metadata=None
-    ) -> Tensor:
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, meta=None) -> Tensor:
         """Stand-in for `torch._utils._rebuild_tensor_v2`."""
         if not isinstance(storage, Storage):
             raise Malformed('it has a tensor without storage')
         if not (_is_shape(size) and _is_shape(stride) and len(size) == len(stride) and _is_shape((offset,))):
             raise Malformed('it has a tensor whose shape is none')
-        if hooks or metadata:
+        if hooks or meta:
             raise Malformed('it has a tensor with hooks')
         tensor = Tensor(storage, offset, size, stride, bool(grad))
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if tensor.numel > storage.numel or (tensor.numel and last >= storage.numel):
             raise Malformed('it has a tensor that is larger than its storage')
         self._claim(tensor.numel * tensor.dtype.itemsize)

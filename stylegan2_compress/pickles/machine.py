@@ -247,13 +247,9 @@ class Machine:
 
     def _set_items(self, items: list) -> None:
         target = self._stack[-1]
-        pairs = _pairs(items)
-        if isinstance(target, dict):
-            target.update(pairs)
-        elif isinstance(target, Stub):
-            target.update(pairs)
-        else:
+        if not isinstance(target, (dict, Stub)):
             raise Malformed(f'it sets keys of a {type(target).__name__}')
+        target.update(_pairs(items))
 
     def _set_item(self) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -324,7 +320,7 @@ def _key(value: Any) -> Any:
 def _pairs(items: list) -> list[tuple]:
     if len(items) % 2:
         raise Malformed('it has a key without a value')
-    return [(_key(key), value) for key, value in zip(items[::2], items[1::2])]
+    return [(_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
 
 
 def _int_line(text: bytes) -> int | bool:

@@ -38,6 +38,8 @@ HOOKS = {
 MEMBERS = {'_parameters', '_buffers', '_modules', '_non_persistent_buffers_set'}
 _MAX_DEPTH = 32
 _MAX_INT = 1 << 20
+_FACTORIES = {torch.randn, torch.rand, torch.zeros, torch.ones, torch.full, torch.empty}
+_SCALINGS = {torch.Tensor.div, torch.Tensor.mul}
 
 
 # --- what a record says -------------------------------------------------------------------------------------------
@@ -217,15 +219,12 @@ class _WithoutData(torch.overrides.TorchFunctionMode):
     of that, which takes seconds. So the two things that the host's constructors do are done here.
     """
 
-    _factories = {torch.randn, torch.rand, torch.zeros, torch.ones, torch.full, torch.empty}
-    _scalings = {torch.Tensor.div, torch.Tensor.mul}
-
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in self._factories:
+        if func in _FACTORIES:
             size = args[:1] if func is torch.full else args
             return torch.empty(*size, dtype=kwargs.get('dtype'), device='meta')
-        if func in self._scalings and args[0].is_meta and isinstance(args[1], (int, float)):
+        if func in _SCALINGS and args[0].is_meta and isinstance(args[1], (int, float)):
             return args[0].detach()
         return func(*args, **kwargs)
 

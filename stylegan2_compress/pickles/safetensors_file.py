@@ -66,10 +66,7 @@ def _describe(module: torch.nn.Module) -> dict[str, Any]:
     record = Network(type(module).__name__, module._orig_module_src, {'_init_args': args, '_init_kwargs': kwargs})
     modules = dict(module.named_modules(remove_duplicate=False))
     made = construct(record, len(modules)).train(module.training)
-    classes = [
-        {path: type(m).__name__ for path, m in tree.named_modules(remove_duplicate=False)} for tree in (module, made)
-    ]
-    if classes[0] != classes[1]:
+    if _classes(module) != _classes(made):
         raise TypeError('its modules are not those that its constructor arguments make')
     tensors = dict(_named_tensors(module))
     fill(made, {name: tensor.shape for name, tensor in tensors.items()}, lambda name, like: tensors[name])
@@ -89,9 +86,11 @@ def _changed_attributes(module: torch.nn.Module, made: torch.nn.Module) -> dict[
         if module.__dict__.get(name):
             raise TypeError('it has hooks, which are code')
     own, other = ({k: _encode(v) for k, v in vars(m).items() if k not in HOOKS | MEMBERS} for m in (module, made))
-    return {
-        name: value for name, value in own.items() if name not in other or json.dumps(other[name]) != json.dumps(value)
-    }
+    return {k: v for k, v in own.items() if k not in other or json.dumps(v) != json.dumps(other[k])}
+
+
+def _classes(module: torch.nn.Module) -> dict[str, str]:
+    return {path: type(m).__name__ for path, m in module.named_modules(remove_duplicate=False)}
 
 
 def _named_tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
