@@ -17,12 +17,14 @@ from stylegan2_compress.errors import UserError
 class Embedding(nn.Module):
     """A frozen network as a differentiable function of [-1, 1] images.
 
-    It stays in eval mode, and its weights without gradient, whatever is called on it or on a module that holds it.
+    The network is no submodule, so that nothing done to this module, or to one that holds it, reaches it: not
+    `train()`, not `requires_grad_()`, not `to()`, not an optimizer, not DistributedDataParallel, not a state dict.
 
     Attributes:
         spec: Canonical spec string, without the options that change only speed and memory.
         dim: Width of the feature vectors.
         preprocessing: How images reach the network.
+        network: The frozen network, in eval mode, on the device it was loaded to.
     """
 
     def __init__(self, spec: Spec, network: nn.Module, own: Preprocessing, device: torch.device):
@@ -43,12 +45,12 @@ class Embedding(nn.Module):
         self._dtype = DTYPES[spec.dtype]
         self._outside_dtype = torch.float64 if spec.dtype == 'fp64' else torch.float32
         self._checkpoint = spec.checkpoint
-        factors, offsets = self.preprocessing.affine()
-        for name, values in (('_factor', factors), ('_offset', offsets)):
-            tensor = torch.tensor(values, dtype=self._outside_dtype, device=device).reshape(1, 3, 1, 1)
-            self.register_buffer(name, tensor, persistent=False)
-        self.network = network.to(device=device, dtype=self._dtype)
-        self.train(False).requires_grad_(False)
+        self._factor, self._offset = (
+            torch.tensor(values, dtype=self._outside_dtype, device=device).reshape(1, 3, 1, 1)
+            for values in self.preprocessing.affine()
+        )
+        network = network.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
+        object.__setattr__(self, 'network', network)  # torch would make an ordinary attribute a submodule
         self.dim = self._probe(spec, device)
         if spec.compile:
             self.network.compile()
@@ -94,14 +96,6 @@ class Embedding(nn.Module):
             digest.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}'.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
-
-    def train(self, mode: bool = True) -> 'Embedding':
-        """Stay in eval mode."""
-        return super().train(False)
-
-    def requires_grad_(self, requires_grad: bool = True) -> 'Embedding':
-        """Stay without gradient."""
-        return super().requires_grad_(False)
 
     def _prepare(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] not in (1, 3):
