@@ -1,0 +1,181 @@
+"""profiling.py: the field's published numbers, torch's own flop counter, and clocks and memory that are known."""
+
+import functools
+import json
+import time
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
+from torch_utils.ops import upfirdn2d
+from training.networks import Generator
+
+from stylegan2_compress import pickles, profiling, pruning
+from stylegan2_compress.cli import main
+
+
+def ffhq_generator(img_resolution, channel_base):
+    return Generator(512, 0, 512, img_resolution, 3, synthesis_kwargs=dict(channel_base=channel_base))
+
+
+def cut(G, widths):
+    return pruning.prune(G, pruning.masks_from_scores(pruning.CRITERIA['l1'](G, pruning.CriterionOptions()), widths))
+
+
+# The numbers that the pruning papers and their public code go by.
+@pytest.mark.parametrize(
+    ('img_resolution', 'channel_base', 'macs', 'parameters'),
+    [
+        (256, 32768, 45_124_673_536, 30_034_338),
+        (256, 16384, 14_903_009_280, 24_767_458),
+        (1024, 32768, 74_266_894_336, 30_370_060),
+    ],
+)
+def test_published_generators(img_resolution, channel_base, macs, parameters):
+    G = ffhq_generator(img_resolution, channel_base)
+    assert (profiling.macs(G), profiling.parameters(G)) == (macs, parameters)
+
+
+def test_published_ratios():
+    G = ffhq_generator(256, 16384)
+    dense = profiling.macs(G)
+    for ratio, macs, reduction in [
+        (0.7, 1_386_445_024, 0.9070),
+        (0.8, 617_773_872, 0.9585),
+        (0.9, 163_384_512, 0.9890),
+        (0.95, 47_497_440, 0.9968),
+    ]:
+        pruned = cut(G, pruning.widths_for_ratio(G, ratio))
+        assert profiling.macs(pruned) == macs
+        assert round(1 - macs / dense, 4) == reduction
+
+
+@pytest.mark.parametrize('architecture', ['skip', 'resnet', 'orig'])
+@pytest.mark.parametrize('kernel_size', [1, 3])
+def test_macs_are_the_flops_torch_counts(make_generator, monkeypatch, architecture, kernel_size):
+    """Half the flops of one image, less those of the blur filters, which the accounting leaves out."""
+    blur_flops = 0
+    upfirdn = upfirdn2d.upfirdn2d
+
+    def counted(*args, **kwargs):
+        nonlocal blur_flops
+        with FlopCounterMode(display=False) as counter:
+            result = upfirdn(*args, **kwargs)
+        blur_flops += counter.get_total_flops()
+        return result
+
+    monkeypatch.setattr(upfirdn2d, 'upfirdn2d', counted)
+    synthesis_kwargs = dict(channel_base=128, architecture=architecture, kernel_size=kernel_size)
+    G = make_generator(c_dim=3, synthesis_kwargs=synthesis_kwargs).eval()
+    widths = dict(zip(pruning.widths_for_ratio(G, 0), (3, 9, 16, 1, 5, 7), strict=True))
+    for network in (G, cut(G, widths)):
+        blur_flops = 0
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.randn(1, 16), torch.eye(1, 3))
+        assert blur_flops > 0
+        assert 2 * profiling.macs(network) == counter.get_total_flops() - blur_flops
+
+
+def test_layers_add_up(make_generator):
+    G = make_generator(c_dim=2)
+    layers = profiling.layer_costs(G)
+    assert len({layer.name for layer in layers}) == len(layers)
+    assert sum(layer.parameters for layer in layers) == sum(p.numel() for p in G.parameters())
+    assert sum(layer.macs for layer in layers) == profiling.macs(G)
+    by_name = {layer.name: layer for layer in layers}
+    assert by_name['synthesis.b4'] == profiling.LayerCost('synthesis.b4', (16, 4, 4), 256, 0)
+    # 16 × 16 × 9 weights on 4 × 4 pixels; as well 16 biases and a noise strength.
+    assert by_name['synthesis.b8.conv0'] == profiling.LayerCost('synthesis.b8.conv0', (16, 16, 3, 3), 2321, 36864)
+    assert by_name['mapping.embed'] == profiling.LayerCost('mapping.embed', (16, 2), 48, 32)
+
+
+class Stopwatch(torch.nn.Module):
+    """A generator that takes 20 ms an image and holds two tensors of 1,000,000 floats at once, never the third."""
+
+    z_dim, c_dim = 4, 2
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(250))
+        self.register_buffer('noise', torch.zeros(250))
+        self.calls = []
+
+    def forward(self, z, c, noise_mode, force_fp32):
+        self.calls.append((tuple(z.shape), tuple(c.shape), noise_mode, force_fp32, torch.is_grad_enabled()))
+        time.sleep(0.02 * len(z))
+        x = torch.zeros(1_000_000)
+        x = (x + self.weight[0]).reshape(1000, 1000)[:, :500]
+        return x * 2  # Of half the size.
+
+
+def test_measurement():
+    G = Stopwatch()
+    measurement = profiling.measure(G, batch=3, seconds=0.4)
+    assert set(G.calls) == {((3, 4), (3, 2), 'const', True, False)}
+    assert 0.06 <= measurement.seconds < 0.3
+    assert measurement.batch == 3
+    assert measurement.images_per_second == pytest.approx(3 / measurement.seconds)
+    assert len(G.calls) == measurement.runs + 1
+    assert measurement.runs >= 3
+    assert measurement.peak_bytes == 2 * 4_000_000 + 2 * 1_000
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch, make_generator, make_discriminator):
+    """A teacher's and a student's pickle, for a command that does not take its time to measure."""
+    monkeypatch.setattr(profiling, 'measure', functools.partial(profiling.measure, seconds=0))
+    G = make_generator()
+    teacher = dict(G=G, D=make_discriminator(), G_ema=G, training_set_kwargs=None, augment_pipe=None)
+    pickles.save(tmp_path / 'teacher.pkl', teacher)
+    pickles.save(tmp_path / 'student.pkl', pruning.make_student(teacher, pruning.widths_for_ratio(G, 0.5)))
+    return tmp_path / 'teacher.pkl', tmp_path / 'student.pkl'
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ['profile', *map(str, arguments)])
+
+
+def test_command_for_machines(files):
+    result = run(*files, '--batch', 2, '--layers', '--json', '--device', 'cpu')
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert 'CPU' in report['measured_on']
+    teacher, student = report['profiles']
+    for file, entry in zip(files, (teacher, student), strict=True):
+        G = pickles.load(file)['G_ema']
+        assert (entry['file'], entry['file_bytes']) == (str(file), file.stat().st_size)
+        assert (entry['parameters'], entry['macs']) == (profiling.parameters(G), profiling.macs(G))
+        assert sum(layer['macs'] for layer in entry['layers']) == entry['macs']
+        assert [m['batch'] for m in entry['measurements']] == [1, 2]
+    against = student['against_first']
+    assert against['macs'] == pytest.approx(1 - student['macs'] / teacher['macs'])
+    assert against['parameters'] == pytest.approx(1 - student['parameters'] / teacher['parameters'])
+    latencies = [entry['measurements'][1]['seconds'] for entry in (teacher, student)]
+    assert against['speedup_at_batch_2'] == pytest.approx(latencies[0] / latencies[1])
+
+
+def test_command_for_people(files):
+    result = run(*files, '--no-measure', '--layers')
+    assert result.exit_code == 0, result.output
+    rows = {line[:60].strip(): line for line in result.stdout.splitlines()}
+    teacher, student = (profiling.macs(pickles.load(file)['G_ema']) for file in files)
+    line = next(line for line in rows.values() if 'MACs per image' in line)
+    assert line.startswith('counted')
+    assert line.split()[-3:] == [f'{teacher:,}', f'{student:,}', f'({student / teacher - 1:+.2%})']
+    assert any('synthesis.b16.torgb.affine' in line for line in rows.values())
+    assert not any('latency' in line for line in rows.values())
+    assert {line.split()[0] for line in result.stdout.splitlines()[1:]} == {'counted', 'measured'}
+
+    result = run(files[0], '--batch', 1, '--device', 'cpu')
+    assert result.stdout.count('measured  latency') == 1
+    assert 'measured on' in result.stdout
+
+
+@pytest.mark.parametrize('arguments', ['', 'missing.pkl', 'teacher.pkl --batch 0', 'teacher.pkl --device quantum'])
+def test_bad_input(files, monkeypatch, arguments):
+    monkeypatch.chdir(files[0].parent)
+    result = run(*arguments.split())
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ''
