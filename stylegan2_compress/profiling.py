@@ -142,7 +142,7 @@ class Profile:
     """One generator's costs, as `stylegan2-compress profile` shows them."""
 
     file: str
-    file_bytes: int | None  # None for what is not a file here, such as a URL.
+    file_bytes: int
     parameters: int
     macs: int
     layers: list[LayerCost]  # Empty where nobody asked.
@@ -178,9 +178,7 @@ def _cells(profile: Profile, first: Profile) -> dict[str, str]:
     def compared(value: str, change: str) -> str:
         return value if profile is first else f'{value} ({change})'
 
-    cells = {'': profile.file}
-    if profile.file_bytes is not None:
-        cells['measured  size on disk, all networks'] = _megabytes(profile.file_bytes)
+    cells = {'': profile.file, 'measured  size on disk, all networks': _megabytes(profile.file_bytes)}
     cells['counted   parameters'] = compared(f'{profile.parameters:,}', f'{-gains["parameters"]:+.2%}')
     cells['counted   MACs per image'] = compared(f'{profile.macs:,}', f'{-gains["macs"]:+.2%}')
     for layer in profile.layers:

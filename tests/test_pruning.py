@@ -480,6 +480,15 @@ def test_bad_input_writes_nothing(teacher_pkl, monkeypatch, arguments):
     assert [path.name for path in teacher_pkl.parent.iterdir()] == ['teacher.pkl']
 
 
+@pytest.mark.parametrize('key', ['G_ema', 'D'])
+def test_incomplete_teacher(teacher, tmp_path, key):
+    pickles.save(tmp_path / 'teacher.safetensors', {**teacher, key: None})
+    result = run('--teacher', tmp_path / 'teacher.safetensors', '--ratio', 0.5, '--out', tmp_path / 'student.pkl')
+    assert result.exit_code == 2
+    assert key in result.output or 'discriminator' in result.output
+    assert not (tmp_path / 'student.pkl').exists()
+
+
 def test_existing_files_stay(teacher_pkl):
     before = teacher_pkl.read_bytes()
     result = run('--teacher', teacher_pkl, '--ratio', 0.5, '--out', teacher_pkl)
