@@ -148,6 +148,11 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
     content_mask = None if mask is None else pruning.load_content_mask(mask, device)
     options = pruning.CriterionOptions(samples, batch, seed, content_mask)
     data = pickles.load(teacher, trust=trust)
+    _require_generator(teacher, data)
+    if data['D'] is None:
+        raise UserError(
+            f'{teacher} has no discriminator, without which the host opens no pickle: name one that has.'
+        )
     if widths is None:
         channels = pruning.widths_for_ratio(data['G_ema'], ratio)
     else:
@@ -160,7 +165,7 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
 
 
 @main.command()
-@click.argument('files', nargs=-1, required=True, metavar='PKL…')
+@click.argument('files', nargs=-1, required=True, metavar='PKL|URL…')
 @click.option('--batch', type=click.IntRange(min=1), default=16, show_default=True, help='Measure at 1 and this size.')
 @click.option('--layers', is_flag=True, help='Show every layer.')
 @click.option('--no-measure', is_flag=True, help='Only count: nothing is run.')
@@ -193,14 +198,18 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
     from stylegan2_compress import pickles, profiling
 
     device = _device(device)
-    generators = [pickles.load(file, trust=trust)['G_ema'].eval() for file in files]
+    generators = []
+    for file in files:
+        data = pickles.load(file, trust=trust)
+        _require_generator(file, data)
+        generators.append(data['G_ema'].eval())
     profiles = []
     for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
         G.to(device)
         profiles.append(
             profiling.Profile(
                 file=file,
-                file_bytes=Path(file).stat().st_size if Path(file).is_file() else None,
+                file_bytes=Path(pickles.local_file(file)).stat().st_size,
                 parameters=profiling.parameters(G),
                 macs=profiling.macs(G),
                 layers=profiling.layer_costs(G) if layers else [],
@@ -216,6 +225,13 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
         click.echo(profiling.table(profiles))
         if not no_measure:
             click.echo(f'measured on {profiling.device_name(device)}')
+
+
+def _require_generator(file: str, data: dict) -> None:
+    if not hasattr(getattr(data['G_ema'], 'synthesis', None), 'block_resolutions'):
+        raise UserError(
+            f'{file} has no StyleGAN2 generator as G_ema: `stylegan2-compress inspect` shows what it has.'
+        )
 
 
 def _device(name: str | None):
