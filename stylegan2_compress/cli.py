@@ -150,9 +150,7 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
     data = pickles.load(teacher, trust=trust)
     _require_generator(teacher, data)
     if data['D'] is None:
-        raise UserError(
-            f'{teacher} has no discriminator, without which the host opens no pickle: name one that has.'
-        )
+        raise UserError(f'{teacher} has no discriminator, without which the host opens no pickle: name one that has.')
     if widths is None:
         channels = pruning.widths_for_ratio(data['G_ema'], ratio)
     else:
@@ -229,9 +227,7 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
 
 def _require_generator(file: str, data: dict) -> None:
     if not hasattr(getattr(data['G_ema'], 'synthesis', None), 'block_resolutions'):
-        raise UserError(
-            f'{file} has no StyleGAN2 generator as G_ema: `stylegan2-compress inspect` shows what it has.'
-        )
+        raise UserError(f'{file} has no StyleGAN2 generator as G_ema: `stylegan2-compress inspect` shows what it has.')
 
 
 def _device(name: str | None):
