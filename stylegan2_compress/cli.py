@@ -3,6 +3,8 @@
 Imports of torch and of our rooms happen inside the commands, so that `--help` answers at once.
 """
 
+import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -92,6 +94,58 @@ def patch(ctx, directory, check, reverse):
 
 
 # --- inspect, convert ---------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument('file', metavar='FILE|URL')
+@click.option('--json', 'as_json', is_flag=True, help='As JSON, for machines.')
+@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+def inspect(file, as_json, host_dir):
+    """Show what is inside a network file, without running any of it.
+
+    Classes, resolution, widths, dimensions, parameters, multiply-accumulates, SHA-256, and anything suspicious: names
+    that no network needs, source code that is not the local host's, state that does not fit the constructor arguments.
+
+    \b
+    Examples:
+      stylegan2-compress inspect ffhq.pkl
+      stylegan2-compress inspect --json student.safetensors
+    """
+    from stylegan2_compress import host
+
+    host.activate(host_dir)
+    from stylegan2_compress import pickles
+
+    report = pickles.inspect(file)
+    click.echo(json.dumps(dataclasses.asdict(report), default=repr) if as_json else report.text())
+
+
+@main.command()
+@click.argument('source', metavar='IN|URL')
+@click.argument('dest', metavar='OUT')
+@click.option('--force', is_flag=True, help='Replace OUT if it exists.')
+@click.option('--trust', is_flag=True, help='Run unknown code that IN contains.')
+@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+def convert(source, dest, force, trust, host_dir):
+    """Convert networks between .pkl and .safetensors, in both directions without loss.
+
+    Pickles of the TensorFlow era are converted to the host's networks on the way. Safetensors files contain weights and
+    constructor arguments and no code; they are for our tools, the host opens pickles.
+
+    \b
+    Examples:
+      stylegan2-compress convert ffhq.pkl ffhq.safetensors
+      stylegan2-compress convert student.safetensors student.pkl
+    """
+    from stylegan2_compress import host
+
+    if not dest.endswith(('.pkl', '.safetensors')):
+        raise UserError(f'Cannot tell what to convert to: {dest} ends neither in .pkl nor in .safetensors.')
+    _refuse_to_overwrite(dest, force)
+    host.activate(host_dir)
+    from stylegan2_compress import pickles
+
+    pickles.save(dest, pickles.load(source, trust=trust))
 
 
 # --- prune, profile -----------------------------------------------------------------------------------------------

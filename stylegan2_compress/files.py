@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -27,6 +28,19 @@ def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
         raise UserError(f'Cannot read {path}: {error.strerror}.') from error
     with file:
         yield file, os.fstat(file.fileno()).st_size
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with opened(path) as (file, _):
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

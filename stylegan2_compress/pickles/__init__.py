@@ -8,9 +8,10 @@
 The dictionaries have the host's keys: G, D, G_ema, training_set_kwargs, augment_pipe.
 """
 
-import hashlib
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import dnnlib
@@ -19,7 +20,8 @@ import torch
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.pickles import host_pickle, safetensors_file
+from stylegan2_compress.files import sha256 as sha256
+from stylegan2_compress.pickles import host_pickle, report, safetensors_file
 from stylegan2_compress.pickles.contents import Refused
 from stylegan2_compress.pickles.machine import Malformed
 
@@ -45,21 +47,14 @@ def load(path: str | os.PathLike, trust: bool = False, device: str | torch.devic
     Raises:
         UserError: There is no such file, or no networks can be read from it.
     """
-    path, local = os.fspath(path), local_file(path)
-    try:
+    local = local_file(path)
+    with _in_a_sentence(path):
         if _is_safetensors(path):
             data = safetensors_file.read(local)
         elif trust:
             data = host_pickle.read_trusting(local)
         else:
             data = host_pickle.read(local)
-    except Malformed as error:
-        raise UserError(f'{path} is not a network file: {error}.') from error
-    except Refused as error:
-        raise UserError(
-            f'{path} {error}. Nothing in it was run; if you trust whoever made it, --trust (in Python trust=True) lets '
-            f'it run its own code.'
-        ) from error
     data = {**dict.fromkeys(KEYS), **data}
     return {key: value.to(device) if isinstance(value, torch.nn.Module) else value for key, value in data.items()}
 
@@ -78,17 +73,20 @@ def save(path: str | os.PathLike, data: dict[str, Any]) -> None:
         (safetensors_file if _is_safetensors(path) else host_pickle).write(file, data)
 
 
-def sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file's bytes, in hex.
+def inspect(path: str | os.PathLike) -> report.Report:
+    """Look into a pickle or safetensors file, executing nothing of it and reading no weights.
+
+    Pickles that `load` refuses are reported on as far as possible; classes need not be known.
+
+    Args:
+        path: A file, or an http(s) URL.
 
     Raises:
-        UserError: The file cannot be read.
+        UserError: There is no such file, or it holds no networks.
     """
-    digest = hashlib.sha256()
-    with files.opened(path) as (file, _):
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    local = local_file(path)
+    with _in_a_sentence(path):
+        return report.of_safetensors(local) if _is_safetensors(path) else report.of_pickle(local)
 
 
 def local_file(path: str | os.PathLike) -> str:
@@ -104,6 +102,19 @@ def local_file(path: str | os.PathLike) -> str:
         return dnnlib.util.open_url(path, return_filename=True)
     except (requests.RequestException, OSError, AssertionError) as error:
         raise UserError(f'Cannot download {path}: get it some other way, and name the file here.') from error
+
+
+@contextlib.contextmanager
+def _in_a_sentence(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except Malformed as error:
+        raise UserError(f'{path} is not a network file: {error}.') from error
+    except Refused as error:
+        raise UserError(
+            f'{path} {error}. Nothing in it was run; if you trust whoever made it, --trust (in Python trust=True) lets '
+            f'it run its own code.'
+        ) from error
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:

@@ -33,7 +33,7 @@ _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # First value of every file of `torch.sav
 _TORCH_PROTOCOL = 1001
 _PERSISTENCE_VERSION = 6
 _MAX_DEPTH = 32
-_MAX_PLAIN = 1 << 24
+_MAX_PLAIN = 1 << 20
 
 
 class Refused(Exception):
@@ -293,7 +293,7 @@ class Reader:
             raise Malformed('it has a tensor whose shape is none')
         if hooks or meta:
             raise Malformed('it has a tensor with hooks')
-        tensor = Tensor(storage, offset, size, stride, bool(grad))
+        tensor = Tensor(storage, offset, size, stride, _may_require_grad(grad, storage.dtype))
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if tensor.numel > storage.numel or (tensor.numel and last >= storage.numel):
             raise Malformed('it has a tensor that is larger than its storage')
@@ -320,7 +320,13 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any) -> Tensor:
     """Stand-in for `torch._utils._rebuild_parameter`."""
     if not isinstance(data, Tensor) or hooks:
         raise Malformed('it has a parameter that is no tensor or has hooks')
-    return dataclasses.replace(data, requires_grad=bool(requires_grad))
+    return dataclasses.replace(data, requires_grad=_may_require_grad(requires_grad, data.dtype))
+
+
+def _may_require_grad(value: Any, dtype: torch.dtype) -> bool:
+    if value and not dtype.is_floating_point:
+        raise Malformed(f'it has a {dtype} tensor that requires a gradient')
+    return bool(value)
 
 
 def _network(meta: Any) -> Network:
@@ -366,19 +372,29 @@ def _is_shape(value: Any) -> bool:
 # --- plain values ------------------------------------------------------------------------------------------------
 
 
-def plain(value: Any) -> Any:
+@dataclasses.dataclass
+class Allowance:
+    """How many values and characters of plain data a file may unfold to."""
+
+    left: int = _MAX_PLAIN
+
+
+def plain(value: Any, allowance: Allowance | None = None) -> Any:
     """A copy of a recorded value that consists of plain Python and NumPy data alone.
+
+    Args:
+        value: What a `Reader` made.
+        allowance: Shared by all calls for one file, where there can be many.
 
     Raises:
         Malformed: It contains something else, is nested too deeply, or shared parts make it far larger than the file.
     """
-    left = _MAX_PLAIN
+    allowance = allowance or Allowance()
     data: dict[Stub, Any] = {}
 
     def copy(value: Any, depth: int) -> Any:
-        nonlocal left
-        left -= 1 + (len(value) if isinstance(value, str) else 0)
-        if left < 0:
+        allowance.left -= 1 + (len(value) if isinstance(value, str) else 0)
+        if allowance.left < 0:
             raise Malformed('it has plain data that unfolds beyond reason')
         if depth > _MAX_DEPTH:
             raise Malformed(f'it has plain data nested more than {_MAX_DEPTH} deep')

@@ -12,10 +12,11 @@ from torch_utils import misc
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.pickles import tensorflow
-from stylegan2_compress.pickles.contents import Network, Reader, Refused, TFNetwork, plain
+from stylegan2_compress.pickles.contents import Allowance, Network, Reader, Refused, TFNetwork, plain
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Rebuilder, one_line
 
+_MAX_KEYS = 20
 _MODULES = ('G', 'D', 'G_ema', 'augment_pipe')
 
 
@@ -30,10 +31,11 @@ def read(path: str) -> dict[str, Any]:
         if is_tensorflow(root):
             return tensorflow.convert(*root)
         check_root(root)
-        rebuilder = Rebuilder()
-        data = {
-            key: rebuilder.module(value) if isinstance(value, Network) else plain(value) for key, value in root.items()
-        }
+        allowance = Allowance()
+        rebuilder = Rebuilder(allowance)
+        data = {}
+        for key, value in root.items():
+            data[key] = rebuilder.module(value) if isinstance(value, Network) else plain(value, allowance)
     if rebuilder.differing:
         classes = ', '.join(sorted(rebuilder.differing))
         warnings.warn(
@@ -55,7 +57,7 @@ def is_tensorflow(root: Any) -> bool:
 
 def check_root(root: Any) -> None:
     """Raise `Malformed` unless a file's value is a dictionary of networks."""
-    if not isinstance(root, dict):
+    if not isinstance(root, dict) or len(root) > _MAX_KEYS:
         raise Malformed(f'it holds a {type(root).__name__}, not a dictionary of networks')
     for key in _MODULES:
         if not isinstance(root.get(key), (Network, type(None))):

@@ -19,7 +19,7 @@ from training import networks as host_networks
 
 from stylegan2_compress import networks as our_networks
 from stylegan2_compress.pickles import sources
-from stylegan2_compress.pickles.contents import Network, Refused, Tensor, plain
+from stylegan2_compress.pickles.contents import Allowance, Network, Refused, Tensor, plain
 from stylegan2_compress.pickles.machine import Malformed
 
 HOOKS = {
@@ -37,8 +37,10 @@ HOOKS = {
 }
 MEMBERS = {'_parameters', '_buffers', '_modules', '_non_persistent_buffers_set'}
 _MAX_DEPTH = 32
+_MAX_MODULES = 2_000
 _MAX_INT = 1 << 20
 _FACTORIES = {torch.randn, torch.rand, torch.zeros, torch.ones, torch.full, torch.empty}
+_ABSENT = object()
 _SCALINGS = {torch.Tensor.div, torch.Tensor.mul}
 
 
@@ -56,9 +58,9 @@ def submodules(network: Network) -> dict[str, Network]:
     while todo:
         path, record = todo.pop()
         found[path] = record
-        if path.count('.') > _MAX_DEPTH:
-            raise Malformed(f'it has modules nested more than {_MAX_DEPTH} deep')
-        for name, child in _members(record, '_modules').items():
+        if path.count('.') > _MAX_DEPTH or len(found) > _MAX_MODULES:
+            raise Malformed('it has modules in modules without end')
+        for name, child in reversed(_members(record, '_modules').items()):
             if child is None:
                 continue
             if not isinstance(child, Network) or not isinstance(name, str) or '.' in name:
@@ -80,12 +82,12 @@ def tensors(records: Mapping[str, Network], kind: str) -> dict[str, Tensor]:
     return found
 
 
-def attributes(record: Network) -> dict[str, Any]:
+def attributes(record: Network, allowance: Allowance) -> dict[str, Any]:
     """The plain attributes of one module: its state without tensors, modules and (necessarily empty) hooks."""
     for name in HOOKS & set(record.state):
         if record.state[name]:
             raise Malformed(f'it has a {record.class_name!r} with hooks, which are code')
-    return {name: plain(value) for name, value in record.state.items() if name not in HOOKS | MEMBERS}
+    return {name: plain(value, allowance) for name, value in record.state.items() if name not in HOOKS | MEMBERS}
 
 
 def _members(record: Network, kind: str) -> dict:
@@ -101,14 +103,20 @@ def _members(record: Network, kind: str) -> dict:
 class Rebuilder:
     """Turns records into modules; what is one object in the file stays one object.
 
+    Args:
+        allowance: For the plain data of all modules.
+
     Attributes:
         differing: Names of the classes whose source in the file says something else than the local one.
+        changed: Dotted names of the attributes that are otherwise than the constructor arguments make them.
     """
 
-    def __init__(self):
+    def __init__(self, allowance: Allowance):
         self.differing: set[str] = set()
+        self.changed: set[str] = set()
         self._modules: dict[Network, torch.nn.Module] = {}
         self._tensors: dict[Tensor, torch.Tensor] = {}
+        self._allowance = allowance
 
     def module(self, network: Network) -> torch.nn.Module:
         """The module that a record describes, on the CPU.
@@ -118,16 +126,30 @@ class Rebuilder:
             Malformed: Its constructor arguments and its state do not fit that class.
         """
         if network not in self._modules:
-            records = submodules(network)
-            module = construct(network, len(records))
-            self._compare_classes(module, records)
-            recorded = tensors(records, '_parameters') | tensors(records, '_buffers')
-            sizes = {name: tensor.size for name, tensor in recorded.items()}
-            fill(module, sizes, lambda name, like: self._read(recorded[name], like))
-            for path, record in records.items():
-                set_attributes(module.get_submodule(path), attributes(record))
-            self._modules[network] = module
+            self._modules[network] = self._rebuild(network, self._read)
         return self._modules[network]
+
+    def skeleton(self, network: Network) -> torch.nn.Module:
+        """The same without the tensors' data, checked in the same way."""
+        return self._rebuild(network, lambda tensor, like: like)
+
+    def _rebuild(self, network: Network, read: Callable[[Tensor, torch.Tensor], torch.Tensor]) -> torch.nn.Module:
+        records = submodules(network)
+        module = construct(network, len(records))
+        self._compare_classes(module, records)
+        recorded = tensors(records, '_parameters') | tensors(records, '_buffers')
+        sizes = {name: tensor.size for name, tensor in recorded.items()}
+        fill(module, sizes, lambda name, like: read(recorded[name], like))
+        for path, record in records.items():
+            submodule, values = module.get_submodule(path), attributes(record, self._allowance)
+            made = vars(submodule)
+            self.changed |= {
+                join(path, name)
+                for name, value in values.items()
+                if not name.startswith('_') and name != 'training' and repr(value) != repr(made.get(name, _ABSENT))
+            }
+            set_attributes(submodule, values)
+        return module
 
     def _compare_classes(self, module: torch.nn.Module, records: dict[str, Network]) -> None:
         modules = dict(module.named_modules(remove_duplicate=False))
@@ -186,10 +208,10 @@ def construct(network: Network, num_modules: int) -> torch.nn.Module:
     args, kwargs = network.state.get('_init_args'), network.state.get('_init_kwargs')
     if not (isinstance(args, tuple) and isinstance(kwargs, dict) and all(isinstance(key, str) for key in kwargs)):
         raise Malformed(f'it has a {cls.__name__} without constructor arguments')
-    args, kwargs = plain(args), plain(kwargs)
+    args, kwargs = plain((args, kwargs))
     check_numbers([args, kwargs])
     try:
-        with without_data(20 * num_modules + 100):
+        with without_data(5 * num_modules + 100):
             return cls(*args, **kwargs)
     except Exception as error:  # A constructor that gets arbitrary arguments can raise anything.
         raise Malformed(f'{cls.__name__} does not take its constructor arguments ({one_line(error)})') from error

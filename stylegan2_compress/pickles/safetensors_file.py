@@ -19,6 +19,7 @@ import torch
 from dnnlib import EasyDict
 from torch_utils import persistence
 
+from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.pickles.contents import DType, Network, Refused
 from stylegan2_compress.pickles.machine import Malformed
@@ -33,7 +34,7 @@ _TAG = '!'  # Marks JSON objects that stand for something JSON has no form for.
 
 
 def write(file: BinaryIO, data: dict[str, Any]) -> None:
-    """Write `data` so that `read` gives it back: tensors bit for bit, dictionaries as the host's `EasyDict`.
+    """Write `data` so that `read` gives it back: tensors bit for bit, plain data type by type.
 
     Raises:
         UserError: A network is not what its constructor arguments make, or something is no data.
@@ -100,15 +101,19 @@ def _named_tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def read(path: str) -> dict[str, Any]:
+def read(path: str, with_data: bool = True) -> dict[str, Any]:
     """The data that `write` was given, networks rebuilt from the local classes.
+
+    Args:
+        path: An ordinary file.
+        with_data: Without it, networks are as their constructors make them, and their tensors have shapes only.
 
     Raises:
         Malformed, Refused
     """
     try:
-        with safetensors.safe_open(path, 'pt') as file:
-            return _Document(file).data()
+        with files.opened(path), safetensors.safe_open(path, 'pt') as file:
+            return _Document(file, with_data).data()
     except safetensors.SafetensorError as error:
         raise Malformed(f'it is no safetensors file ({error})') from error
 
@@ -116,8 +121,9 @@ def read(path: str) -> dict[str, Any]:
 class _Document:
     """An open file and the JSON in its metadata, of which nothing is certain."""
 
-    def __init__(self, file: Any):
+    def __init__(self, file: Any, with_data: bool):
         self._file = file
+        self._with_data = with_data
         self._names = set(file.keys())
         self._read_already: dict[str, torch.Tensor] = {}
         try:
@@ -143,7 +149,7 @@ class _Document:
         args = tuple(args) if isinstance(args, list) else args
         record = Network(str(entry['class']), '', {'_init_args': args, '_init_kwargs': kwargs})
         module = construct(record, len(sizes))
-        fill(module, sizes, lambda name, like: self._tensor(f'{key}.{name}', like))
+        fill(module, sizes, lambda name, like: self._tensor(f'{key}.{name}', like) if self._with_data else like)
         module.train(entry.get('training') is True)
         trained, attributes = entry.get('requires_grad'), _decode(entry.get('attributes'))
         if not isinstance(trained, list) or not isinstance(attributes, dict):
@@ -154,7 +160,8 @@ class _Document:
         for path, values in attributes.items():
             if path not in modules or not isinstance(values, dict):
                 raise Malformed(f'it has attributes for {path!r}, which its {key} lacks')
-            set_attributes(modules[path], values)
+            if self._with_data:
+                set_attributes(modules[path], values)
         return module
 
     def _sizes(self, prefix: str) -> dict[str, tuple[int, ...]]:
@@ -189,10 +196,11 @@ def _encode(value: Any) -> Any:
         return value
     if isinstance(value, list):
         return [_encode(item) for item in value]
-    if isinstance(value, dict) and _TAG not in value and all(isinstance(key, str) for key in value):
+    if type(value) is dict and _TAG not in value and all(isinstance(key, str) for key in value):
         return {key: _encode(item) for key, item in value.items()}
     if isinstance(value, dict):
-        return {_TAG: 'dict', 'items': [[_encode(key), _encode(item)] for key, item in value.items()]}
+        kind = 'EasyDict' if isinstance(value, EasyDict) else 'dict'
+        return {_TAG: kind, 'items': [[_encode(key), _encode(item)] for key, item in value.items()]}
     if isinstance(value, (tuple, set, frozenset)):
         items = value if isinstance(value, tuple) else sorted(value, key=repr)
         return {_TAG: type(value).__name__, 'items': [_encode(item) for item in items]}
@@ -202,13 +210,13 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
-    """What `_encode` encoded, dictionaries as `EasyDict`."""
+    """What `_encode` encoded."""
     if isinstance(value, list):
         return [_decode(item) for item in value]
     if not isinstance(value, dict):
         return value
     if _TAG not in value:
-        return EasyDict((key, _decode(item)) for key, item in value.items())
+        return {key: _decode(item) for key, item in value.items()}
     try:
         return _DECODERS[value[_TAG]](value)
     except (KeyError, TypeError, ValueError) as error:
@@ -218,7 +226,8 @@ def _decode(value: Any) -> Any:
 _DECODERS = {
     'numpy': lambda value: np.frombuffer(bytes.fromhex(value['bytes']), DType(value['dtype']).dtype)[0],
     'bytes': lambda value: bytes.fromhex(value['bytes']),
-    'dict': lambda value: EasyDict((_decode(key), _decode(item)) for key, item in value['items']),
+    'dict': lambda value: dict(map(_decode, value['items'])),
+    'EasyDict': lambda value: EasyDict(map(_decode, value['items'])),
     'tuple': lambda value: tuple(map(_decode, value['items'])),
     'set': lambda value: set(map(_decode, value['items'])),
     'frozenset': lambda value: frozenset(map(_decode, value['items'])),

@@ -19,6 +19,32 @@ _SAME = {
 }  # fmt: skip
 
 
+# Names with which Python source gets at more than a network needs.
+_UNUSUAL = {
+    '__builtins__',
+    '__globals__',
+    '__import__',
+    '__subclasses__',
+    'breakpoint',
+    'compile',
+    'eval',
+    'exec',
+    'open',
+}
+_USUAL_IMPORTS = {
+    'collections',
+    'dnnlib',
+    'functools',
+    'math',
+    'numpy',
+    'scipy',
+    'torch',
+    'torch_utils',
+    'training',
+    'typing',
+}
+
+
 @dataclass
 class _Definition:
     """The statements that define one name of a module, without layout, comments and docstrings."""
@@ -52,6 +78,16 @@ def differ(class_name: str, first: str, second: str) -> bool:
         used = first[name].tokens & second[name].tokens  # The same, but for what `_SAME` makes equal.
         todo |= (used & (first.keys() | second.keys())) - seen
     return False
+
+
+def unusual_names(source: str) -> set[str]:
+    """What a module's source imports or mentions that a network does not need; a hint, no proof of anything."""
+    try:
+        lines = [tokens for _, tokens in _logical_lines(source[:_MAX_SOURCE])]
+    except (tokenize.TokenError, SyntaxError):
+        return {'what is no Python'}
+    imported = {tokens[1] for tokens in lines if tokens[0] in ('import', 'from')} - {'.', '..'} - _USUAL_IMPORTS
+    return imported | {token for tokens in lines for token in tokens if token in _UNUSUAL}
 
 
 @functools.lru_cache(maxsize=16)

@@ -17,17 +17,21 @@ _MAX_MODULES = 1000
 _MAX_FILTERS = 1 << 16  # Values of a network that are not among its variables: the resampling filters.
 
 
-def convert(G: TFNetwork, D: TFNetwork, Gs: TFNetwork) -> dict[str, torch.nn.Module]:
+def convert(G: TFNetwork, D: TFNetwork, Gs: TFNetwork, with_data: bool = True) -> dict[str, torch.nn.Module]:
     """The three networks of a TensorFlow pickle as the host's G, D and G_ema.
+
+    Args:
+        G, D, Gs: Records.
+        with_data: Without it, tensors have shapes only.
 
     Raises:
         Malformed: They are not what the host's converter knows.
     """
     seen: set[TFNetwork] = set()
     return {
-        'G': _convert(_stub(G, seen), legacy.convert_tf_generator),
-        'D': _convert(_stub(D, seen), legacy.convert_tf_discriminator),
-        'G_ema': _convert(_stub(Gs, seen), legacy.convert_tf_generator),
+        'G': _convert(_stub(G, seen), legacy.convert_tf_generator, with_data),
+        'D': _convert(_stub(D, seen), legacy.convert_tf_discriminator, with_data),
+        'G_ema': _convert(_stub(Gs, seen), legacy.convert_tf_generator, with_data),
     }
 
 
@@ -47,7 +51,7 @@ def _stub(network: TFNetwork, seen: set[TFNetwork]) -> SimpleNamespace:
     )
 
 
-def _convert(stub: SimpleNamespace, converter: Callable[[SimpleNamespace], torch.nn.Module]) -> torch.nn.Module:
+def _convert(stub: SimpleNamespace, converter: Callable, with_data: bool) -> torch.nn.Module:
     check_numbers(stub.static_kwargs)
     try:
         # Without memory for weights at first, to see how large its arguments would make the network.
@@ -56,7 +60,7 @@ def _convert(stub: SimpleNamespace, converter: Callable[[SimpleNamespace], torch
         needed = sum(tensor.numel() for tensor in misc.params_and_buffers(skeleton))
         if needed > _num_values(stub) + _MAX_FILTERS:
             raise ValueError('its arguments ask for more values than it has')
-        return converter(stub)
+        return converter(stub) if with_data else skeleton
     except Exception as error:  # The converter checks next to nothing: it raises whatever it trips over.
         raise Malformed(f"the host's TensorFlow converter does not take it ({one_line(error)})") from error
 
