@@ -51,6 +51,14 @@ def distill(
     """
     if student is not None and ratio is not None:
         raise UserError(f'--student={student} and --ratio={ratio} exclude each other: a student is pruned already.')
+    for option, value in [
+        ('lr', lr),
+        ('ema-kimg', ema_kimg),
+        ('pl-weight', pl_weight),
+        ('kimg-per-tick', kimg_per_tick),
+    ]:
+        if value is not None and not value >= 0:
+            raise UserError(f'--{option}={value:g} must not be negative.')
     options.check_outdir(outdir)
     check_device(device)
     teacher_data = pickles.load(teacher)

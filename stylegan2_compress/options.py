@@ -192,6 +192,8 @@ def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | N
         check_against_data('--teacher', teacher, pickles.load(teacher)['G_ema'], args.training_set_kwargs)
         if 'teacher' in accepted:
             kwargs.setdefault('teacher', teacher)
+    if 'training_set_kwargs' in accepted:
+        kwargs['training_set_kwargs'] = dict(args.training_set_kwargs)
     missing = [name for name, default in accepted.items() if default is inspect.Parameter.empty and name not in kwargs]
     if missing:
         options = ', '.join('--teacher' if name == 'teacher' else f'--loss-arg {name}=…' for name in missing)

@@ -37,6 +37,7 @@ CONFIGURATIONS = {
 }
 
 CHANNEL_MAX = 512
+AUG = ('noaug', 'ada', 'fixed')
 
 BLIT = dict(xflip=1, rotate90=1, xint=1)
 GEOMETRY = dict(scale=1, rotate=1, aniso=1, xfrac=1)
@@ -133,6 +134,13 @@ def host_arguments(
     Raises:
         UserError: for a dataset or an option that the host would refuse, too.
     """
+    for option, value, choices in [
+        ('--cfg', cfg, ['auto', *CONFIGURATIONS]),
+        ('--aug', aug, AUG),
+        ('--augpipe', augpipe, AUGPIPES),
+    ]:
+        if value not in choices:
+            raise UserError(f'{option}={value} does not exist; there are {", ".join(choices)}.')
     training_set, training_set_kwargs = open_training_set(data)
     name = [training_set.name]
     if cond:

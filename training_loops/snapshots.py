@@ -4,8 +4,9 @@ import copy
 import os
 
 import numpy as np
-import PIL.Image
 import torch
+
+from stylegan2_compress.images import grid, to_uint8
 
 
 class ImageGrid:
@@ -44,23 +45,12 @@ class ImageGrid:
         return cells
 
     def save_reals(self, path: str) -> None:
-        self._save(np.stack(self.reals), path)
+        grid(np.stack(self.reals), self.columns).save(path)
 
     def save_fakes(self, G_ema: torch.nn.Module, path: str, **synthesis_kwargs) -> None:
         with torch.no_grad():
             images = [G_ema(z=z, c=c, noise_mode='const', **synthesis_kwargs).cpu() for z, c in self.batches]
-        self._save(to_uint8(torch.cat(images)), path)
-
-    def _save(self, images: np.ndarray, path: str) -> None:
-        _count, channels, height, width = images.shape
-        sheet = images.reshape(self.rows, self.columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-        sheet = sheet.reshape(self.rows * height, self.columns * width, channels)
-        PIL.Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(path)
-
-
-def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """Images in [-1, 1] as [N, C, H, W] uint8: −1 is 0 and 1 is 255."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        grid(to_uint8(torch.cat(images)), self.columns).save(path)
 
 
 def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:

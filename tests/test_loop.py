@@ -1,0 +1,202 @@
+"""Our training loop on the host's own loss: what it leaves behind, and what its randomness depends on."""
+
+import json
+import pickle
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from stylegan2_compress import pickles
+from stylegan2_compress.training_loops.distillation import seed_step, training_loop
+from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases
+
+ADAM = dict(class_name='torch.optim.Adam', lr=0.002, betas=[0, 0.99], eps=1e-8)
+
+
+@pytest.fixture
+def arguments(tmp_path, make_dataset_zip):
+    """Arguments of a run of a few steps."""
+
+    def build(run='run', channels=3, labels=0, **changes):
+        (tmp_path / run).mkdir()
+        data = make_dataset_zip(tmp_path, n=12, channels=channels, labels=labels, name=f'{run}.zip')
+        networks = dict(channel_base=64, channel_max=8)
+        arguments = dict(
+            run_dir=str(tmp_path / run),
+            training_set_kwargs=dict(
+                class_name='training.dataset.ImageFolderDataset', path=str(data), use_labels=labels > 0
+            ),
+            G_kwargs=dict(
+                class_name='training.networks.Generator',
+                z_dim=16,
+                w_dim=16,
+                mapping_kwargs=dict(num_layers=2),
+                synthesis_kwargs=networks,
+            ),
+            D_kwargs=dict(class_name='training.networks.Discriminator', **networks),
+            G_opt_kwargs=ADAM,
+            D_opt_kwargs=ADAM,
+            loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss'),
+            batch_size=4,
+            batch_gpu=4,
+            total_kimg=0.02,
+            kimg_per_tick=0.008,
+            image_snapshot_ticks=None,
+            network_snapshot_ticks=1,
+            device='cpu',
+        )
+        return {**arguments, **changes}
+
+    return build
+
+
+def final_weights(run_dir):
+    return pickles.load(f'{run_dir}/network-snapshot-000000.pkl')['G_ema'].state_dict()
+
+
+@pytest.mark.parametrize(('channels', 'labels'), [(1, 3), (3, 0)])
+def test_leaves_what_the_host_leaves(arguments, tmp_path, capsys, channels, labels):
+    training_loop(**arguments(channels=channels, labels=labels, image_snapshot_ticks=1))
+    run_dir = tmp_path / 'run'
+    assert {path.name for path in run_dir.iterdir()} == {
+        'reals.png', 'fakes_init.png', 'fakes000000.png', 'network-snapshot-000000.pkl', 'stats.jsonl',
+    }  # fmt: skip
+    # The host's grid: 32 columns and 32 rows at this size.
+    assert PIL.Image.open(run_dir / 'reals.png').size == (32 * 16, 32 * 16)
+    assert PIL.Image.open(run_dir / 'fakes000000.png').mode == ('L' if channels == 1 else 'RGB')
+    stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
+    assert len(stats) == 3  # Ticks end after 4, 12 and 20 images.
+    assert [round(stat['Progress/kimg']['mean'] * 1e3) for stat in stats] == [4, 12, 20]
+    for name in ('Loss/G/loss', 'Loss/D/loss', 'Timing/Gmain', 'Timing/Dreg', 'Resources/cpu_mem_gb'):
+        assert stats[0][name]['num'] >= 1
+    with open(run_dir / 'network-snapshot-000000.pkl', 'rb') as file:  # As the host writes it, for the host to read.
+        snapshot = pickle.load(file)
+    assert set(snapshot) == {'G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'}
+    assert not snapshot['G_ema'].training
+    assert not any(parameter.requires_grad for parameter in snapshot['G'].parameters())
+    assert 'tick 2     kimg 0.0' in capsys.readouterr().out
+
+
+def test_rows_of_the_grid_have_one_label_each(arguments, tmp_path):
+    training_loop(**arguments(labels=3, total_kimg=0.004))
+    reals = np.array(PIL.Image.open(tmp_path / 'run' / 'reals.png')).reshape(32, 16, 32, 16, 3).swapaxes(1, 2)
+    rows = [{cell.tobytes() for cell in row} for row in reals]
+    for first in range(3):
+        for second in range(3):
+            assert rows[first].isdisjoint(rows[second]) == (first != second)
+    assert all(len(row) == 4 for row in rows)  # 12 images of 3 classes.
+
+
+def test_same_seed_same_run_whatever_the_global_state(arguments, tmp_path):
+    training_loop(**arguments('first'))
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002 (the state that must not matter)
+    training_loop(**arguments('second', training_set_kwargs=arguments('unused')['training_set_kwargs']))
+    training_loop(**arguments('third', random_seed=1))
+    first, second, third = (final_weights(tmp_path / run) for run in ('first', 'second', 'third'))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], third[name]) for name in first)
+
+
+def test_seed_step_depends_on_all_three():
+    def draw(*where):
+        labels = seed_step(*where)
+        return torch.randn(4).tolist() + labels.random(4).tolist()
+
+    assert draw(0, 0, 64) == draw(0, 0, 64)
+    assert len({tuple(draw(*where)) for where in [(0, 0, 64), (1, 0, 64), (0, 1, 64), (0, 0, 96)]}) == 4
+
+
+def test_training_moves_every_trainable_weight_and_averages_it(arguments, tmp_path):
+    training_loop(**arguments(ema_kimg=0.004))  # Half-life of one batch.
+    start = arguments('start', total_kimg=0.004, G_opt_kwargs=dict(ADAM, lr=0), D_opt_kwargs=dict(ADAM, lr=0))
+    training_loop(**start)
+    before = pickles.load(tmp_path / 'start' / 'network-snapshot-000000.pkl')
+    after = pickles.load(tmp_path / 'run' / 'network-snapshot-000000.pkl')
+    for network in ('G', 'D'):
+        old, new = dict(before[network].named_parameters()), dict(after[network].named_parameters())
+        assert all(not torch.equal(old[name], new[name]) for name in old), network
+    for name, initial in before['G'].named_parameters():
+        ema, final = after['G_ema'].get_parameter(name), after['G'].get_parameter(name)
+        assert not torch.equal(ema, final), name
+        assert not torch.equal(ema, initial), name
+    assert torch.equal(after['G_ema'].mapping.w_avg, after['G'].mapping.w_avg)
+
+
+def test_gradient_accumulation_equals_one_round(arguments, tmp_path):
+    """For a loss without batch statistics (no minibatch standard deviation, no mixing), rounds only split the sum."""
+    changes = dict(loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss', style_mixing_prob=0, pl_weight=0))
+    for run, batch_gpu in [('whole', 4), ('halves', 2)]:
+        run_arguments = arguments(run, batch_gpu=batch_gpu, **changes)
+        run_arguments['D_kwargs'] |= dict(epilogue_kwargs=dict(mbstd_num_channels=0))
+        run_arguments['G_kwargs']['synthesis_kwargs'] |= dict(use_noise=False)
+        training_loop(**run_arguments)
+    whole, halves = final_weights(tmp_path / 'whole'), final_weights(tmp_path / 'halves')
+    for name in whole:
+        if not name.endswith('w_avg'):  # The mean of W is updated once per round, as in the host.
+            torch.testing.assert_close(whole[name], halves[name], rtol=1e-3, atol=1e-4)
+
+
+def test_ada_strength_follows_the_target(arguments, tmp_path):
+    changes = dict(
+        augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), ada_interval=1, ada_kimg=0.1
+    )
+    training_loop(**arguments('up', ada_target=-2, **changes))
+    training_loop(**arguments('down', ada_target=2, augment_p=0.1, **changes))
+    up, down = (
+        pickles.load(tmp_path / run / 'network-snapshot-000000.pkl')['augment_pipe'].p for run in ('up', 'down')
+    )
+    assert up.item() == pytest.approx(5 * 4 / 100)  # Five steps of 4 images, one unit per 100 images.
+    assert down.item() == 0
+
+
+def test_resumes_from_a_pickle(arguments, tmp_path):
+    training_loop(**arguments('first'))
+    path = str(tmp_path / 'first' / 'network-snapshot-000000.pkl')
+    frozen = dict(ADAM, lr=0)
+    changes = dict(G_opt_kwargs=frozen, D_opt_kwargs=frozen, total_kimg=0.004, resume_pkl=path)
+    training_loop(**arguments('second', **changes))
+    first, second = pickles.load(path)['G'], pickles.load(tmp_path / 'second' / 'network-snapshot-000000.pkl')['G']
+    for name, parameter in first.named_parameters():
+        assert torch.equal(parameter, second.get_parameter(name)), name
+
+
+def test_aborts_and_reports_progress(arguments, tmp_path):
+    calls = []
+    training_loop(
+        **arguments(total_kimg=1, abort_fn=lambda: len(calls) > 1, progress_fn=lambda done, total: calls.append(total))
+    )
+    assert calls == [1, 1, 1]  # Before training, and after each of two ticks.
+    assert (tmp_path / 'run' / 'network-snapshot-000000.pkl').exists()
+
+
+def test_several_processes_are_refused(arguments):
+    with pytest.raises(ValueError, match='one process'):
+        training_loop(**arguments(num_gpus=2))
+
+
+def test_phases_are_the_hosts():
+    """Names, intervals and lazily corrected Adam settings, from StyleGAN2's appendix B."""
+    G, D = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    phases = build_phases([('G', G, ADAM, 4), ('D', D, ADAM, None)], torch.device('cpu'))
+    assert [(phase.name, phase.interval) for phase in phases] == [('Gmain', 1), ('Greg', 4), ('Dboth', 1)]
+    assert phases[0].opt is phases[1].opt
+    group = phases[0].opt.param_groups[0]
+    assert group['lr'] == pytest.approx(0.002 * 4 / 5)
+    assert group['betas'] == pytest.approx((0, 0.99 ** (4 / 5)))
+    assert phases[2].opt.param_groups[0]['betas'] == (0, 0.99)
+
+
+def test_phase_repairs_gradients_that_are_not_finite():
+    module = torch.nn.Linear(3, 1, bias=False)
+    phase = Phase('Gmain', module, torch.optim.SGD(module.parameters(), lr=1), 1, Stopwatch(torch.device('cpu')))
+    before = module.weight.detach().clone()
+    phase.begin()
+    assert module.weight.requires_grad
+    module.weight.grad = torch.tensor([[float('nan'), float('inf'), -float('inf')]])
+    phase.finish()
+    assert not module.weight.requires_grad
+    torch.testing.assert_close(before - module.weight.detach(), torch.tensor([[0, 1e5, -1e5]]))
+    assert phase.stopwatch.milliseconds()[0] > 0
