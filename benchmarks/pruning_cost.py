@@ -28,13 +28,7 @@ SHAPES = [(256, 16384), (256, 32768), (1024, 32768)]  # img_resolution, channel_
 @click.option('--repeats', default=3, show_default=True, help='Times are medians of so many runs.')
 def main(ratio: float, repeats: int) -> None:
     host.activate()
-    import legacy
-
     from stylegan2_compress import pickles, profiling, pruning
-
-    def read_as_the_host() -> dict:
-        with open(path, 'rb') as f:
-            return legacy.load_network_pkl(f)
 
     click.echo(f'{profiling.device_name(torch.device("cpu"))}, {os.cpu_count()} cores, medians of {repeats}')
     with tempfile.TemporaryDirectory() as temp:
@@ -43,20 +37,17 @@ def main(ratio: float, repeats: int) -> None:
             pickles.save(path, networks(img_resolution, channel_base))
             data = pickles.load(path)
             widths = pruning.widths_for_ratio(data['G_ema'], ratio)
-            reads = [(seconds(read_as_the_host), seconds(lambda: pickles.load(path))) for _ in range(repeats)]
+            reads = [(seconds(read_as_the_host, path), seconds(pickles.load, path)) for _ in range(repeats)]
             unsafe, safe = (statistics.median(times) for times in zip(*reads, strict=True))
-            prune = statistics.median(
-                seconds(lambda: pruning.make_student(data, widths))
-                for _ in range(repeats)  # noqa: B023  (runs at once)
-            )
+            prune = statistics.median(seconds(pruning.make_student, data, widths) for _ in range(repeats))
             inspections = [inspect(path) for _ in range(repeats)]
-            inspect_seconds, inspect_bytes = (statistics.median(values) for values in zip(*inspections, strict=True))
+            wall, cpu, peak = (statistics.median(values) for values in zip(*inspections, strict=True))
             click.echo(
                 f'{img_resolution} px, channel base {channel_base}, {profiling.parameters(data["G_ema"]) / 1e6:.1f} M '
                 f'parameters, file of {path.stat().st_size / 1e6:.0f} MB:\n'
                 f'  read: {safe:.2f} s, the host {unsafe:.2f} s, ratio {safe / unsafe:.2f}\n'
                 f'  prune with l1 to ratio {ratio}: {prune:.2f} s\n'
-                f'  inspect: {inspect_seconds:.2f} s, {inspect_bytes / 1e6:.0f} MB, with the start of Python'
+                f'  inspect, with the start of Python: {wall:.2f} s ({cpu:.2f} s of CPU), {peak / 1e6:.0f} MB'
             )
 
 
@@ -74,14 +65,21 @@ def networks(img_resolution: int, channel_base: int) -> dict:
     return dict(data, training_set_kwargs=None, augment_pipe=None)
 
 
-def seconds(function: Callable) -> float:
+def read_as_the_host(path: Path) -> dict:
+    import legacy
+
+    with open(path, 'rb') as f:
+        return legacy.load_network_pkl(f)
+
+
+def seconds(function: Callable, *args) -> float:
     start = time.perf_counter()
-    function()
+    function(*args)
     return time.perf_counter() - start
 
 
-def inspect(path: Path) -> tuple[float, int]:
-    """Seconds and peak resident bytes of the command in a process of its own."""
+def inspect(path: Path) -> tuple[float, float, int]:
+    """Seconds on the clock and of the CPU, and peak resident bytes, of the command in a process of its own."""
     command = [sys.executable, '-m', 'stylegan2_compress', 'inspect', path]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -89,7 +87,7 @@ def inspect(path: Path) -> tuple[float, int]:
     if status != 0:
         raise subprocess.CalledProcessError(status, command)
     kilobyte = 1 if sys.platform == 'darwin' else 1024  # There ru_maxrss is in bytes.
-    return time.perf_counter() - start, usage.ru_maxrss * kilobyte
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * kilobyte
 
 
 if __name__ == '__main__':

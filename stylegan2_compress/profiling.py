@@ -70,8 +70,8 @@ class Measurement:
 def measure(G: torch.nn.Module, batch: int, seconds: float = 1) -> Measurement:
     """Generate `batch` images over and over: at least three times and for `seconds`, after a run to warm up.
 
-    `G` runs as it is: in eval mode, please, and on the device in question. On a CPU everything is computed in fp32,
-    because the host's fp16 blocks do not run there.
+    `G` runs as it is: in eval mode, please, and on the device in question. On a CPU everything is computed in fp32:
+    not every torch runs the host's fp16 blocks there, and they would not be faster.
     """
     device = next(G.parameters()).device
     z = torch.randn([batch, G.z_dim], device=device)

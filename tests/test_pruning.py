@@ -36,11 +36,11 @@ def random_masks(G, widths, seed=0):
     return pruning.masks_from_scores(pruning.CRITERIA['random'](G, pruning.CriterionOptions(seed=seed)), widths)
 
 
-def images(G, noise_mode='const', **kwargs):
+def images(G, noise_mode='const', force_fp32=True, **kwargs):
     z = torch.randn([2, G.z_dim], generator=torch.Generator().manual_seed(7))
     c = torch.eye(2, G.c_dim)
     torch.manual_seed(11)  # For noise_mode='random'.
-    return G(z, c, noise_mode=noise_mode, force_fp32=True, **kwargs)
+    return G(z, c, noise_mode=noise_mode, force_fp32=force_fp32, **kwargs)
 
 
 def zero_left_out(G, masks):
@@ -106,6 +106,21 @@ class TestExactness:
             )
             if G.img_resolution == 1024:
                 break
+
+
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_fp16_blocks_at_work(make_lively, architecture):
+    """In fp16 the host divides styles and weights by their maxima, over all channels: demodulation undoes that."""
+    precision = dict(num_fp16_res=2, conv_clamp=256)
+    G = make_lively(synthesis_kwargs=dict(architecture=architecture, channel_base=256, channel_max=24, **precision))
+    masks = random_masks(G, pruning.widths_for_ratio(G, 0.6))
+    try:
+        expected = images(zero_left_out(G, masks), force_fp32=False)
+    except RuntimeError as error:
+        pytest.skip(f'this torch has no fp16 convolution on CPU: {error}')
+    pruned = pruning.prune(G, masks)
+    assert not torch.equal(images(pruned, force_fp32=False), images(pruned))
+    torch.testing.assert_close(images(pruned, force_fp32=False), expected, rtol=0.02, atol=0.02 * expected.std().item())
 
 
 def test_feature_maps_of_their_own_widths(make_lively):

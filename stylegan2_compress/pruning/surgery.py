@@ -27,20 +27,22 @@ def widths_from_text(G: torch.nn.Module, text: str) -> dict[str, int]:
         UserError: `text` cannot be read, or names a resolution or more channels that `G` does not have.
     """
     whole = graph.widths(G)
-    result = dict(whole)
+    result = {}
     for item in text.split(','):
         res, colon, channels = item.partition(':')
         if not colon or not res.strip().isdecimal() or not channels.strip().isdecimal():
             raise UserError(f'Cannot read {item!r} in the widths {text!r}: write RES:CHANNELS, for example 4:52,8:52.')
-        maps = [name for name in result if name.startswith(f'b{int(res)}.')]
+        maps = [name for name in whole if name.startswith(f'b{int(res)}.')]
         if not maps:
             known = ', '.join(str(res) for res in G.synthesis.block_resolutions)
             raise UserError(f'The widths {text!r} name the resolution {int(res)}; this generator has {known}.')
+        if maps[0] in result:
+            raise UserError(f'The widths {text!r} name the resolution {int(res)} twice: leave one out.')
         for name in maps:
             if not 1 <= int(channels) <= whole[name]:
                 raise UserError(f'The widths {text!r} ask for {channels} channels of {name}: 1 to {whole[name]} work.')
             result[name] = int(channels)
-    return result
+    return {**whole, **result}
 
 
 def masks_from_scores(scores: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
