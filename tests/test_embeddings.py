@@ -445,11 +445,11 @@ class HalfClip(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.visual = torch.nn.Conv2d(3, 5, 5, stride=5)  # 5 is also how TorchScript writes float16
+        self.visual = torch.nn.Conv2d(3, 6, 5, stride=5)
         self.scale = torch.nn.Parameter(torch.ones([]))
 
     def encode_image(self, x):
-        features = self.visual(x.type(self.visual.weight.dtype)).sigmoid()
+        features = self.visual(x.type(self.visual.weight.dtype)).sigmoid()[:, :5]  # TorchScript writes float16 as 5
         weights = torch.arange(1, 6, device=x.device).to(x.device)  # becomes a constant device
         return (features * weights.to(features.dtype)[:, None, None]).mean(dim=(2, 3))
 
@@ -585,6 +585,13 @@ def test_transformers_preprocessing_comes_with_the_model(hugging_face):
     assert (preprocessing.size, preprocessing.filter, preprocessing.antialias) == (9, 'bilinear', True)
     assert preprocessing.mean == pytest.approx([0.05, 0.1, 0.15])  # values from 0 to 2, brought to 0 to 1
     assert preprocessing.std == pytest.approx([0.2, 0.25, 0.3])
+
+
+def test_fingerprints_know_the_preprocessing_that_comes_with_a_model(hugging_face):
+    _, directory = hugging_face('ResNet')
+    before = load(f'hf:{directory}').fingerprint
+    (directory / 'preprocessor_config.json').write_text(json.dumps(PROCESSOR | {'resample': 3}))
+    assert load(f'hf:{directory}').fingerprint != before
 
 
 def test_transformers_gradient(hugging_face):
