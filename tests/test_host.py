@@ -118,7 +118,7 @@ def test_activate_in_a_new_process(tmp_path):
         'import sys, training.networks, torch_utils.misc\n'
         'torch_utils.misc.InfiniteSampler([0])\n'
         'print(sys.path[0], training.networks.__file__)',
-        PYTHONPATH=str(tmp_path / 'decoy'),
+        PYTHONPATH=os.pathsep.join([str(tmp_path / 'decoy'), os.environ.get('PYTHONPATH', '')]),
     )
     assert printed.split() == ['--host', str(REAL), str(REAL / 'training' / 'networks.py')]
 
@@ -311,12 +311,10 @@ def test_without_git_there_is_one_sentence(tmp_path, monkeypatch):
 
 def test_git_never_asks_for_a_password(tmp_path, monkeypatch):
     git = tmp_path / 'git'
-    git.write_text(
-        '#!/bin/sh\necho "prompt=$GIT_TERMINAL_PROMPT askpass=$GIT_ASKPASS." >&2\nread line && exit 0\nexit 1\n'
-    )
+    git.write_text('#!/bin/sh\necho "prompt=$GIT_TERMINAL_PROMPT askpass=$GIT_ASKPASS." >&2\nexit 1\n')
     git.chmod(0o755)
     monkeypatch.setenv('PATH', str(tmp_path))
-    with pytest.raises(UserError, match=r'prompt=0 askpass=\.'):  # And there is nothing to read.
+    with pytest.raises(UserError, match=r'prompt=0 askpass=\.'):
         host.fetch(tmp_path / 'host', 'git')
 
 

@@ -187,7 +187,8 @@ def test_convolutions_on_cuda_do_not_warn(monkeypatch):
     class AsIfOnCuda(torch.Tensor):
         device = torch.device('cuda')
 
-    image, weight = torch.randn([1, 2, 5, 5]).as_subclass(AsIfOnCuda), torch.randn([3, 2, 3, 3])
+    image = torch.randn([1, 2, 5, 5]).as_subclass(AsIfOnCuda)
+    weight = torch.randn([3, 2, 3, 3], requires_grad=True)
     unrepaired = pristine('torch_utils.ops.conv2d_gradfix')
     unrepaired.enabled = True
     with pytest.warns(UserWarning, match='conv2d_gradfix not supported'):
@@ -196,14 +197,14 @@ def test_convolutions_on_cuda_do_not_warn(monkeypatch):
     monkeypatch.setattr(conv2d_gradfix, 'enabled', True)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert torch.equal(
-            conv2d_gradfix.conv2d(image, weight, padding=1), torch.nn.functional.conv2d(image, weight, padding=1)
-        )
-        weight = weight.transpose(0, 1)
-        assert torch.equal(
-            conv2d_gradfix.conv_transpose2d(image, weight, stride=2),
-            torch.nn.functional.conv_transpose2d(image, weight, stride=2),
-        )
+        for ours, torchs in (
+            (conv2d_gradfix.conv2d, torch.nn.functional.conv2d),
+            (conv2d_gradfix.conv_transpose2d, torch.nn.functional.conv_transpose2d),
+        ):
+            outputs = [conv(image, weight, stride=2, padding=1) for conv in (ours, torchs)]
+            assert torch.equal(*outputs)
+            assert torch.equal(*(torch.autograd.grad(output.square().sum(), weight)[0] for output in outputs))
+            weight = weight.detach().transpose(0, 1).requires_grad_()
 
 
 # --- grid_sample_gradfix ------------------------------------------------------------------------------------------
@@ -274,6 +275,7 @@ def test_r1_behind_ada_is_the_same_with_torchs_and_with_our_second_derivative(ma
     monkeypatch.setattr(grid_sample_repair, 'torch_can_differentiate_twice', lambda: False)
     monkeypatch.setattr(grid_sample_gradfix, 'grid_sample', grid_sample_gradfix.grid_sample)  # Undone after the test.
     grid_sample_repair.apply()
+    assert grid_sample_gradfix.grid_sample is grid_sample_repair.twice_differentiable
     ours = r1_behind_ada(D)
     assert any(grad is not None and grad.abs().max() > 0 for grad in ours)
 
