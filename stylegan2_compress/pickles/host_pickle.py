@@ -30,7 +30,7 @@ def read(path: str) -> dict[str, Any]:
         root = Reader(file, size, _refuse).read()
         if is_tensorflow(root):
             return tensorflow.convert(*root)
-        check_root(root)
+        check_root(root, Network)
         allowance = Allowance()
         rebuilder = Rebuilder(allowance)
         data = {}
@@ -55,14 +55,14 @@ def is_tensorflow(root: Any) -> bool:
     return isinstance(root, tuple) and len(root) == 3 and all(isinstance(item, TFNetwork) for item in root)
 
 
-def check_root(root: Any) -> None:
-    """Raise `Malformed` unless a file's value is a dictionary of networks."""
+def check_root(root: Any, kind: type) -> None:
+    """Raise `Malformed` unless a file's value is a dictionary of networks, which are of type `kind`."""
     if not isinstance(root, dict) or len(root) > _MAX_KEYS:
         raise Malformed(f'it holds a {type(root).__name__}, not a dictionary of networks')
     for key in _MODULES:
-        if not isinstance(root.get(key), (Network, type(None))):
+        if not isinstance(root.get(key), (kind, type(None))):
             raise Malformed(f'its {key} is no network')
-    if not any(root.get(key) for key in ('G', 'D', 'G_ema')):
+    if all(root.get(key) is None for key in ('G', 'D', 'G_ema')):
         raise Malformed('it has none of G, D and G_ema')
     if not isinstance(root.get('training_set_kwargs'), (dict, type(None))):
         raise Malformed('its training_set_kwargs are no dictionary')

@@ -96,7 +96,7 @@ def of_pickle(path: str) -> Report:
             if host_pickle.is_tensorflow(root):
                 converted = tensorflow.convert(*root, with_data=False)
                 return _of_modules(_report(path, 'TensorFlow pickle'), converted)
-            host_pickle.check_root(root)
+            host_pickle.check_root(root, Network)
             end = file.tell()
             report = _of_records(_report(path, 'pickle'), root)
             if end < size:

@@ -21,6 +21,7 @@ from torch_utils import persistence
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.pickles import host_pickle
 from stylegan2_compress.pickles.contents import DType, Network, Refused
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import HOOKS, MEMBERS, construct, fill, set_attributes
@@ -114,8 +115,8 @@ def read(path: str, with_data: bool = True) -> dict[str, Any]:
     try:
         with files.opened(path), safetensors.safe_open(path, 'pt') as file:
             return _Document(file, with_data).data()
-    except safetensors.SafetensorError as error:
-        raise Malformed(f'it is no safetensors file ({error})') from error
+    except (safetensors.SafetensorError, RecursionError) as error:
+        raise Malformed(f'it is no safetensors file of networks ({error})') from error
 
 
 class _Document:
@@ -141,6 +142,7 @@ class _Document:
             if not isinstance(entry, dict) or not {'class', 'value'} & entry.keys():
                 raise Malformed(f'it does not describe its {key}')
             data[key] = self._module(key, entry) if 'class' in entry else _decode(entry['value'])
+        host_pickle.check_root(data, torch.nn.Module)
         return data
 
     def _module(self, key: str, entry: dict) -> torch.nn.Module:
@@ -155,7 +157,7 @@ class _Document:
         if not isinstance(trained, list) or not isinstance(attributes, dict):
             raise Malformed(f'it does not describe its {key}')
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            tensor.requires_grad_(name in trained)
+            tensor.requires_grad_(name in trained and tensor.is_floating_point())
         modules = dict(module.named_modules(remove_duplicate=False))
         for path, values in attributes.items():
             if path not in modules or not isinstance(values, dict):

@@ -50,7 +50,8 @@ class _Definition:
     """The statements that define one name of a module, without layout, comments and docstrings."""
 
     text: list[str] = field(default_factory=list)
-    tokens: set[str] = field(default_factory=set)
+    tokens: set[str] = field(default_factory=set)  # All, decorators included.
+    head: set[str] = field(default_factory=set)  # Of the first line, which names the base classes.
 
     def digest(self) -> str:
         """The same for definitions that mean the same."""
@@ -58,13 +59,13 @@ class _Definition:
         return _SAME.get(digest, digest)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def differ(class_name: str, first: str, second: str) -> bool:
-    """Whether two module sources define `class_name`, or something of their own that it uses, differently.
+    """Whether two module sources define `class_name`, or something that it uses of its module, differently.
 
-    Comments, docstrings, layout, imports and whatever the class does not use are left out. The texts are cut into
-    tokens, neither run nor compiled (compiling hostile text can crash the interpreter). A text that cannot be cut, or
-    without such a class, differs.
+    Comments, docstrings, layout, imports and whatever the class does not use are left out. So are the persistent
+    classes that it constructs: they are on record themselves. The texts are cut into tokens, neither run nor compiled
+    (compiling hostile text can crash the interpreter). A text that cannot be cut, or without such a class, differs.
     """
     if first == second:
         return False
@@ -75,7 +76,8 @@ def differ(class_name: str, first: str, second: str) -> bool:
         if name not in first or name not in second or first[name].digest() != second[name].digest():
             return True
         seen.add(name)
-        used = first[name].tokens & second[name].tokens  # The same, but for what `_SAME` makes equal.
+        constructed = {name for name, other in first.items() if 'persistent_class' in other.tokens}
+        used = (first[name].tokens & second[name].tokens) - constructed | first[name].head
         todo |= (used & (first.keys() | second.keys())) - seen
     return False
 
@@ -84,9 +86,13 @@ def unusual_names(source: str) -> set[str]:
     """What a module's source imports or mentions that a network does not need; a hint, no proof of anything."""
     try:
         lines = [tokens for _, tokens in _logical_lines(source[:_MAX_SOURCE])]
-    except (tokenize.TokenError, SyntaxError):
+    except (tokenize.TokenError, SyntaxError, ValueError):
         return {'what is no Python'}
-    imported = {tokens[1] for tokens in lines if tokens[0] in ('import', 'from')} - {'.', '..'} - _USUAL_IMPORTS
+    imported = (
+        {tokens[1] for tokens in lines if tokens[0] in ('import', 'from') and len(tokens) > 1}
+        - {'.', '..'}
+        - _USUAL_IMPORTS
+    )
     return imported | {token for tokens in lines for token in tokens if token in _UNUSUAL}
 
 
@@ -104,13 +110,14 @@ def _definitions(source: str) -> dict[str, _Definition]:
                 decorators.append((depth, tokens))
                 continue
             if depth == 0:
-                name = tokens[1] if tokens[0] in ('class', 'def') else tokens[0]
+                name = tokens[1] if tokens[0] in ('class', 'def') and len(tokens) > 1 else tokens[0]
                 definition = definitions.setdefault(name, _Definition())
+                definition.head.update(tokens)
             for line_depth, line in [*decorators, (depth, tokens)]:
                 definition.text.append(f'{line_depth} {"".join(line)}')
                 definition.tokens.update(line)
             decorators = []
-    except (tokenize.TokenError, SyntaxError):
+    except (tokenize.TokenError, SyntaxError, ValueError):
         return {}
     return {name: value for name, value in definitions.items() if name not in ('import', 'from')}
 

@@ -1,0 +1,153 @@
+"""Files are written whole or not at all, and read with a sentence where that fails."""
+
+import errno
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from stylegan2_compress import files
+from stylegan2_compress.errors import UserError
+
+
+def _names(directory) -> list[str]:
+    return sorted(os.listdir(directory))
+
+
+def test_written_bytes_appear_under_the_name_and_nothing_else_stays(tmp_path):
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(b'old')
+    with files.atomic_write(path) as file:
+        file.write(b'new')
+        assert path.read_bytes() == b'old'
+    assert path.read_bytes() == b'new'
+    assert _names(tmp_path) == ['a.pkl']
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(b'old')
+    with pytest.raises(ZeroDivisionError), files.atomic_write(path) as file:
+        file.write(b'half' * (1 // 0))
+    assert path.read_bytes() == b'old'
+    assert _names(tmp_path) == ['a.pkl']
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(b'old')
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(UserError, match=r'Cannot write .*: No space left on device'), files.atomic_write(path) as file:
+        file.write(b'half')
+    assert path.read_bytes() == b'old'
+    assert _names(tmp_path) == ['a.pkl']
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='this system has no /dev/full')
+def test_a_write_that_fails_in_the_block_is_a_sentence(tmp_path, monkeypatch):
+    real_open = os.open
+    monkeypatch.setattr(os, 'open', lambda path, *args: real_open('/dev/full', os.O_WRONLY))
+    monkeypatch.setattr(os, 'unlink', lambda path: None)
+    with pytest.raises(UserError, match='No space left on device'), files.atomic_write(tmp_path / 'a.pkl') as file:
+        file.write(b'x' * 100_000)
+    assert _names(tmp_path) == []
+
+
+def test_an_error_that_is_not_about_this_file_is_not_disguised(tmp_path):
+    with pytest.raises(FileNotFoundError), files.atomic_write(tmp_path / 'a.pkl'):
+        open(tmp_path / 'other')  # noqa: SIM115
+    assert _names(tmp_path) == []
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(b'old')
+    script = (
+        'import os, signal, sys\n'
+        'from stylegan2_compress import files\n'
+        'with files.atomic_write(sys.argv[1]) as file:\n'
+        '    file.write(b"half" * 100_000)\n'
+        '    file.flush()\n'
+        '    os.kill(os.getpid(), signal.SIGKILL)\n'
+    )
+    done = subprocess.run([sys.executable, '-c', script, str(path)])
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b'old'
+
+
+def test_file_and_directory_are_synced_in_order(tmp_path, monkeypatch):
+    calls = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor):
+        calls.append('directory' if stat.S_ISDIR(os.fstat(descriptor).st_mode) else 'file')
+        real_fsync(descriptor)
+
+    def replace(*args):
+        calls.append('rename')
+        real_replace(*args)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    monkeypatch.setattr(os, 'replace', replace)
+    with files.atomic_write(tmp_path / 'a.pkl') as file:
+        file.write(b'new')
+    assert calls == ['file', 'rename', 'directory']
+
+
+def test_permissions_follow_the_umask_or_the_file_that_was_there(tmp_path):
+    old_umask = os.umask(0o027)
+    try:
+        with files.atomic_write(tmp_path / 'new'):
+            pass
+    finally:
+        os.umask(old_umask)
+    (tmp_path / 'old').touch(mode=0o600)
+    with files.atomic_write(tmp_path / 'old'):
+        pass
+    assert stat.S_IMODE((tmp_path / 'new').stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / 'old').stat().st_mode) == 0o600
+
+
+def test_a_symbolic_link_is_written_through(tmp_path):
+    (tmp_path / 'there').mkdir()
+    (tmp_path / 'there' / 'a.pkl').write_bytes(b'old')
+    (tmp_path / 'link.pkl').symlink_to(tmp_path / 'there' / 'a.pkl')
+    with files.atomic_write(tmp_path / 'link.pkl') as file:
+        file.write(b'new')
+    assert (tmp_path / 'link.pkl').is_symlink()
+    assert (tmp_path / 'there' / 'a.pkl').read_bytes() == b'new'
+
+
+def test_a_directory_that_is_not_there_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match='nowhere'), files.atomic_write(tmp_path / 'nowhere' / 'a.pkl'):
+        pass
+
+
+def test_a_directory_in_the_way_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match='Cannot write'), files.atomic_write(tmp_path):
+        pass
+    assert _names(tmp_path.parent).count(tmp_path.name) == 1
+
+
+@pytest.mark.parametrize(('name', 'sentence'), [('missing', 'No such file'), ('.', 'directory'), ('pipe', 'device')])
+def test_reading_what_is_no_file_is_a_sentence(tmp_path, name, sentence):
+    os.mkfifo(tmp_path / 'pipe')  # Opening it would wait for ever.
+    with pytest.raises(UserError, match=sentence), files.opened(tmp_path / name):
+        pass
+
+
+def test_reading_gives_file_and_size_and_the_digest_is_that_of_the_bytes(tmp_path):
+    data = bytes(range(256)) * 5000
+    (tmp_path / 'a').write_bytes(data)
+    with files.opened(tmp_path / 'a') as (file, size):
+        assert file.read() == data
+        assert size == len(data)
+    assert files.sha256(tmp_path / 'a') == hashlib.sha256(data).hexdigest()
