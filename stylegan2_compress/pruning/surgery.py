@@ -13,11 +13,15 @@ from stylegan2_compress.pruning import graph
 
 
 def widths_for_ratio(G: torch.nn.Module, ratio: float) -> dict[str, int]:
-    """ceil((1 − ratio) · c) channels, at least one, of every feature map; `ratio` in [0, 1) is taken as its decimal."""
+    """ceil((1 − ratio) · c) channels of every feature map, so at least one.
+
+    Raises:
+        UserError: `ratio` is not in [0, 1).
+    """
     if not 0 <= ratio < 1:
         raise UserError(f'The pruning ratio must be at least 0 and less than 1, not {ratio}.')
-    kept = 1 - Fraction(str(ratio))  # Binary floating point would make 4 of ceil((1 − 0.7) · 10).
-    return {name: max(math.ceil(kept * width), 1) for name, width in graph.widths(G).items()}
+    kept = 1 - Fraction(str(ratio))  # As written: in binary, ceil((1 − 0.7) · 10) is 4.
+    return {name: math.ceil(kept * width) for name, width in graph.widths(G).items()}
 
 
 def widths_from_text(G: torch.nn.Module, text: str) -> dict[str, int]:
