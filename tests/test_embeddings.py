@@ -354,6 +354,15 @@ def test_efficientnet_is_its_package_at_any_size(options):
     torch.testing.assert_close(embedding(x), expected.mean(dim=(2, 3)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize('content', [b'', b'no weights', None])
+def test_files_without_weights_are_refused(tmp_path, content):
+    path = tmp_path / 'weights.pth'
+    path.mkdir() if content is None else path.write_bytes(content)
+    for name in ('efficientnet_lite0', 'clip_rn50'):
+        with pytest.raises(UserError, match=r'weights\.pth'):
+            load(f'{name}@weights={path}')
+
+
 def test_efficientnets_gradient():
     embedding = load('efficientnet_lite0@size=32@dtype=fp64')
     x = images(1, 1, 16, 16, requires_grad=True)
@@ -636,6 +645,12 @@ def test_presets_of_vision_transformers_with_weights_in_a_directory(hugging_face
         torch.testing.assert_close(load(f'{name}@weights={directory}')(x), features(model, normalized(x, mean, std)))
 
 
+def test_presets_take_no_other_kind_of_network(hugging_face):
+    _, directory = hugging_face('ViT', image_size=224, patch_size=56)
+    with pytest.raises(UserError, match=r'holds a vit network.*dinov2-small'):
+        load(f'dinov2_vits14@weights={directory}')
+
+
 @pytest.mark.parametrize('name', ['dinov2_vits14', 'hf:facebook/dinov2-small'])
 def test_transformers_without_network_say_what_to_put_where(monkeypatch, name):
     transformers = pytest.importorskip('transformers')
@@ -686,5 +701,5 @@ def test_dino_resnet50_is_a_resnet50_under_the_names_of_its_weights(tmp_path):
     torch.testing.assert_close(embedding(images_), x.mean(dim=(2, 3)), rtol=1e-4, atol=1e-4)
 
     torch.save({'conv1.weight': weights['conv1.weight']}, tmp_path / 'part.pth')
-    with pytest.raises(UserError, match='ResNet-50'):
+    with pytest.raises(UserError, match='weights of dino_resnet50'):
         load(f'dino_resnet50@weights={tmp_path}/part.pth')

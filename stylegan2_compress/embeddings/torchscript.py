@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from stylegan2_compress.embeddings.downloads import downloaded, weights_file
+from stylegan2_compress.embeddings import weights
 from stylegan2_compress.embeddings.preprocessing import CLIP, LIKELY, Preprocessing
 from stylegan2_compress.embeddings.specs import DTYPES, Spec
 from stylegan2_compress.errors import UserError
@@ -43,23 +43,23 @@ class Scripted(nn.Module):
 
 def load_inception(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `inception`: the 2048 features that the host's FID and KID look at."""
-    return Scripted(read(spec, weights_file(spec, INCEPTION), device), return_features=True), DETECTOR
+    return Scripted(read(spec, weights.file(spec, INCEPTION), device), return_features=True), DETECTOR
 
 
 def load_vgg16(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `vgg16`: the 4096 features that the host's precision and recall look at."""
-    return Scripted(read(spec, weights_file(spec, VGG16), device), return_features=True), DETECTOR
+    return Scripted(read(spec, weights.file(spec, VGG16), device), return_features=True), DETECTOR
 
 
 def load_clip_rn50(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `clip_rn50`: OpenAI's archive, 1024 features."""
-    return Scripted(read(spec, weights_file(spec, CLIP_RN50), device), 'encode_image'), CLIP_224
+    return Scripted(read(spec, weights.file(spec, CLIP_RN50), device), 'encode_image'), CLIP_224
 
 
 def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `torchscript:PATH_OR_URL[#method]`."""
     place, method = _place_and_method(spec)
-    path = downloaded(spec, place, 'or download it yourself and name its path') if _is_url(place) else place
+    path = weights.downloaded(spec, place, 'download it yourself and name its path') if _is_url(place) else place
     archive = read(spec, path, device)
     if not hasattr(archive, method):
         raise UserError(f'Embedding {spec} has no method {method!r} in {place}: name another one behind a #.')
@@ -81,7 +81,7 @@ def read(spec: Spec, path: str, device: torch.device) -> torch.jit.ScriptModule:
     """
     try:
         archive = torch.jit.load(path, map_location='cpu')
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UserError(f'Embedding {spec} cannot read {path!r}: it is no TorchScript archive.') from error
     _move_constants(archive, device)
     if any(tensor.dtype == torch.float16 for tensor in archive.state_dict().values()):
@@ -95,7 +95,7 @@ def _place_and_method(spec: Spec) -> tuple[str, str]:
 
 
 def _is_url(place: str) -> bool:
-    return re.match('[a-z]+://', place) is not None
+    return re.match('(https?|file)://', place) is not None
 
 
 def _graphs(archive: torch.jit.ScriptModule) -> Iterator[torch.Graph]:
