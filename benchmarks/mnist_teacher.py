@@ -1,4 +1,4 @@
-"""Train the quickstart's teacher: a class-conditional StyleGAN2 with the host's own loss on 5,000 MNIST digits, on a CPU.
+"""Train the quickstart's teacher: a class-conditional StyleGAN2 with the host's own loss on MNIST, on a CPU.
 
     python benchmarks/mnist_teacher.py --outdir runs/mnist-teacher [--kimg 150]
 

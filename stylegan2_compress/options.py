@@ -85,6 +85,11 @@ def extend_train(module: types.ModuleType) -> None:
         if ours['student'] is not None and config.get('resume') is not None:
             both = f'--student={ours["student"]} and --resume={config["resume"]}'
             raise UserError(f'{both} both name the weights to start from; give one.')
+        source = ours['student'] or ours['teacher']
+        if source is not None and config.get('cond') is None:
+            from stylegan2_compress import pickles
+
+            config['cond'] = pickles.load(source)['G_ema'].c_dim > 0  # The shapes come from the pickle.
         desc, args = host_setup(**config)
         return compress(desc, args, **ours)
 

@@ -39,10 +39,10 @@ def arguments(tmp_path, make_dataset_zip):
             G_opt_kwargs=ADAM,
             D_opt_kwargs=ADAM,
             loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss'),
-            batch_size=4,
-            batch_gpu=4,
-            total_kimg=0.02,
-            kimg_per_tick=0.008,
+            batch_size=16,  # Five steps, in ticks of two after the first.
+            batch_gpu=16,
+            total_kimg=0.08,
+            kimg_per_tick=0.032,
             image_snapshot_ticks=None,
             network_snapshot_ticks=1,
             device='cpu',
@@ -67,8 +67,8 @@ def test_leaves_what_the_host_leaves(arguments, tmp_path, capsys, channels, labe
     assert PIL.Image.open(run_dir / 'reals.png').size == (32 * 16, 32 * 16)
     assert PIL.Image.open(run_dir / 'fakes000000.png').mode == ('L' if channels == 1 else 'RGB')
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
-    assert len(stats) == 3  # Ticks end after 4, 12 and 20 images.
-    assert [round(stat['Progress/kimg']['mean'] * 1e3) for stat in stats] == [4, 12, 20]
+    assert len(stats) == 3  # Ticks end after 1, 3 and 5 steps.
+    assert [round(stat['Progress/kimg']['mean'] * 1e3) for stat in stats] == [16, 48, 80]
     for name in ('Loss/G/loss', 'Loss/D/loss', 'Timing/Gmain', 'Timing/Dreg', 'Resources/cpu_mem_gb'):
         assert stats[0][name]['num'] >= 1
     with open(run_dir / 'network-snapshot-000000.pkl', 'rb') as file:  # As the host writes it, for the host to read.
@@ -76,11 +76,11 @@ def test_leaves_what_the_host_leaves(arguments, tmp_path, capsys, channels, labe
     assert set(snapshot) == {'G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'}
     assert not snapshot['G_ema'].training
     assert not any(parameter.requires_grad for parameter in snapshot['G'].parameters())
-    assert 'tick 2     kimg 0.0' in capsys.readouterr().out
+    assert 'tick 2     kimg 0.1' in capsys.readouterr().out
 
 
 def test_rows_of_the_grid_have_one_label_each(arguments, tmp_path):
-    training_loop(**arguments(labels=3, total_kimg=0.004))
+    training_loop(**arguments(labels=3, total_kimg=0.016))
     reals = np.array(PIL.Image.open(tmp_path / 'run' / 'reals.png')).reshape(32, 16, 32, 16, 3).swapaxes(1, 2)
     rows = [{cell.tobytes() for cell in row} for row in reals]
     for first in range(3):
@@ -110,8 +110,8 @@ def test_seed_step_depends_on_all_three():
 
 
 def test_training_moves_every_trainable_weight_and_averages_it(arguments, tmp_path):
-    training_loop(**arguments(ema_kimg=0.004))  # Half-life of one batch.
-    start = arguments('start', total_kimg=0.004, G_opt_kwargs=dict(ADAM, lr=0), D_opt_kwargs=dict(ADAM, lr=0))
+    training_loop(**arguments(ema_kimg=0.016))  # Half-life of one batch.
+    start = arguments('start', total_kimg=0.016, G_opt_kwargs=dict(ADAM, lr=0), D_opt_kwargs=dict(ADAM, lr=0))
     training_loop(**start)
     before = pickles.load(tmp_path / 'start' / 'network-snapshot-000000.pkl')
     after = pickles.load(tmp_path / 'run' / 'network-snapshot-000000.pkl')
@@ -128,7 +128,7 @@ def test_training_moves_every_trainable_weight_and_averages_it(arguments, tmp_pa
 def test_gradient_accumulation_equals_one_round(arguments, tmp_path):
     """For a loss without batch statistics (no minibatch standard deviation, no mixing), rounds only split the sum."""
     changes = dict(loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss', style_mixing_prob=0, pl_weight=0))
-    for run, batch_gpu in [('whole', 4), ('halves', 2)]:
+    for run, batch_gpu in [('whole', 16), ('halves', 8)]:
         run_arguments = arguments(run, batch_gpu=batch_gpu, **changes)
         run_arguments['D_kwargs'] |= dict(epilogue_kwargs=dict(mbstd_num_channels=0))
         run_arguments['G_kwargs']['synthesis_kwargs'] |= dict(use_noise=False)
@@ -141,14 +141,14 @@ def test_gradient_accumulation_equals_one_round(arguments, tmp_path):
 
 def test_ada_strength_follows_the_target(arguments, tmp_path):
     changes = dict(
-        augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), ada_interval=1, ada_kimg=0.1
+        augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), ada_interval=1, ada_kimg=0.4
     )
     training_loop(**arguments('up', ada_target=-2, **changes))
     training_loop(**arguments('down', ada_target=2, augment_p=0.1, **changes))
     up, down = (
         pickles.load(tmp_path / run / 'network-snapshot-000000.pkl')['augment_pipe'].p for run in ('up', 'down')
     )
-    assert up.item() == pytest.approx(5 * 4 / 100)  # Five steps of 4 images, one unit per 100 images.
+    assert up.item() == pytest.approx(5 * 16 / 400)  # Five steps of 16 images, one unit per 400 images.
     assert down.item() == 0
 
 
@@ -156,7 +156,7 @@ def test_resumes_from_a_pickle(arguments, tmp_path):
     training_loop(**arguments('first'))
     path = str(tmp_path / 'first' / 'network-snapshot-000000.pkl')
     frozen = dict(ADAM, lr=0)
-    changes = dict(G_opt_kwargs=frozen, D_opt_kwargs=frozen, total_kimg=0.004, resume_pkl=path)
+    changes = dict(G_opt_kwargs=frozen, D_opt_kwargs=frozen, total_kimg=0.016, resume_pkl=path)
     training_loop(**arguments('second', **changes))
     first, second = pickles.load(path)['G'], pickles.load(tmp_path / 'second' / 'network-snapshot-000000.pkl')['G']
     for name, parameter in first.named_parameters():

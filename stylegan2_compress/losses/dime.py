@@ -67,7 +67,7 @@ class DiMELoss(AdversarialLoss):
         teacher: str,
         embeddings: str | Sequence[str] = PAPER_EMBEDDINGS,
         weights: float | Sequence[float] | None = None,
-        samples: int = 50000,
+        samples: int = 10000,
         truncation_psi: float = 1,
         training_set_kwargs: dict | None = None,
         **adversarial,
@@ -86,7 +86,7 @@ class DiMELoss(AdversarialLoss):
         self.terms.append(MomentMatching(networks, moments, [weight for _spec, weight in specs]))
 
     @classmethod
-    def check_arguments(cls, *, embeddings=PAPER_EMBEDDINGS, weights=None, samples=50000, **_others) -> None:
+    def check_arguments(cls, *, embeddings=PAPER_EMBEDDINGS, weights=None, samples=10000, **_others) -> None:
         """Refuse what the constructor would trip over, before a run directory exists."""
         for spec, _weight in cls._embeddings_and_weights(embeddings, weights):
             load(spec, 'cpu')  # Weights that are missing here are missing in an hour, too.

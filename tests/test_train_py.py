@@ -1,0 +1,146 @@
+"""The patched train.py of a real checkout, run as a user runs it. Needs STYLEGAN2_ADA_PYTORCH."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stylegan2_compress import pickles
+from stylegan2_compress.cli import main
+
+pytestmark = pytest.mark.checkout
+
+BLOCKER = """
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split('.')[0] == 'stylegan2_compress':
+            raise ImportError('stylegan2_compress is not installed here')
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the checkout with an unpatched train.py."""
+    original = Path(os.environ['STYLEGAN2_ADA_PYTORCH'])
+    copy = tmp_path / 'checkout'
+    shutil.copytree(original, copy, ignore=shutil.ignore_patterns('.git', '__pycache__', 'docs'))
+    return copy
+
+
+def patch(checkout, *options):
+    main(['patch', str(checkout), *options], standalone_mode=False)
+
+
+def train(checkout, *options, expect=0):
+    environment = {k: v for k, v in os.environ.items() if k != 'STYLEGAN2_ADA_PYTORCH'} | {'OMP_NUM_THREADS': '1'}
+    result = subprocess.run(
+        [sys.executable, 'train.py', *options],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == expect, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def options_of(output):
+    start = output.index('Training options:')
+    return json.loads(output[output.index('{', start) : output.index('Output directory:')])
+
+
+@pytest.fixture
+def teacher(tmp_path, make_generator, make_discriminator):
+    path = str(tmp_path / 'teacher.pkl')
+    G, D = make_generator(c_dim=3).eval(), make_discriminator(c_dim=3).eval()
+    pickles.save(path, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+    return path
+
+
+@pytest.fixture
+def data(tmp_path, make_dataset_zip):
+    return str(make_dataset_zip(tmp_path, n=12, resolution=16, channels=3, labels=3))
+
+
+@pytest.mark.parametrize('given', [[], ['--cfg=cifar', '--cond=1', '--aug=fixed', '--p=0.2', '--gamma=3']], ids=len)
+def test_without_our_options_the_arguments_stay_the_hosts(checkout, data, given):
+    command = ['--outdir=runs', f'--data={data}', '--metrics=none', '--dry-run', *given]
+    before = options_of(train(checkout, *command))
+    patch(checkout)
+    after = options_of(train(checkout, *command))
+    for_cpu = {'loop': after.pop('loop')}  # The host's loop cannot run on this machine at all.
+    assert for_cpu == {'loop': 'stylegan2_compress.training_loops.distillation.training_loop'}
+    for loader in (before['data_loader_kwargs'], after['data_loader_kwargs']):
+        loader.pop('pin_memory'), loader.pop('num_workers')
+    for kwargs in (before, after):
+        kwargs['G_kwargs']['synthesis_kwargs'].pop('num_fp16_res'), kwargs['D_kwargs'].pop('num_fp16_res')
+    assert after == before
+
+
+def test_help_shows_the_options_and_an_example(checkout):
+    patch(checkout)
+    text = train(checkout, '--help')
+    for option in ('--loss CLASS', '--loss-arg KEY=VALUE', '--teacher PKL', '--student PKL', '--loop MODULE.FUNCTION'):
+        assert option in text
+    assert '--loss=stylegan2_compress.DiMELoss' in text
+
+
+def test_trains_with_dime_and_the_snapshot_needs_nothing_of_ours(tmp_path, checkout, data, teacher):
+    untouched = tmp_path / 'untouched'
+    shutil.copytree(checkout, untouched)
+    unpatched = (checkout / 'train.py').read_bytes()
+    patch(checkout)
+    student = str(tmp_path / 'student.pkl')
+    main(['prune', '--teacher', teacher, '--ratio', '0.5', '--out', student], standalone_mode=False)
+    train(
+        checkout, '--outdir=runs', f'--data={data}', f'--teacher={teacher}', f'--student={student}',
+        '--loss=stylegan2_compress.DiMELoss', '--loss-arg', 'embeddings=efficientnet_lite0@size=32', '--loss-arg',
+        'samples=8', '--kimg=1', '--batch=16', '--aug=noaug', '--metrics=none', '--snap=1', '--workers=1',
+    )  # fmt: skip
+    (run_dir,) = (checkout / 'runs').iterdir()
+    assert run_dir.name == '00000-data-cond-auto1-kimg1-batch16-noaug-DiMELoss'
+    written = json.loads((run_dir / 'training_options.json').read_text())
+    assert written['loss_kwargs']['class_name'] == 'stylegan2_compress.DiMELoss'
+    assert written['G_kwargs']['class_name'] == 'stylegan2_compress.networks.pruned.PrunedGenerator'
+    snapshot = run_dir / 'network-snapshot-000001.pkl'
+    assert snapshot.exists()
+
+    script = BLOCKER + (
+        'import legacy, torch\n'
+        f'G = legacy.load_network_pkl(open({str(snapshot)!r}, "rb"))["G_ema"]\n'
+        'images = G(torch.randn(2, G.z_dim), torch.eye(3)[:2], truncation_psi=0.7, noise_mode="const")\n'
+        'assert images.shape == (2, 3, 16, 16) and images.isfinite().all()\n'
+        'assert G.synthesis.b16.conv1.weight.shape[0] == 8\n'
+    )
+    subprocess.run([sys.executable, '-c', script], cwd=untouched, check=True, timeout=120)
+
+    patch(checkout, '--reverse')
+    assert (checkout / 'train.py').read_bytes() == unpatched
+
+
+@pytest.mark.parametrize(
+    ('given', 'sentence'),
+    [
+        (['--student=nowhere.pkl'], 'nowhere.pkl'),
+        (['--loss=stylegan2_compress.NoLoss'], 'stylegan2_compress.DiMELoss'),
+        (['--loss=stylegan2_compress.DiMELoss'], '--teacher'),
+        (['--loop=training.training_loop.training_loop'], 'CUDA'),
+        (['--student=teacher.pkl', '--resume=ffhq256'], '--resume'),
+        (['--teacher=teacher.pkl', '--cond=0'], 'label dimensions 3'),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else '',
+)
+def test_bad_input(checkout, tmp_path, data, teacher, given, sentence):
+    patch(checkout)
+    shutil.copy(teacher, checkout)
+    output = train(checkout, '--outdir=runs', f'--data={data}', '--metrics=none', *given, expect=2)
+    assert sentence in output[output.index('Error:') :]
+    assert 'Traceback' not in output
+    assert not (checkout / 'runs').exists()
