@@ -4,6 +4,7 @@ import platform
 import statistics
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -147,6 +148,19 @@ class Profile:
     macs: int
     layers: list[LayerCost]  # Empty where nobody asked.
     measurements: list[Measurement]  # Likewise.
+
+
+def profile(G: torch.nn.Module, file: str, file_bytes: int, layers: bool, batches: Sequence[int]) -> Profile:
+    """Count, with all `layers` or only the sums, and measure at the batch sizes given; `G` as `measure` wants it."""
+    costs = layer_costs(G)
+    return Profile(
+        file=file,
+        file_bytes=file_bytes,
+        parameters=parameters(G),
+        macs=sum(cost.macs for cost in costs),
+        layers=costs if layers else [],
+        measurements=[measure(G, batch) for batch in batches],
+    )
 
 
 def reductions(profile: Profile, reference: Profile) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from stylegan2_compress import pickles, pruning
+from stylegan2_compress import pickles, profiling, pruning
 from stylegan2_compress.cli import main
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.pruning import graph
@@ -450,6 +450,8 @@ def test_command(teacher, teacher_pkl, tmp_path):
     result = run('--teacher', teacher_pkl, '--ratio', 0.6, '--out', out)
     assert result.exit_code == 0, result.output
     student = pickles.load(out)
+    before, after = (profiling.macs(networks['G_ema']) for networks in (teacher, student))
+    assert f'MACs per image: {before:,} -> {after:,} ({after / before - 1:+.2%})' in result.output
     widths = pruning.widths_for_ratio(teacher['G_ema'], 0.6)
     expected = pruning.make_student(teacher, widths)
     assert torch.equal(images(student['G_ema']), images(expected['G_ema']))
@@ -481,6 +483,7 @@ def test_command(teacher, teacher_pkl, tmp_path):
         '--ratio 0.5 --criterion content-aware --mask missing.pt',
         '--ratio 0.5 --criterion content-aware --mask teacher.pkl',
         '--ratio 0.5 --device quantum',
+        '--ratio 0.5 --device meta',
         '--ratio 0.5 --samples 0',
         '--ratio 0.5 --teacher missing.pkl',
         '--ratio 0.5 --out missing/student.pkl',
