@@ -196,7 +196,7 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
         raise UserError(f'--mask has no meaning for the criterion {criterion}, only for content-aware.')
     _refuse_to_overwrite(out, force)
     host.activate(host_dir)
-    from stylegan2_compress import pickles, pruning
+    from stylegan2_compress import pickles, profiling, pruning
 
     device = _device(device)
     content_mask = None if mask is None else pruning.load_content_mask(mask, device)
@@ -214,6 +214,9 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
     for network in (student['G'], student['G_ema']):
         network.cpu()
     pickles.save(out, student)
+    for what, count in (('parameters', profiling.parameters), ('MACs per image', profiling.macs)):
+        before, after = count(data['G_ema']), count(student['G_ema'])
+        click.echo(f'{what}: {before:,} -> {after:,} ({after / before - 1:+.2%})')
 
 
 @main.command()
@@ -257,17 +260,9 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
         generators.append(data['G_ema'].eval())
     profiles = []
     for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
-        G.to(device)
-        profiles.append(
-            profiling.Profile(
-                file=file,
-                file_bytes=Path(pickles.local_file(file)).stat().st_size,
-                parameters=profiling.parameters(G),
-                macs=profiling.macs(G),
-                layers=profiling.layer_costs(G) if layers else [],
-                measurements=[] if no_measure else [profiling.measure(G, n) for n in sorted({1, batch})],
-            )
-        )
+        file_bytes = Path(pickles.local_file(file)).stat().st_size
+        batches = [] if no_measure else sorted({1, batch})
+        profiles.append(profiling.profile(G.to(device), file, file_bytes, layers, batches))
         G.cpu()
     if as_json:
         measured_on = None if no_measure else profiling.device_name(device)
@@ -291,9 +286,12 @@ def _device(name: str | None):
     if name is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # What torch raises for unknown and for absent devices.
-        raise UserError(f'There is no device {name!r} here: try --device cpu.') from error
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError):  # What torch raises for unknown and for absent devices.
+        device = None
+    if device is None or device.type not in ('cpu', 'cuda'):
+        raise UserError(f'--device={name} is none that works here: try cpu.')
+    return device
 
 
 def _refuse_to_overwrite(path: str, force: bool) -> None:
