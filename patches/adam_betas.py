@@ -29,7 +29,7 @@ def apply() -> None:
     @functools.wraps(construct)
     def construct_class_by_name(*args, class_name: str | None = None, **kwargs) -> object:
         if 'betas' in kwargs:
-            kwargs['betas'] = [float(beta) for beta in kwargs['betas']]
+            kwargs['betas'] = [float(beta) if isinstance(beta, int) else beta for beta in kwargs['betas']]
         return construct(*args, class_name=class_name, **kwargs)
 
     dnnlib.util.construct_class_by_name = construct_class_by_name

@@ -1,6 +1,7 @@
 """A CUDA plugin that cannot be built is tried once and reported in one sentence."""
 
 import os
+import shlex
 import shutil
 import warnings
 from types import ModuleType
@@ -48,17 +49,18 @@ def _attempt_once(op: ModuleType):
 def _sentence(name: str, details: str) -> str:
     lines = details.strip().splitlines()
     return (
-        f'The CUDA kernels of {name} could not be built ({_missing_tools() or lines[-1].strip()}): training goes on '
-        f'with slower ones; set torch_utils.custom_ops.verbosity to "full" to see what the compiler says.'
+        f'The CUDA kernels of {name} could not be built ({_missing_tools() or lines[-1].strip()}), so slower ones are '
+        f'used; with torch_utils.custom_ops.verbosity = "full" the compiler says more.'
     )
 
 
 def _missing_tools() -> str:
-    compiler = os.environ.get('CXX', 'cl' if os.name == 'nt' else 'c++')
+    compiler = shlex.split(os.environ.get('CXX', ''))[:1] or ['cl' if os.name == 'nt' else 'c++']
+    cuda = cpp_extension.CUDA_HOME
     tools = {
-        'nvcc, from the CUDA toolkit': cpp_extension.CUDA_HOME,
+        'nvcc, from the CUDA toolkit': cuda and shutil.which('nvcc', path=os.path.join(cuda, 'bin')),
         'ninja': cpp_extension.is_ninja_available(),
-        f'the C++ compiler {compiler}': shutil.which(compiler),
+        f'the C++ compiler {compiler[0]}': shutil.which(compiler[0]),
     }
     missing = [name for name, found in tools.items() if not found]
     return f'missing: {"; ".join(missing)}' if missing else ''
