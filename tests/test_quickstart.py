@@ -1,0 +1,120 @@
+"""The quickstart in small, and the networks that ship with the package."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+
+from stylegan2_compress import digits, evaluation, mnist, pickles, quickstart
+from stylegan2_compress.cli import main
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+
+
+def test_digits_are_the_real_ones(tmp_path):
+    images, labels = mnist.load()
+    assert images.shape == (5000, 1, 32, 32)
+    assert np.bincount(labels).tolist() == [500] * 10
+    assert images[:, :, 2:-2, 2:-2].sum() == images.sum() > 0
+    mnist.write_zip(str(tmp_path / 'mnist.zip'))
+    import dnnlib
+
+    training_set = dnnlib.util.construct_class_by_name(
+        class_name='training.dataset.ImageFolderDataset', path=str(tmp_path / 'mnist.zip'), use_labels=True
+    )
+    for index in (0, 1234, 4999):
+        image, label = training_set[index]
+        assert np.array_equal(image, images[index])
+        assert label.argmax() == labels[index]
+
+
+def test_shipped_classifier_is_as_good_as_stated():
+    images, labels = digits.split(*mnist.load(), digits.TEST)
+    with torch.no_grad():
+        correct = (digits.load_classifier()(images).argmax(1) == labels).float().mean().item()
+    assert correct == pytest.approx(digits.classifier_facts()['test_accuracy'], abs=0.002)
+    assert correct > 0.98
+
+
+def test_training_and_test_digits_are_disjoint():
+    images, labels = mnist.load()
+    order = [np.random.RandomState(0).permutation(5000)[part] for part in (digits.TRAIN, digits.TEST)]
+    assert not set(order[0]) & set(order[1])
+    assert torch.equal(digits.split(images, labels, digits.TEST)[1], torch.from_numpy(labels[order[1]]))
+
+
+def test_shipped_teacher_makes_readable_digits():
+    from importlib import resources
+
+    path = resources.files('stylegan2_compress') / 'assets' / quickstart.TEACHER
+    assert path.stat().st_size <= 4e6
+    fakes, labels = evaluation.generate(pickles.load(path)['G_ema'], 500, seed=7)
+    with torch.no_grad():
+        read = digits.load_classifier()(fakes).argmax(1)
+    assert (read == labels.argmax(1)).float().mean() > 0.95
+
+
+def test_frechet_distance_of_gaussians():
+    """Against the closed form for two normal distributions with commuting covariances."""
+    rnd = np.random.RandomState(0)
+    x = rnd.randn(200000, 3) * [1, 2, 3]
+    y = rnd.randn(200000, 3) * [2, 2, 1] + [1, 0, -2]
+    assert evaluation.frechet_distance(x, y) == pytest.approx(1 + 4 + (1 - 2) ** 2 + 0 + (3 - 1) ** 2, rel=0.02)
+    assert evaluation.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_distance_is_the_hosts():
+    """The formula of the host's metric, with SciPy's matrix square root."""
+    import scipy.linalg
+
+    rnd = np.random.RandomState(1)
+    x, y = rnd.randn(500, 8) @ rnd.randn(8, 8), rnd.randn(400, 8) @ rnd.randn(8, 8) + 1
+    root = scipy.linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
+    assert evaluation.frechet_distance(x, y) == pytest.approx(expected, rel=1e-8)
+
+
+def test_end_to_end_in_small(tmp_path, capsys):
+    run_dir = quickstart.quickstart(str(tmp_path / 'out'), ratio=0.7, kimg=1, seed=0, samples=200)
+    printed = capsys.readouterr().out
+    rows = {
+        line.split()[0]: line.split()
+        for line in printed.splitlines()
+        if line.startswith(('teacher ', 'pruned', 'dist'))
+    }
+    assert set(rows) == {'teacher', 'pruned', 'distilled'}
+    assert rows['pruned'][1:5] == rows['distilled'][1:5]
+    distance = {name: float(row[-2]) for name, row in rows.items()}
+    assert distance['teacher'] < distance['distilled'] < distance['pruned']
+    picture = PIL.Image.open(f'{run_dir}/compare.png')
+    assert picture.size == (3 * 480 + 4 * 16, 480 + 40 + 16)
+    with open(f'{run_dir}/training_options.json') as file:
+        assert json.load(file)['loss_kwargs']['class_name'] == 'stylegan2_compress.DiMELoss'
+
+
+def test_a_second_run_replaces_nothing(tmp_path, monkeypatch):
+    out = tmp_path / 'out'
+    out.mkdir()
+    mnist.write_zip(str(out / 'mnist.zip'))
+    (out / 'teacher.pkl').write_bytes(b'mine')
+    result = CliRunner().invoke(main, ['quickstart', '--outdir', str(out)])
+    assert result.exit_code == 2
+    assert 'teacher.pkl' in result.output
+    assert (out / 'teacher.pkl').read_bytes() == b'mine'
+    assert len(list(out.iterdir())) == 2
+
+
+@pytest.mark.parametrize('given', [['--ratio=1'], ['--kimg=0'], ['--outdir=file/below']], ids=str)
+def test_bad_input_writes_nothing(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').write_text('')
+    result = CliRunner().invoke(main, ['quickstart', *given])
+    assert result.exit_code == 2, result.output
+    assert result.output.startswith('Error: ')
+    assert [path.name for path in tmp_path.iterdir() if path.name != 'cache'] == ['file']
