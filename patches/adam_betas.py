@@ -10,7 +10,7 @@ WHY = (
     'The host writes its first beta as the integer 0, and passes it on as it is where lazy regularization is off; '
     "torch's Adam refuses: betas must be either both floats or both Tensors."
 )
-VERSIONS = 'recent torch releases; seen with 2.13'
+VERSIONS = 'recent torch releases; seen with 2.13, not with 2.4'
 
 
 def needed() -> bool:
