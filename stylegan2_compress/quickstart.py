@@ -127,5 +127,7 @@ def save_comparison(generators: dict[str, torch.nn.Module], rows: list[Row], pat
         fakes, _labels = evaluation.generate(G, 100, seed=2)
         by_digit = fakes.unflatten(0, (10, 10)).transpose(0, 1).flatten(0, 1)
         sheet = images.grid(images.to_uint8(by_digit), columns=10).resize((480, 480), PIL.Image.Resampling.LANCZOS)
-        panels[f'{name}: {row.parameters:,} parameters\nFréchet distance {row.frechet_distance:.1f}'] = sheet
+        panels[f'{name}: {row.parameters:,} parameters\nFrechet distance {row.frechet_distance:.1f}'] = (
+            sheet  # Pillow's font has no é.
+        )
     images.side_by_side(panels).save(path)
