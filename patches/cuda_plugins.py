@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -29,7 +30,7 @@ def apply() -> None:
         op._init = _attempt_once(op)
 
 
-def _attempt_once(op: ModuleType):
+def _attempt_once(op: ModuleType) -> Callable[[], bool]:
     build = op._init
     outcomes: list[bool] = []
 
@@ -38,7 +39,7 @@ def _attempt_once(op: ModuleType):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter('always')
                 outcomes.append(build())
-            if not outcomes[0]:
+            if not outcomes[0] and caught:  # It says nothing where it had failed before the repair.
                 name = op.__name__.rpartition('.')[2]
                 warnings.warn(_sentence(name, str(caught[-1].message)), stacklevel=2)
         return outcomes[0]

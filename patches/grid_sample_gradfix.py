@@ -32,6 +32,7 @@ def apply() -> None:
     grid_sample_gradfix.grid_sample = torch_grid_sample if torch_can_differentiate_twice() else twice_differentiable
 
 
+@torch.enable_grad()
 def torch_can_differentiate_twice() -> bool:
     """Try it once."""
     image = torch.zeros([1, 1, 2, 2], requires_grad=True)

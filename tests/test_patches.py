@@ -270,7 +270,9 @@ def r1_behind_ada(D) -> list[torch.Tensor]:
 
 def test_r1_behind_ada_is_the_same_with_torchs_and_with_our_second_derivative(make_discriminator, monkeypatch):
     D = make_discriminator()
-    assert grid_sample_repair.torch_can_differentiate_twice() == can_differentiate_twice(D, monkeypatch)
+    with torch.no_grad():  # Wherever the host is activated first.
+        probed = grid_sample_repair.torch_can_differentiate_twice()
+    assert probed == can_differentiate_twice(D, monkeypatch)
 
     monkeypatch.setattr(grid_sample_repair, 'torch_can_differentiate_twice', lambda: False)
     monkeypatch.setattr(grid_sample_gradfix, 'grid_sample', grid_sample_gradfix.grid_sample)  # Undone after the test.
@@ -359,6 +361,16 @@ def test_a_plugin_whose_build_fails_with_all_tools_there_gives_the_last_word_of_
     cuda_plugins.apply()
     with pytest.warns(UserWarning, match=r'could not be built \(to load C\+\+ extensions\)'):
         bias_act._init()
+
+
+def test_a_plugin_that_failed_before_the_repair_is_not_tried_again(attempts):
+    with pytest.warns(UserWarning, match='Traceback'):
+        bias_act._init()
+    cuda_plugins.apply()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert not bias_act._init()
+    assert attempts == ['bias_act_plugin']
 
 
 def test_a_plugin_that_can_be_built_is_used(attempts, monkeypatch):
