@@ -63,6 +63,21 @@ def test_uneven_widths_generate_and_train(architecture):
     assert [tuple(G.synthesis.b16.conv1.weight.shape[:2]), G.synthesis.b8.conv0.weight.shape[1]] == [(2, 4), 7]
 
 
+def test_uneven_blocks_have_the_host_options(make_generator):
+    """What the host gives the layers of its blocks, ours have as well where they replace them."""
+    options = dict(num_fp16_res=1, fp16_channels_last=True, conv_clamp=2.5, resample_filter=[1, 2, 1], kernel_size=5)
+    options.update(activation='relu', use_noise=False)
+    dense = make_generator(synthesis_kwargs=dict(channel_base=64, channel_max=16, **options))
+    uneven = make_pruned(synthesis_kwargs=options)
+    for name in ('b4.conv1', 'b8.conv0', 'b8.conv1', 'b16.conv0', 'b16.conv1'):
+        ours, theirs = (G.synthesis.get_submodule(name) for G in (uneven, dense))
+        for attribute in ('resolution', 'up', 'padding', 'activation', 'act_gain', 'use_noise', 'conv_clamp'):
+            assert getattr(ours, attribute) == getattr(theirs, attribute)
+        assert torch.equal(ours.resample_filter, theirs.resample_filter)
+        formats = {layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in (ours, theirs)}
+        assert formats == {'b16' in name}
+
+
 def test_feature_maps_must_be_named():
     with pytest.raises(ValueError, match=r'b16\.conv1'):
         make_pruned(channels={**CHANNELS, 'b32.conv0': 4})
