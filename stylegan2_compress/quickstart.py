@@ -18,7 +18,8 @@ TEACHER = 'mnist_teacher.safetensors'
 # Networks this small, in runs this short, want a higher learning rate and a shorter average than the host's
 # configurations have; R1's weight and the missing path length and mixing are those of the teacher's training.
 RECIPE = dict(batch=16, gamma=2.0, lr=0.006, ema_kimg=0.5, pl_weight=0, kimg_per_tick=1)
-LOSS_ARGS = ('embeddings=efficientnet_lite0@size=32', 'weights=0.5', 'style_mixing_prob=0')
+EMBEDDING = 'efficientnet_lite0@size=32'
+WEIGHT = 0.5  # At 20, the paper's for DINO, moments of 16 images of ten digits drown the discriminator's gradient.
 
 
 @dataclass(frozen=True)
@@ -47,28 +48,20 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
     """
     start = time.time()
     options.check_outdir(outdir)
-    with resources.as_file(resources.files('stylegan2_compress') / 'assets' / TEACHER) as path:
-        shipped = pickles.load(path)
-    pruning.widths_for_ratio(shipped['G_ema'], ratio)
+    pruning.widths_for_ratio(load_teacher()['G_ema'], ratio)  # Refuses a bad one.
     if kimg < 1:
         raise UserError(f'--kimg={kimg} must be at least 1.')
     reals, _labels = mnist.load()
 
     os.makedirs(outdir, exist_ok=True)
-    data, teacher = os.path.join(outdir, 'mnist.zip'), os.path.join(outdir, 'teacher.pkl')
-    if not os.path.exists(data):
-        print(f'Writing 5,000 MNIST digits to {data}')
-        mnist.write_zip(data)
-    if not os.path.exists(teacher):
-        print(f'Writing the teacher, a StyleGAN2 trained on them, to {teacher}')
-        pickles.save(teacher, shipped)
+    data, teacher = write_inputs(outdir)
     run_dir = distill(
         teacher=teacher,
         data=data,
         outdir=outdir,
         ratio=ratio,
         kimg=kimg,
-        loss_args=(*LOSS_ARGS, f'samples={samples}'),
+        loss_args=loss_args(WEIGHT, samples),
         seed=seed,
         workers=1,
         device='cpu',
@@ -89,6 +82,29 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
     print(f'The compressed generator:     {student}')
     print(f'Took {(time.time() - start) / 60:.1f} minutes.')
     return run_dir
+
+
+def load_teacher() -> dict:
+    """The networks that ship with the package."""
+    with resources.as_file(resources.files('stylegan2_compress') / 'assets' / TEACHER) as path:
+        return pickles.load(path)
+
+
+def write_inputs(outdir: str) -> tuple[str, str]:
+    """Paths of the dataset and the teacher in `outdir`, written where they are not there yet."""
+    data, teacher = os.path.join(outdir, 'mnist.zip'), os.path.join(outdir, 'teacher.pkl')
+    if not os.path.exists(data):
+        print(f'Writing 5,000 MNIST digits to {data}')
+        mnist.write_zip(data)
+    if not os.path.exists(teacher):
+        print(f'Writing the teacher, a StyleGAN2 trained on them, to {teacher}')
+        pickles.save(teacher, load_teacher())
+    return data, teacher
+
+
+def loss_args(weight: float, samples: int) -> tuple[str, ...]:
+    """The quickstart's `--loss-arg`s."""
+    return f'embeddings={EMBEDDING}', f'weights={weight}', f'samples={samples}', 'style_mixing_prob=0'
 
 
 def measure(name: str, G: torch.nn.Module, real_features: np.ndarray) -> Row:

@@ -1,6 +1,7 @@
 """The quickstart in small, and the networks that ship with the package."""
 
 import json
+from importlib import resources
 
 import numpy as np
 import PIL.Image
@@ -8,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from stylegan2_compress import digits, evaluation, mnist, pickles, quickstart
+from stylegan2_compress import digits, evaluation, mnist, quickstart
 from stylegan2_compress.cli import main
 
 
@@ -50,11 +51,8 @@ def test_training_and_test_digits_are_disjoint():
 
 
 def test_shipped_teacher_makes_readable_digits():
-    from importlib import resources
-
-    path = resources.files('stylegan2_compress') / 'assets' / quickstart.TEACHER
-    assert path.stat().st_size <= 4e6
-    fakes, labels = evaluation.generate(pickles.load(path)['G_ema'], 500, seed=7)
+    assert (resources.files('stylegan2_compress') / 'assets' / quickstart.TEACHER).stat().st_size <= 4e6
+    fakes, labels = evaluation.generate(quickstart.load_teacher()['G_ema'], 500, seed=7)
     with torch.no_grad():
         read = digits.load_classifier()(fakes).argmax(1)
     assert (read == labels.argmax(1)).float().mean() > 0.95
