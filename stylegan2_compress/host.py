@@ -103,11 +103,12 @@ def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
             with tempfile.TemporaryDirectory(prefix='.host-', dir=target.parent) as temp:
                 fresh = Path(temp, 'host')
                 _write_receipt(fresh, _download(fresh, source))
-                if target.exists():
-                    target.rename(Path(temp, 'replaced'))
-                fresh.rename(target)
+                if not (_is_intact(target) and _is_from(target, source)):  # Else another process was quicker.
+                    if target.exists():
+                        target.rename(Path(temp, 'replaced'))
+                    fresh.rename(target)
         except OSError as err:
-            if not _is_intact(target):  # Otherwise another process was quicker.
+            if not _is_intact(target):  # Else another process was quicker, by less.
                 raise UserError(f'{target} cannot be written ({err.strerror}): name another with --dest.') from None
     return Host(target.resolve(), label)
 

@@ -202,6 +202,20 @@ def test_a_half_written_cache_is_no_host_and_is_fetched_again(damage, nowhere, d
     assert os.listdir(cached.parent) == ['host']
 
 
+def test_what_another_process_fetched_meanwhile_stays(nowhere, downloads, monkeypatch):
+    """As when several test processes start on a new machine: the first one is already importing from it."""
+
+    def slow_clone(path):
+        host.fetch(source='pypi')
+        (cache_dir('host') / 'in use').touch()
+        make_host(path)
+        return 'git: a test'
+
+    monkeypatch.setattr(host_download, 'clone', slow_clone)
+    assert (host.fetch().path / 'in use').exists()
+    assert os.listdir(cache_dir()) == ['host']
+
+
 def test_scripts_beside_the_modules_may_be_patched(nowhere, downloads):
     (host.fetch().path / 'train.py').write_text('patched')
     assert host.find_or_fetch().is_checkout
