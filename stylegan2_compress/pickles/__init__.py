@@ -109,11 +109,11 @@ def _in_a_sentence(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except Malformed as error:
-        raise UserError(f'{path} is not a network file: {error}.') from error
+        raise UserError(f'{path} is not a network file: {str(error)[:500]}.') from error
     except Refused as error:
         raise UserError(
-            f'{path} {error}. Nothing in it was run; if you trust whoever made it, --trust (in Python trust=True) lets '
-            f'it run its own code.'
+            f'{path} {str(error)[:500]}. Nothing in it was run; if you trust whoever made it, --trust (in Python '
+            f'trust=True) lets it run its own code.'
         ) from error
 
 

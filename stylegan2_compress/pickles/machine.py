@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
-MAX_OPCODES = 1_000_000  # A snapshot of three 1024 px networks has about 50,000.
+MAX_OPCODES = 400_000  # A snapshot of three 256 px networks has 32,000.
 _MAX_LINE = 1 << 16
 _MAX_INT_BYTES = 32
 

@@ -5,6 +5,7 @@ only then filled. So constructor arguments from a file can neither allocate nor 
 """
 
 import contextlib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
@@ -184,13 +185,12 @@ def find_class(network: Network) -> type[torch.nn.Module]:
     return found[0]
 
 
-def _local_classes() -> Iterator[type[torch.nn.Module]]:
+@functools.cache
+def _local_classes() -> list[type[torch.nn.Module]]:
     names = [entry.name for entry in pkgutil.iter_modules(our_networks.__path__)]
     ours = [importlib.import_module(f'{our_networks.__name__}.{name}') for name in names]
-    for module in [host_networks, augment, *ours]:
-        for value in vars(module).values():
-            if isinstance(value, type) and persistence.is_persistent(value):
-                yield value
+    values = [value for module in [host_networks, augment, *ours] for value in vars(module).values()]
+    return [value for value in values if isinstance(value, type) and persistence.is_persistent(value)]
 
 
 def construct(network: Network, num_modules: int) -> torch.nn.Module:

@@ -70,7 +70,13 @@ class Report:
                 shape = '×'.join(map(str, module.shape or []))
                 lines.append(f'  {name:<20} {module.class_name:<24} {module.parameters:>12,}  {shape}'.rstrip())
         lines += ['', f'training_set_kwargs: {self.training_set_kwargs}', '']
-        return '\n'.join(lines + ([f'Suspicious: {item}.' for item in self.suspicious] or ['Nothing suspicious.']))
+        lines += [f'Suspicious: {item}.' for item in self.suspicious] or ['Nothing suspicious.']
+        return '\n'.join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """Names come from the file: none of them may move the cursor or end the line."""
+    return ''.join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
 
 
 def of_safetensors(path: str) -> Report:

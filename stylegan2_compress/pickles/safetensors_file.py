@@ -134,6 +134,8 @@ class _Document:
             self._data, self._shared = dict(document['data']), dict(document['shared'])
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise Malformed('it does not describe networks in its metadata') from error
+        if not all(isinstance(name, str) for name in self._shared.values()):
+            raise Malformed('it has shared tensors that have no name')
 
     def data(self) -> dict[str, Any]:
         """Everything, read."""
