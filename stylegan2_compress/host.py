@@ -114,7 +114,9 @@ def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
 
 
 def find_or_fetch(host: str | Path | None = None) -> Host:
-    """Find the host as `find` does; where there is none, fetch it into our cache."""
+    """Find the host as `find` does, or the one that is active already; where there is none, fetch it into our cache."""
+    if host is None and _active is not None:
+        return _active
     return _find(host) or fetch()
 
 
