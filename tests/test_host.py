@@ -29,7 +29,8 @@ def make_host(path: Path) -> Path:
 
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
-    """No host in the environment, in the current directory or in the cache."""
+    """No host active, in the environment, in the current directory or in the cache."""
+    monkeypatch.setattr(host, '_active', None)
     monkeypatch.delenv('STYLEGAN2_ADA_PYTORCH', raising=False)
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
     (tmp_path / 'cwd').mkdir()
@@ -97,7 +98,7 @@ def test_activate_again_is_the_same_host_without_looking_or_repairing_again(monk
     for name in ('find', '_already_imported', '_refuse_foreign_modules'):
         monkeypatch.delattr(host, name)
     monkeypatch.delattr(patches, 'apply_needed')
-    assert host.activate() is host.activate(REAL) is active
+    assert host.activate() is host.activate(REAL) is host.find_or_fetch() is active
     assert sys.path == before
 
 
