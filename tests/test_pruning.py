@@ -237,6 +237,20 @@ def test_l1_is_the_magnitude_of_what_reads(make_lively, architecture):
             assert scores[name][channel].item() == pytest.approx(np.abs(weight[:, channel].numpy()).mean(), rel=1e-5)
 
 
+def test_l1_styled_is_the_magnitude_after_modulation(make_lively):
+    """Where all z have one latent, the weights that convolve are known."""
+    G = make_lively()
+    for layer in (G.mapping.fc0, G.mapping.fc1):
+        layer.weight.zero_()
+    w = G.mapping(torch.zeros(1, 16), None)[0, 0]
+    scores = pruning.CRITERIA['l1-styled'](G, pruning.CriterionOptions())
+    for name, weight in reading_weights(G).items():
+        affine = next(module for module in G.modules() if getattr(module, 'weight', None) is weight).affine
+        style = affine.weight @ w / 16**0.5 + affine.bias
+        modulated = weight * style[None, :, None, None]
+        torch.testing.assert_close(scores[name], modulated.abs().mean(dim=[0, 2, 3]))
+
+
 def test_random_depends_on_the_seed_alone(make_lively):
     def draw(seed):
         return torch.cat(list(pruning.CRITERIA['random'](make_lively(), pruning.CriterionOptions(seed=seed)).values()))
@@ -435,7 +449,7 @@ def test_make_student_chooses_by_the_criterion(teacher):
 
 @pytest.mark.parametrize('kwargs', [dict(criterion='l2'), dict(init='he')])
 def test_unknown_names_are_told(teacher, kwargs):
-    with pytest.raises(UserError, match=r'(l1, random|none, svs)'):
+    with pytest.raises(UserError, match=r'(l1, l1-styled|none, svs)'):
         pruning.make_student(teacher, pruning.widths_for_ratio(teacher['G_ema'], 0.5), **kwargs)
 
 

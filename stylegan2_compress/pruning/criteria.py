@@ -47,6 +47,17 @@ def l1(G: torch.nn.Module, options: CriterionOptions) -> Scores:
     return {name: reader.weight.detach().abs().mean(dim=[0, 2, 3]) for name, reader in graph.readers(G).items()}
 
 
+def l1_styled(G: torch.nn.Module, options: CriterionOptions) -> Scores:
+    """Mean absolute value of the weights that read a channel, once modulated: times the mean |style| of 1000 latents.
+
+    Not from a paper. StyleGAN2 convolves with weight · style, and `l1` does not see that a style lets hardly any of a
+    channel through.
+    """
+    ws = _random_ws(G, 1000, torch.Generator().manual_seed(options.seed))[:, 0]
+    styles = {name: reader.affine(ws).detach().abs().mean(dim=0) for name, reader in graph.readers(G).items()}
+    return {name: magnitude * styles[name] for name, magnitude in l1(G, options).items()}
+
+
 def random(G: torch.nn.Module, options: CriterionOptions) -> Scores:
     """Uniform draws: the baseline that says what choosing is worth."""
     rnd = torch.Generator().manual_seed(options.seed)
@@ -106,6 +117,7 @@ def diversity(G: torch.nn.Module, options: CriterionOptions) -> Scores:
 
 CRITERIA: dict[str, Criterion] = {
     'l1': l1,
+    'l1-styled': l1_styled,
     'random': random,
     'content-aware': content_aware,
     'diversity': diversity,
