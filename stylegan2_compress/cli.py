@@ -160,7 +160,7 @@ def convert(source, dest, force, trust, host_dir):
     default='l1',
     show_default=True,
     metavar='NAME',
-    help='How channels are chosen: l1, random, content-aware, diversity.',
+    help='How channels are chosen: l1, l1-styled, random, content-aware, diversity.',
 )
 @click.option('--init', default='none', show_default=True, metavar='NAME', help='Then change the weights: none, svs.')
 @click.option('--samples', type=click.IntRange(min=1), default=400, show_default=True, help='Images to judge by.')
@@ -196,9 +196,9 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
         raise UserError(f'--mask has no meaning for the criterion {criterion}, only for content-aware.')
     _refuse_to_overwrite(out, force)
     host.activate(host_dir)
-    from stylegan2_compress import pickles, profiling, pruning
+    from stylegan2_compress import devices, pickles, profiling, pruning
 
-    device = _device(device)
+    device = devices.choose(device)
     content_mask = None if mask is None else pruning.load_content_mask(mask, device)
     options = pruning.CriterionOptions(samples, batch, seed, content_mask)
     data = pickles.load(teacher, trust=trust)
@@ -250,9 +250,9 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
     from stylegan2_compress import host
 
     host.activate(host_dir)
-    from stylegan2_compress import pickles, profiling
+    from stylegan2_compress import devices, pickles, profiling
 
-    device = _device(device)
+    device = devices.choose(device)
     generators = []
     for file in files:
         data = pickles.load(file, trust=trust)
@@ -279,29 +279,11 @@ def _require_generator(file: str, data: dict) -> None:
         raise UserError(f'{file} has no StyleGAN2 generator as G_ema: `stylegan2-compress inspect` shows what it has.')
 
 
-def _device(name: str | None):
-    """The torch device of that name, for None the best there is."""
-    import torch
-
-    if name is None:
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):  # What torch raises for unknown and for absent devices.
-        device = None
-    if device is None or device.type not in ('cpu', 'cuda'):
-        raise UserError(f'--device={name} is none that works here: try cpu.')
-    return device
-
-
 def _refuse_to_overwrite(path: str, force: bool) -> None:
     if Path(path).exists() and not force:
         raise UserError(f'{path} exists: name another file, or add --force to replace it.')
     if not os.access(Path(path).absolute().parent, os.W_OK):
         raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')
-
-
-# --- stats --------------------------------------------------------------------------------------------------------
 
 
 # --- distill, quickstart ------------------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 """`distill`: from a teacher pickle and a dataset to a training run, with defaults read off the teacher."""
 
-import torch
-
-from stylegan2_compress import options, pickles, pruning, recipes, runs
+from stylegan2_compress import devices, host, options, pickles, pruning, recipes, runs
 from stylegan2_compress.errors import UserError
 
 DEFAULT_LOSS = 'stylegan2_compress.DiMELoss'
@@ -60,7 +58,10 @@ def distill(
         if value is not None and not value >= 0:
             raise UserError(f'--{option}={value:g} must not be negative.')
     options.check_outdir(outdir)
-    check_device(device)
+    if device is not None:
+        devices.choose(device)  # Refuses one that is not here.
+    if loop is None and not host.activate().is_checkout:
+        loop = options.OUR_LOOP  # The host from PyPI has a loop that cannot start from a pickle.
     teacher_data = pickles.load(teacher)
     G = teacher_data['G_ema']
     given = {name: value for name, value in host_options.items() if value is not None}
@@ -103,13 +104,3 @@ def distill(
 def defaults_for(G) -> dict:
     """What a distillation run takes from the teacher instead of asking for it."""
     return dict(cfg=recipes.configuration_of(G), cond=G.c_dim > 0, aug='noaug')
-
-
-def check_device(device: str | None) -> None:
-    """Refuse a device that torch does not know or that is not here."""
-    if device is None:
-        return
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f'--device={device} cannot be used here ({str(error).splitlines()[0]}).') from error

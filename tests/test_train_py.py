@@ -144,3 +144,17 @@ def test_bad_input(checkout, tmp_path, data, teacher, given, sentence):
     assert sentence in output[output.index('Error:') :]
     assert 'Traceback' not in output
     assert not (checkout / 'runs').exists()
+
+
+def test_distill_writes_the_same_options(checkout, tmp_path, data, teacher, capsys):
+    patch(checkout)
+    student = str(tmp_path / 'student.pkl')
+    main(['prune', '--teacher', teacher, '--ratio', '0.5', '--out', student], standalone_mode=False)
+    common = [f'--data={data}', f'--teacher={teacher}', f'--student={student}', '--kimg=2', '--batch=8', '--mirror=1']
+    common += ['--loss=stylegan2_compress.DiMELoss', '--loss-arg=embeddings=efficientnet_lite0@size=32', '--dry-run']
+    theirs = options_of(train(checkout, '--outdir=runs', '--metrics=none', '--aug=noaug', *common))
+    capsys.readouterr()
+    main(['distill', '--outdir', str(checkout / 'runs'), *common], standalone_mode=False)
+    ours = options_of(capsys.readouterr().out)
+    theirs.pop('run_dir')
+    assert ours == theirs
