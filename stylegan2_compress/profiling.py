@@ -4,7 +4,7 @@ import platform
 import statistics
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,7 +93,7 @@ def measure(G: torch.nn.Module, batch: int, seconds: float = 1) -> Measurement:
     return Measurement(batch, median, len(durations), batch / median, peak_bytes)
 
 
-def _peak_bytes(G: torch.nn.Module, run, device: torch.device) -> int:
+def _peak_bytes(G: torch.nn.Module, run: Callable[[], None], device: torch.device) -> int:
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         run()
@@ -104,10 +104,13 @@ def _peak_bytes(G: torch.nn.Module, run, device: torch.device) -> int:
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Adds up the storage of all living tensors, as CUDA's allocator does by itself: the heap's size would include
-    Python, the libraries and what earlier runs left behind. Memory that an operator uses inside itself is not seen."""
+    """Adds up the storage of all tensors alive, as CUDA's allocator does by itself.
 
-    def __init__(self, tensors: list[torch.Tensor]):
+    The process's size would not do: it includes Python, the libraries, and heap that earlier runs left behind. What an
+    operator allocates inside itself is not seen.
+    """
+
+    def __init__(self, tensors: Iterable[torch.Tensor]):
         super().__init__()
         self.storages = weakref.WeakSet()
         self.bytes = self.peak_bytes = 0
@@ -118,7 +121,7 @@ class _LiveTensors(TorchDispatchMode):
         self._count(leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
         return result
 
-    def _count(self, tensors) -> None:
+    def _count(self, tensors: Iterable[torch.Tensor]) -> None:
         for storage in (tensor.untyped_storage() for tensor in tensors):
             if storage not in self.storages:
                 self.storages.add(storage)
@@ -199,7 +202,7 @@ def _cells(profile: Profile, first: Profile) -> dict[str, str]:
         cells[f'counted   {layer.name}: parameters, MACs'] = f'{layer.parameters:,}, {layer.macs:,}'
     for m in profile.measurements:
         cells[f'measured  latency at batch {m.batch}'] = compared(
-            f'{m.seconds * 1000:.1f} ms', f'×{gains[f"speedup_at_batch_{m.batch}"]:.2f} faster'
+            f'{m.seconds * 1000:.1f} ms', f'{gains[f"speedup_at_batch_{m.batch}"]:.2f}× the speed'
         )
         cells[f'measured  images/s at batch {m.batch}'] = f'{m.images_per_second:.1f}'
         cells[f'measured  peak tensor memory at batch {m.batch}'] = _megabytes(m.peak_bytes)

@@ -152,7 +152,7 @@ def test_positional_constructor_arguments():
 
 
 def test_the_teacher_is_left_alone(make_lively):
-    G = make_lively()
+    G = make_lively().train()  # As which the host's mapping network would update its mean.
     before = {name: value.clone() for name, value in G.state_dict().items()}
     for criterion in pruning.CRITERIA.values():
         scores = criterion(G, pruning.CriterionOptions(samples=3, batch=2))
@@ -322,7 +322,7 @@ class TwoWays(torch.nn.Module):
         self.register_buffer('center', center)
         self.num_ws = num_ws
 
-    def forward(self, z, c):
+    def forward(self, z, c, skip_w_avg_update=True):
         w = self.center.repeat(len(z), 1)
         w[:, 0] += z[:, 0] * 2**0.5 * 1e-4
         w[:, 1] += z[:, 1] * 1e-4
@@ -358,6 +358,12 @@ def test_diversity_in_expectation(make_lively):
 def test_content_mask_of_a_wrong_shape(make_lively, shape):
     options = pruning.CriterionOptions(samples=2, content_mask=lambda images: torch.ones(shape))
     with pytest.raises(UserError, match=r'\[2, 1, 16, 16\]'):
+        pruning.CRITERIA['content-aware'](make_lively(), options)
+
+
+def test_content_mask_that_fails(make_lively):
+    options = pruning.CriterionOptions(samples=2, content_mask=torch.nn.Conv2d(5, 1, 1))
+    with pytest.raises(UserError, match='5 channels'):
         pruning.CRITERIA['content-aware'](make_lively(), options)
 
 

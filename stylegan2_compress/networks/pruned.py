@@ -14,7 +14,7 @@ from training import networks
 
 @persistence.persistent_class
 class PrunedSynthesisBlock(networks.SynthesisBlock):
-    """A synthesis block whose two feature maps differ in width.
+    """A synthesis block each of whose two feature maps has a width of its own.
 
     Args:
         in_channels: Channels that come from the block before; 0 for the first block.

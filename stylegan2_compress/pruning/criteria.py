@@ -65,13 +65,13 @@ def random(G: torch.nn.Module, options: CriterionOptions) -> Scores:
 
 
 def content_aware(G: torch.nn.Module, options: CriterionOptions) -> Scores:
-    """Content-Aware GAN Compression (CVPR 2021), section 3.1.
+    """Content-Aware GAN Compression (CVPR 2021).
 
     Mean absolute gradient, over the weights that read a channel, of the L1 distance between an image and the same image
     with salt and pepper on 5 % of its content's pixels. Summed over batches.
 
     Raises:
-        UserError: The content mask is not [N, 1, H, W], or empty on all images.
+        UserError: The content mask fails, is not [N, 1, H, W], or is empty on all images.
     """
     G, weights = _differentiable(G)
     rnd = torch.Generator().manual_seed(options.seed)
@@ -92,7 +92,7 @@ def content_aware(G: torch.nn.Module, options: CriterionOptions) -> Scores:
 
 
 def diversity(G: torch.nn.Module, options: CriterionOptions) -> Scores:
-    """Diversity-aware channel pruning (CVPR 2024), section 3.2.
+    """Diversity-aware channel pruning (CVPR 2024).
 
     Variance, over ten directions in W, of the mean absolute gradient (over the weights that read a channel) of the L1
     distance between an image and the one a step of length 5 along the direction, which counts as constant. Summed over
@@ -142,8 +142,11 @@ def _content(images: torch.Tensor, content_mask: ContentMask | None) -> torch.Te
     shape = [images.shape[0], 1, *images.shape[2:]]
     if content_mask is None:
         return torch.ones(shape, dtype=torch.bool, device=images.device)
-    with torch.no_grad():
-        mask = content_mask(images)
+    try:
+        with torch.no_grad():
+            mask = content_mask(images)
+    except RuntimeError as error:
+        raise UserError(f'The content mask fails on images {list(images.shape)}: {error}') from error
     if list(mask.shape) != shape:
         raise UserError(
             f'The content mask has shape {list(mask.shape)} for images of {list(images.shape)}: not {shape}.'
@@ -165,7 +168,7 @@ def _random_ws(G: torch.nn.Module, n: int, rnd: torch.Generator) -> torch.Tensor
     c = torch.zeros([n, G.c_dim])
     if G.c_dim > 0:
         c[torch.arange(n), torch.randint(G.c_dim, [n], generator=rnd)] = 1
-    return G.mapping(z, c.to(device)).detach()
+    return G.mapping(z, c.to(device), skip_w_avg_update=True).detach()
 
 
 def _principal_components(G: torch.nn.Module, rnd: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
