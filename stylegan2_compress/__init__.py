@@ -11,6 +11,9 @@ from stylegan2_compress.version import __version__ as __version__
 _HOME = {
     'AdversarialLoss': 'stylegan2_compress.losses.base',
     'DiMELoss': 'stylegan2_compress.losses.dime',
+    'DualDiscriminator': 'stylegan2_compress.networks.dual',
+    'NICKELLoss': 'stylegan2_compress.losses.nickel',
+    'NickelDimeLoss': 'stylegan2_compress.losses.nickel',
     'PrunedGenerator': 'stylegan2_compress.networks.pruned',
 }
 

@@ -206,6 +206,8 @@ def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | N
     if hasattr(loss_class, 'check_arguments'):
         loss_class.check_arguments(**kwargs)
     args.loss_kwargs = type(args.loss_kwargs)(class_name=loss, **kwargs)
+    if hasattr(loss_class, 'adapt'):
+        loss_class.adapt(args)  # A loss may need other networks than the host's, or refuse those of this run.
 
 
 def accepted_arguments(loss_class: type) -> dict:

@@ -9,6 +9,8 @@ from torch_utils import misc, training_stats
 from torch_utils.ops import conv2d_gradfix
 from training.loss import Loss
 
+STUDENT = ''  # The student's discriminator among several: its statistics have the host's names, without a suffix.
+
 
 @dataclass(frozen=True)
 class StyleMixing:
@@ -136,8 +138,9 @@ class AdversarialLoss(Loss):
         images, _ws, mixing = self.run_G(z, c, sync)
         logits = self.run_D(images, c, sync=False)
         report_logits('fake', logits)
-        loss = training_stats.report('Loss/G/loss', torch.nn.functional.softplus(-logits)).mean()
-        batch = Batch(z, c, mixing, images, logits)
+        per_image = sum(torch.nn.functional.softplus(-each) for each in logits.values())
+        loss = training_stats.report('Loss/G/loss', per_image).mean()
+        batch = Batch(z, c, mixing, images, logits[STUDENT])
         loss = add_terms(loss, [term.generator(batch) for term in self.terms])
         loss.mul(gain).backward()
 
@@ -162,8 +165,8 @@ class AdversarialLoss(Loss):
             images, _ws, mixing = self.run_G(z, c, sync=False)
         logits = self.run_D(images, c, sync=False)  # The second half synchronises the processes.
         report_logits('fake', logits)
-        per_image = torch.nn.functional.softplus(logits)
-        batch = Batch(z, c, mixing, images, logits)
+        per_image = sum(torch.nn.functional.softplus(each) for each in logits.values())
+        batch = Batch(z, c, mixing, images, logits[STUDENT])
         loss = add_terms(per_image.mean(), [term.discriminator(batch) for term in self.terms])
         loss.mul(gain).backward()
         return per_image.detach()
@@ -175,15 +178,17 @@ class AdversarialLoss(Loss):
         report_logits('real', logits)
         loss_on_reals = loss_on_gradient = 0
         if main:
-            loss_on_reals = torch.nn.functional.softplus(-logits)
+            loss_on_reals = sum(torch.nn.functional.softplus(-each) for each in logits.values())
             training_stats.report('Loss/D/loss', loss_on_fakes + loss_on_reals)
         if r1:
-            with conv2d_gradfix.no_weight_gradients():
-                (grads,) = torch.autograd.grad([logits.sum()], [images], create_graph=True, only_inputs=True)
-            penalty = training_stats.report('Loss/r1_penalty', grads.square().sum([1, 2, 3]))
-            loss_on_gradient = training_stats.report('Loss/D/reg', penalty * (self.r1_gamma / 2))
+            for name, each in logits.items():
+                with conv2d_gradfix.no_weight_gradients():
+                    (grads,) = torch.autograd.grad([each.sum()], [images], create_graph=True, only_inputs=True)
+                penalty = training_stats.report(f'Loss/r1_penalty{name}', grads.square().sum([1, 2, 3]))
+                loss_on_gradient = loss_on_gradient + penalty * (self.r1_gamma / 2)
+            training_stats.report('Loss/D/reg', loss_on_gradient)
         # Multiplied by zero, the logits tie every parameter into the graph, as above.
-        (logits * 0 + loss_on_reals + loss_on_gradient).mean().mul(gain).backward()
+        (sum(logits.values()) * 0 + loss_on_reals + loss_on_gradient).mean().mul(gain).backward()
 
     # --- Forward passes -----------------------------------------------------------------------------------------
 
@@ -206,18 +211,26 @@ class AdversarialLoss(Loss):
             cutoff.fill_(num_ws)
         return StyleMixing(z=torch.randn_like(z), cutoff=int(cutoff))
 
-    def run_D(self, images, c, sync) -> torch.Tensor:
-        """Logits [N, 1] of images after augmentation."""
+    def run_D(self, images, c, sync) -> dict[str, torch.Tensor]:
+        """Logits of images after augmentation, see `judge`."""
         if self.augment_pipe is not None:
             images = self.augment_pipe(images)
         with misc.ddp_sync(self.D, sync):
-            return self.D(images, c, **self.precision)
+            return self.judge(images, c)
+
+    def judge(self, images, c) -> dict[str, torch.Tensor]:
+        """Logits [N, 1] by discriminator, which is named by the suffix of its statistics. Here there is one only.
+
+        A loss whose D holds several overrides this: each gets the adversarial losses and the R1 penalty by itself.
+        """
+        return {STUDENT: self.D(images, c, **self.precision)}
 
 
 def add_terms(loss: torch.Tensor, additions: list[torch.Tensor | None]) -> torch.Tensor:
     return sum((addition for addition in additions if addition is not None), start=loss)
 
 
-def report_logits(kind: str, logits: torch.Tensor) -> None:
-    training_stats.report(f'Loss/scores/{kind}', logits)
-    training_stats.report(f'Loss/signs/{kind}', logits.sign())
+def report_logits(kind: str, logits: dict[str, torch.Tensor]) -> None:
+    for name, each in logits.items():
+        training_stats.report(f'Loss/scores/{kind}{name}', each)
+        training_stats.report(f'Loss/signs/{kind}{name}', each.sign())
