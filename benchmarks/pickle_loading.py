@@ -1,0 +1,101 @@
+"""What safe reading costs: time and memory against the host's own unsafe loader, on networks of official shapes.
+
+    python benchmarks/pickle_loading.py [--repeats 3]
+
+Writes snapshots (G, D and G_ema with random weights) as the host's training loop does: FFHQ 256 px with both channel
+bases, and 1024 px config F. Each is then read in fresh processes, by turns by the host and by us, and inspected. A ratio
+compares the best runs of the two; the file is in the system's cache, and torch is imported.
+"""
+
+import argparse
+import copy
+import json
+import pickle
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from stylegan2_compress import host
+
+SHAPES = {
+    '256 px, channel_base 16384': (256, 16384),
+    '256 px, channel_base 32768': (256, 32768),
+    '1024 px, config F': (1024, 32768),
+}
+
+# Run in a process of its own: prints seconds, and the megabytes at the peak.
+JOB = """
+import json, resource, sys, time, warnings
+from stylegan2_compress import host
+host.activate()
+import legacy
+import torch
+from stylegan2_compress import pickles
+torch.set_num_threads(1)
+job, path = sys.argv[1:]
+times = []
+for _ in range(3):
+    start = time.perf_counter()
+    if job == 'host':
+        with open(path, 'rb') as file:
+            legacy.load_network_pkl(file)
+    elif job == 'safe':
+        pickles.load(path)
+    else:
+        pickles.inspect(path).text()
+    times.append(time.perf_counter() - start)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({'first': times[0], 'best': min(times), 'MB': peak}))
+"""
+
+
+def main() -> None:
+    """Print one line per shape."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--repeats', type=int, default=3, help='Fresh processes per loader; three runs in each.')
+    repeats = parser.parse_args().repeats
+    host.activate()
+    with tempfile.TemporaryDirectory() as directory:
+        for name, (resolution, channel_base) in SHAPES.items():
+            path, parameters = write_snapshot(Path(directory), resolution, channel_base)
+            runs = {job: [] for job in ('host', 'safe', 'inspect')}
+            for _ in range(repeats):
+                for job in runs:
+                    runs[job].append(run(job, path))
+            print(f'{name}: G of {parameters:,} parameters, file of {path.stat().st_size / 1e6:.0f} MB')
+            for job, results in runs.items():
+                first, best = (min(result[key] for result in results) for key in ('first', 'best'))
+                peak = max(result['MB'] for result in results)
+                print(f'  {job:8} {first:6.2f} s at first, {best:6.2f} s once warm, {peak:6.0f} MB at the peak')
+            for key, when in (('first', 'at first'), ('best', 'once warm')):
+                safe, unsafe = (min(result[key] for result in runs[job]) for job in ('safe', 'host'))
+                print(f'  safe / host {when}: {safe / unsafe:.2f} (wanted: at most 1.5)')
+            path.unlink()
+
+
+def write_snapshot(directory: Path, resolution: int, channel_base: int) -> tuple[Path, int]:
+    """Write G, D, G_ema with random weights; returns the file and G's number of parameters."""
+    import torch
+    from dnnlib import EasyDict
+    from training import networks
+
+    common = {'c_dim': 0, 'img_resolution': resolution, 'img_channels': 3}
+    kwargs = EasyDict(channel_base=channel_base, channel_max=512, num_fp16_res=4, conv_clamp=256)
+    torch.manual_seed(0)
+    G = networks.Generator(z_dim=512, w_dim=512, synthesis_kwargs=kwargs, **common).eval().requires_grad_(False)
+    D = networks.Discriminator(**kwargs, **common).eval().requires_grad_(False)
+    path = directory / 'network-snapshot.pkl'
+    with open(path, 'wb') as file:
+        pickle.dump({'G': G, 'D': D, 'G_ema': copy.deepcopy(G), 'training_set_kwargs': {}, 'augment_pipe': None}, file)
+    return path, sum(parameter.numel() for parameter in G.parameters())
+
+
+def run(job: str, path: Path) -> dict:
+    """One fresh process."""
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', JOB, job, str(path)], capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+if __name__ == '__main__':
+    main()
