@@ -3,8 +3,8 @@
     python benchmarks/pickle_loading.py [--repeats 3]
 
 Writes snapshots (G, D and G_ema with random weights) as the host's training loop does: FFHQ 256 px with both channel
-bases, and 1024 px config F. Each is then read in fresh processes, by turns by the host and by us, and inspected. A ratio
-compares the best runs of the two; the file is in the system's cache, and torch is imported.
+bases, and 1024 px config F. Each is then read in fresh processes, by turns by the host and by us, and inspected. A
+ratio compares the best runs of the two; the file is in the system's cache, and torch is imported.
 """
 
 import argparse
