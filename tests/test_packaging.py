@@ -47,7 +47,12 @@ def test_ci_runs_the_readmes_test_line():
 
 
 def test_help_is_quick_and_needs_no_torch():
-    script = 'import sys; from stylegan2_compress.cli import main; main(["--help"], standalone_mode=False); print("torch" in sys.modules)'
+    script = (
+        'import sys\n'
+        'from stylegan2_compress.cli import main\n'
+        'main(["--help"], standalone_mode=False)\n'
+        'print("torch" in sys.modules)\n'
+    )
     result = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == 'False'
     for command in ('host', 'patch', 'inspect', 'convert', 'prune', 'profile', 'distill', 'quickstart'):
