@@ -369,10 +369,10 @@ def test_records_that_make_no_sense_are_a_sentence(edit, data, tmp_path):
 # --- bombs --------------------------------------------------------------------------------------------------------
 
 
-def module(class_name: str = 'MinibatchStdLayer', **state) -> Call:
+def module(class_name: str = 'MinibatchStdLayer', module_src: str = '', **state) -> Call:
     """A persistent object with as little state as possible."""
     state = {'_parameters': {}, '_buffers': {}, '_modules': {}, '_init_args': (4,), '_init_kwargs': {}, **state}
-    meta = {'type': 'class', 'version': 6, 'module_src': '', 'class_name': class_name, 'state': state}
+    meta = {'type': 'class', 'version': 6, 'module_src': module_src, 'class_name': class_name, 'state': state}
     return Call(torch_utils.persistence._reconstruct_persistent_obj, meta)
 
 
@@ -498,6 +498,9 @@ BOMBS = {
     'another key': generator(w_avg=tensor(storage(1000, FLOATS, key='1'), 0, (10,), (1,))),
     'floats of a strange type': generator(w_avg=tensor(storage(1000, FLOATS, dtype=torch.nn.Linear), 0, (10,), (1,))),
     'the same bytes many times': generator(**{f'x{i}': tensor(ONE, 0, (1000,), (1,)) for i in range(1000)}),
+    'parts of the same bytes': generator(**{f'x{i}': tensor(ONE, i, (1,), (1,)) for i in range(1000)}),
+    'bytes in many modules': {'G': module(_modules={str(i): module(x=FLOATS) for i in range(500)})},
+    'many sources': {f'G{i}': module(module_src=f'# {i}') for i in range(19)} | {'G': module()},
     'not of torch': generator(w_avg=tensor(Call(torch.storage._load_from_bytes, b'N.N.N.N.N.'), 0, (10,), (1,))),
     # Arrays.
     'objects in an array': {'training_set_kwargs': {'path': np.array([Call(os.getcwd)], dtype=object)}},

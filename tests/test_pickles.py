@@ -302,6 +302,17 @@ def test_an_unknown_class_is_named_and_trust_is_the_way(data, tmp_path):
     assert torch.equal(images(trusted['G_ema']), images(data['G_ema']))
 
 
+def test_a_network_operated_on_after_construction_is_refused_and_trust_is_the_way(data, tmp_path):
+    G = copy.deepcopy(data['G_ema'])
+    G.synthesis.b16.conv0 = networks.SynthesisLayer(16, 16, w_dim=16, resolution=16, up=2, kernel_size=5)
+    path = write(tmp_path / 'a.pkl', {**data, 'G_ema': G.eval().requires_grad_(False)})
+    with pytest.raises(
+        UserError, match=r'does not fit the local classes: its synthesis\.b16\.conv0\.weight has .*--trust'
+    ):
+        pickles.load(path)
+    assert_same(pickles.load(path, trust=True)['G_ema'], G)
+
+
 def test_what_even_the_host_cannot_load_is_a_sentence(tmp_path):
     path = write(tmp_path / 'a.pkl', [1, 2, 3])
     with pytest.raises(UserError, match=r'The host cannot load .*a\.pkl \(TypeError'):

@@ -24,6 +24,7 @@ from stylegan2_compress.files import sha256 as sha256
 from stylegan2_compress.pickles import host_pickle, report, safetensors_file
 from stylegan2_compress.pickles.contents import Refused
 from stylegan2_compress.pickles.machine import Malformed
+from stylegan2_compress.pickles.rebuild import Mismatch
 
 KEYS = ('G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe')
 
@@ -108,6 +109,11 @@ def local_file(path: str | os.PathLike) -> str:
 def _in_a_sentence(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
+    except Mismatch as error:
+        raise UserError(
+            f'{path} does not fit the local classes: {str(error)[:500]}; if you trust whoever made it, --trust (in '
+            f'Python trust=True) lets the host load it, which runs the code in it.'
+        ) from error
     except Malformed as error:
         raise UserError(f'{path} is not a network file: {str(error)[:500]}.') from error
     except Refused as error:

@@ -34,6 +34,7 @@ _TORCH_PROTOCOL = 1001
 _PERSISTENCE_VERSION = 6
 _MAX_DEPTH = 32
 _MAX_PLAIN = 1 << 20
+_MAX_SOURCES = 16
 
 
 class Refused(Exception):
@@ -213,13 +214,14 @@ class Reader:
         self._size = size
         self._foreign = foreign
         self._unclaimed = size  # Bytes of the file that no tensor has claimed: shared data must not multiply.
+        self._sources: set[str] = set()
         self._storages: dict[Blob, Storage] = {}
         self._budget = iter(range(MAX_OPCODES))
         known = {
             'collections.OrderedDict': (OrderedDict, (0,)),
             'dnnlib.util.EasyDict': (EasyDict, (0,)),
             'builtins.set': (_as_set, (1,)),
-            'torch_utils.persistence._reconstruct_persistent_obj': (_network, (1,)),
+            'torch_utils.persistence._reconstruct_persistent_obj': (self._network, (1,)),
             'torch._utils._rebuild_tensor_v2': (self._tensor, (6, 7)),
             'torch._utils._rebuild_parameter': (_parameter, (3,)),
             'torch.storage._load_from_bytes': (self._storage, (1,)),
@@ -297,8 +299,24 @@ class Reader:
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if tensor.numel > storage.numel or (tensor.numel and last >= storage.numel):
             raise Malformed('it has a tensor that is larger than its storage')
-        self._claim(tensor.numel * tensor.dtype.itemsize)
+        self._claim(storage.blob.length)
         return tensor
+
+    # --- the host
+
+    def _network(self, meta: Any) -> Network:
+        """Stand-in for `torch_utils.persistence._reconstruct_persistent_obj`."""
+        if not (isinstance(meta, dict) and meta.get('type') == 'class' and meta.get('version') == _PERSISTENCE_VERSION):
+            raise Malformed(f"it has an object that is not of version {_PERSISTENCE_VERSION} of the host's persistence")
+        class_name, module_src, state = (meta.get(key) for key in ('class_name', 'module_src', 'state'))
+        if not (isinstance(class_name, str) and isinstance(module_src, str) and isinstance(state, dict)):
+            raise Malformed('it has an object without class, source or state')
+        if not all(isinstance(key, str) for key in state):
+            raise Malformed('it has an object with attributes that have no name')
+        self._sources.add(module_src)
+        if len(self._sources) > _MAX_SOURCES:
+            raise Malformed(f'it has more than {_MAX_SOURCES} source texts')
+        return Network(class_name, module_src, state)
 
     # --- numpy
 
@@ -327,18 +345,6 @@ def _may_require_grad(value: Any, dtype: torch.dtype) -> bool:
     if value and not dtype.is_floating_point:
         raise Malformed(f'it has a {dtype} tensor that requires a gradient')
     return bool(value)
-
-
-def _network(meta: Any) -> Network:
-    """Stand-in for `torch_utils.persistence._reconstruct_persistent_obj`."""
-    if not (isinstance(meta, dict) and meta.get('type') == 'class' and meta.get('version') == _PERSISTENCE_VERSION):
-        raise Malformed(f"it has an object that is not of version {_PERSISTENCE_VERSION} of the host's persistence")
-    class_name, module_src, state = (meta.get(key) for key in ('class_name', 'module_src', 'state'))
-    if not (isinstance(class_name, str) and isinstance(module_src, str) and isinstance(state, dict)):
-        raise Malformed('it has an object without class, source or state')
-    if not all(isinstance(key, str) for key in state):
-        raise Malformed('it has an object with attributes that have no name')
-    return Network(class_name, module_src, state)
 
 
 def _as_set(items: Any) -> set:
@@ -374,9 +380,10 @@ def _is_shape(value: Any) -> bool:
 
 @dataclasses.dataclass
 class Allowance:
-    """How many values and characters of plain data a file may unfold to."""
+    """How many values and characters of plain data a file may unfold to, and the byte strings and arrays among them."""
 
     left: int = _MAX_PLAIN
+    data: dict[Stub, Any] = dataclasses.field(default_factory=dict)
 
 
 def plain(value: Any, allowance: Allowance | None = None) -> Any:
@@ -390,7 +397,6 @@ def plain(value: Any, allowance: Allowance | None = None) -> Any:
         Malformed: It contains something else, is nested too deeply, or shared parts make it far larger than the file.
     """
     allowance = allowance or Allowance()
-    data: dict[Stub, Any] = {}
 
     def copy(value: Any, depth: int) -> Any:
         allowance.left -= 1 + (len(value) if isinstance(value, str) else 0)
@@ -405,9 +411,9 @@ def plain(value: Any, allowance: Allowance | None = None) -> Any:
         if value is None or isinstance(value, (bool, int, float, str, np.generic)):
             return value
         if isinstance(value, (Blob, Array)):
-            if value not in data:
-                data[value] = value.read()
-            return data[value]
+            if value not in allowance.data:
+                allowance.data[value] = value.read()
+            return allowance.data[value]
         raise Malformed(f'it has {_describe(value)} where plain data is expected')
 
     return copy(value, 0)

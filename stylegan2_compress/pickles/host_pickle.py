@@ -41,7 +41,7 @@ def read(path: str) -> dict[str, Any]:
         warnings.warn(
             f'{path} was made with other source code of {classes} than the local one, which is used now; '
             f'its images may differ from those it was made for. `--trust` (trust=True) runs its own code.',
-            stacklevel=2,
+            stacklevel=3,  # The caller of `pickles.load`.
         )
     return data
 

@@ -45,6 +45,10 @@ _ABSENT = object()
 _SCALINGS = {torch.Tensor.div, torch.Tensor.mul}
 
 
+class Mismatch(Malformed):
+    """Constructor arguments and state do not describe the same network of the local class."""
+
+
 # --- what a record says -------------------------------------------------------------------------------------------
 
 
@@ -158,7 +162,7 @@ class Rebuilder:
         for path, record in records.items():
             local = type(modules[path])
             if local.__name__ != record.class_name:
-                raise Malformed(f'its {path} is a {record.class_name!r}, but its arguments make a {local.__name__}')
+                raise Mismatch(f'its {path} is a {record.class_name!r}, but its arguments make a {local.__name__}')
             if sources.differ(record.class_name, record.module_src, local._orig_module_src):
                 self.differing.add(record.class_name)
 
@@ -214,7 +218,7 @@ def construct(network: Network, num_modules: int) -> torch.nn.Module:
         with without_data(5 * num_modules + 100):
             return cls(*args, **kwargs)
     except Exception as error:  # A constructor that gets arbitrary arguments can raise anything.
-        raise Malformed(f'{cls.__name__} does not take its constructor arguments ({one_line(error)})') from error
+        raise Mismatch(f'{cls.__name__} does not take its constructor arguments ({one_line(error)})') from error
 
 
 @contextlib.contextmanager
@@ -284,7 +288,7 @@ def fill(
     for full_name, (members, name) in places.items():
         if tuple(sizes[full_name]) != tuple(members[name].shape):
             shapes = f'{list(sizes[full_name])}, but its arguments make {list(members[name].shape)}'
-            raise Malformed(f'its {full_name} has shape {shapes}')
+            raise Mismatch(f'its {full_name} has shape {shapes}')
     for full_name, (members, name) in places.items():
         members[name] = read(full_name, members[name])
 
@@ -300,9 +304,9 @@ def set_attributes(module: torch.nn.Module, values: Mapping[str, Any]) -> None:
 
 def _compare_names(recorded: set[str], made: set[str]) -> None:
     for name in sorted(recorded - made):
-        raise Malformed(f'it has {name!r}, which its constructor arguments do not make')
+        raise Mismatch(f'it has {name!r}, which its constructor arguments do not make')
     for name in sorted(made - recorded):
-        raise Malformed(f'it lacks {name!r}, which its constructor arguments make')
+        raise Mismatch(f'it lacks {name!r}, which its constructor arguments make')
 
 
 def join(path: str, name: str) -> str:

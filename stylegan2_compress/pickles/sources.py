@@ -7,7 +7,7 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-_MAX_SOURCE = 1 << 18  # Characters; the host's networks.py has 37,000.
+_MAX_SOURCE = 1 << 17  # Characters; the host's networks.py has 37,000.
 
 # Two classes of the host from PyPI have options more than NVIDIA's. They are off by default and NVIDIA's constructors
 # refuse them, so for arguments that both take these classes are the same: digest on PyPI -> digest at NVIDIA.
@@ -59,7 +59,6 @@ class _Definition:
         return _SAME.get(digest, digest)
 
 
-@functools.lru_cache(maxsize=256)
 def differ(class_name: str, first: str, second: str) -> bool:
     """Whether two module sources define `class_name`, or something that it uses of its module, differently.
 
@@ -69,6 +68,11 @@ def differ(class_name: str, first: str, second: str) -> bool:
     """
     if first == second:
         return False
+    return max(len(first), len(second)) > _MAX_SOURCE or _differ(class_name, first, second)
+
+
+@functools.lru_cache(maxsize=256)
+def _differ(class_name: str, first: str, second: str) -> bool:
     first, second = _definitions(first), _definitions(second)
     todo, seen = {class_name}, set()
     while todo:
@@ -99,8 +103,6 @@ def unusual_names(source: str) -> set[str]:
 @functools.lru_cache(maxsize=16)
 def _definitions(source: str) -> dict[str, _Definition]:
     """A module's functions, classes and variables by name."""
-    if len(source) > _MAX_SOURCE:
-        return {}
     definitions: dict[str, _Definition] = {}
     decorators: list[tuple[int, list[str]]] = []
     definition = _Definition()

@@ -9,7 +9,7 @@ import legacy
 import torch
 from torch_utils import misc
 
-from stylegan2_compress.pickles.contents import TFNetwork, plain
+from stylegan2_compress.pickles.contents import Allowance, TFNetwork, plain
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import check_numbers, one_line, without_data
 
@@ -28,26 +28,27 @@ def convert(G: TFNetwork, D: TFNetwork, Gs: TFNetwork, with_data: bool = True) -
         Malformed: They are not what the host's converter knows.
     """
     seen: set[TFNetwork] = set()
+    allowance = Allowance()
     return {
-        'G': _convert(_stub(G, seen), legacy.convert_tf_generator, with_data),
-        'D': _convert(_stub(D, seen), legacy.convert_tf_discriminator, with_data),
-        'G_ema': _convert(_stub(Gs, seen), legacy.convert_tf_generator, with_data),
+        'G': _convert(_stub(G, seen, allowance), legacy.convert_tf_generator, with_data),
+        'D': _convert(_stub(D, seen, allowance), legacy.convert_tf_discriminator, with_data),
+        'G_ema': _convert(_stub(Gs, seen, allowance), legacy.convert_tf_generator, with_data),
     }
 
 
-def _stub(network: TFNetwork, seen: set[TFNetwork]) -> SimpleNamespace:
+def _stub(network: TFNetwork, seen: set[TFNetwork], allowance: Allowance) -> SimpleNamespace:
     """What the converter reads of a `dnnlib.tflib.network.Network`; networks are a tree, whatever the file says."""
     if not isinstance(network, TFNetwork) or network.state is None or network in seen or len(seen) > 100:
         raise Malformed('it has a TensorFlow network that is none')
     seen.add(network)
-    variables, components = plain(network.state['variables']), network.state['components']
+    variables, components = plain(network.state['variables'], allowance), network.state['components']
     if not (isinstance(variables, list) and isinstance(components, dict)):
         raise Malformed('it has a TensorFlow network that is none')
     return SimpleNamespace(
-        version=plain(network.state['version']),
-        static_kwargs=plain(network.state['static_kwargs']),
+        version=plain(network.state['version'], allowance),
+        static_kwargs=plain(network.state['static_kwargs'], allowance),
         variables=variables,
-        components={name: _stub(component, seen) for name, component in components.items()},
+        components={name: _stub(component, seen, allowance) for name, component in components.items()},
     )
 
 
