@@ -196,13 +196,13 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
         raise UserError(f'--mask has no meaning for the criterion {criterion}, only for content-aware.')
     _refuse_to_overwrite(out, force)
     host.activate(host_dir)
-    from stylegan2_compress import devices, pickles, profiling, pruning
+    from stylegan2_compress import devices, options, pickles, profiling, pruning
 
     device = devices.choose(device)
     content_mask = None if mask is None else pruning.load_content_mask(mask, device)
-    options = pruning.CriterionOptions(samples, batch, seed, content_mask)
+    criterion_options = pruning.CriterionOptions(samples, batch, seed, content_mask)
     data = pickles.load(teacher, trust=trust)
-    _require_generator(teacher, data)
+    options.require_generator(teacher, data)
     if data['D'] is None:
         raise UserError(f'{teacher} has no discriminator, without which the host opens no pickle: name one that has.')
     if widths is None:
@@ -210,7 +210,7 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
     else:
         channels = pruning.widths_from_text(data['G_ema'], widths)
     data['G_ema'].to(device)
-    student = pruning.make_student(data, channels, criterion, options, init)
+    student = pruning.make_student(data, channels, criterion, criterion_options, init)
     for network in (student['G'], student['G_ema']):
         network.cpu()
     pickles.save(out, student)
@@ -250,13 +250,13 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
     from stylegan2_compress import host
 
     host.activate(host_dir)
-    from stylegan2_compress import devices, pickles, profiling
+    from stylegan2_compress import devices, options, pickles, profiling
 
     device = devices.choose(device)
     generators = []
     for file in files:
         data = pickles.load(file, trust=trust)
-        _require_generator(file, data)
+        options.require_generator(file, data)
         generators.append(data['G_ema'].eval())
     profiles = []
     for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
@@ -272,11 +272,6 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
         click.echo(profiling.table(profiles))
         if not no_measure:
             click.echo(f'measured on {profiling.device_name(device)}')
-
-
-def _require_generator(file: str, data: dict) -> None:
-    if not hasattr(getattr(data['G_ema'], 'synthesis', None), 'block_resolutions'):
-        raise UserError(f'{file} has no StyleGAN2 generator as G_ema: `stylegan2-compress inspect` shows what it has.')
 
 
 def _refuse_to_overwrite(path: str, force: bool) -> None:

@@ -63,6 +63,7 @@ def distill(
     if loop is None and not host.activate().is_checkout:
         loop = options.OUR_LOOP  # The host from PyPI has a loop that cannot start from a pickle.
     teacher_data = pickles.load(teacher)
+    options.require_generator(teacher, teacher_data)
     G = teacher_data['G_ema']
     given = {name: value for name, value in host_options.items() if value is not None}
     given['metrics'] = options.parse_metrics(metrics)

@@ -160,7 +160,12 @@ def use_networks(args: dict, student: str | dict) -> None:
         args.resume_pkl = student
     else:
         data = student
-    check_against_data('--student', args.get('resume_pkl'), data['G_ema'], args.training_set_kwargs)
+    name = args.get('resume_pkl') or 'the pruned teacher'
+    require_generator(name, data)
+    for network in ('G', 'D'):
+        if data[network] is None:
+            raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
+    check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
     freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')
     args.G_kwargs = constructor_arguments(data['G'])
     args.D_kwargs = constructor_arguments(data['D'])
@@ -194,7 +199,9 @@ def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | N
             raise UserError(f'--loss-arg {name}=… is not an argument of {loss}, which takes {", ".join(accepted)}.')
         kwargs[name] = value
     if teacher is not None:
-        check_against_data('--teacher', teacher, pickles.load(teacher)['G_ema'], args.training_set_kwargs)
+        teacher_data = pickles.load(teacher)
+        require_generator(teacher, teacher_data)
+        check_against_data('--teacher', teacher, teacher_data['G_ema'], args.training_set_kwargs)
         if 'teacher' in accepted:
             kwargs.setdefault('teacher', teacher)
     if 'training_set_kwargs' in accepted:
@@ -233,6 +240,12 @@ def parse_loss_arg(text: str) -> tuple[str, object]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def require_generator(file: str, data: dict) -> None:
+    """Refuse the contents of a network file without a StyleGAN2 generator as G_ema."""
+    if not hasattr(getattr(data['G_ema'], 'synthesis', None), 'block_resolutions'):
+        raise UserError(f'{file} has no StyleGAN2 generator as G_ema: `stylegan2-compress inspect` shows what it has.')
 
 
 def check_against_data(option: str, name: str, G, training_set_kwargs: dict) -> None:

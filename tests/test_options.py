@@ -202,6 +202,8 @@ def bad_input_cases():
     yield 'data is no dataset', dict(data='text.zip'), '--data=text.zip'
     yield 'no teacher', dict(teacher='nowhere.pkl'), 'nowhere.pkl'
     yield 'teacher is no pickle', dict(teacher='text.zip'), 'text.zip'
+    yield 'teacher without G_ema', dict(teacher='only_d.pkl'), 'G_ema'
+    yield 'student without D', dict(student='only_g.pkl'), 'only_g.pkl has no D'
     yield 'resolution', dict(teacher='res8.pkl'), 'resolution 8'
     yield 'channels', dict(teacher='grey.pkl'), 'channels 1'
     yield 'labels', dict(teacher='labels.pkl', cond='0'), 'label dimensions 3'
@@ -238,6 +240,9 @@ def test_bad_input(tmp_path, monkeypatch, data, make_teacher, changes, sentence)
     make_teacher('res8.pkl', img_resolution=8)
     make_teacher('grey.pkl', img_channels=1)
     make_teacher('labels.pkl', c_dim=3)
+    networks = pickles.load('teacher.pkl')
+    pickles.save('only_d.pkl', dict(networks, G=None, G_ema=None))
+    pickles.save('only_g.pkl', dict(networks, D=None))
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*') if 'cache' not in path.parts)
     given = {
         'teacher': 'teacher.pkl',
