@@ -17,7 +17,7 @@ _HOME = {
     'PrunedGenerator': 'stylegan2_compress.networks.pruned',
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0604  (names resolved by __getattr__)
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str):

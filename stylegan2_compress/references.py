@@ -77,7 +77,8 @@ def teacher_moments(
     device = torch.device(device)
     G = pickles.load(teacher, device=device)['G_ema'].eval().requires_grad_(False)
     labels = LabelSource(G.c_dim, training_set_kwargs)
-    population = Population(pickles.sha256(pickles.local_file(teacher)), labels.fingerprint, samples, truncation_psi, seed)
+    sha256 = pickles.sha256(pickles.local_file(teacher))
+    population = Population(sha256, labels.fingerprint, samples, truncation_psi, seed)
     found = {
         embedding: read_moments(cache_path(population, embedding), population, embedding) for embedding in embeddings
     }
