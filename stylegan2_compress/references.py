@@ -56,7 +56,7 @@ def teacher_moments(
     training_set_kwargs: dict | None = None,
     device: torch.device | str = 'cpu',
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """First and second raw moments m1, m2 of each embedding over a teacher's images (DiME, section 3.2).
+    """First and second raw moments m1, m2 of each embedding over a teacher's images (DiME, arXiv 2405.11614).
 
     Computed in float64 and constant memory, in one pass of the generator for all embeddings that have none in the
     cache yet.

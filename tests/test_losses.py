@@ -151,7 +151,7 @@ class Flattener(torch.nn.Module):
 
 
 def test_moment_matching_is_the_formula():
-    """Written out in float64 from DiME's equation 5."""
+    """Written out in float64 from DiME's formula."""
     rnd = np.random.RandomState(0)
     images = rnd.randn(6, 3, 2, 2)
     m1, m2 = rnd.randn(12), rnd.rand(12)

@@ -16,7 +16,7 @@ DEFAULT_WEIGHT = 20.0
 
 
 class MomentMatching(Term):
-    """Σ_k λ_k (mean |a1 − m1| + mean |a2 − m2|) over embeddings k (DiME, equation 5).
+    """Σ_k λ_k (mean |a1 − m1| + mean |a2 − m2|) over embeddings k (DiME, arXiv 2405.11614).
 
     a1 and a2 are the first two raw moments of the student's batch, m1 and m2 the teacher's.
 
@@ -44,7 +44,7 @@ class MomentMatching(Term):
 
 
 class DiMELoss(AdversarialLoss):
-    """The adversarial loss and moment matching in embedding spaces (DiME, section 3.2).
+    """The adversarial loss and moment matching in embedding spaces (DiME, arXiv 2405.11614).
 
     Args:
         teacher: network pickle (path or URL) whose G_ema is to be matched.

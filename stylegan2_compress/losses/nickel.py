@@ -41,7 +41,7 @@ def high_frequency_distance(x: torch.Tensor, y: torch.Tensor, levels: int) -> to
 
 
 class FeatureExchange(Term):
-    """λ L_feat: D_S is to see in the teacher's images what the teacher made them from (NICKEL, section 3.3).
+    """λ L_feat: D_S is to see in the teacher's images what the teacher made them from (NICKEL, arXiv 2405.11614).
 
     Main D phase only. The teacher makes images from the student's latents, mixed in the same way, and D_S looks at
     them unaugmented, since augmented ones would not show what the teacher's feature maps do.
@@ -88,7 +88,7 @@ class FeatureExchange(Term):
 
 
 class NICKELLoss(AdversarialLoss):
-    """Adversarial losses against two discriminators, and exchange of features (NICKEL, section 3.3).
+    """Adversarial losses against two discriminators, and exchange of features (NICKEL, arXiv 2405.11614).
 
     D has to be a `stylegan2_compress.DualDiscriminator`; the options of the training loops see to that (`adapt`).
     D_T starts from the teacher pickle's D, and both train on the student's images and on real ones.
