@@ -314,7 +314,7 @@ def _key(value: Any) -> Any:
     """`value`, if it may be a key: keys of which a file can make many collide would take quadratic time."""
     if value is None or isinstance(value, str) or (isinstance(value, int) and abs(value) < 1 << 60):
         return value
-    raise Malformed(f'it has a {type(value).__name__} as a key')
+    raise Malformed(f'it has a key of type {type(value).__name__}')
 
 
 def _pairs(items: list) -> list[tuple]:

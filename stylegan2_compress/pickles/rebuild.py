@@ -41,7 +41,6 @@ _MAX_DEPTH = 32
 _MAX_MODULES = 2_000
 _MAX_INT = 1 << 20
 _FACTORIES = {torch.randn, torch.rand, torch.zeros, torch.ones, torch.full, torch.empty}
-_ABSENT = object()
 _SCALINGS = {torch.Tensor.div, torch.Tensor.mul}
 
 
@@ -151,7 +150,7 @@ class Rebuilder:
             self.changed |= {
                 join(path, name)
                 for name, value in values.items()
-                if not name.startswith('_') and name != 'training' and repr(value) != repr(made.get(name, _ABSENT))
+                if name in made and not name.startswith('_') and name != 'training' and repr(value) != repr(made[name])
             }
             set_attributes(submodule, values)
         return module
