@@ -413,7 +413,7 @@ def a_module_in_itself() -> dict:
     """Its `_modules` contain it."""
     modules = {}
     modules['a'] = module(_modules=modules)
-    return {'G': modules['a']}
+    return {'G': module(_modules=modules)}
 
 
 def a_list_in_itself() -> list:
@@ -734,12 +734,14 @@ def good_safetensors(data: dict, path: Path) -> tuple[dict, dict[str, torch.Tens
         lambda d, t: d['data']['G'].update(attributes={'nowhere': {}}),
         lambda d, t: d['data']['G'].update(attributes={'': {'forward': 1}}),
         lambda d, t: d['data']['G'].update(attributes={'': 7}),
+        lambda d, t: d['data']['G'].update(attributes={'': {'_modules': {}}}),
+        lambda d, t: d['data']['G'].update(attributes={'': {'_forward_hooks': {'x': 'print'}}}),
         lambda d, t: t.pop('G.mapping.fc0.bias'),
         lambda d, t: t.update({'G.more': torch.zeros(1)}),
         lambda d, t: t.update({'G.mapping.fc0.bias': torch.zeros(3)}),
         lambda d, t: t.clear(),
     ],
-    ids=range(31),
+    ids=range(33),
 )
 def test_safetensors_that_make_no_sense_are_a_sentence(spoil, data, tmp_path):
     path = tmp_path / 'a.safetensors'

@@ -494,11 +494,15 @@ def _hooked(G):
     G.mapping.register_forward_hook(print)
 
 
+def _worded(G):
+    G.note = np.str_('text')
+
+
 def _laden(G):
     G.loss = torch.nn.functional.mse_loss
 
 
-@pytest.mark.parametrize('spoil', [_replaced, _regrown, _hooked, _laden])
+@pytest.mark.parametrize('spoil', [_replaced, _regrown, _hooked, _worded, _laden])
 def test_a_network_that_is_not_what_its_arguments_make_has_no_form_as_safetensors(spoil, data, tmp_path):
     G = copy.deepcopy(data['G'])
     spoil(G)

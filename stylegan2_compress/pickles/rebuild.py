@@ -296,7 +296,7 @@ def set_attributes(module: torch.nn.Module, values: Mapping[str, Any]) -> None:
     """Set recorded plain attributes, unless one would hide a method or a member."""
     for name in values:
         members = module._modules.keys() | module._parameters.keys() | module._buffers.keys()
-        if name in members or callable(getattr(type(module), name, None)):
+        if name in members | MEMBERS | HOOKS or callable(getattr(type(module), name, None)):
             raise Malformed(f'it has an attribute that hides {type(module).__name__}.{name}')
     module.__dict__.update(values)
 

@@ -129,11 +129,12 @@ class _Document:
         self._read_already: dict[str, torch.Tensor] = {}
         try:
             document = json.loads((file.metadata() or {})[_KEY])
-            if document['version'] != _VERSION:
-                raise Malformed(f'it has version {document["version"]!r}, not {_VERSION}, of the format')
+            version = document['version']
             self._data, self._shared = dict(document['data']), dict(document['shared'])
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise Malformed('it does not describe networks in its metadata') from error
+        if version != _VERSION:
+            raise Malformed(f'it has version {version!r}, not {_VERSION}, of the format')
         if not all(isinstance(name, str) for name in self._shared.values()):
             raise Malformed('it has shared tensors that have no name')
 
@@ -195,7 +196,8 @@ class _Document:
 def _encode(value: Any) -> Any:
     """`value` in JSON's types. Raises TypeError where it is no plain data."""
     if isinstance(value, np.generic):
-        return {_TAG: 'numpy', 'dtype': value.dtype.str[1:], 'bytes': value.tobytes().hex()}
+        code = value.dtype.str[1:]
+        return {_TAG: 'numpy', 'dtype': code, 'bytes': value.astype(DType(code).dtype).tobytes().hex()}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, list):
