@@ -526,17 +526,15 @@ def train_some_steps(directory, rank, processes, batch):
     shape = dict(z_dim=16, c_dim=0, w_dim=16, img_resolution=16, img_channels=3, mapping_kwargs=dict(num_layers=1))
     torch.manual_seed(1)
     G = networks.Generator(**shape, synthesis_kwargs=dict(WIDTHS, use_noise=False)).train().requires_grad_(False)
-    torch.manual_seed(
-        100 + rank
-    )  # As in the host's loop, where processes have nothing in common but the first weights.
+    torch.manual_seed(100 + rank)  # The host's processes have nothing in common but the first weights.
     modules = dict(G_mapping=G.mapping, G_synthesis=G.synthesis, D=D)
     if processes > 1:
-        if rank == 1:  # Only the first process has resumed: the others have other weights until here.
-            D.student.b8.conv0.weight.normal_()
         for name, module in modules.items():
             module.requires_grad_(True)
             modules[name] = torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
             module.requires_grad_(False)
+    if rank == 0:  # As if it had resumed and not all of that were handed on to the others.
+        D.started.fill_(1)
     loss = NICKELLoss(
         device='cpu', augment_pipe=None, teacher=f'{directory}/teacher.pkl', style_mixing_prob=0, r1_gamma=2, **modules
     )
@@ -567,7 +565,7 @@ def run_process(rank, directory):
 
 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path, make_teacher):
-    """Every gradient of three steps, in two rounds each; the second process starts from wrong weights."""
+    """Every gradient of three steps, in two rounds each."""
     make_teacher(
         G=dict(synthesis_kwargs=dict(channel_base=128, channel_max=8, use_noise=False)),
         D=dict(epilogue_kwargs=dict(mbstd_num_channels=0)),

@@ -103,7 +103,7 @@ class NICKELLoss(AdversarialLoss):
         adversarial: arguments of `AdversarialLoss`.
 
     Raises:
-        UserError: if D is not a DualDiscriminator made for this teacher.
+        UserError: if D is not a DualDiscriminator.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class NICKELLoss(AdversarialLoss):
         resolutions, levels = (args['loss_kwargs'].get(name) for name in ('resolutions', 'levels'))
         data = pickles.load(teacher)
         G = data['G_ema']
-        z_dim = args['G_kwargs']['z_dim']
+        z_dim = args['G_kwargs'].get('z_dim', G.z_dim)
         if G.z_dim != z_dim:
             raise UserError(f'--teacher={teacher} has latents of {G.z_dim} numbers, but the student has {z_dim}; '
                             'NICKEL needs the same latents for both.')  # fmt: skip
