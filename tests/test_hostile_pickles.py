@@ -103,7 +103,7 @@ def payloads(canary: str) -> dict[str, tuple[object, str]]:
             Call(torch.storage._load_from_bytes, saved(system, _use_new_zipfile_serialization=False)),
             "'posix.system'",
         ),
-        'a zip that torch loads': (Call(torch.storage._load_from_bytes, saved(system)), 'tensor storage'),
+        'a zip that torch loads': (Call(torch.storage._load_from_bytes, saved(system)), 'outside the file'),
         'a type': (Call(type, 'Evil', (), {}), "'builtins.type'"),
         'an instance': (types.SimpleNamespace(a=1), "'types.SimpleNamespace'"),
         'a function': (os.system, "'posix.system'"),

@@ -215,6 +215,7 @@ class Reader:
         self._foreign = foreign
         self._unclaimed = size  # Bytes of the file that no tensor has claimed: shared data must not multiply.
         self._sources: set[str] = set()
+        self._preamble = b''  # Of the last storage that had another one than the storage before.
         self._storages: dict[Blob, Storage] = {}
         self._budget = iter(range(MAX_OPCODES))
         known = {
@@ -267,20 +268,29 @@ class Reader:
         return self._storages[blob]
 
     def _parse_storage(self, blob: Blob) -> Storage:
-        machine = blob.machine(self._find_storage_type, _storage_head, self._budget)
-        magic, protocol = machine.load(), machine.load()
-        if (magic, protocol) != (_TORCH_MAGIC, _TORCH_PROTOCOL):
-            raise Malformed('it has a tensor storage in a format that the host does not write')
-        system = machine.load()
+        start, rest = blob.split(min(len(self._preamble), blob.length))
+        if not start or start != self._preamble:
+            rest = self._parse_preamble(blob)
+        machine = rest.machine(self._find_storage_type, _storage_head, self._budget)
         head, keys = machine.load(), machine.load()
         if not isinstance(head, _StorageHead) or keys != [head.key]:
             raise Malformed('it has a tensor storage without data')
-        if not (isinstance(system, dict) and system.get('little_endian') is True):
-            raise Malformed('it was written on a big-endian machine')
-        numel, data = blob.tail(machine.position()).split(8)
+        numel, data = rest.tail(machine.position()).split(8)
         if int.from_bytes(numel, 'little') != head.numel or data.length != head.numel * head.dtype.itemsize:
             raise Malformed('it has a tensor storage whose length is not the one declared')
         return Storage(head.dtype, data)
+
+    def _parse_preamble(self, blob: Blob) -> Blob:
+        """Check what is the same at the start of all storages of one machine, and return what comes behind it."""
+        machine = blob.machine(self._find_storage_type, None, self._budget)
+        magic, protocol, system = machine.load(), machine.load(), machine.load()
+        if (magic, protocol) != (_TORCH_MAGIC, _TORCH_PROTOCOL) or not isinstance(system, dict):
+            raise Malformed('it has a tensor storage in a format that the host does not write')
+        if system.get('little_endian') is not True:
+            raise Malformed('it was written on a big-endian machine')
+        rest = blob.tail(machine.position())
+        self._preamble, _ = blob.split(blob.length - rest.length)
+        return rest
 
     def _find_storage_type(self, module: str, name: str) -> torch.dtype:
         if module != 'torch' or name not in _STORAGE_DTYPES:

@@ -189,6 +189,13 @@ class Machine:
             raise Malformed(f'it refers to memo {key}, which it has not set')
         self._stack.append(self._memo[key])
 
+    def _get_short(self) -> None:
+        """The commonest opcode, so without detours."""
+        key = self._file.read(1)
+        if not key or key[0] not in self._memo:
+            raise Malformed('it refers to a memo that it has not set')
+        self._stack.append(self._memo[key[0]])
+
     def _put(self, key: int) -> None:
         self._memo[key] = self._stack[-1]
 
@@ -338,7 +345,7 @@ _OPERATIONS: dict[bytes, Callable[[Machine], Any]] = {
     pickle.LONG_BINPUT: lambda m: m._put(m._u32()),
     pickle.MEMOIZE: Machine._memoize,
     pickle.GET: lambda m: m._get(m._number(int)),
-    pickle.BINGET: lambda m: m._get(m._u8()),
+    pickle.BINGET: Machine._get_short,
     pickle.LONG_BINGET: lambda m: m._get(m._u32()),
     pickle.PROTO: Machine._u8,
     pickle.FRAME: Machine._u64,
