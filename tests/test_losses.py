@@ -77,7 +77,9 @@ def test_same_statistics_as_host(networks):
             gradients(loss_class, *networks(), phase)
         collector.update()
         reported.append({name: stat for name, stat in collector.as_dict().items() if stat['num']})
-    assert reported[0] == reported[1]
+    assert reported[0].keys() == reported[1].keys()
+    for name, stat in reported[0].items():  # The host's collectors subtract running totals, which rounds.
+        assert dict(stat) == pytest.approx(dict(reported[1][name]), rel=1e-9)
     assert len(reported[0]) == 10
 
 
