@@ -388,9 +388,9 @@ def storage(numel: object, body: bytes, written: int | None = None, key: object 
     return Call(torch.storage._load_from_bytes, head + struct.pack('<Q', written) + body)
 
 
-def tensor(storage: object, offset: object, size: object, stride: object, grad: object = False) -> Call:
-    """A tensor."""
-    return Call(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, grad, OrderedDict())
+def tensor(storage: object, offset: object, size: object, stride: object, grad: object = False, more=()) -> Call:
+    """A tensor; `more` are its hooks and its metadata."""
+    return Call(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, grad, *(more or [OrderedDict()]))
 
 
 def laughs(depth: int, container=list) -> list:
@@ -504,6 +504,8 @@ BOMBS = {
     'a size that is no number': (SHAPE, generator(w_avg=tensor(ONE, 0, ('x',), (1,)))),
     'a size that is no tuple': (SHAPE, generator(w_avg=tensor(ONE, 0, 7, (1,)))),
     'a gradient of integers': ('requires a gradient', generator(w_avg=tensor(INTEGER, 0, (1,), (1,), True))),
+    'hooks of a tensor': ('with hooks', generator(w_avg=tensor(ONE, 0, (1,), (1,), False, [{0: 'x'}]))),
+    'metadata of a tensor': ('with hooks', generator(w_avg=tensor(ONE, 0, (1,), (1,), False, [{}, {'conj': True}]))),
     'no storage': ('without storage', generator(w_avg=tensor(b'x', 0, (1,), (1,)))),
     'declared floats': (NO_DATA, generator(w_avg=tensor(storage(2**60, b''), 0, (10**5,), (1,)))),
     'many declared floats': (LENGTH, generator(w_avg=tensor(storage(2**40, FLOATS), 0, (10**5,), (1,)))),

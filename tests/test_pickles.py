@@ -490,6 +490,10 @@ def _regrown(G):
     G.mapping.fc2 = networks.FullyConnectedLayer(16, 16)
 
 
+def _recast(G):
+    G.mapping.fc0.__class__ = networks.Conv2dLayer
+
+
 def _hooked(G):
     G.mapping.register_forward_hook(print)
 
@@ -502,7 +506,7 @@ def _laden(G):
     G.loss = torch.nn.functional.mse_loss
 
 
-@pytest.mark.parametrize('spoil', [_replaced, _regrown, _hooked, _worded, _laden])
+@pytest.mark.parametrize('spoil', [_replaced, _regrown, _recast, _hooked, _worded, _laden])
 def test_a_network_that_is_not_what_its_arguments_make_has_no_form_as_safetensors(spoil, data, tmp_path):
     G = copy.deepcopy(data['G'])
     spoil(G)
