@@ -40,6 +40,7 @@ def main(outdir: str, kimg: int, gamma: float, seed: int) -> None:
     runs.print_options(args, run_dir)
     runs.start(args, run_dir)
     data = pickles.load(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))[-1])
+    data['training_set_kwargs']['path'] = 'mnist.zip'  # Wherever it was on this machine.
     pickles.save(f'{run_dir}/mnist_teacher.safetensors', data)
 
 
