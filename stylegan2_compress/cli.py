@@ -242,9 +242,6 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
       # Counts of every layer, for another program
       stylegan2-compress profile --no-measure --layers --json ffhq.pkl
     """
-    import json
-    from dataclasses import asdict
-
     from tqdm import tqdm
 
     from stylegan2_compress import host
@@ -266,7 +263,7 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
         G.cpu()
     if as_json:
         measured_on = None if no_measure else profiling.device_name(device)
-        entries = [{**asdict(p), 'against_first': profiling.reductions(p, profiles[0])} for p in profiles]
+        entries = [{**dataclasses.asdict(p), 'against_first': profiling.reductions(p, profiles[0])} for p in profiles]
         click.echo(json.dumps({'measured_on': measured_on, 'profiles': entries}, indent=2))
     else:
         click.echo(profiling.table(profiles))

@@ -13,6 +13,7 @@ import pytest
 import pywt
 import torch
 from click.testing import CliRunner
+from host_alone import WITHOUT_OUR_PACKAGE
 from torch_utils import misc, training_stats
 from training import networks
 from training.augment import AugmentPipe
@@ -462,15 +463,10 @@ def test_going_on_with_another_discriminator_is_refused(tmp_path, data, make_tea
     assert args.D_kwargs.teacher_kwargs['channel_max'] == 16
 
 
-HOST_ALONE = """
+HOST_ALONE = (
+    WITHOUT_OUR_PACKAGE
+    + """
 import sys
-
-class OurPackageIsNotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] == 'stylegan2_compress':
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, OurPackageIsNotInstalled())
 host, snapshot, logits = sys.argv[1:]
 sys.path.insert(0, host)
 import legacy
@@ -489,6 +485,7 @@ torch.save([
 ], logits)
 assert not any(name.startswith('stylegan2_compress') for name in sys.modules)
 """
+)
 
 
 def test_host_alone_opens_it(tmp_path, make_generator):

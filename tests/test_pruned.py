@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from host_alone import WITHOUT_OUR_PACKAGE
 from torch_utils import misc
 
 from stylegan2_compress import host, pickles
@@ -94,15 +95,10 @@ def test_class_name_and_json_arguments_rebuild_it():
     assert torch.equal(twin(z, None, noise_mode='const'), G(z, None, noise_mode='const'))
 
 
-HOST_ALONE = """
+HOST_ALONE = (
+    WITHOUT_OUR_PACKAGE
+    + """
 import copy, io, pickle, sys
-
-class OurPackageIsNotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] == 'stylegan2_compress':
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, OurPackageIsNotInstalled())
 host, student, images = sys.argv[1:]
 sys.path.insert(0, host)
 import legacy
@@ -127,6 +123,7 @@ torch.save({
 }, images)
 assert not any(name.startswith('stylegan2_compress') for name in sys.modules)
 """
+)
 
 
 @pytest.mark.parametrize('architecture', ['skip', 'resnet', 'orig'])

@@ -8,20 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from host_alone import WITHOUT_OUR_PACKAGE
 
 from stylegan2_compress import pickles
 from stylegan2_compress.cli import main
 
 pytestmark = pytest.mark.checkout
-
-BLOCKER = """
-import importlib.abc, sys
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.split('.')[0] == 'stylegan2_compress':
-            raise ImportError('stylegan2_compress is not installed here')
-sys.meta_path.insert(0, Blocker())
-"""
 
 
 @pytest.fixture
@@ -112,7 +104,7 @@ def test_trains_with_dime_and_the_snapshot_needs_nothing_of_ours(tmp_path, check
     snapshot = run_dir / 'network-snapshot-000001.pkl'
     assert snapshot.exists()
 
-    script = BLOCKER + (
+    script = WITHOUT_OUR_PACKAGE + (
         'import legacy, torch\n'
         f'G = legacy.load_network_pkl(open({str(snapshot)!r}, "rb"))["G_ema"]\n'
         'images = G(torch.randn(2, G.z_dim), torch.eye(3)[:2], truncation_psi=0.7, noise_mode="const")\n'
