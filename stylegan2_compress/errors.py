@@ -11,3 +11,11 @@ class UserError(click.ClickException):
     """
 
     exit_code = 2
+
+
+class DivergedError(UserError):
+    """Training cannot go on: a loss or a term was not finite for too many steps in a row.
+
+    Raised by a loss's `accumulate_gradients`. A training loop that knows better saves a snapshot before it passes the
+    error on.
+    """

@@ -43,6 +43,14 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def refuse_to_overwrite(path: str, force: bool) -> None:
+    """Refuse a file to write that exists, without `--force`, or that could not be written."""
+    if Path(path).exists() and not force:
+        raise UserError(f'{path} exists: name another file, or add --force to replace it.')
+    if not os.access(Path(path).absolute().parent, os.W_OK):
+        raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a binary file that appears under `path` when the block ends, complete and on disk, or not at all.

@@ -1,0 +1,89 @@
+"""`distill` and `quickstart`: runs."""
+
+import click
+
+
+@click.command()
+@click.option('--teacher', required=True, metavar='PKL|URL', help='Network pickle to learn from.')
+@click.option('--data', required=True, metavar='PATH', help="Training images: directory or zip in the host's format.")
+@click.option('--outdir', required=True, metavar='DIR', help='Where the run directory is created.')
+@click.option('--student', metavar='PKL|URL', help='Network pickle to start from  [default: the teacher, pruned]')
+@click.option('--ratio', type=float, metavar='P', help='Without --student: share of channels to cut  [default: 0.7]')
+@click.option('--loss', default='stylegan2_compress.DiMELoss', show_default=True, metavar='CLASS', help='Loss class.')
+@click.option(
+    '--loss-arg', 'loss_args', multiple=True, metavar='KEY=VALUE', help='Argument of the loss class; may be repeated.'
+)
+@click.option('--loop', metavar='MODULE.FUNCTION', help="Training loop  [default: the host's with CUDA, ours without]")
+@click.option(
+    '--cfg', metavar='NAME', help='Base configuration of the host  [default: the one the teacher fits, or auto]'
+)
+@click.option('--kimg', type=int, metavar='N', help='Length of the training in thousands of images.')
+@click.option('--batch', type=int, metavar='N', help='Batch size.')
+@click.option('--gamma', type=float, help='Weight of the R1 penalty.')
+@click.option('--lr', type=float, help='Learning rate of generator and discriminator.')
+@click.option('--ema-kimg', type=float, metavar='N', help='Half-life of the averaged generator in thousands of images.')
+@click.option('--pl-weight', type=float, help='Weight of path length regularisation; 0 switches it off.')
+@click.option('--mirror', type=bool, metavar='BOOL', help='Add flipped images  [default: false]')
+@click.option('--cond', type=bool, metavar='BOOL', help="Use the dataset's labels  [default: if the teacher does]")
+@click.option('--subset', type=int, metavar='N', help='Train with only N images  [default: all]')
+@click.option('--aug', metavar='noaug|ada|fixed', help='Augmentation  [default: noaug, as in the paper]')
+@click.option('--p', type=float, help='Augmentation probability for --aug=fixed.')
+@click.option('--target', type=float, help='ADA target for --aug=ada  [default: 0.6]')
+@click.option('--augpipe', metavar='NAME', help='Augmentation pipeline  [default: bgc]')
+@click.option('--freezed', type=int, metavar='N', help='Freeze the first N layers of the discriminator.')
+@click.option('--fp32', type=bool, metavar='BOOL', help='No mixed precision  [default: false; on a CPU always true]')
+@click.option('--metrics', default='none', show_default=True, metavar='NAME,…', help="The host's metrics, or none.")
+@click.option('--snap', type=int, metavar='TICKS', help='Ticks between snapshots  [default: 50]')
+@click.option(
+    '--kimg-per-tick', type=float, metavar='N', help='Thousands of images between progress lines  [default: 4]'
+)
+@click.option('--seed', type=int, metavar='N', help='Random seed  [default: 0]')
+@click.option('--workers', type=int, metavar='N', help='DataLoader worker processes  [default: 3]')
+@click.option('--device', metavar='DEVICE', help='cpu, cuda, cuda:1  [default: CUDA where there is one]')
+@click.option('-n', '--dry-run', is_flag=True, help='Print the options and exit.')
+@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+def distill(host_dir, **options):
+    """Train a small generator to do what a big one does.
+
+    What is not given is read off the teacher or taken from the host's published configuration that it fits. The run
+    directory holds what the host's train.py leaves: training_options.json, log.txt, stats.jsonl, fakes*.png,
+    network-snapshot-*.pkl.
+
+    \b
+    Examples:
+      # FFHQ at 256x256: cut 80 % of the channels, match DINO and CLIP embeddings (the paper's recipe)
+      stylegan2-compress distill --teacher ffhq256.pkl --data ffhq256.zip --outdir runs --ratio 0.8 --mirror 1
+    \b
+      # A student that is pruned already, another embedding, on a CPU
+      stylegan2-compress distill --teacher teacher.pkl --student student.pkl --data mnist.zip --outdir runs \\
+          --loss-arg embeddings=efficientnet_lite0@size=64 --kimg 10 --batch 16 --device cpu
+    """
+    from stylegan2_compress import host
+
+    host.activate(host_dir)
+    from stylegan2_compress import distillation
+
+    distillation.distill(**options)
+
+
+@click.command()
+@click.option('--outdir', default='quickstart', show_default=True, metavar='DIR', help='Where everything is written.')
+@click.option('--ratio', default=0.7, show_default=True, help='Share of channels to cut.')
+@click.option('--kimg', default=24, show_default=True, help='Length of the distillation in thousands of images.')
+@click.option('--seed', default=0, show_default=True, help='Random seed.')
+@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch  [default: fetch one]')
+def quickstart(host_dir, **options):
+    """Compress a small StyleGAN2 on real digits, on a CPU, in minutes.
+
+    Needs the extra: pip install "stylegan2-compress[quickstart]".
+
+    \b
+    Example:
+      stylegan2-compress quickstart --outdir quickstart
+    """
+    from stylegan2_compress import host
+
+    host.activate(host.find_or_fetch(host_dir).path)
+    from stylegan2_compress.quickstart import quickstart
+
+    quickstart(**options)
