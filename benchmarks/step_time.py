@@ -1,0 +1,290 @@
+"""What a training step costs with each loss: ratios to the host's loss, measured by turns in one run.
+
+    python benchmarks/step_time.py [--loss CLASS …] [--reference DIR] [--device cpu]
+
+Every loss trains the same pruned student of the same teacher at 256 pixels, with random weights: time does not depend
+on them. The two embeddings are ResNet-50s, as the paper's are, at 256 and 224 pixels, raw images, equal for all. A step
+is the sum of its phases by their intervals, Gmain + Greg/4 + Dmain + Dreg/16, each with its optimizer; the data loader,
+G_ema and snapshots are left out (`loop_overhead.py` has them). Each loss lives in a process of its own and the
+processes take turns, so that a busy machine slows all of them alike; times are medians, memory is the peak of the
+process (CPU) or of the allocator (CUDA).
+
+--reference DIR is a checkout of the paper's public code (SangyeopYeo/NICKEL_AND_DIME). Its loss and networks are run
+as they are, with its optimizers; its embeddings are replaced by the same ResNet-50s, frozen, as they are when it
+runs on several GPUs. Modules it imports and does not use here (torchvision) need not be installed. It needs
+PyWavelets.
+"""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+import types
+from pathlib import Path
+
+import click
+
+HOST_LOSS = 'training.loss.StyleGAN2Loss'
+LOSSES = [HOST_LOSS, *(f'stylegan2_compress.{name}' for name in ('DiMELoss', 'NICKELLoss', 'NickelDimeLoss'))]
+REFERENCE = "the paper's code"
+STEP = {'Gmain': 1, 'Greg': 1 / 4, 'Dmain': 1, 'Dreg': 1 / 16}  # How much of each phase a step has.
+RESOLUTION = 256  # The reference's layer indices fit no other.
+
+
+@click.command()
+@click.option(
+    '--loss', 'losses', multiple=True, metavar='CLASS', help=f'May be repeated  [default: {", ".join(LOSSES)}]'
+)
+@click.option('--reference', metavar='DIR', help="Checkout of the paper's public code, to be timed too.")
+@click.option('--channel-base', default=16384, show_default=True, help='Of the teacher and both discriminators.')
+@click.option('--channel-max', default=512, show_default=True)
+@click.option('--ratio', default=0.9, show_default=True, help='Share of channels cut.')
+@click.option('--batch', default=8, show_default=True)
+@click.option('--rounds', default=5, show_default=True, help='How often each phase is timed, after one to warm up.')
+@click.option('--device', default=None, help='cpu or cuda  [default: CUDA where there is one]')
+def main(losses, reference, device, **sizes) -> None:
+    import torch
+
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    losses = list(losses) or LOSSES
+    if HOST_LOSS not in losses:
+        losses.insert(0, HOST_LOSS)
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(Path(directory, 'cache'))
+        inputs = write_inputs(Path(directory), **sizes)
+        contenders = {loss: Contender(plug_in, loss, inputs, device) for loss in losses}
+        if reference:
+            contenders[REFERENCE] = Contender(the_papers_code, reference, inputs, device)
+        run = {name: contender for name, contender in contenders.items() if contender.ready()}
+        for number in range(sizes['rounds'] + 1):
+            for phase in STEP:
+                for contender in run.values():
+                    contender.time(phase, keep=number > 0)
+        peaks = {name: contender.finish() for name, contender in run.items()}
+    numbers = ', '.join(f'{name.replace("_", " ")} {value}' for name, value in sizes.items())
+    threads = f'{torch.get_num_threads()} threads, torch {torch.__version__}'
+    print(f'\n{RESOLUTION}×{RESOLUTION}, {numbers}, {device}, {threads}')
+    print_table(run, peaks)
+
+
+def print_table(contenders: dict, peaks: dict) -> None:
+    steps = {
+        name: sum(share * statistics.median(contender.seconds[phase]) for phase, share in STEP.items())
+        for name, contender in contenders.items()
+    }
+    print(f'\n| loss | {" | ".join(STEP)} | step | ratio | peak memory | ratio |')
+    print('| --- |' + ' --- |' * (len(STEP) + 4))
+    for name, contender in contenders.items():
+        phases = ' | '.join(f'{statistics.median(contender.seconds[phase]):.3f}' for phase in STEP)
+        print(f'| {name} | {phases} | {steps[name]:.3f} s | {steps[name] / steps[HOST_LOSS]:.2f} '
+              f'| {peaks[name] / 1e6:.0f} MB | {peaks[name] / peaks[HOST_LOSS]:.2f} |')  # fmt: skip
+    both = LOSSES[-1]
+    if REFERENCE in steps and both in steps:
+        print(f"\nNICKEL + DiME takes {steps[both] / steps[REFERENCE]:.2f} of the time of the paper's code, "
+              f'and {peaks[both] / peaks[REFERENCE]:.2f} of its memory.')  # fmt: skip
+
+
+# --- What all of them get -----------------------------------------------------------------------------------------
+
+
+def write_inputs(directory: Path, channel_base: int, channel_max: int, ratio: float, batch: int, rounds: int) -> dict:
+    """Data, teacher, student and embedding files, and the numbers that the contenders share."""
+    from transformers import ResNetConfig, ResNetModel
+
+    from stylegan2_compress import host
+
+    host.activate()
+    import dnnlib
+    from loop_overhead import write_random_images
+
+    from stylegan2_compress import pickles, pruning
+
+    data, teacher, student, resnet = (
+        str(directory / name) for name in ('random.zip', 'teacher.pkl', 'student.pkl', 'resnet50')
+    )
+    write_random_images(Path(data), RESOLUTION, count=2 * batch)
+    shape = dict(c_dim=0, img_resolution=RESOLUTION, img_channels=1)
+    width = dict(channel_base=channel_base, channel_max=channel_max, conv_clamp=256)
+    G_kwargs = dict(z_dim=512, w_dim=512, mapping_kwargs=dict(num_layers=8), synthesis_kwargs=width)
+    G = dnnlib.util.construct_class_by_name(class_name='training.networks.Generator', **G_kwargs, **shape)
+    D = dnnlib.util.construct_class_by_name(class_name='training.networks.Discriminator', **width, **shape)
+    networks = dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs={})
+    pickles.save(teacher, networks)
+    pickles.save(student, pruning.make_student(networks, pruning.widths_for_ratio(G, ratio)))
+    ResNetModel(ResNetConfig()).save_pretrained(resnet)
+    embeddings = [f'hf:{resnet}@preprocess=raw@size={size}' for size in (256, 224)]
+    return dict(data=data, teacher=teacher, student=student, embeddings=embeddings, batch=batch, shape=shape,
+                G_kwargs=G_kwargs, D_kwargs=width, ratio=ratio, z_dim=512)  # fmt: skip
+
+
+class Contender:
+    """One loss in a process of its own, which runs a phase when it is told to.
+
+    Args:
+        build: what makes its `run_phase(name)`, called as `build(which, inputs, device)` in that process.
+    """
+
+    def __init__(self, build, which, inputs, device):
+        context = multiprocessing.get_context('spawn')
+        self.name = which
+        self.seconds = {phase: [] for phase in STEP}
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, build, which, inputs, device), daemon=True)
+        self.process.start()
+
+    def ready(self) -> bool:
+        """Whether it could be built; if not, it says why."""
+        problem = self.pipe.recv()
+        if problem:
+            print(f'{self.name} does not run here: {problem}', file=sys.stderr)
+        return not problem
+
+    def time(self, phase: str, keep: bool) -> None:
+        self.pipe.send(phase)
+        seconds = self.pipe.recv()
+        if keep:
+            self.seconds[phase].append(seconds)
+
+    def finish(self) -> int:
+        """Its peak memory in bytes."""
+        self.pipe.send(None)
+        return self.pipe.recv()
+
+
+def serve(pipe, build, which, inputs, device) -> None:
+    import torch
+
+    try:
+        run_phase = build(which, inputs, torch.device(device))
+    except Exception as error:
+        traceback.print_exc()
+        pipe.send(f'{type(error).__name__}: {error}')
+        return
+    pipe.send(None)
+    while phase := pipe.recv():
+        start = time.perf_counter()
+        run_phase(phase)
+        if device != 'cpu':
+            torch.cuda.synchronize()
+        pipe.send(time.perf_counter() - start)
+    if device != 'cpu':
+        pipe.send(torch.cuda.max_memory_allocated())
+    else:  # Not getrusage's maximum, which begins with the size of the process that started this one.
+        pipe.send(int(re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())[1]) * 1024)
+
+
+def phase_runner(loss, optimized: dict, inputs: dict, device, **more):
+    """A function that runs a phase: gradients, then the optimizers of the modules it trains.
+
+    Args:
+        optimized: by the phase's letter, the modules that it trains.
+        more: further arguments of `accumulate_gradients`.
+    """
+    import torch
+
+    batch, c = inputs['batch'], torch.zeros([inputs['batch'], 0], device=device)
+    reals = torch.randn([batch, 1, RESOLUTION, RESOLUTION], device=device).clamp(-1, 1)
+    optimizers = {
+        letter: [torch.optim.Adam(module.parameters(), lr=1e-4, betas=(0.0, 0.99)) for module in modules]
+        for letter, modules in optimized.items()
+    }
+
+    def run_phase(phase: str) -> None:
+        z = torch.randn([batch, inputs['z_dim']], device=device)
+        for module, optimizer in zip(optimized[phase[0]], optimizers[phase[0]], strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            module.requires_grad_(True)
+        loss.accumulate_gradients(phase=phase, real_img=reals, real_c=c, gen_z=z, gen_c=c, sync=True, gain=1, **more)
+        for module, optimizer in zip(optimized[phase[0]], optimizers[phase[0]], strict=True):
+            module.requires_grad_(False)
+            optimizer.step()
+
+    return run_phase
+
+
+# --- The contenders -----------------------------------------------------------------------------------------------
+
+
+def plug_in(loss_class: str, inputs: dict, device):
+    """A loss of the host's or of ours, on the networks that `train.py --loss` would construct."""
+    from stylegan2_compress import host
+
+    host.activate()
+    import dnnlib
+
+    from stylegan2_compress import options, recipes
+
+    _desc, args = recipes.host_arguments(inputs['data'], cfg='paper256', batch=inputs['batch'], aug='noaug')
+    loss_args = (
+        ['samples=16', f'embeddings={json.dumps(inputs["embeddings"])}']
+        if 'DiME' in loss_class or 'Dime' in loss_class
+        else []
+    )
+    _desc, args = options.compress(
+        '', args, loss=loss_class, loss_args=tuple(loss_args), student=inputs['student'], device=str(device),
+        teacher=None if loss_class == HOST_LOSS else inputs['teacher'],
+    )  # fmt: skip
+    for kwargs in (args.G_kwargs.synthesis_kwargs, args.D_kwargs):
+        kwargs['num_fp16_res'] = 0 if device.type == 'cpu' else 4
+    G, D = (
+        dnnlib.util.construct_class_by_name(**kwargs, **inputs['shape']).train().requires_grad_(False).to(device)
+        for kwargs in (args.G_kwargs, args.D_kwargs)
+    )
+    loss = dnnlib.util.construct_class_by_name(
+        device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=None, **args.loss_kwargs
+    )
+    return phase_runner(loss, dict(G=[G], D=[D]), inputs, device)
+
+
+def the_papers_code(checkout: str, inputs: dict, device):
+    """Its loss for both methods on its own networks of the same shapes."""
+    sys.path.insert(0, checkout)
+    import dnnlib
+    import torch
+
+    from stylegan2_compress import embeddings
+
+    fp16 = dict(num_fp16_res=0 if device.type == 'cpu' else 4)
+    network = 'training.networks_DD.'
+    kwargs = inputs['G_kwargs'] | dict(synthesis_kwargs=inputs['G_kwargs']['synthesis_kwargs'] | fp16)
+    G, G_teacher = (
+        dnnlib.util.construct_class_by_name(
+            class_name=network + 'Generator', **kwargs, **inputs['shape'], pruning_ratio=ratio
+        ).to(device)
+        for ratio in (inputs['ratio'], 0.0)
+    )
+    D, D_teacher = (
+        dnnlib.util.construct_class_by_name(
+            class_name=network + 'Discriminator', **inputs['D_kwargs'], **fp16, **inputs['shape']
+        ).to(device)
+        for _ in range(2)
+    )
+    for module in (G, G_teacher, D, D_teacher):
+        module.train(module is not G_teacher).requires_grad_(False)
+    dino, clip = (embeddings.load(spec, device) for spec in inputs['embeddings'])
+    clip.encode_image = clip.forward
+    if importlib.util.find_spec('torchvision') is None:  # Its loss imports `transforms` and uses nothing of it.
+        sys.modules['torchvision'] = types.ModuleType('torchvision')
+        sys.modules['torchvision'].transforms = None
+    loss = dnnlib.util.construct_class_by_name(
+        class_name='training.loss_DD.StyleGAN2Loss', device=device, img_resolution=RESOLUTION, r1_gamma=1,
+        G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, D_teacher=D_teacher,
+        G_teacher_mapping=G_teacher.mapping, G_teacher_synthesis=G_teacher.synthesis,
+        dino_model=dino, clip_model=types.SimpleNamespace(module=clip),
+    )  # fmt: skip
+    moments = {
+        f'global_{name}_{order}': torch.zeros([network.dim], device=device)
+        for name, network in (('dino', dino), ('clip', clip))
+        for order in ('first', 'second')
+    }
+    return phase_runner(loss, dict(G=[G], D=[D, D_teacher]), inputs, device, global_features=moments)
+
+
+if __name__ == '__main__':
+    main()
