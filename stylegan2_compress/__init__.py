@@ -12,6 +12,7 @@ _HOME = {
     'AdversarialLoss': 'stylegan2_compress.losses.base',
     'DiMELoss': 'stylegan2_compress.losses.dime',
     'DualDiscriminator': 'stylegan2_compress.networks.dual',
+    'ImageDistillationLoss': 'stylegan2_compress.losses.images',
     'NICKELLoss': 'stylegan2_compress.losses.nickel',
     'NickelDimeLoss': 'stylegan2_compress.losses.nickel',
     'PrunedGenerator': 'stylegan2_compress.networks.pruned',

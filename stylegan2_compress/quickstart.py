@@ -10,9 +10,11 @@ import numpy as np
 import PIL.Image
 import torch
 
-from stylegan2_compress import digits, evaluation, images, mnist, options, pickles, profiling, pruning
+from stylegan2_compress import digits, images, mnist, options, pickles, profiling, pruning
 from stylegan2_compress.distillation import distill
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation.distances import frechet_distance
+from stylegan2_compress.evaluation.samples import generate
 
 TEACHER = 'mnist_teacher.safetensors'
 # Networks this small, in runs this short, want a higher learning rate and a shorter average than the host's
@@ -109,8 +111,8 @@ def loss_args(weight: float, samples: int) -> tuple[str, ...]:
 
 
 def measure(name: str, G: torch.nn.Module, real_features: np.ndarray) -> Row:
-    fakes, labels = evaluation.generate(G, len(real_features), seed=1)
-    distance = evaluation.frechet_distance(digit_features(fakes), real_features)
+    fakes, labels = generate(G, len(real_features), seed=1)
+    distance = frechet_distance(digit_features(fakes), real_features)
     with torch.no_grad():
         readable = (digits.load_classifier()(fakes).argmax(1) == labels.argmax(1)).float().mean().item()
     return Row(name, profiling.parameters(G), profiling.macs(G), distance, readable)
@@ -141,7 +143,7 @@ def save_comparison(generators: dict[str, torch.nn.Module], rows: list[Row], pat
     """The same 100 latents through each generator, next to each other; a row of the picture is a digit."""
     panels = {}
     for (name, G), row in zip(generators.items(), rows, strict=True):
-        fakes, _labels = evaluation.generate(G, 100, seed=2)
+        fakes, _labels = generate(G, 100, seed=2)
         by_digit = fakes.unflatten(0, (10, 10)).transpose(0, 1).flatten(0, 1)
         sheet = images.grid(images.to_uint8(by_digit), columns=10).resize((480, 480), PIL.Image.Resampling.LANCZOS)
         panels[f'{name}: {row.parameters:,} parameters\nFrechet distance {row.frechet_distance:.1f}'] = (

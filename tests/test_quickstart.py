@@ -9,7 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from stylegan2_compress import digits, evaluation, mnist, quickstart
+from stylegan2_compress import digits, mnist, quickstart
+from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.cli import main
 
 
@@ -52,7 +53,7 @@ def test_training_and_test_digits_are_disjoint():
 
 def test_shipped_teacher_makes_readable_digits():
     assert (resources.files('stylegan2_compress') / 'assets' / quickstart.TEACHER).stat().st_size <= 4e6
-    fakes, labels = evaluation.generate(quickstart.load_teacher()['G_ema'], 500, seed=7)
+    fakes, labels = samples.generate(quickstart.load_teacher()['G_ema'], 500, seed=7)
     with torch.no_grad():
         read = digits.load_classifier()(fakes).argmax(1)
     assert (read == labels.argmax(1)).float().mean() > 0.95
@@ -63,8 +64,8 @@ def test_frechet_distance_of_gaussians():
     rnd = np.random.RandomState(0)
     x = rnd.randn(200000, 3) * [1, 2, 3]
     y = rnd.randn(200000, 3) * [2, 2, 1] + [1, 0, -2]
-    assert evaluation.frechet_distance(x, y) == pytest.approx(1 + 4 + (1 - 2) ** 2 + 0 + (3 - 1) ** 2, rel=0.02)
-    assert evaluation.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+    assert distances.frechet_distance(x, y) == pytest.approx(1 + 4 + (1 - 2) ** 2 + 0 + (3 - 1) ** 2, rel=0.02)
+    assert distances.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
 
 
 def test_frechet_distance_is_the_hosts():
@@ -75,7 +76,7 @@ def test_frechet_distance_is_the_hosts():
     x, y = rnd.randn(500, 8) @ rnd.randn(8, 8), rnd.randn(400, 8) @ rnd.randn(8, 8) + 1
     root = scipy.linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
-    assert evaluation.frechet_distance(x, y) == pytest.approx(expected, rel=1e-8)
+    assert distances.frechet_distance(x, y) == pytest.approx(expected, rel=1e-8)
 
 
 def test_end_to_end_in_small(tmp_path, capsys):

@@ -1,23 +1,9 @@
-"""Measuring generators: the Fréchet distance between two sets of features."""
+"""The images that generators are judged by."""
 
 import numpy as np
-import scipy.linalg
 import torch
 
 from stylegan2_compress.images import to_uint8
-
-
-def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """‖μx − μy‖² + tr(Σx + Σy − 2(ΣxΣy)^½) of two sets of feature vectors [N, dim] (Heusel et al. 2017).
-
-    Computed in float64 through the eigenvalues of ΣxΣy, which are real and not negative: their roots are those of the
-    matrix root, and it takes no root of a nearly singular matrix.
-    """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    sigma_x, sigma_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    eigenvalues = scipy.linalg.eigvals(sigma_x @ sigma_y).real.clip(min=0)
-    difference = x.mean(axis=0) - y.mean(axis=0)
-    return float(difference @ difference + np.trace(sigma_x) + np.trace(sigma_y) - 2 * np.sqrt(eigenvalues).sum())
 
 
 @torch.no_grad()

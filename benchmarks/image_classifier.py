@@ -1,0 +1,154 @@
+"""Train a small image classifier on the labels of a dataset zip, on a CPU; its features then measure generators.
+
+    python benchmarks/image_classifier.py --data cifar10.zip --outdir runs/classifier
+
+Every tenth image is held out, and the accuracy is on those. Writes `classifier.pt`, a TorchScript file that takes images
+as our embeddings hand them over (`torchscript:classifier.pt@size=32`): `forward` gives 128 features, `classify` logits.
+"""
+
+import json
+import os
+import time
+
+import click
+import numpy as np
+import torch
+
+from stylegan2_compress import host
+
+FEATURES = 128
+
+
+class Residual(torch.nn.Module):
+    """Halve the side, then add to the maps what one more convolution makes of them."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.down = torch.nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.down_norm = torch.nn.BatchNorm2d(outputs)
+        self.same = torch.nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.same_norm = torch.nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.down_norm(self.down(x)).relu()
+        return x + self.same_norm(self.same(x)).relu()
+
+
+class ImageClassifier(torch.nn.Module):
+    """A stem, three residual stages, the mean over positions, one linear layer. Takes normalised RGB of any side."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 32, 3, padding=1, bias=False)
+        self.stem_norm = torch.nn.BatchNorm2d(32)
+        self.stages = torch.nn.Sequential(Residual(32, 48), Residual(48, 96), Residual(96, FEATURES))
+        self.head = torch.nn.Linear(FEATURES, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features [N, 128] of images [N, 3, H, W]."""
+        return self.stages(self.stem_norm(self.stem(x)).relu()).mean(dim=[2, 3])
+
+    @torch.jit.export
+    def classify(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [N, classes] of images [N, 3, H, W]."""
+        return self.head(self.forward(x))
+
+
+def train(data: str, outdir: str, epochs: int, seed: int, limit: int | None = None) -> dict:
+    """Train and write `classifier.pt` and `classifier.json`; returns what the latter says.
+
+    Args:
+        data: labelled dataset zip in the host's format; grey images count as RGB.
+        outdir: directory that exists.
+        epochs: passes over nine tenths of the images.
+        seed: of weights, order and augmentation.
+        limit: use the first so many images only.
+    """
+    start = time.time()
+    torch.manual_seed(seed)
+    images, labels = load(data, limit)
+    held_out = torch.arange(len(images)) % 10 == 9
+    network = ImageClassifier(int(labels.max()) + 1)
+    total_steps = epochs * len(images[~held_out].split(128))
+    opt = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=0.2, total_steps=total_steps, pct_start=0.2)
+    for epoch in range(epochs):
+        network.train()
+        for batch in torch.where(~held_out)[0][torch.randperm(int((~held_out).sum()))].split(128):
+            loss = torch.nn.functional.cross_entropy(
+                network.classify(augment(images[batch])), labels[batch], label_smoothing=0.05
+            )
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            schedule.step()
+        accuracy = measure(network, images[held_out], labels[held_out])
+        print(f'epoch {epoch + 1}: accuracy on held-out images {accuracy:.4f}', flush=True)
+    torch.jit.script(network.eval()).save(os.path.join(outdir, 'classifier.pt'))
+    facts = dict(
+        accuracy=accuracy,
+        held_out=int(held_out.sum()),
+        training_images=int((~held_out).sum()),
+        epochs=epochs,
+        seed=seed,
+        minutes=round((time.time() - start) / 60, 1),
+    )
+    with open(os.path.join(outdir, 'classifier.json'), 'w') as file:
+        json.dump(facts, file, indent=2)
+    return facts
+
+
+def load(data: str, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """All images [N, 3, H, W] as uint8 and their classes [N]."""
+    from stylegan2_compress import recipes
+
+    training_set, _kwargs = recipes.open_training_set(data)
+    count = min(len(training_set), limit or len(training_set))
+    images = np.stack([training_set[index][0] for index in range(count)])
+    labels = np.stack([training_set.get_label(index) for index in range(count)]).argmax(axis=1)
+    return torch.from_numpy(images).expand(-1, 3, -1, -1), torch.from_numpy(labels)
+
+
+def augment(images: torch.Tensor) -> torch.Tensor:
+    """Mirror half the batch and shift it by up to an eighth of its side."""
+    flip = torch.rand(len(images)) < 0.5
+    images = torch.where(flip[:, None, None, None], images.flip(3), images)
+    side = images.shape[3]
+    margin = side // 8
+    dx, dy = torch.randint(2 * margin + 1, [2]).tolist()
+    padded = torch.nn.functional.pad(normalise(images), [margin] * 4, mode='reflect')
+    return padded[:, :, dy : dy + side, dx : dx + side]
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """uint8 images as our embeddings hand them to a TorchScript file."""
+    from stylegan2_compress.embeddings.preprocessing import LIKELY
+
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (LIKELY.mean, LIKELY.std))
+    return (images.float() / 255 - mean) / std
+
+
+@torch.no_grad()
+def measure(network: ImageClassifier, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of images whose class is recognised."""
+    network.eval()
+    correct = [
+        (network.classify(normalise(x)).argmax(1) == y).sum()
+        for x, y in zip(images.split(500), labels.split(500), strict=True)
+    ]
+    return (sum(correct) / len(images)).item()
+
+
+@click.command()
+@click.option('--data', required=True, metavar='ZIP', help='Labelled dataset in the host’s format.')
+@click.option('--outdir', required=True, metavar='DIR')
+@click.option('--epochs', default=6, show_default=True)
+@click.option('--seed', default=0, show_default=True)
+def main(data: str, outdir: str, epochs: int, seed: int) -> None:
+    host.activate()
+    os.makedirs(outdir, exist_ok=True)
+    print(json.dumps(train(data, outdir, epochs, seed)))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,70 @@
+"""Distances between two sets of feature vectors: arrays in, numbers out."""
+
+import numpy as np
+import scipy.linalg
+import torch
+
+from stylegan2_compress import statistics
+
+
+def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """‖μx − μy‖² + tr(Σx + Σy − 2(ΣxΣy)^½) of two sets of feature vectors [N, dim] (Heusel et al. 2017).
+
+    Computed in float64 through the eigenvalues of ΣxΣy, which are real and not negative: their roots are those of the
+    matrix root, and it takes no root of a nearly singular matrix.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    sigma_x, sigma_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    eigenvalues = scipy.linalg.eigvals(sigma_x @ sigma_y).real.clip(min=0)
+    difference = x.mean(axis=0) - y.mean(axis=0)
+    return float(difference @ difference + np.trace(sigma_x) + np.trace(sigma_y) - 2 * np.sqrt(eigenvalues).sum())
+
+
+def kernel_distance(
+    x: np.ndarray, y: np.ndarray, rnd: np.random.Generator, subsets: int = 100, size: int = 1000
+) -> float:
+    """Unbiased MMD² under the cubic kernel (x·y / dim + 1)³, a mean over random subsets (KID, Bińkowski et al. 2018).
+
+    Args:
+        x, y: features [N, dim], [M, dim].
+        rnd: draws the subsets.
+        subsets, size: how many, and of how many vectors each; no larger than the smaller set.
+
+    Returns:
+        The distance, which may be a little below 0 between equal distributions.
+    """
+    size = min(size, len(x), len(y))
+    x, y = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
+    total = 0.0
+    for _ in range(subsets):
+        mine, theirs = (each[rnd.choice(len(each), size, replace=False)] for each in (x, y))
+        total += statistics.mmd2(mine, theirs, statistics.cubic).item()
+    return total / subsets
+
+
+def density_coverage(
+    real: np.ndarray, fake: np.ndarray, neighbours: int = 5, device: torch.device | str = 'cpu', rows: int = 2000
+) -> tuple[float, float]:
+    """Density and coverage (Naeem et al., ICML 2020): are the images near real ones, and do they reach all of those?
+
+    Around each real vector stands the ball that reaches to its k-th real neighbour. Density is how many balls a fake
+    lies in, over k, on average; around 1 if fakes are distributed as reals are, and more if they keep to crowded places.
+    Coverage is the share of balls with a fake in them.
+
+    Args:
+        real, fake: features [N, dim], [M, dim], N > k.
+        neighbours: k.
+        device: where distances are computed.
+        rows: real vectors at a time.
+
+    Returns:
+        Both.
+    """
+    real, fake = (torch.as_tensor(each, dtype=torch.float32, device=device) for each in (real, fake))
+    inside = covered = 0
+    for centres in real.split(rows):
+        radii = torch.cdist(centres, real).kthvalue(neighbours + 1, dim=1, keepdim=True).values  # The first is itself.
+        hits = torch.cdist(centres, fake) < radii
+        inside += hits.sum().item()
+        covered += hits.any(dim=1).sum().item()
+    return inside / (neighbours * len(fake)), covered / len(real)

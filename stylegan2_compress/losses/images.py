@@ -1,0 +1,92 @@
+"""Image distillation: the student is to make the teacher's image for the same latent, in pixels and in features."""
+
+import torch
+from torch_utils import training_stats
+
+from stylegan2_compress import pickles
+from stylegan2_compress.embeddings import Embedding, load
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.losses.base import AdversarialLoss, Batch, Term
+from stylegan2_compress.perceptual import perceptual_distance
+
+
+class ImageMatching(Term):
+    """λ₁ mean |x_S − x_T| + λ₂ d(x_S, x_T) for the same latents (Content-Aware GAN Compression, arXiv 2104.02244).
+
+    Main G phase only. The paper lets both look at the content of the image, as a face parser marks it; here both look
+    at all of it.
+
+    Args:
+        G: the teacher's generator, frozen and in eval mode.
+        embedding: frozen network whose layers d compares, see `perceptual_distance`.
+        pixel_weight, feature_weight: λ₁, λ₂.
+        precision: arguments of G's forward pass.
+    """
+
+    def __init__(
+        self, G: torch.nn.Module, embedding: Embedding, pixel_weight: float, feature_weight: float, precision: dict
+    ):
+        self.G = G
+        self.embedding = embedding
+        self.pixel_weight = pixel_weight
+        self.feature_weight = feature_weight
+        self.precision = precision
+
+    def generator(self, batch: Batch) -> torch.Tensor:
+        wanted = self.run_teacher(batch)
+        pixels = training_stats.report('Loss/images/pixels', (batch.images - wanted).abs().mean(dim=(1, 2, 3)))
+        features = perceptual_distance(self.embedding, batch.images, wanted)
+        features = training_stats.report('Loss/images/features', features)
+        return self.pixel_weight * pixels.mean() + self.feature_weight * features.mean()
+
+    @torch.no_grad()
+    def run_teacher(self, batch: Batch) -> torch.Tensor:
+        """The teacher's images for the student's latents, mixed in the same way."""
+        ws = self.G.mapping(batch.z, batch.c)
+        if batch.mixing is not None:
+            cutoff = batch.mixing.cutoff
+            ws[:, cutoff:] = self.G.mapping(batch.mixing.z, batch.c)[:, cutoff:]
+        return self.G.synthesis(ws, **self.precision)
+
+
+class ImageDistillationLoss(AdversarialLoss):
+    """The adversarial loss, and L1 and perceptual distance to the teacher's images (Content-Aware GAN Compression).
+
+    Args:
+        teacher: network pickle (path or URL) whose G_ema is to be matched.
+        embedding: spec string of a network that shows its layers. The paper uses LPIPS, whose weights are not for us
+            to ship.
+        pixel_weight, feature_weight: weights of the two; 3 each in the paper.
+        adversarial: arguments of `AdversarialLoss`.
+
+    Raises:
+        UserError: for an embedding that cannot be loaded here or shows no layers.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        teacher: str,
+        embedding: str = 'efficientnet_lite0',
+        pixel_weight: float = 3.0,
+        feature_weight: float = 3.0,
+        **adversarial,
+    ):
+        super().__init__(device, **adversarial)
+        G = pickles.load(teacher, device=self.device)['G_ema'].eval().requires_grad_(False)
+        network = load(embedding, self.device)
+        self.terms.append(ImageMatching(G, network, pixel_weight, feature_weight, self.precision))
+
+    @classmethod
+    def check_arguments(
+        cls, *, embedding: str = 'efficientnet_lite0', pixel_weight=3.0, feature_weight=3.0, **_others
+    ) -> None:
+        """Refuse what the constructor would trip over, before a run directory exists."""
+        if not load(embedding, 'cpu').has_layers:
+            raise UserError(
+                f'--loss-arg embedding={embedding} shows no layers; use one that does, such as efficientnet_lite0.'
+            )
+        for name, weight in [('pixel_weight', pixel_weight), ('feature_weight', feature_weight)]:
+            if not (isinstance(weight, (int, float)) and weight >= 0):
+                raise UserError(f'--loss-arg {name}={weight} must be a number from 0 on.')
