@@ -7,7 +7,6 @@ bases, and 1024 px config F. Each is then read in fresh processes, by turns by t
 ratio compares the best runs of the two; the file is in the system's cache, and torch is imported.
 """
 
-import argparse
 import copy
 import json
 import pickle
@@ -15,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import click
 
 from stylegan2_compress import host
 
@@ -48,36 +49,46 @@ for _ in range(3):
     times.append(time.perf_counter() - start)
 # Not getrusage's maximum, which begins with the size of the process that started this one.
 peak = int(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1]) / 1000
-print(json.dumps({'first': times[0], 'best': min(times), 'MB': peak}))
+print(json.dumps({'first': times[0], 'warm': min(times), 'MB': peak}))
 """
 
 
-def main() -> None:
-    """Print one line per shape."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--repeats', type=int, default=3, help='Fresh processes per loader; three runs in each.')
-    repeats = parser.parse_args().repeats
+@click.command()
+@click.option('--repeats', default=3, show_default=True, help='Fresh processes per loader; three runs in each.')
+def main(repeats: int) -> None:
     host.activate()
+    print(table(repeats))
+
+
+def table(repeats: int, shapes: dict = SHAPES) -> str:
+    """Measure every shape; returns Markdown. Wanted: at most 1.5 times the host's time."""
+    lines = [
+        '| | host, first / warm | ours, first / warm | ratio, first / warm | `pickles.inspect` | peak, host / ours |',
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
     with tempfile.TemporaryDirectory() as directory:
-        for name, (resolution, channel_base) in SHAPES.items():
-            path, parameters = write_snapshot(Path(directory), resolution, channel_base)
+        for name, (resolution, channel_base) in shapes.items():
+            path = write_snapshot(Path(directory), resolution, channel_base)
             runs = {job: [] for job in ('host', 'safe', 'inspect')}
             for _ in range(repeats):
                 for job in runs:
                     runs[job].append(run(job, path))
-            print(f'{name}: G of {parameters:,} parameters, file of {path.stat().st_size / 1e6:.0f} MB')
-            for job, results in runs.items():
-                first, best = (min(result[key] for result in results) for key in ('first', 'best'))
-                peak = max(result['MB'] for result in results)
-                print(f'  {job:8} {first:6.2f} s at first, {best:6.2f} s once warm, {peak:6.0f} MB at the peak')
-            for key, when in (('first', 'at first'), ('best', 'once warm')):
-                safe, unsafe = (min(result[key] for result in runs[job]) for job in ('safe', 'host'))
-                print(f'  safe / host {when}: {safe / unsafe:.2f} (wanted: at most 1.5)')
+            best = {
+                (job, when): min(result[when] for result in results)
+                for job, results in runs.items()
+                for when in ('first', 'warm')
+            }
+            ratio = ' / '.join(f'{best["safe", when] / best["host", when]:.2f}' for when in ('first', 'warm'))
+            peak = ' / '.join(f'{max(result["MB"] for result in runs[job]):.0f}' for job in ('host', 'safe'))
+            times = [f'{best[job, "first"]:.2f} / {best[job, "warm"]:.2f} s' for job in ('host', 'safe')]
+            lines.append(f'| {name}, {path.stat().st_size / 1e6:.0f} MB | {times[0]} | {times[1]} | {ratio} '
+                         f'| {best["inspect", "first"]:.2f} s | {peak} MB |')  # fmt: skip
             path.unlink()
+    return '\n'.join(lines)
 
 
-def write_snapshot(directory: Path, resolution: int, channel_base: int) -> tuple[Path, int]:
-    """Write G, D, G_ema with random weights; returns the file and G's number of parameters."""
+def write_snapshot(directory: Path, resolution: int, channel_base: int) -> Path:
+    """Write G, D, G_ema with random weights."""
     import torch
     from dnnlib import EasyDict
     from training import networks
@@ -90,7 +101,7 @@ def write_snapshot(directory: Path, resolution: int, channel_base: int) -> tuple
     path = directory / 'network-snapshot.pkl'
     with open(path, 'wb') as file:
         pickle.dump({'G': G, 'D': D, 'G_ema': copy.deepcopy(G), 'training_set_kwargs': {}, 'augment_pipe': None}, file)
-    return path, sum(parameter.numel() for parameter in G.parameters())
+    return path
 
 
 def run(job: str, path: Path) -> dict:

@@ -51,43 +51,46 @@ RESOLUTION = 256  # The reference's layer indices fit no other.
 def main(losses, reference, device, **sizes) -> None:
     import torch
 
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    losses = list(losses) or LOSSES
-    if HOST_LOSS not in losses:
-        losses.insert(0, HOST_LOSS)
+    from stylegan2_compress import host
+
+    host.activate()
+    print(table(losses or LOSSES, reference, device or ('cuda' if torch.cuda.is_available() else 'cpu'), **sizes))
+
+
+def table(losses, reference, device, **sizes) -> str:
+    """Time the losses, and the paper's code in the directory `reference` if there is one; returns Markdown."""
     with tempfile.TemporaryDirectory() as directory:
         os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(Path(directory, 'cache'))
         inputs = write_inputs(Path(directory), **sizes)
-        contenders = {loss: Contender(plug_in, loss, inputs, device) for loss in losses}
+        contenders = [Contender(loss, plug_in, loss, inputs, device) for loss in dict.fromkeys([HOST_LOSS, *losses])]
         if reference:
-            contenders[REFERENCE] = Contender(the_papers_code, reference, inputs, device)
-        run = {name: contender for name, contender in contenders.items() if contender.ready()}
+            contenders.append(Contender(REFERENCE, the_papers_code, reference, inputs, device))
+        contenders = [contender for contender in contenders if contender.ready()]
         for number in range(sizes['rounds'] + 1):
             for phase in STEP:
-                for contender in run.values():
+                for contender in contenders:
                     contender.time(phase, keep=number > 0)
-        peaks = {name: contender.finish() for name, contender in run.items()}
-    numbers = ', '.join(f'{name.replace("_", " ")} {value}' for name, value in sizes.items())
-    threads = f'{torch.get_num_threads()} threads, torch {torch.__version__}'
-    print(f'\n{RESOLUTION}×{RESOLUTION}, {numbers}, {device}, {threads}')
-    print_table(run, peaks)
+        for contender in contenders:
+            contender.finish()
+    return format_table(contenders, f'{RESOLUTION} px, {", ".join(f"{k} {v}" for k, v in sizes.items())}')
 
 
-def print_table(contenders: dict, peaks: dict) -> None:
-    steps = {
-        name: sum(share * statistics.median(contender.seconds[phase]) for phase, share in STEP.items())
-        for name, contender in contenders.items()
-    }
-    print(f'\n| loss | {" | ".join(STEP)} | step | ratio | peak memory | ratio |')
-    print('| --- |' + ' --- |' * (len(STEP) + 4))
-    for name, contender in contenders.items():
-        phases = ' | '.join(f'{statistics.median(contender.seconds[phase]):.3f}' for phase in STEP)
-        print(f'| {name} | {phases} | {steps[name]:.3f} s | {steps[name] / steps[HOST_LOSS]:.2f} '
-              f'| {peaks[name] / 1e6:.0f} MB | {peaks[name] / peaks[HOST_LOSS]:.2f} |')  # fmt: skip
-    both = LOSSES[-1]
-    if REFERENCE in steps and both in steps:
-        print(f"\nNICKEL + DiME takes {steps[both] / steps[REFERENCE]:.2f} of the time of the paper's code, "
-              f'and {peaks[both] / peaks[REFERENCE]:.2f} of its memory.')  # fmt: skip
+def format_table(contenders: list['Contender'], setting: str) -> str:
+    first = contenders[0]
+    lines = [
+        f'| {setting} | {" | ".join(STEP)} | step | ratio | peak memory | ratio |',
+        '| --- |' + ' --- |' * (len(STEP) + 4),
+    ]
+    for each in contenders:
+        phases = ' | '.join(f'{each.median(phase):.3f}' for phase in STEP)
+        lines.append(f'| {each.name} | {phases} | {each.step:.3f} s | {each.step / first.step:.2f} '
+                     f'| {each.peak / 1e6:.0f} MB | {each.peak / first.peak:.2f} |')  # fmt: skip
+    by_name = {each.name: each for each in contenders}
+    ours, theirs = by_name.get(LOSSES[-1]), by_name.get(REFERENCE)
+    if ours and theirs:
+        lines.append(f"\nNICKEL + DiME: {ours.step / theirs.step:.2f} of the time of the paper's code, "
+                     f'{ours.peak / theirs.peak:.2f} of its memory.')  # fmt: skip
+    return '\n'.join(lines)
 
 
 # --- What all of them get -----------------------------------------------------------------------------------------
@@ -95,13 +98,9 @@ def print_table(contenders: dict, peaks: dict) -> None:
 
 def write_inputs(directory: Path, channel_base: int, channel_max: int, ratio: float, batch: int, rounds: int) -> dict:
     """Data, teacher, student and embedding files, and the numbers that the contenders share."""
-    from transformers import ResNetConfig, ResNetModel
-
-    from stylegan2_compress import host
-
-    host.activate()
     import dnnlib
     from loop_overhead import write_random_images
+    from transformers import ResNetConfig, ResNetModel
 
     from stylegan2_compress import pickles, pruning
 
@@ -127,16 +126,17 @@ class Contender:
     """One loss in a process of its own, which runs a phase when it is told to.
 
     Args:
+        name: how the table calls it.
         build: what makes its `run_phase(name)`, called as `build(which, inputs, device)` in that process.
     """
 
-    def __init__(self, build, which, inputs, device):
+    def __init__(self, name: str, build, which: str, inputs: dict, device: str):
         context = multiprocessing.get_context('spawn')
-        self.name = which
+        self.name = name
         self.seconds = {phase: [] for phase in STEP}
+        self.peak = None  # Bytes, known at the end.
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, build, which, inputs, device), daemon=True)
-        self.process.start()
+        context.Process(target=serve, args=(theirs, build, which, inputs, device), daemon=True).start()
 
     def ready(self) -> bool:
         """Whether it could be built; if not, it says why."""
@@ -151,10 +151,17 @@ class Contender:
         if keep:
             self.seconds[phase].append(seconds)
 
-    def finish(self) -> int:
-        """Its peak memory in bytes."""
+    def finish(self) -> None:
         self.pipe.send(None)
-        return self.pipe.recv()
+        self.peak = self.pipe.recv()
+
+    def median(self, phase: str) -> float:
+        return statistics.median(self.seconds[phase])
+
+    @property
+    def step(self) -> float:
+        """Seconds."""
+        return sum(share * self.median(phase) for phase, share in STEP.items())
 
 
 def serve(pipe, build, which, inputs, device) -> None:

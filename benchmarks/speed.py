@@ -1,0 +1,174 @@
+"""Where we stand in speed: ratios, each measured in this one run.
+
+    python benchmarks/speed.py [--reference DIR] [--device cuda] [--smoke] [--only steps,statistics,loading,latency]
+
+Prints, as Markdown:
+
+* steps: time and peak memory of a training step with each loss, against the host's loss (`step_time.py`);
+* statistics: throughput of a teacher's statistics against plain generation of the same images;
+* loading: safe against unsafe reading of network pickles (`pickle_loading.py`);
+* latency: dense against pruned generators at batch 1 and 16, against the ratio of their multiply-accumulates, and
+  the operators in which the smallest one spends its time.
+
+`--smoke` runs all of it in a minute at sizes that say nothing.
+"""
+
+import os
+import tempfile
+import time
+
+import click
+import torch
+
+from stylegan2_compress import host
+
+SECTIONS = ('steps', 'statistics', 'loading', 'latency')
+RATIOS = (0.7, 0.8, 0.9, 0.95)
+FULL = dict(
+    steps=dict(channel_base=16384, channel_max=512, ratio=0.9, batch=8, rounds=5),
+    statistics=dict(resolution=256, channel_base=16384, samples=256, embedding='efficientnet_lite0'),
+    loading=dict(repeats=3),
+    latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=3.0),
+)
+SMOKE = dict(
+    steps=dict(channel_base=256, channel_max=8, ratio=0.5, batch=2, rounds=1),
+    statistics=dict(resolution=32, channel_base=512, samples=32, embedding='efficientnet_lite0@size=32'),
+    loading=dict(repeats=1, shapes={'32 px': (32, 512)}),
+    latency=dict(resolution=32, channel_base=512, ratios=(0.5,), seconds=0.1),
+)
+
+
+@click.command()
+@click.option('--reference', metavar='DIR', help="Checkout of the paper's public code, to be timed too.")
+@click.option('--device', default=None, help='cpu or cuda  [default: CUDA where there is one]')
+@click.option('--smoke', is_flag=True, help='At tiny sizes, to see that it runs.')
+@click.option('--only', default=','.join(SECTIONS), show_default=True, help='Which sections.')
+def main(reference: str | None, device: str | None, smoke: bool, only: str) -> None:
+    host.activate()
+    import pickle_loading
+    import step_time
+
+    from stylegan2_compress import profiling
+
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    sections = [section.strip() for section in only.split(',')]
+    if unknown := set(sections) - set(SECTIONS):
+        raise click.UsageError(f'--only={",".join(unknown)} does not exist; there are {", ".join(SECTIONS)}.')
+    sizes = SMOKE if smoke else FULL
+    run = dict(
+        steps=lambda: step_time.table(step_time.LOSSES, reference, device, **sizes['steps']),
+        statistics=lambda: statistics(torch.device(device), **sizes['statistics']),
+        loading=lambda: pickle_loading.table(**sizes['loading']),
+        latency=lambda: latency(torch.device(device), **sizes['latency']),
+    )
+    print(f'{profiling.device_name(torch.device(device))}\n')
+    for section in sections:
+        print(f'### {section.capitalize()}\n\n{run[section]()}\n', flush=True)
+
+
+def generator(resolution: int, channel_base: int, device: torch.device) -> torch.nn.Module:
+    """The host's, with random weights, as FFHQ's of that resolution but for the width."""
+    from training.networks import Generator
+
+    kwargs = dict(channel_base=channel_base, num_fp16_res=4, conv_clamp=256)
+    return Generator(512, 0, 512, resolution, 3, synthesis_kwargs=kwargs).eval().requires_grad_(False).to(device)
+
+
+def statistics(device: torch.device, resolution: int, channel_base: int, samples: int, embedding: str) -> str:
+    """By turns, twice each: only the generator, only the embedding, and the whole pass."""
+    from training.networks import Discriminator
+
+    from stylegan2_compress import embeddings, pickles, references
+
+    batch = 32
+    G = generator(resolution, channel_base, device)
+    precision = {'force_fp32': True} if device.type == 'cpu' else {}
+    network = embeddings.load(embedding, device)
+    batches = -(-samples // batch)
+
+    def generate():
+        for _ in range(batches):
+            G(torch.randn([batch, G.z_dim], device=device), None, **precision)
+
+    def embed():
+        images = torch.randn([batch, 3, resolution, resolution], device=device)
+        with torch.no_grad():
+            for _ in range(batches):
+                network(images)
+
+    def whole_pass():
+        seed = len(seconds['statistics'])  # Another one, so that the cache has nothing.
+        references.teacher_moments(teacher, [network], samples=batches * batch, seed=seed, batch=batch, device=device)
+
+    seconds = dict(generation=[], embedding=[], statistics=[])
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ['STYLEGAN2_COMPRESS_CACHE'] = directory
+        teacher = f'{directory}/teacher.pkl'
+        D = Discriminator(0, resolution, 3, channel_base=channel_base)
+        pickles.save(teacher, dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs={}))
+        for _ in range(2):
+            for name, function in (('generation', generate), ('embedding', embed), ('statistics', whole_pass)):
+                seconds[name].append(timed(function, device))
+    best = {name: min(values) for name, values in seconds.items()}
+    rate = {name: batches * batch / value for name, value in best.items()}
+    rest = best['statistics'] - best['generation'] - best['embedding']
+    lines = [
+        f'| {resolution} px, channel base {channel_base}, {embedding}, batch {batch} | images/s | of generation |',
+        '| --- | --- | --- |',
+        *(f'| {name} | {rate[name]:.1f} | {rate[name] / rate["generation"]:.2f} |' for name in rate),
+        f'\nWhat the pass adds to generator and embedding, reading the pickle included: '
+        f'{rest / best["statistics"]:.1%} of its time.',
+    ]
+    return '\n'.join(lines)
+
+
+def timed(function, device: torch.device) -> float:
+    start = time.perf_counter()
+    function()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def latency(device: torch.device, resolution: int, channel_base: int, ratios: tuple, seconds: float) -> str:
+    from stylegan2_compress import profiling, pruning
+
+    teacher = generator(resolution, channel_base, torch.device('cpu'))
+    generators = {'dense': teacher}
+    for ratio in ratios:
+        widths = pruning.widths_for_ratio(teacher, ratio)
+        generators[f'ratio {ratio:g}'] = pruning.make_student(dict(G_ema=teacher), widths)['G_ema'].eval()
+    lines = [
+        f'| {resolution} px, channel base {channel_base} | MACs | batch 1 | batch 16 |',
+        '| --- | --- | --- | --- |',
+    ]
+    dense = None
+    for name, G in generators.items():
+        G.to(device)
+        profile = profiling.profile(G, name, 0, layers=False, batches=[])
+        times = [profiling.measure(G, batch, seconds).seconds for batch in (1, 16)]
+        dense = dense or (profile.macs, times)
+        cells = ' | '.join(f'{t * 1e3:.1f} ms ({d / t:.1f}×)' for t, d in zip(times, dense[1], strict=True))
+        lines.append(f'| {name} | {profile.macs:,} ({dense[0] / profile.macs:.1f}×) | {cells} |')
+    return '\n'.join(lines) + f'\n\n{where_time_goes(name, G, device)}'
+
+
+def where_time_goes(name: str, G: torch.nn.Module, device: torch.device) -> str:
+    """The operators with the most time of their own, at batch 16."""
+    from torch.profiler import ProfilerActivity, profile
+
+    z, c = torch.randn([16, G.z_dim], device=device), torch.zeros([16, 0], device=device)
+    on_cpu = device.type == 'cpu'
+    with profile(activities=[ProfilerActivity.CPU if on_cpu else ProfilerActivity.CUDA]) as profiler, torch.no_grad():
+        G(z, c, noise_mode='const', force_fp32=on_cpu)
+    own = {
+        event.key: event.self_cpu_time_total if on_cpu else event.self_device_time_total
+        for event in profiler.key_averages()
+    }
+    total = sum(own.values())
+    top = sorted(own.items(), key=lambda item: -item[1])[:6]
+    return f'{name}, batch 16, own time: ' + ', '.join(f'{key} {value / total:.0%}' for key, value in top) + '.'
+
+
+if __name__ == '__main__':
+    main()
