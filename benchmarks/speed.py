@@ -25,13 +25,13 @@ from stylegan2_compress import host
 SECTIONS = ('steps', 'statistics', 'loading', 'latency')
 RATIOS = (0.7, 0.8, 0.9, 0.95)
 FULL = dict(
-    steps=dict(channel_base=16384, channel_max=512, ratio=0.9, batch=8, rounds=5),
+    steps=dict(channel_base=16384, channel_max=512, ratio=0.9, batch=8, resnet_width=64, rounds=5),
     statistics=dict(resolution=256, channel_base=16384, samples=256, embedding='efficientnet_lite0'),
     loading=dict(repeats=3),
     latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=3.0),
 )
 SMOKE = dict(
-    steps=dict(channel_base=256, channel_max=8, ratio=0.5, batch=2, rounds=1),
+    steps=dict(channel_base=256, channel_max=8, ratio=0.5, batch=2, resnet_width=4, rounds=1),
     statistics=dict(resolution=32, channel_base=512, samples=32, embedding='efficientnet_lite0@size=32'),
     loading=dict(repeats=1, shapes={'32 px': (32, 512)}),
     latency=dict(resolution=32, channel_base=512, ratios=(0.5,), seconds=0.1),

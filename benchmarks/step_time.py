@@ -46,6 +46,7 @@ RESOLUTION = 256  # The reference's layer indices fit no other.
 @click.option('--channel-max', default=512, show_default=True)
 @click.option('--ratio', default=0.9, show_default=True, help='Share of channels cut.')
 @click.option('--batch', default=8, show_default=True)
+@click.option('--resnet-width', default=64, show_default=True, help='Of the embeddings; 64 is ResNet-50.')
 @click.option('--rounds', default=5, show_default=True, help='How often each phase is timed, after one to warm up.')
 @click.option('--device', default=None, help='cpu or cuda  [default: CUDA where there is one]')
 def main(losses, reference, device, **sizes) -> None:
@@ -96,7 +97,9 @@ def format_table(contenders: list['Contender'], setting: str) -> str:
 # --- What all of them get -----------------------------------------------------------------------------------------
 
 
-def write_inputs(directory: Path, channel_base: int, channel_max: int, ratio: float, batch: int, rounds: int) -> dict:
+def write_inputs(
+    directory: Path, channel_base: int, channel_max: int, ratio: float, batch: int, resnet_width: int, rounds: int
+) -> dict:
     """Data, teacher, student and embedding files, and the numbers that the contenders share."""
     import dnnlib
     from loop_overhead import write_random_images
@@ -116,7 +119,8 @@ def write_inputs(directory: Path, channel_base: int, channel_max: int, ratio: fl
     networks = dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs={})
     pickles.save(teacher, networks)
     pickles.save(student, pruning.make_student(networks, pruning.widths_for_ratio(G, ratio)))
-    ResNetModel(ResNetConfig()).save_pretrained(resnet)
+    config = ResNetConfig(embedding_size=resnet_width, hidden_sizes=[resnet_width << shift for shift in (2, 3, 4, 5)])
+    ResNetModel(config).save_pretrained(resnet)
     embeddings = [f'hf:{resnet}@preprocess=raw@size={size}' for size in (256, 224)]
     return dict(data=data, teacher=teacher, student=student, embeddings=embeddings, batch=batch, shape=shape,
                 G_kwargs=G_kwargs, D_kwargs=width, ratio=ratio, z_dim=512)  # fmt: skip
