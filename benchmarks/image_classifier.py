@@ -2,8 +2,9 @@
 
     python benchmarks/image_classifier.py --data cifar10.zip --outdir runs/classifier
 
-Every tenth image is held out, and the accuracy is on those. Writes `classifier.pt`, a TorchScript file that takes images
-as our embeddings hand them over (`torchscript:classifier.pt@size=32`): `forward` gives 128 features, `classify` logits.
+Every tenth image is held out, and the accuracy is on those. Writes `classifier.pt`, a TorchScript file that takes
+images as our embeddings hand them over (`torchscript:classifier.pt@size=32`): `forward` gives 128 features, `classify`
+logits.
 """
 
 import json

@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner
 
 from stylegan2_compress import digits, mnist, quickstart
-from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.cli import main
+from stylegan2_compress.evaluation import distances, samples
 
 
 @pytest.fixture(autouse=True)
