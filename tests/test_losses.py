@@ -11,7 +11,7 @@ from training.loss import StyleGAN2Loss
 import stylegan2_compress
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.base import AdversarialLoss, Term
+from stylegan2_compress.losses.base import AdversarialLoss, Summand, Term
 from stylegan2_compress.losses.dime import DiMELoss, MomentMatching
 
 PHASES = ['Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth']
@@ -94,11 +94,11 @@ class PixelTerm(Term):
     """Adds 3 · mean(images) for G, and 5 · mean(logits) for D."""
 
     def generator(self, batch):
-        return 3 * batch.images.mean()
+        return [Summand('pixels', batch.images.mean(), 3)]
 
     def discriminator(self, batch):
         assert not batch.images.requires_grad
-        return 5 * batch.logits.mean()
+        return [Summand('logits', batch.logits.mean(), 5)]
 
 
 @pytest.mark.parametrize('phase', ['Gmain', 'Dmain'])
@@ -152,6 +152,10 @@ class Flattener(torch.nn.Module):
         return images.flatten(1)
 
 
+def total(summands):
+    return sum(summand.weight * summand.value for summand in summands)
+
+
 def test_moment_matching_is_the_formula():
     """Written out in float64 from DiME's formula."""
     rnd = np.random.RandomState(0)
@@ -162,7 +166,7 @@ def test_moment_matching_is_the_formula():
     tensor = torch.from_numpy(images).requires_grad_(True)
     term = MomentMatching([Flattener()], [(torch.from_numpy(m1), torch.from_numpy(m2))], [20.0])
     batch = type('Batch', (), {'images': tensor})()
-    value = term.generator(batch)
+    value = total(term.generator(batch))
     np.testing.assert_allclose(value.item(), expected, rtol=1e-12)
     value.backward()
     a1, a2 = flat.mean(0), (flat**2).mean(0)
@@ -210,10 +214,10 @@ def test_dime_matching_makes_the_distance_small(teacher_pkl):
     images = torch.zeros(8, 3, 16, 16).normal_(0, 0.1).requires_grad_(True)
     batch = type('Batch', (), {'images': images})()
     opt = torch.optim.Adam([images], lr=0.05)
-    first = term.generator(batch).item()
+    first = total(term.generator(batch)).item()
     for _ in range(40):
         opt.zero_grad()
-        value = term.generator(batch)
+        value = total(term.generator(batch))
         value.backward()
         opt.step()
     assert value.item() < first / 2

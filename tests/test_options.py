@@ -294,7 +294,7 @@ def test_distill_from_teacher_to_snapshot(tmp_path, data, make_teacher):
     assert 'tick 1' in log
     with open(f'{run_dir}/stats.jsonl') as file:
         stats = json.loads(file.readline())
-    assert stats['Loss/DiME/loss']['num'] == 1
+    assert stats[f'Loss/DiME/{SPEC}']['num'] == 1
     second = distill(teacher, data, outdir, dry_run=True, **given)
     assert [path.rpartition('/')[2][:5] for path in (run_dir, second)] == ['00000', '00001']
 

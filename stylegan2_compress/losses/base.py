@@ -1,13 +1,17 @@
 """The adversarial base: StyleGAN2's losses as the host computes them, and the places where terms hang."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch_utils import misc, training_stats
+import torch.distributed
+from torch_utils import misc
 from torch_utils.ops import conv2d_gradfix
 from training.loss import Loss
+
+from stylegan2_compress import statistics
+from stylegan2_compress.losses.steps import Steps
 
 STUDENT = ''  # The student's discriminator among several: its statistics have the host's names, without a suffix.
 
@@ -31,18 +35,31 @@ class Batch:
     logits: torch.Tensor  # [N, 1] of the student's discriminator.
 
 
-class Term:
-    """One summand of a loss. A method is a subclass with one or both of the first two methods.
+@dataclass(frozen=True)
+class Summand:
+    """What a term adds to a loss: weight * value. The value is reported to `training_stats` as `Loss/NAME`."""
 
-    Each returns a scalar that is added to the mean adversarial loss of its phase and reports to
-    `training_stats` what it computes. What a term has to remember between steps it hands out as `state_dict`.
+    name: str  # Such as 'DiME/dino_resnet50'.
+    value: torch.Tensor  # A scalar.
+    weight: float = 1
+
+
+class Term:
+    """Adds to the mean adversarial loss. A method is a subclass with one or both of the first two methods.
+
+    What a term has to remember between steps it hands out as `state_dict`.
     """
 
-    def generator(self, batch: Batch) -> torch.Tensor | None:
+    def generator(self, batch: Batch) -> Sequence[Summand]:
         """What the term adds in the main G phase. `batch.images` carries the student's gradient."""
+        return ()
 
-    def discriminator(self, batch: Batch) -> torch.Tensor | None:
+    def discriminator(self, batch: Batch) -> Sequence[Summand]:
         """What the term adds in the main D phase, beside the loss on the student's images."""
+        return ()
+
+    def after_step(self) -> None:
+        """Called after every main G phase whose gradients are used."""
 
     def state_dict(self) -> dict:
         return {}
@@ -56,7 +73,9 @@ class AdversarialLoss(Loss):
     """Non-saturating adversarial loss with R1, path length regularisation, style mixing and augmentation.
 
     Without terms, every gradient in every phase equals that of the host's `StyleGAN2Loss` bit for bit under the same
-    random state. The arguments are the host's, and so are the names of the statistics it reports.
+    random state. The arguments are the host's, and so are the names of the statistics it reports. Steps with a loss
+    that is not finite are left out, see `Steps`. With several processes, the moving average of path lengths follows
+    those of all, and is the same in each (the host has one per process).
 
     Args:
         device: where the networks are.
@@ -94,15 +113,18 @@ class AdversarialLoss(Loss):
         self.pl_weight = pl_weight
         self.pl_mean = torch.zeros([], device=self.device)
         self.terms = list(terms)
+        self.steps = Steps()
         # The host's FP16 blocks have no fast path on a CPU, and some of their operations none at all.
         self.precision = {'force_fp32': True} if self.device.type == 'cpu' else {}
 
     def state_dict(self) -> dict:
-        """What a continued run needs beside the networks: the path length average and each term's state."""
-        return {'pl_mean': self.pl_mean, 'terms': [term.state_dict() for term in self.terms]}
+        """What a continued run needs beside the networks: the path length average, and where steps and terms are."""
+        terms = [term.state_dict() for term in self.terms]
+        return {'pl_mean': self.pl_mean, 'steps': self.steps.state_dict(), 'terms': terms}
 
     def load_state_dict(self, state: dict) -> None:
         self.pl_mean.copy_(state['pl_mean'])
+        self.steps.load_state_dict(state['steps'])
         for term, term_state in zip(self.terms, state['terms'], strict=True):
             term.load_state_dict(term_state)
 
@@ -115,13 +137,18 @@ class AdversarialLoss(Loss):
             gen_z, gen_c: [N, z_dim] and [N, c_dim].
             sync: whether this is the last round of gradient accumulation, after which processes exchange gradients.
             gain: factor on the loss, the phase's interval under lazy regularisation.
+
+        Raises:
+            DivergedError: ten steps of this phase in a row had a loss that is not finite.
         """
         if phase not in ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth'):
             raise ValueError(f'There is no training phase {phase!r}.')
         G_main, G_reg = phase in ('Gmain', 'Gboth'), phase in ('Greg', 'Gboth') and self.pl_weight != 0
         D_main, D_reg = phase in ('Dmain', 'Dboth'), phase in ('Dreg', 'Dboth') and self.r1_gamma != 0
 
+        self.steps.begin(self._averages())
         if G_main:
+            self.steps.count(len(gen_z))
             self._fool_discriminator(gen_z, gen_c, sync and not G_reg, gain)
         if G_reg:
             self._regularize_path_length(gen_z, gen_c, sync, gain)
@@ -130,6 +157,17 @@ class AdversarialLoss(Loss):
             loss_on_fakes = self._reject_fakes(gen_z, gen_c, gain)
         if D_main or D_reg:
             self._accept_reals(real_img, real_c, sync, gain, loss_on_fakes, D_main, D_reg)
+        if sync:
+            modules = (self.G_mapping, self.G_synthesis) if phase.startswith('G') else (self.D,)
+            used = self.steps.end(phase, (parameter for module in modules for parameter in module.parameters()))
+            if used and G_main:
+                for term in self.terms:
+                    term.after_step()
+
+    def _averages(self) -> Iterable[torch.Tensor]:
+        """What our forward passes change beside gradients: the averages of path lengths and of W."""
+        yield self.pl_mean
+        yield from (buffer for name, buffer in self.G_mapping.named_buffers() if name.endswith('w_avg'))
 
     # --- One method per backward pass ---------------------------------------------------------------------------
 
@@ -137,11 +175,12 @@ class AdversarialLoss(Loss):
         """Gmain: softplus(−D(G(z))), and what the terms add."""
         images, _ws, mixing = self.run_G(z, c, sync)
         logits = self.run_D(images, c, sync=False)
-        report_logits('fake', logits)
+        self._report_logits('fake', logits)
         per_image = sum(torch.nn.functional.softplus(-each) for each in logits.values())
-        loss = training_stats.report('Loss/G/loss', per_image).mean()
+        loss = self.steps.check('generator loss', self.steps.report('Loss/G/loss', per_image).mean())
         batch = Batch(z, c, mixing, images, logits[STUDENT])
-        loss = add_terms(loss, [term.generator(batch) for term in self.terms])
+        for term in self.terms:
+            loss = self._add(loss, term.generator(batch))
         loss.mul(gain).backward()
 
     def _regularize_path_length(self, z, c, sync, gain) -> None:
@@ -152,22 +191,24 @@ class AdversarialLoss(Loss):
         with conv2d_gradfix.no_weight_gradients():
             (grads,) = torch.autograd.grad([(images * noise).sum()], [ws], create_graph=True, only_inputs=True)
         lengths = grads.square().sum(2).mean(1).sqrt()
-        pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)
+        pl_mean = self.pl_mean.lerp(mean_of_all_processes(lengths), self.pl_decay)
         self.pl_mean.copy_(pl_mean.detach())
-        penalty = training_stats.report('Loss/pl_penalty', (lengths - pl_mean).square())
-        loss = training_stats.report('Loss/G/reg', penalty * self.pl_weight)
+        penalty = self.steps.report('Loss/pl_penalty', (lengths - pl_mean).square())
+        loss = self.steps.report('Loss/G/reg', penalty * self.pl_weight)
         # Multiplied by zero, the images tie every parameter into the graph: DistributedDataParallel waits for each.
-        (images[:, 0, 0, 0] * 0 + loss).mean().mul(gain).backward()
+        self.steps.check('path length penalty', (images[:, 0, 0, 0] * 0 + loss).mean()).mul(gain).backward()
 
     def _reject_fakes(self, z, c, gain) -> torch.Tensor:
         """Dmain, first half: softplus(D(G(z))), and what the terms add. Returns the loss per image."""
         with torch.no_grad():
             images, _ws, mixing = self.run_G(z, c, sync=False)
         logits = self.run_D(images, c, sync=False)  # The second half synchronises the processes.
-        report_logits('fake', logits)
+        self._report_logits('fake', logits)
         per_image = sum(torch.nn.functional.softplus(each) for each in logits.values())
+        loss = self.steps.check("discriminator loss on the student's images", per_image.mean())
         batch = Batch(z, c, mixing, images, logits[STUDENT])
-        loss = add_terms(per_image.mean(), [term.discriminator(batch) for term in self.terms])
+        for term in self.terms:
+            loss = self._add(loss, term.discriminator(batch))
         loss.mul(gain).backward()
         return per_image.detach()
 
@@ -175,20 +216,23 @@ class AdversarialLoss(Loss):
         """Dmain, second half: softplus(−D(x)). Dreg: γ/2 ‖∇D(x)‖²."""
         images = real_img.detach().requires_grad_(r1)
         logits = self.run_D(images, real_c, sync)
-        report_logits('real', logits)
+        self._report_logits('real', logits)
         loss_on_reals = loss_on_gradient = 0
         if main:
             loss_on_reals = sum(torch.nn.functional.softplus(-each) for each in logits.values())
-            training_stats.report('Loss/D/loss', loss_on_fakes + loss_on_reals)
+            self.steps.report('Loss/D/loss', loss_on_fakes + loss_on_reals)
         if r1:
             for name, each in logits.items():
                 with conv2d_gradfix.no_weight_gradients():
                     (grads,) = torch.autograd.grad([each.sum()], [images], create_graph=True, only_inputs=True)
-                penalty = training_stats.report(f'Loss/r1_penalty{name}', grads.square().sum([1, 2, 3]))
+                penalty = self.steps.report(f'Loss/r1_penalty{name}', grads.square().sum([1, 2, 3]))
                 loss_on_gradient = loss_on_gradient + penalty * (self.r1_gamma / 2)
-            training_stats.report('Loss/D/reg', loss_on_gradient)
+            self.steps.check('R1 penalty', loss_on_gradient.mean())
+            self.steps.report('Loss/D/reg', loss_on_gradient)
         # Multiplied by zero, the logits tie every parameter into the graph, as above.
-        (sum(logits.values()) * 0 + loss_on_reals + loss_on_gradient).mean().mul(gain).backward()
+        loss = sum(logits.values()) * 0 + loss_on_reals
+        self.steps.check('discriminator loss on real images', loss.mean())
+        (loss + loss_on_gradient).mean().mul(gain).backward()
 
     # --- Forward passes -----------------------------------------------------------------------------------------
 
@@ -225,12 +269,26 @@ class AdversarialLoss(Loss):
         """
         return {STUDENT: self.D(images, c, **self.precision)}
 
+    # --- What goes with a loss ----------------------------------------------------------------------------------
 
-def add_terms(loss: torch.Tensor, additions: list[torch.Tensor | None]) -> torch.Tensor:
-    return sum((addition for addition in additions if addition is not None), start=loss)
+    def _add(self, loss: torch.Tensor, summands: Sequence[Summand]) -> torch.Tensor:
+        for summand in summands:
+            self.steps.check(summand.name.replace('/', ' ', 1), summand.value)
+            loss = loss + summand.weight * self.steps.report(f'Loss/{summand.name}', summand.value)
+        return loss
+
+    def _report_logits(self, kind: str, logits: dict[str, torch.Tensor]) -> None:
+        for name, each in logits.items():
+            self.steps.report(f'Loss/scores/{kind}{name}', each)
+            self.steps.report(f'Loss/signs/{kind}{name}', each.sign())
 
 
-def report_logits(kind: str, logits: dict[str, torch.Tensor]) -> None:
-    for name, each in logits.items():
-        training_stats.report(f'Loss/scores/{kind}{name}', each)
-        training_stats.report(f'Loss/signs/{kind}{name}', each.sign())
+def mean_of_all_processes(x: torch.Tensor) -> torch.Tensor:
+    """The mean over the batches of all processes, equally large; its gradient is that of this process's share."""
+    mean = x.mean()
+    group = statistics.world()
+    if group is None:
+        return mean
+    total = mean.detach().clone()
+    torch.distributed.all_reduce(total, group=group)
+    return mean + (total / torch.distributed.get_world_size(group) - mean.detach())

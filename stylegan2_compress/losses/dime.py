@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from torch_utils import training_stats
 
 from stylegan2_compress import references, statistics
 from stylegan2_compress.embeddings import Embedding, load, parse, split
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.base import AdversarialLoss, Batch, Term
+from stylegan2_compress.losses.base import AdversarialLoss, Batch, Summand, Term
 
 PAPER_EMBEDDINGS = ('dino_resnet50', 'clip_rn50')
 PAPER_WEIGHTS = {'dino_resnet50': 20.0, 'clip_rn50': 15.0}
@@ -34,13 +33,15 @@ class MomentMatching(Term):
     ):
         self.parts = list(zip(networks, moments, weights, strict=True))
 
-    def generator(self, batch: Batch) -> torch.Tensor:
-        total = batch.images.new_zeros([])
-        for network, (m1, m2), weight in self.parts:
-            distance = statistics.moment_distance(network(batch.images), m1, m2, statistics.world())
-            training_stats.report(f'Loss/DiME/{network.spec}', distance)
-            total = total + weight * distance
-        return training_stats.report('Loss/DiME/loss', total)
+    def generator(self, batch: Batch) -> list[Summand]:
+        return [
+            Summand(
+                f'DiME/{network.spec}',
+                statistics.moment_distance(network(batch.images), m1, m2, statistics.world()),
+                weight,
+            )
+            for network, (m1, m2), weight in self.parts
+        ]
 
 
 class DiMELoss(AdversarialLoss):

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed
-from torch_utils import misc, training_stats
+from torch_utils import misc
 
 from stylegan2_compress import pickles, statistics
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.base import STUDENT, AdversarialLoss, Batch, Term
+from stylegan2_compress.losses.base import STUDENT, AdversarialLoss, Batch, Summand, Term
 from stylegan2_compress.losses.dime import DiMELoss
 from stylegan2_compress.losses.features import block_outputs
 from stylegan2_compress.networks.dual import DualDiscriminator
@@ -68,12 +68,12 @@ class FeatureExchange(Term):
         self.weight = weight
         self.precision = precision
 
-    def discriminator(self, batch: Batch) -> torch.Tensor:
+    def discriminator(self, batch: Batch) -> list[Summand]:
         images, wanted = self.run_teacher(batch)
         with misc.ddp_sync(self.D, False):  # The pass on real images synchronises the processes.
             seen = self.D(images, batch.c, match=tuple(self.levels), **self.precision)
         loss = sum(high_frequency_distance(seen[name], wanted[name], levels) for name, levels in self.levels.items())
-        return self.weight * training_stats.report('Loss/NICKEL/features', loss)
+        return [Summand('NICKEL/features', loss, self.weight)]
 
     @torch.no_grad()
     def run_teacher(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
