@@ -15,6 +15,7 @@ REPAIRS = (
     'conv2d_gradfix',
     'grid_sample_gradfix',
     'cuda_plugins',
+    'upfirdn2d_on_cpu',
     'metrics_on_cpu',
     'percentile',
     'sqrtm',

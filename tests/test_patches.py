@@ -384,6 +384,41 @@ def test_a_plugin_that_can_be_built_is_used(attempts, monkeypatch):
         assert all(op._init() and op._plugin is plugin for op in (upfirdn2d, bias_act) for _ in range(2))
 
 
+# --- upfirdn2d_on_cpu ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(padding=[1, 1, 1, 1], gain=4),
+        dict(padding=[2, 1, -1, 0]),
+        dict(up=2, padding=[2, 1, 2, 1], gain=4),
+        dict(up=2, padding=[3, 2, 1, 4]),
+        dict(up=[1, 3], padding=[-1, 3, 0, 2]),
+        dict(down=2, padding=[1, 1, 1, 1]),
+        dict(down=[2, 1], padding=[-1, 1, 2, 0]),
+        dict(up=2, down=2, padding=[2, 2, 2, 2]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('shape', [(4, 4), (3, 2), (5,), None], ids=str)
+@pytest.mark.parametrize('flip_filter', [False, True])
+def test_resampling_and_its_derivatives_are_the_hosts(kwargs, shape, flip_filter):
+    assert 'upfirdn2d_on_cpu' in IN_FORCE
+    torch.manual_seed(0)
+    f = None if shape is None else torch.randn(shape)
+    x = torch.randn([2, 3, 9, 8], dtype=torch.float64, requires_grad=True)
+    results = []
+    for function in (upfirdn2d.upfirdn2d, pristine('torch_utils.ops.upfirdn2d')._upfirdn2d_ref):
+        y = function(x, f, flip_filter=flip_filter, **kwargs)
+        torch.manual_seed(1)
+        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad((dx * torch.randn_like(dx)).sum(), x)
+        results.append((y, dx, second))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)  # The filter and its gain are in float32.
+
+
 # --- sqrtm --------------------------------------------------------------------------------------------------------
 
 
