@@ -59,6 +59,28 @@ def moment_distance(x: Tensor, m1: Tensor, m2: Tensor, group: Group | None = Non
     return (a1 - m1.to(a1)).abs().mean() + (a2 - m2.to(a2)).abs().mean()
 
 
+def mean_and_variance(x: Tensor, groups: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and unbiased variance, elementwise, of each of several groups of rows: in two passes, without cancellation.
+
+    Args:
+        x: Features [N, dim]; N may differ between processes.
+        groups: [N, groups], one-hot: which group a row belongs to.
+        group: Processes whose batches count as one.
+
+    Returns:
+        Means and variances [groups, dim], and how many rows each group has [groups]. The mean of no rows is 0, the
+        variance of fewer than two is 0.
+    """
+    groups = groups.to(x)
+    sums = _sum(torch.cat([groups.T @ x, groups.sum(0)[:, None]], dim=1), group)
+    counts = sums[:, -1].detach()
+    means = sums[:, :-1] / counts.clamp_min(1)[:, None]
+    # Deviations from the mean sum to zero, so that nothing flows through it into the variance (of the whole batch: of
+    # one process's share something would).
+    squares = _sum(groups.T @ (x - groups @ means.detach()).square(), group)
+    return means, squares / (counts - 1).clamp_min(1)[:, None], counts
+
+
 def _power_sums(x: Tensor) -> Tensor:
     """Sums of x, sums of x^2, and how many: [2 * dim + 1], one tensor for one reduction over processes."""
     return torch.cat([x.sum(dim=0), x.square().sum(dim=0), x.new_tensor([len(x)])])
