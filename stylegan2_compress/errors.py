@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""What ends a command: bad input that the user can mend, and a run that was asked to stop."""
 
 import click
 
@@ -19,3 +19,12 @@ class DivergedError(UserError):
     Raised by a loss's `accumulate_gradients`. A training loop that knows better saves a snapshot before it passes the
     error on.
     """
+
+
+class Stopped(click.ClickException):
+    """A run ended early because it was asked to, with everything saved: a sentence and exit status 0."""
+
+    exit_code = 0
+
+    def show(self, file=None) -> None:
+        click.echo(self.format_message(), file=file)

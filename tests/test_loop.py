@@ -1,15 +1,19 @@
 """Our training loop on the host's own loss: what it leaves behind, and what its randomness depends on."""
 
+import itertools
 import json
 import pickle
 
+import dnnlib
+import legacy
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 
 from stylegan2_compress import pickles
-from stylegan2_compress.training_loops.distillation import seed_step, training_loop
+from stylegan2_compress.training_loops import data, ticket_search
+from stylegan2_compress.training_loops.distillation import training_loop
 from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases
 
 ADAM = dict(class_name='torch.optim.Adam', lr=0.002, betas=[0, 0.99], eps=1e-8)
@@ -60,8 +64,9 @@ def final_weights(run_dir):
 def test_leaves_what_the_host_leaves(arguments, tmp_path, capsys, channels, labels):
     training_loop(**arguments(channels=channels, labels=labels, image_snapshot_ticks=1))
     run_dir = tmp_path / 'run'
-    assert {path.name for path in run_dir.iterdir()} == {
+    assert {path.name for path in run_dir.iterdir() if not path.name.startswith('events.')} == {
         'reals.png', 'fakes_init.png', 'fakes000000.png', 'network-snapshot-000000.pkl', 'stats.jsonl',
+        'training-state-000000.080.pt',
     }  # fmt: skip
     # The host's grid: 32 columns and 32 rows at this size.
     assert PIL.Image.open(run_dir / 'reals.png').size == (32 * 16, 32 * 16)
@@ -100,13 +105,36 @@ def test_same_seed_same_run_whatever_the_global_state(arguments, tmp_path):
     assert not all(torch.equal(first[name], third[name]) for name in first)
 
 
-def test_seed_step_depends_on_all_three():
-    def draw(*where):
-        labels = seed_step(*where)
-        return torch.randn(4).tolist() + labels.random(4).tolist()
+def test_randomness_depends_on_seed_and_place_alone(make_dataset_zip, tmp_path):
+    """Latents are an image's, whatever the rounds; torch's randomness is the round's."""
+    training_set = dnnlib.util.construct_class_by_name(
+        class_name='training.dataset.ImageFolderDataset',
+        path=str(make_dataset_zip(tmp_path, labels=3)),
+        use_labels=True,
+    )
 
-    assert draw(0, 0, 64) == draw(0, 0, 64)
-    assert len({tuple(draw(*where)) for where in [(0, 0, 64), (1, 0, 64), (0, 1, 64), (0, 0, 96)]}) == 4
+    def draw(share, *where):
+        real = torch.zeros(0)
+        drawn = data.rounds([(real, real)] * share.rounds, training_set, 4, share, *where)
+        return [(*each['gen_z'].tolist(), *each['gen_c'].tolist(), torch.randn(1).item()) for each in drawn]
+
+    first, second = draw(data.Share(8, 4), 0, 64, 0)
+    assert [first] == draw(data.Share(8, 4, num_gpus=2, rank=0), 0, 64, 0)
+    assert [second] == draw(data.Share(8, 4, num_gpus=2, rank=1), 0, 64, 0)
+    (whole,) = draw(data.Share(8, 8), 0, 64, 0)
+    assert whole[:8] == first[:4] + second[:4]
+    assert whole[-1] == first[-1] != second[-1]
+    assert len({str(draw(data.Share(8, 4), *where)) for where in [(0, 64, 0), (1, 64, 0), (0, 72, 0), (0, 64, 1)]}) == 4
+
+
+def test_real_images_come_in_whole_epochs_from_any_start():
+    share = data.Share(batch_size=8, batch_gpu=2, num_gpus=2, rank=1)
+    everything = list(itertools.islice(data.ShuffledSampler(10, data.Share(1, 1), random_seed=3), 60))
+    epochs = [everything[start : start + 10] for start in range(0, 60, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 6
+    mine = list(itertools.islice(data.ShuffledSampler(10, share, random_seed=3, start=16), 8))
+    assert mine == [everything[place] for place in (18, 19, 22, 23, 26, 27, 30, 31)]
 
 
 def test_training_moves_every_trainable_weight_and_averages_it(arguments, tmp_path):
@@ -172,9 +200,28 @@ def test_aborts_and_reports_progress(arguments, tmp_path):
     assert (tmp_path / 'run' / 'network-snapshot-000000.pkl').exists()
 
 
-def test_several_processes_are_refused(arguments):
-    with pytest.raises(ValueError, match='one process'):
-        training_loop(**arguments(num_gpus=2))
+def test_a_search_for_tickets_trains_no_discriminator(arguments, tmp_path, monkeypatch):
+    """With a loss of our own; the host's loader opens the snapshot."""
+    (tmp_path / 'brightness.py').write_text(
+        'class Loss:\n'
+        '    def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe):\n'
+        '        assert D is None\n'
+        '        self.G = lambda z, c: G_synthesis(G_mapping(z, c), force_fp32=True)\n'
+        '    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):\n'
+        '        assert phase == "Gboth"\n'
+        '        (self.G(gen_z, gen_c).mean() - 1).square().mul(gain).backward()\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = arguments(labels=3, loss_kwargs=dict(class_name='brightness.Loss'), G_reg_interval=None, ema_kimg=0)
+    given['G_opt_kwargs'] = dict(ADAM, lr=0.05)
+    ticket_search.training_loop(**{**given, 'D_kwargs': None, 'D_opt_kwargs': None})
+    with open(tmp_path / 'run' / 'network-snapshot-000000.pkl', 'rb') as file:
+        snapshot = legacy.load_network_pkl(file)
+    z, c = torch.randn([8, 16]), torch.eye(3)[:1].repeat(8, 1)
+    assert snapshot['D'](snapshot['G_ema'](z, c), c).shape == (8, 1)
+    assert sum(parameter.numel() for parameter in snapshot['D'].parameters()) < 1000
+    untrained = dnnlib.util.construct_class_by_name(**given['G_kwargs'], c_dim=3, img_resolution=16, img_channels=3)
+    assert snapshot['G_ema'](z, c).mean() > untrained(z, c).mean() + 0.1
 
 
 def test_phases_are_the_hosts():
@@ -196,7 +243,7 @@ def test_phase_repairs_gradients_that_are_not_finite():
     phase.begin()
     assert module.weight.requires_grad
     module.weight.grad = torch.tensor([[float('nan'), float('inf'), -float('inf')]])
-    phase.finish()
+    phase.finish(rounds=1)
     assert not module.weight.requires_grad
     torch.testing.assert_close(before - module.weight.detach(), torch.tensor([[0, 1e5, -1e5]]))
     assert phase.stopwatch.milliseconds()[0] > 0

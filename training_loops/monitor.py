@@ -1,49 +1,82 @@
-"""Tells people and files how a run goes: the status line, `stats.jsonl`, a progress bar."""
+"""Tells people and files how a run goes: the status line, a progress bar, `stats.jsonl`."""
 
 import json
 import os
+import re
 import sys
 import time
 
 import dnnlib
 import psutil
 import torch
+from metrics import metric_main
 from torch_utils import training_stats
 from tqdm import tqdm
+
+from stylegan2_compress.training_loops.tensorboard import TensorBoard
+
+
+class Collector(training_stats.Collector):
+    """The host's collector of statistics, which a continued run takes up where the state was saved."""
+
+    def state_dict(self) -> dict:
+        """What was reported since the last `update`, by all processes together, and what is visible. Called by all."""
+        totals = training_stats._sync(self.names())
+        zero = torch.zeros([training_stats._num_moments], dtype=training_stats._counter_dtype)
+        return {
+            'pending': {name: total - self._cumulative.get(name, zero) for name, total in totals},
+            'visible': {name: moments.clone() for name, moments in self._moments.items()},
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, pending in state['pending'].items():
+            training_stats._counters.setdefault(name, {})  # Names have one order in all processes.
+            self._cumulative[name] = training_stats._cumulative.get(name, torch.zeros_like(pending)) - pending
+        self._moments = {name: moments.clone() for name, moments in state['visible'].items()}
 
 
 class Monitor:
     """Keeps a run's clocks, and writes its progress at the end of each tick.
 
+    Every process has one, because statistics are of all of them; only the first writes and shows anything.
+
     Args:
-        run_dir: `stats.jsonl` goes there.
+        run_dir: `stats.jsonl` and `metric-*.jsonl` go there.
         total_kimg: length of the run in thousands of images.
         device: where memory is measured.
+        rank: of this process.
     """
 
-    def __init__(self, run_dir: str, total_kimg: float, device: torch.device):
+    def __init__(self, run_dir: str, total_kimg: float, device: torch.device, rank: int = 0):
+        self.run_dir = run_dir
+        self.total_nimg = total_kimg * 1000
         self.device = device
+        self.first = rank == 0
         self.run_start = self.tick_start = time.time()
         self.maintenance = 0.0
         self.tick_start_nimg = 0
-        self.collector = training_stats.Collector(regex='.*')
-        self.stats_jsonl = open(os.path.join(run_dir, 'stats.jsonl'), 'w')  # noqa: SIM115 (closed by close)
+        self.collector = Collector(regex='.*')
+
+    def begin(self, cur_nimg: int = 0) -> None:
+        """Training starts, at so many images. At the first one, what went before counts as maintenance."""
+        if cur_nimg == 0:
+            now = time.time()
+            self.maintenance, self.tick_start = now - self.run_start, now
+        self.tensorboard = TensorBoard.open(self.run_dir, cur_nimg) if self.first else None
+        if self.first:
+            self.stats_jsonl = open(os.path.join(self.run_dir, 'stats.jsonl'), 'a' if cur_nimg else 'w')  # noqa: SIM115
         self.bar = tqdm(
-            total=total_kimg * 1000,
-            unit='img',
-            unit_scale=True,
+            total=self.total_nimg / 1000,
+            initial=cur_nimg / 1000,
+            unit='kimg',
+            bar_format='{percentage:3.0f}% |{bar}| {n:.1f}/{total:g} kimg, {remaining} left{postfix}',
             file=sys.__stderr__,  # The host's Logger stands in for sys.stderr and would log the bar.
-            disable=not sys.__stderr__.isatty(),
+            disable=not (self.first and sys.__stderr__.isatty()),
             smoothing=0.05,
         )
 
-    def begin(self) -> None:
-        """Training starts: what went before counts as maintenance."""
-        now = time.time()
-        self.maintenance, self.tick_start = now - self.run_start, now
-
     def advance(self, images: int) -> None:
-        self.bar.update(images)
+        self.bar.update(images / 1000)
 
     def print_tick(self, tick: int, cur_nimg: int, augment_p: float) -> None:
         """The host's status line, its numbers collected as statistics too."""
@@ -69,21 +102,76 @@ class Monitor:
         ]
         report('Timing/total_hours', total / 3600)
         report('Timing/total_days', total / 86400)
-        self.bar.clear()
-        print(' '.join(fields), flush=True)
-        self.bar.refresh()
+        self.say(' '.join(fields))
+
+    def report_image(self, name: str, png_path: str, cur_nimg: int) -> None:
+        """Show a grid of images that was written to a file."""
+        if self.tensorboard is not None:
+            self.tensorboard.image(name, png_path, cur_nimg)
+
+    def report_metric(self, result: dict, snapshot_pkl: str, cur_nimg: int) -> None:
+        """Print and write down what the host's `calc_metric` returned."""
+        if self.first:
+            self.bar.clear()
+            metric_main.report_metric(result, run_dir=self.run_dir, snapshot_pkl=snapshot_pkl)
+            self.bar.refresh()
+        if self.tensorboard is not None:
+            self.tensorboard.metrics(result['results'], cur_nimg)
 
     def end_tick(self, phases, cur_nimg: int) -> None:
-        """Append the statistics since the last tick to `stats.jsonl` and restart the tick's clocks."""
+        """Append the statistics since the last tick to `stats.jsonl`, show the losses, restart the tick's clocks."""
         for phase in phases:
             training_stats.report0(f'Timing/{phase.name}', phase.stopwatch.milliseconds())
         self.collector.update()
-        self.stats_jsonl.write(json.dumps(dict(self.collector.as_dict(), timestamp=time.time())) + '\n')
-        self.stats_jsonl.flush()
+        stats = self.collector.as_dict()
+        if self.first:
+            self.stats_jsonl.write(json.dumps(dict(stats, timestamp=time.time())) + '\n')
+            self.stats_jsonl.flush()
+            self._show_losses(stats, cur_nimg)
+        if self.tensorboard is not None:
+            self.tensorboard.scalars(stats, cur_nimg)
         self.tick_start_nimg = cur_nimg
         self.tick_start = time.time()
         self.maintenance = self.tick_start - self.tick_end
 
+    def _show_losses(self, stats: dict, cur_nimg: int) -> None:
+        """Speed and main losses in the bar; where there is none, in a line with the time that is left."""
+        seconds = (time.time() - self.tick_start) / (cur_nimg - self.tick_start_nimg)
+        shown = [f'{1 / seconds:.1f} images/s']
+        for name, value in stats.items():
+            if value.num and (match := re.fullmatch(r'Loss/(\w+)/loss', name)):
+                shown.append(f'{match[1]} {value.mean:.3f}')
+        self.bar.set_postfix_str(', '.join(shown))
+        if self.bar.disable:
+            left = dnnlib.util.format_time(max(self.total_nimg - cur_nimg, 0) * seconds)
+            print(f'  {", ".join(shown)}, {left} left', flush=True)
+
+    def say(self, line: str) -> None:
+        """Print a line without tearing the bar."""
+        self.bar.clear()
+        print(line, flush=True)
+        self.bar.refresh()
+
+    def state_dict(self) -> dict:
+        """The clocks and what was collected since the last tick."""
+        now = time.time()
+        return {
+            'seconds': now - self.run_start,
+            'tick_seconds': now - self.tick_start,
+            'maintenance': self.maintenance,
+            'tick_start_nimg': self.tick_start_nimg,
+            'collector': self.collector.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        now = time.time()
+        self.run_start, self.tick_start = now - state['seconds'], now - state['tick_seconds']
+        self.maintenance, self.tick_start_nimg = state['maintenance'], state['tick_start_nimg']
+        self.collector.load_state_dict(state['collector'])
+
     def close(self) -> None:
         self.bar.close()
-        self.stats_jsonl.close()
+        if self.first:
+            self.stats_jsonl.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()

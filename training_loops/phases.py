@@ -1,11 +1,14 @@
 """The alternating phases of GAN training: which module, which optimizer, how often."""
 
+import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import dnnlib
 import torch
-from torch_utils import misc
+
+from stylegan2_compress.training_loops import processes
 
 
 class Stopwatch:
@@ -56,14 +59,52 @@ class Phase:
         self.opt.zero_grad(set_to_none=True)
         self.module.requires_grad_(True)
 
-    def finish(self) -> None:
-        """Step the optimizer. Non-finite gradients become 0 or ±1e5, as in the host."""
+    def has_gradients(self) -> bool:
+        """Whether the loss has left any: it leaves out steps whose loss is not finite."""
+        return any(parameter.grad is not None for parameter in self.parameters)
+
+    def finish(self, rounds: int) -> None:
+        """Step the optimizer with the mean gradient of the batch, of which this process did so many rounds."""
         self.module.requires_grad_(False)
-        for parameter in self.parameters:
-            if parameter.grad is not None:
-                misc.nan_to_num(parameter.grad, nan=0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+        processes.average_gradients(self.parameters, rounds)
         self.opt.step()
         self.stopwatch.stop()
+
+
+class MovingAverages:
+    """Tensors that every forward pass moves, such as the average of W, kept independent of how a batch is split.
+
+    In a phase, every round of every process starts from the same values, and the results are averaged: one round with
+    all the images does the same. Values that are not finite are forgotten.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor]):
+        self.tensors = list(tensors)
+
+    def begin(self) -> None:
+        self.before = [tensor.clone() for tensor in self.tensors]
+        self.sums = [torch.zeros_like(tensor) for tensor in self.tensors]
+        self.rounds = 0
+
+    @contextlib.contextmanager
+    def round(self) -> Iterator[None]:
+        for tensor, before in zip(self.tensors, self.before, strict=True):
+            tensor.copy_(before)
+        yield
+        for tensor, total in zip(self.tensors, self.sums, strict=True):
+            total += tensor
+        self.rounds += 1
+
+    def finish(self, used: bool) -> None:
+        """End the phase. A step that the loss left out, not `used`, leaves the averages alone."""
+        if not used:
+            self.sums = self.before
+        else:
+            for total in self.sums:
+                total /= self.rounds
+            processes.average(self.sums)
+        for tensor, before, mean in zip(self.tensors, self.before, self.sums, strict=True):
+            tensor.copy_(torch.where(mean.isfinite().all(), mean, before))
 
 
 def build_phases(networks, device: torch.device) -> list[Phase]:

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import torch
+from training.networks import Discriminator
 
 from stylegan2_compress.images import grid, to_uint8
 
@@ -54,11 +55,31 @@ class ImageGrid:
 
 
 def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
-    """The contents of a `network-snapshot-*.pkl`: modules on the CPU, in eval mode, without gradients."""
+    """The contents of a `network-snapshot-*.pkl`: modules on the CPU, in eval mode, without gradients.
+
+    `networks` are G, D, G_ema and augment_pipe. Where D is None, the snapshot has one that means nothing.
+    """
     data = {'training_set_kwargs': dict(training_set_kwargs)}
     for name, module in networks.items():
         data[name] = module and copy.deepcopy(module).eval().requires_grad_(False).cpu()
+    if data['D'] is None:
+        data['D'] = placeholder_discriminator(data['G'])
     return data
+
+
+def placeholder_discriminator(G: torch.nn.Module) -> torch.nn.Module:
+    """The smallest discriminator for G's images, untrained: the host's loader refuses pickles without one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        D = Discriminator(
+            c_dim=G.c_dim,
+            img_resolution=G.img_resolution,
+            img_channels=G.img_channels,
+            channel_max=1,
+            mapping_kwargs=dict(num_layers=1),
+            epilogue_kwargs=dict(mbstd_num_channels=0),
+        )
+    return D.eval().requires_grad_(False)
 
 
 def snapshot_path(run_dir: str, prefix: str, cur_nimg: int, suffix: str) -> str:

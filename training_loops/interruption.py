@@ -1,0 +1,32 @@
+"""Ctrl-C and SIGTERM: the step is finished and the state saved before the run ends."""
+
+import os
+import signal
+import threading
+
+
+class Interruption:
+    """A context in which SIGINT and SIGTERM are only noted. A second Ctrl-C interrupts at once.
+
+    Attributes:
+        signal: the name of the one that came, or None.
+    """
+
+    signal: str | None = None
+
+    def __enter__(self) -> 'Interruption':
+        self.previous = {}
+        if threading.current_thread() is threading.main_thread():  # No other thread may ask for signals.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame) -> None:
+        self.signal = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.write(2, b'\nFinishing the step; Ctrl-C again stops at once, without saving.\n')
