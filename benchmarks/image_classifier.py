@@ -36,13 +36,13 @@ class Residual(torch.nn.Module):
 
 
 class ImageClassifier(torch.nn.Module):
-    """A stem, three residual stages, the mean over positions, one linear layer. Takes normalised RGB of any side."""
+    """A stem, two residual stages, the mean over positions, one linear layer. Takes normalised RGB of any side."""
 
     def __init__(self, classes: int):
         super().__init__()
-        self.stem = torch.nn.Conv2d(3, 32, 3, padding=1, bias=False)
+        self.stem = torch.nn.Conv2d(3, 32, 4, stride=2, padding=1, bias=False)
         self.stem_norm = torch.nn.BatchNorm2d(32)
-        self.stages = torch.nn.Sequential(Residual(32, 48), Residual(48, 96), Residual(96, FEATURES))
+        self.stages = torch.nn.Sequential(Residual(32, 64), Residual(64, FEATURES))
         self.head = torch.nn.Linear(FEATURES, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ class ImageClassifier(torch.nn.Module):
         return self.head(self.forward(x))
 
 
-def train(data: str, outdir: str, epochs: int, seed: int, limit: int | None = None) -> dict:
+def train(data: str, outdir: str, epochs: int, seed: int) -> dict:
     """Train and write `classifier.pt` and `classifier.json`; returns what the latter says.
 
     Args:
@@ -63,11 +63,10 @@ def train(data: str, outdir: str, epochs: int, seed: int, limit: int | None = No
         outdir: directory that exists.
         epochs: passes over nine tenths of the images.
         seed: of weights, order and augmentation.
-        limit: use the first so many images only.
     """
     start = time.time()
     torch.manual_seed(seed)
-    images, labels = load(data, limit)
+    images, labels = load(data)
     held_out = torch.arange(len(images)) % 10 == 9
     network = ImageClassifier(int(labels.max()) + 1)
     total_steps = epochs * len(images[~held_out].split(128))
@@ -99,14 +98,13 @@ def train(data: str, outdir: str, epochs: int, seed: int, limit: int | None = No
     return facts
 
 
-def load(data: str, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+def load(data: str) -> tuple[torch.Tensor, torch.Tensor]:
     """All images [N, 3, H, W] as uint8 and their classes [N]."""
     from stylegan2_compress import recipes
 
     training_set, _kwargs = recipes.open_training_set(data)
-    count = min(len(training_set), limit or len(training_set))
-    images = np.stack([training_set[index][0] for index in range(count)])
-    labels = np.stack([training_set.get_label(index) for index in range(count)]).argmax(axis=1)
+    images = np.stack([training_set[index][0] for index in range(len(training_set))])
+    labels = np.stack([training_set.get_label(index) for index in range(len(training_set))]).argmax(axis=1)
     return torch.from_numpy(images).expand(-1, 3, -1, -1), torch.from_numpy(labels)
 
 

@@ -48,7 +48,7 @@ def density_coverage(
     """Density and coverage (Naeem et al., ICML 2020): are the images near real ones, and do they reach all of those?
 
     Around each real vector stands the ball that reaches to its k-th real neighbour. Density is how many balls a fake
-    lies in, over k, on average; around 1 if fakes are distributed as reals are, more where crowded places are preferred.
+    lies in, over k, on average: around 1 if fakes are distributed as reals are, more if they crowd.
     Coverage is the share of balls with a fake in them.
 
     Args:

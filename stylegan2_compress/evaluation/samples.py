@@ -1,21 +1,84 @@
-"""The images that generators are judged by."""
+"""The images that generators are judged by: their own, and the data's."""
 
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator
+
+import dnnlib
 import numpy as np
 import torch
 
 from stylegan2_compress.images import to_uint8
 
 
-@torch.no_grad()
 def generate(G, count: int, seed: int, batch: int = 100) -> tuple[torch.Tensor, torch.Tensor]:
     """Images [count, C, H, W] in [-1, 1], quantised to 8 bits as files are, and their labels [count, c_dim].
 
-    Runs on the CPU. The same seed gives the same z to every generator of equal dimensions; labels go round the classes.
+    The same seed gives the same z to every generator of equal dimensions; labels go round the classes.
     """
-    rnd = np.random.RandomState(seed)
-    z = torch.from_numpy(rnd.standard_normal([count, G.z_dim])).float()
-    c = torch.zeros([count, G.c_dim])
-    if G.c_dim:
-        c[torch.arange(count), torch.arange(count) % G.c_dim] = 1
-    images = [G(a, b, noise_mode='const', force_fp32=True) for a, b in zip(z.split(batch), c.split(batch), strict=True)]
-    return torch.from_numpy(to_uint8(torch.cat(images))).float() / 127.5 - 1, c
+    c = torch.eye(G.c_dim)[torch.arange(count) % G.c_dim] if G.c_dim else torch.zeros([count, 0])
+    return torch.cat([images.cpu() for images in fakes(G, latents(G, count, seed), c, batch=batch)]), c
+
+
+def latents(G: torch.nn.Module, count: int, seed: int) -> torch.Tensor:
+    """z [count, z_dim]; the same for generators of equal z_dim."""
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal([count, G.z_dim])).float()
+
+
+@torch.no_grad()
+def fakes(
+    G: torch.nn.Module, z: torch.Tensor, c: torch.Tensor, noise_seed: int | None = None, batch: int = 64
+) -> Iterator[torch.Tensor]:
+    """Images of a generator, batch by batch, [N, C, H, W] in [-1, 1], quantised to 8 bits as files are.
+
+    Args:
+        G: generator in eval mode, on the device it is to run on. On a CPU it runs in FP32.
+        z, c: [count, z_dim] and [count, c_dim].
+        noise_seed: of random noise inputs, which the host's metrics use; without one they are the constant ones. No
+            other random state is used or changed.
+        batch: images at a time.
+    """
+    device = next(G.buffers()).device
+    how = {'noise_mode': 'const' if noise_seed is None else 'random'}
+    if device.type == 'cpu':
+        how['force_fp32'] = True
+    for start, (some_z, some_c) in enumerate(zip(z.split(batch), c.split(batch), strict=True)):
+        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+            torch.manual_seed(np.random.SeedSequence([noise_seed or 0, start]).generate_state(1)[0].item())
+            yield quantised(G(some_z.to(device), some_c.to(device), **how))
+
+
+def quantised(images: torch.Tensor) -> torch.Tensor:
+    """Images in [-1, 1] as they come back from a file of 8 bits per channel."""
+    return torch.from_numpy(to_uint8(images)).to(images.device).float() / 127.5 - 1
+
+
+def reals(training_set, batch: int = 64) -> Iterator[torch.Tensor]:
+    """All images of one of the host's datasets, [N, C, H, W] in [-1, 1], in its order."""
+    for start in range(0, len(training_set), batch):
+        images = [training_set[index][0] for index in range(start, min(start + batch, len(training_set)))]
+        yield torch.from_numpy(np.stack(images)).float() / 127.5 - 1
+
+
+def draw_labels(training_set_kwargs: dict, c_dim: int, count: int, seed: int) -> torch.Tensor:
+    """[count, c_dim]: labels as they occur in the data, drawn at random as the host's metrics draw them."""
+    if not c_dim:
+        return torch.zeros([count, 0])
+    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
+    table = np.stack([training_set.get_label(index) for index in range(len(training_set))])
+    return torch.from_numpy(table[np.random.default_rng([seed, 1]).integers(len(table), size=count)])
+
+
+def fingerprint(path: str) -> str:
+    """SHA-256 over what a dataset's files are: names, sizes and checksums in a zip; names, sizes and times in a folder.
+
+    Reads no image.
+    """
+    if os.path.isdir(path):
+        found = [os.path.join(folder, name) for folder, _folders, names in os.walk(path) for name in names]
+        facts = [(os.path.relpath(file, path), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in found]
+    else:
+        with zipfile.ZipFile(path) as archive:
+            facts = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
+    return hashlib.sha256(repr(sorted(facts)).encode()).hexdigest()

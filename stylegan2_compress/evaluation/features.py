@@ -1,0 +1,68 @@
+"""What an embedding sees of a data set and of generators; the data set's share is computed once and kept."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import dnnlib
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from stylegan2_compress import files
+from stylegan2_compress.cache import cache_dir
+from stylegan2_compress.embeddings import Embedding
+from stylegan2_compress.evaluation import samples
+
+
+@torch.no_grad()
+def embed(embedding: Embedding, images: Iterable[torch.Tensor], device: torch.device, count: int, what: str):
+    """Features [count, dim] float32 of batches of images, with a progress bar named `what`."""
+    features = []
+    with tqdm(total=count, desc=what, unit='img', leave=False, disable=None) as bar:
+        for batch in images:
+            features.append(embedding(batch.to(device)).float().cpu().numpy())
+            bar.update(len(batch))
+    return np.concatenate(features)
+
+
+def of_data(embedding: Embedding, training_set_kwargs: dict, device: torch.device) -> np.ndarray:
+    """Features [N, dim] of all images of a data set, without mirrored ones; kept under the data's fingerprint."""
+    key = json.dumps(
+        {
+            'data': samples.fingerprint(training_set_kwargs['path']),
+            'resolution': training_set_kwargs['resolution'],
+            'embedding': embedding.spec,
+            'fingerprint': embedding.fingerprint,
+        }
+    )
+    path = cache_dir('features') / f'{hashlib.sha256(key.encode()).hexdigest()}.npz'
+    found = _read(path, key)
+    if found is None:
+        training_set = dnnlib.util.construct_class_by_name(
+            **{**training_set_kwargs, 'max_size': None, 'xflip': False, 'use_labels': False}
+        )
+        found = embed(embedding, samples.reals(training_set), device, len(training_set), 'data features')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_write(path) as file:
+            np.savez(file, key=key, features=found)
+    return found
+
+
+def _read(path: Path, key: str) -> np.ndarray | None:
+    """The features at `path`, or None where there are none, or damaged ones, or those of something else."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file['features'] if str(file['key']) == key else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def of_generator(
+    embedding: Embedding, G: torch.nn.Module, labels: torch.Tensor, seed: int, device: torch.device
+) -> np.ndarray:
+    """Features [count, dim] of a generator's images, one for each label."""
+    images = samples.fakes(G, samples.latents(G, len(labels), seed), labels, noise_seed=seed)
+    return embed(embedding, images, device, len(labels), 'generator features')
