@@ -5,7 +5,7 @@ Imports of torch and of our rooms happen inside the commands, so that `--help` a
 
 import click
 
-from stylegan2_compress.commands import host, networks, training
+from stylegan2_compress.commands import host, networks, report, statistics, training
 from stylegan2_compress.version import __version__
 
 
@@ -22,7 +22,9 @@ for command in (
     networks.convert,
     networks.prune,
     networks.profile,
+    statistics.stats,
     training.distill,
     training.quickstart,
+    report.report,
 ):
     main.add_command(command)

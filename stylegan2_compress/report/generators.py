@@ -1,0 +1,172 @@
+"""The networks of a run: images of the same z from teacher and student through time, and what each costs."""
+
+import hashlib
+import os
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dnnlib
+import PIL.Image
+import torch
+from tqdm import tqdm
+
+from stylegan2_compress import devices, images, pickles, profiling
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation.samples import generate
+from stylegan2_compress.options import require_generator
+from stylegan2_compress.report.reading import Run
+
+COLUMNS = 6  # Images in a row: as many as a phone's width shows.
+SIDE = 128  # Larger images are made smaller.
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A network, looked at."""
+
+    kimg: int | None  # None for the teacher.
+    file: str
+    images: list[PIL.Image.Image]  # Of the same `COLUMNS` latents.
+    parameters: int
+    macs: int
+    seconds: float | None  # For one image, where that was asked for.
+
+
+@dataclass
+class Pictures:
+    """What the networks of a run show."""
+
+    teacher: Generator | None = None
+    students: list[Generator] = field(default_factory=list)
+    crop: tuple[str, list[PIL.Image.Image]] | None = None  # In place of students: name and images of a fakes*.png.
+    notes: list[str] = field(default_factory=list)
+    measured_on: str | None = None  # The device, in words, where the time was asked for.
+
+
+def look(runs: list[Run], snapshots: int, latency: bool) -> list[Pictures]:
+    """Open each run's teacher and up to that many of its snapshots, evenly spread with the first and the last.
+
+    Everything is loaded without running anything in the files, one network at a time. What cannot be opened becomes a
+    note.
+    """
+    chosen = [spread(run.snapshots, snapshots) for run in runs]
+    bar = tqdm(total=sum(map(len, chosen)), unit='snapshot', disable=None, leave=False)
+    device = devices.choose()
+    teachers, result = {}, []
+    for run, files in zip(runs, chosen, strict=True):
+        pictures = Pictures(measured_on=profiling.device_name(device) if latency else None)
+        result.append(pictures)
+        pictures.teacher = _teacher(run, pictures.notes, teachers, latency)
+        for kimg, file in files:
+            measured = latency and file == files[-1][1]
+            if student := _look_at(file, kimg, measured, f'The snapshot {file.name}', pictures.notes):
+                pictures.students.append(student)
+            bar.update()
+        if not pictures.students:
+            pictures.crop = _crop(run, pictures.notes)
+    bar.close()
+    return result
+
+
+def spread(items: list, most: int) -> list:
+    """At most that many of the items at even distances, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(i * (len(items) - 1) / max(most - 1, 1))] for i in range(most)] if most > 1 else items[-1:]
+
+
+def _teacher(run: Run, notes: list[str], known: dict[str, Generator | None], latency: bool) -> Generator | None:
+    name = run.option('loss_kwargs', 'teacher')
+    if not isinstance(name, str):
+        notes.append('The options name no teacher, so there are no images of one.')
+        return None
+    file = find_file(name, run)
+    if file is None:
+        notes.append(f'The teacher {name} is not on this machine, so there are no images of it.')
+        return None
+    if file not in known:
+        known[file] = _look_at(file, None, latency, f'The teacher {name}', notes)
+    return known[file]
+
+
+def find_file(name: str, run: Run) -> str | None:
+    """A file that a run's options name, on this machine: where they say, from where the run was started, or beside it.
+
+    Of a URL only what the host's cache holds already: making a report downloads nothing.
+    """
+    if re.match('https?://', name):
+        prefix = hashlib.md5(name.encode()).hexdigest()  # The host's way to name what it caches.
+        cached = Path(dnnlib.make_cache_dir_path('downloads')).glob(f'{prefix}_*')
+        return next((str(file) for file in cached), None)
+    places = [Path(name), run.path / Path(name).name, run.path.parent / Path(name).name]
+    own, stated = run.path.resolve(), run.option('run_dir')
+    if isinstance(stated, str) and own.parts[-len(Path(stated).parts) :] == Path(stated).parts:
+        places.insert(0, Path(*own.parts[: -len(Path(stated).parts)], name))
+    return next((str(place) for place in places if _is_file(place)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # A name too long, or with a zero in it.
+        return False
+
+
+def _look_at(file: str | os.PathLike, kimg: int | None, latency: bool, what: str, notes: list[str]) -> Generator | None:
+    try:
+        with warnings.catch_warnings(record=True) as warned:  # The page tells them, once for all snapshots.
+            warnings.simplefilter('always', UserWarning)
+            data = pickles.load(file)
+        require_generator(str(file), data)
+    except UserError as error:
+        notes.append(f'{what} cannot be opened: {error.message}')
+        return None
+    told = {str(warning.message).replace(str(file), 'A snapshot' if kimg is not None else what) for warning in warned}
+    notes += sorted(told - set(notes))
+    G = data['G_ema'].eval().requires_grad_(False)
+    batch, _labels = generate(G, COLUMNS, SEED)
+    if G.img_resolution > SIDE:
+        batch = torch.nn.functional.interpolate(batch, size=[SIDE, SIDE], mode='area')
+    return Generator(
+        kimg=kimg,
+        file=str(file),
+        images=[images.grid(image, 1) for image in images.to_uint8(batch)[:, None]],
+        parameters=profiling.parameters(G),
+        macs=profiling.macs(G),
+        seconds=profiling.measure(G.to(devices.choose()), batch=1).seconds if latency else None,
+    )
+
+
+def _crop(run: Run, notes: list[str]) -> tuple[str, list[PIL.Image.Image]] | None:
+    """The first images of the newest grid that the run has left."""
+    if not run.fakes:
+        notes.append('There is no snapshot of the student that can be opened, and no fakes*.png.')
+        return None
+    file = run.fakes[-1][1]
+    try:
+        with PIL.Image.open(file) as grid:
+            side = _cell(grid.size, run.option('training_set_kwargs', 'resolution'))
+            places = [(x, 0, x + side, side) for x in range(0, grid.width - side + 1, side)[:COLUMNS]]
+            row = grid.convert('RGB')
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        notes.append(
+            f'There is no snapshot of the student that can be opened, and {file.name} cannot be read ({error}).'
+        )
+        return None
+    cells = [row.crop(place) for place in places]
+    for cell in cells:
+        cell.thumbnail((SIDE, SIDE), PIL.Image.Resampling.LANCZOS)
+    notes.append(f'No snapshot of the student can be opened: its images are the first of {file.name}, of other z.')
+    return file.name, cells
+
+
+def _cell(size: tuple[int, int], resolution: object) -> int:
+    """Side of one image in a grid as the host lays it out: 7 to 32 columns, 4 to 32 rows, about 8K at most."""
+    if isinstance(resolution, int) and resolution > 1 and not any(side % resolution for side in size):
+        return resolution
+    fitting = [side for side in (2**k for k in range(10, 1, -1))
+               if size == (side * min(max(7680 // side, 7), 32), side * min(max(4320 // side, 4), 32))]  # fmt: skip
+    return fitting[0] if fitting else min(size)

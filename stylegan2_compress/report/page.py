@@ -1,0 +1,401 @@
+"""The page: from runs to one HTML file that needs nothing else, for phones and desktops, light and dark."""
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import time
+from collections.abc import Sequence
+from importlib import resources
+from typing import TYPE_CHECKING
+from xml.etree.ElementTree import Element
+
+from stylegan2_compress.report import charts
+from stylegan2_compress.report.charts import Chart, Line, Section
+from stylegan2_compress.report.markup import document, element
+from stylegan2_compress.report.reading import Run, duration
+from stylegan2_compress.version import __version__
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from stylegan2_compress.report.generators import Generator, Pictures
+
+GENERATOR = 'stylegan2-compress report'
+PIXELATED = 64  # Images of at most this side are enlarged pixel by pixel, and stored without loss.
+DASH = '–'
+
+
+def build(runs: Sequence[Run], pictures: Sequence['Pictures | None']) -> bytes:
+    """The page about these runs, with what was seen of each one's networks (None where nobody looked)."""
+    labels = short_names([run.name for run in runs])
+    drawn = charts.sections(runs, labels)
+    title = runs[0].name if len(runs) == 1 else f'{len(runs)} runs: {", ".join(labels)}'
+    parts = {
+        'runs': ('Run' if len(runs) == 1 else 'Runs', _run_cards(runs, labels, pictures)),
+        'costs': ('Size and quality', _costs(runs, labels, pictures)),
+        'images': ('Images', _images(runs, labels, pictures)),
+        'curves': ('Curves', _curves(drawn)),
+        'options': ('Options', _options(runs, labels)),
+    }
+    parts = {name: part for name, part in parts.items() if part[1] is not None}
+    body = element(
+        'body',
+        element(
+            'header',
+            element('p', 'stylegan2-compress report', class_='kicker'),
+            element('h1', title),
+            element('p', _introduction(runs), class_='lead'),
+            element('nav', *(element('a', heading, href=f'#{name}') for name, (heading, _) in parts.items())),
+        ),
+        element('main', *(_section(name, heading, content) for name, (heading, content) in parts.items())),
+        element(
+            'footer',
+            f'Made {time.strftime("%Y-%m-%d %H:%M")} by stylegan2-compress {__version__}. Everything shown is in this '
+            'file; it loads nothing from elsewhere.',
+        ),
+        _chart_data(drawn),
+        element('script', _asset('page.js')),
+    )
+    return document(element('html', _head(title), body, lang='en'))
+
+
+def _head(title: str) -> Element:
+    style, script = _asset('page.css'), _asset('page.js')
+    # Should anything of a run's files ever get into the page as markup, this keeps it from running or loading anything.
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return element(
+        'head',
+        element('meta', charset='utf-8'),
+        element('meta', http_equiv='Content-Security-Policy', content=policy),
+        element('meta', name='viewport', content='width=device-width, initial-scale=1'),
+        element('meta', name='generator', content=GENERATOR),
+        element('meta', name='color-scheme', content='light dark'),
+        element('title', title),
+        element('link', rel='icon', href='data:,'),  # Else browsers ask a server for one.
+        element('style', style),
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files('stylegan2_compress.report') / name).read_text(encoding='utf-8')
+
+
+def _hash(text: str) -> str:
+    return 'sha256-' + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _section(name: str, heading: str, content: Element) -> Element:
+    return element('section', element('h2', heading), content, id=name)
+
+
+def _introduction(runs: Sequence[Run]) -> str:
+    if any(run.option('loss_kwargs', 'teacher') for run in runs):
+        what = 'A small StyleGAN2 generator, the student, is trained to do what a large one, the teacher, does.'
+    else:
+        what = 'A StyleGAN2 generator is trained.'
+    return f'{what} Training is measured in kimg, thousands of real images that the discriminator has seen.'
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """What tells the names apart: the parts between dashes that not all of them have."""
+    parts = [name.split('-') for name in names]
+    common = set(parts[0]).intersection(*parts[1:]) if len(names) > 1 else set()
+    short = ['-'.join(part for part in own if part not in common) for own in parts]
+    if all(short) and len(set(short)) == len(short):
+        return short
+    return [f'{number}: {name}' for number, name in enumerate(names, 1)]
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+
+def _run_cards(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictures | None']) -> Element:
+    cards = []
+    for index, (run, label, seen) in enumerate(zip(runs, labels, pictures, strict=True)):
+        heading = [_sample(Line('', '', index % charts.COLORS, 0, [])), ' ', label] if len(runs) > 1 else ['State']
+        notes = run.notes + (seen.notes if seen else [])
+        cards.append(
+            element(
+                'article',
+                element('h3', *heading, ' ', element('span', run.state.word, class_=f'state {run.state.word}')),
+                element('p', run.name, class_='path') if len(runs) > 1 else None,
+                element('p', run.state.sentence),
+                _progress(run),
+                element('pre', run.state.error) if run.state.error else None,
+                element(
+                    'dl', *(element('div', element('dt', name), element('dd', text)) for name, text in _facts(run))
+                ),
+                element('ul', *(element('li', note) for note in notes), class_='notes') if notes else None,
+                class_='card',
+            )
+        )
+    return element('div', *cards, class_='cards')
+
+
+def _progress(run: Run) -> Element | None:
+    if run.kimg is None or run.total_kimg is None:
+        return None
+    return element(
+        'progress',
+        value=f'{run.kimg:g}',
+        max=f'{run.total_kimg:g}',
+        aria_label=f'{run.kimg:g} of {run.total_kimg:g} kimg',
+    )
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What one wants to know first, as far as it is on record."""
+    batch, batch_gpu, num_gpus = (run.option(name) for name in ('batch_size', 'batch_gpu', 'num_gpus'))
+    split = f', {batch_gpu} at a time' if batch_gpu not in (None, batch) else ''
+    split += f', {num_gpus} GPUs' if num_gpus not in (None, 1) else ''
+    facts = [
+        ('Loss', _class(run.option('loss_kwargs', 'class_name'))),
+        ('Embeddings', run.option('loss_kwargs', 'embeddings')),
+        ('Teacher', run.option('loss_kwargs', 'teacher')),
+        ('Generator', _class(run.option('G_kwargs', 'class_name'))),
+        ('Training images', run.option('training_set_kwargs', 'path')),
+        ('Resolution', run.option('training_set_kwargs', 'resolution')),
+        ('Batch', None if batch is None else f'{_text(batch)}{split}'),
+        ('Learning rate', run.option('G_opt_kwargs', 'lr')),
+        ('R1 γ', run.option('loss_kwargs', 'r1_gamma')),
+        ('Device', run.option('device')),
+        ('Time', None if run.seconds is None else duration(run.seconds)),
+    ]
+    return [(name, _text(value)) for name, value in facts if value is not None]
+
+
+def _class(name: object) -> str | None:
+    """The last part of a dotted name."""
+    return name.rpartition('.')[2] if isinstance(name, str) else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# --- Size and quality -------------------------------------------------------------------------------------------------
+
+
+def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictures | None']) -> Element | None:
+    """A row for each teacher and each run's newest student."""
+    metrics = sorted({name for run in runs for name in run.metrics})
+    rows, teachers = [], set()
+    measured = next((seen.measured_on for seen in pictures if seen), None)
+    for run, label, seen in zip(runs, labels, pictures, strict=True):
+        teacher = seen.teacher if seen else None
+        if teacher and teacher.file not in teachers:
+            teachers.add(teacher.file)
+            rows.append(['Teacher', *_counts(teacher, None, measured), *(DASH for _ in metrics)])
+        student = seen.students[-1] if seen and seen.students else None
+        if student or run.metrics:
+            name = f'Student, {student.kimg} kimg' if student else 'Student'
+            name = f'{label}: {name}' if len(runs) > 1 else name
+            counts = _counts(student, teacher, measured) if student else [DASH] * (2 + bool(measured))
+            rows.append([name, *counts, *(_metric(run, metric) for metric in metrics)])
+    if not rows:
+        return None
+    heads = ['Generator', 'Parameters', 'MACs per image', *(['Time per image'] if measured else []), *metrics]
+    text = 'MACs: multiply-accumulates for one image, counted as the GAN compression papers do.'
+    if measured:
+        text += f' Time: for one image alone, on this machine ({measured}).'
+    if metrics:
+        text += ' Metrics are the newest, and the best with the kimg of its snapshot; of most, less is better.'
+    return element('div', element('p', text), _table(heads, rows, kind='numbers'))
+
+
+def _counts(generator: 'Generator', teacher: 'Generator | None', measured: str | None) -> list[Element | str]:
+    def cell(name: str, form, less: str, more: str) -> Element | str:
+        value, reference = getattr(generator, name), getattr(teacher, name, None)
+        if not value:
+            return DASH
+        if not reference or value == reference:
+            return form(value)
+        words = f'{reference / value:.1f}× {less}' if value < reference else f'{value / reference:.1f}× {more}'
+        return element('span', form(value), element('small', words))
+
+    cells = [cell(name, '{:,}'.format, 'fewer', 'more') for name in ('parameters', 'macs')]
+    if measured:
+        cells.append(cell('seconds', lambda seconds: f'{seconds * 1000:.1f} ms', 'faster', 'slower'))
+    return cells
+
+
+def _metric(run: Run, name: str) -> Element | str:
+    points = run.metrics.get(name)
+    if not points:
+        return DASH
+    best = min(points, key=lambda point: point.value)
+    last = charts.number(points[-1].value)
+    if len(points) == 1 or best.value == points[-1].value:
+        return last
+    return element('span', last, element('small', f'lowest {charts.number(best.value)} at {best.kimg} kimg'))
+
+
+def _table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Element | str]],
+    marked: frozenset[int] = frozenset(),
+    kind: str = 'text',
+) -> Element:
+    """A table whose first column names the rows; it scrolls by itself where it is too wide for the page."""
+    head = element('tr', *(element('th', text, scope='col') for text in heads))
+    body = [
+        element(
+            'tr',
+            element('th', row[0], scope='row'),
+            *(element('td', cell) for cell in row[1:]),
+            class_='differs' if index in marked else None,
+        )
+        for index, row in enumerate(rows)
+    ]
+    table = element('table', element('thead', head), element('tbody', *body), class_=kind)
+    return element('div', table, class_='scroll', tabindex=0, role='region', aria_label=f'Table: {", ".join(heads)}')
+
+
+# --- Images -----------------------------------------------------------------------------------------------------------
+
+
+def _images(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictures | None']) -> Element | None:
+    blocks = []
+    for label, seen in zip(labels, pictures, strict=True):
+        rows = _image_rows(seen) if seen else []
+        if rows:
+            blocks.append(element('div', element('h3', label) if len(runs) > 1 else None, *rows, class_='strips'))
+    if not blocks:
+        return None
+    text = 'Each column is one latent z, through the teacher and through the student (G_ema) as training goes on.'
+    return element('div', element('p', text), element('div', *blocks, class_='blocks'))
+
+
+def _image_rows(seen: 'Pictures') -> list[Element]:
+    rows = [_row('Teacher', seen.teacher.images, 'teacher')] if seen.teacher else []
+    for student in seen.students:
+        rows.append(_row(f'{student.kimg} kimg', student.images, f'student at {student.kimg} kimg'))
+    if seen.crop:
+        name, pictures = seen.crop
+        rows.append(_row(name, pictures, name))
+    return rows
+
+
+def _row(caption: str, pictures: Sequence['PIL.Image.Image'], whose: str) -> Element:
+    cells = [_image(picture, f'{whose}, image {index}') for index, picture in enumerate(pictures, 1)]
+    return element('figure', element('figcaption', caption), element('div', *cells, class_='row'))
+
+
+def _image(picture: 'PIL.Image.Image', alt: str) -> Element:
+    small = picture.height <= PIXELATED
+    file = io.BytesIO()
+    picture.save(file, **(dict(format='PNG', optimize=True) if small else dict(format='JPEG', quality=88)))
+    uri = f'data:image/{"png" if small else "jpeg"};base64,{base64.b64encode(file.getvalue()).decode()}'
+    pixelated = 'pixelated' if small else None
+    return element('img', src=uri, alt=alt, width=picture.width, height=picture.height, class_=pixelated)
+
+
+# --- Curves -----------------------------------------------------------------------------------------------------------
+
+
+def _curves(drawn: Sequence[Section]) -> Element | None:
+    if not drawn:
+        return None
+    text = (
+        'Point at a curve for its values, or walk along it with the arrow keys. Numbers under a chart are the newest.'
+    )
+    return element('div', element('p', text), *map(_chart_section, drawn))
+
+
+def _chart_section(section: Section) -> Element:
+    grid = element('div', *map(_chart, section.charts), class_='charts')
+    if section.folded:
+        return element('details', element('summary', section.title), element('p', section.text), grid)
+    return element('div', element('h3', section.title), element('p', section.text), grid)
+
+
+def _chart(chart: Chart) -> Element:
+    caption = element('span', chart.caption) if chart.caption else None
+    return element(
+        'figure',
+        element('figcaption', element('strong', chart.title), caption),
+        element('div', charts.svg(chart), class_='plot'),
+        element('ul', *_legend(chart.lines), class_='legend'),
+        class_='chart',
+    )
+
+
+def _legend(lines: Sequence[Line]) -> list[Element]:
+    """What each colour and each kind of line is, with the newest values: an entry for each run, or for each part."""
+    parts = {line.part: line for line in lines if line.run and line.part}
+    entries = [element('li', _sample(line, 'plain'), element('span', part)) for part, line in parts.items()]
+    for run in dict.fromkeys(line.run for line in lines):
+        own = [line for line in lines if line.run == run]
+        for group in [own] if run else [[line] for line in own]:
+            newest = ', '.join(charts.number(line.points[-1].value) for line in group)
+            solid = dataclasses.replace(group[0], dashes=0)
+            entries.append(element('li', _sample(solid), element('span', run or group[0].part), element('b', newest)))
+    return entries
+
+
+def _sample(line: Line, color: str | None = None) -> Element:
+    stroke = element(
+        'line', class_=f'curve {color or f"color{line.color}"} dashes{line.dashes}', x1=1, x2=23, y1=5, y2=5
+    )
+    return element('svg', stroke, class_='sample', viewBox='0 0 24 10', aria_hidden='true')
+
+
+def _chart_data(drawn: Sequence[Section]) -> Element:
+    """The curves' numbers for the script, in the order of the page."""
+    content = {
+        'frame': {
+            'width': charts.WIDTH,
+            'height': charts.HEIGHT,
+            'left': charts.LEFT,
+            'right': charts.RIGHT,
+            'top': charts.TOP,
+            'bottom': charts.BOTTOM,
+        },
+        'charts': [charts.data(chart) for section in drawn for chart in section.charts],
+    }
+    text = json.dumps(content, separators=(',', ':'), allow_nan=False).replace('<', '\\u003c')
+    return element('script', text, type='application/json', id='chart-data')
+
+
+# --- Options ----------------------------------------------------------------------------------------------------------
+
+
+def _options(runs: Sequence[Run], labels: Sequence[str]) -> Element | None:
+    flat = [flatten(run.options) for run in runs]
+    names = list(dict.fromkeys(name for options in flat for name in options if name != 'run_dir'))
+    if not names:
+        return None
+    rows = [[name, *(options.get(name, DASH) for options in flat)] for name in names]
+    heads = ['Option', *(labels if len(runs) > 1 else ['Value'])]
+    if len(runs) == 1:
+        return _folded(
+            f'All {len(rows)} options', 'What the training loop was given (training_options.json).', heads, rows
+        )
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    marked = frozenset(index for index, row in enumerate(rows) if row in differing)
+    if differing:
+        first = element('div', element('p', 'In these the runs differ:'), _table(heads, differing))
+    else:
+        first = element('p', 'The runs have the same options.')
+    text = 'What the training loops were given (training_options.json); differences are marked.'
+    return element('div', first, _folded(f'All {len(rows)} options', text, heads, rows, marked))
+
+
+def _folded(summary: str, text: str, heads, rows, marked: frozenset[int] = frozenset()) -> Element:
+    return element('details', element('summary', summary), element('p', text), _table(heads, rows, marked))
+
+
+def flatten(options: dict, prefix: str = '') -> dict[str, str]:
+    """Nested options by dotted names, as text."""
+    flat = {}
+    for name, value in options.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f'{prefix}{name}.'))
+        else:
+            flat[f'{prefix}{name}'] = _text(value)
+    return flat

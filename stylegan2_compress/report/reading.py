@@ -1,0 +1,307 @@
+"""What a run directory tells: options, statistics, metrics, and how far the run has come.
+
+The directory may be of a run that is going on, has crashed or was only just started, by our loops or by the host's.
+Nothing in it is trusted to be whole: a line that is half written is skipped, a number that is none is left out.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stylegan2_compress.errors import UserError
+
+RUN_FILES = (
+    'training_options.json',
+    'log.txt',
+    'stats.jsonl',
+    'metric-*.jsonl',
+    'network-snapshot-*.pkl',
+    'fakes*.png',
+)
+LOG_TAIL = 1 << 18  # Bytes at the end of log.txt that are looked at.
+PATIENCE = 900  # Seconds without a line after which a run is taken for dead, unless its ticks take longer.
+
+# What the loops print as they get on; below it, a traceback is the end.
+_PROGRESS = re.compile(
+    r'tick \d|Loading training set|Constructing networks|Setting up |Exporting |Training for |Total '
+)
+_TRACEBACK = 'Traceback (most recent call last):'
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value at a place in the run."""
+
+    kimg: float
+    value: float
+    count: float = 1  # How many values it is the mean of.
+
+
+@dataclass(frozen=True)
+class State:
+    """How a run stands."""
+
+    word: str  # running, finished, stopped or crashed.
+    sentence: str
+    error: str | None = None  # The last error line of log.txt.
+
+
+@dataclass
+class Run:
+    """A run directory, read."""
+
+    path: Path
+    name: str
+    options: dict  # training_options.json; empty where there is none.
+    statistics: dict[str, list[Point]]  # By the names of stats.jsonl.
+    metrics: dict[str, list[Point]]  # By the names of the results in metric-*.jsonl.
+    snapshots: list[tuple[int, Path]]  # (kimg, network-snapshot-*.pkl), in order.
+    fakes: list[tuple[int, Path]]  # (kimg, fakes*.png), in order.
+    state: State
+    notes: list[str] = field(default_factory=list)  # What was missing or could not be read, in sentences.
+
+    @property
+    def kimg(self) -> float | None:
+        """How far the run has come."""
+        return _last(self.statistics, 'Progress/kimg')
+
+    @property
+    def total_kimg(self) -> float | None:
+        return _positive(self.options.get('total_kimg'))
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it has run."""
+        return _last(self.statistics, 'Timing/total_sec')
+
+    def option(self, *names: str) -> object:
+        """A value in training_options.json, `option('loss_kwargs', 'teacher')`, or None."""
+        value = self.options
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+
+def read(run_dir: str | os.PathLike) -> Run:
+    """Read a run directory.
+
+    Raises:
+        UserError: it is none.
+    """
+    path = Path(run_dir)
+    _require_run(path)
+    notes = []
+    options = _read_options(path / 'training_options.json', notes)
+    statistics, last_tick = _read_statistics(path / 'stats.jsonl', notes)
+    metrics, last_metric = _read_metrics(path, notes)
+    last_sign = max(last_tick, last_metric) or max(file.stat().st_mtime for file in _files(path))
+    run = Run(
+        path=path,
+        name=path.resolve().name,
+        options=options,
+        statistics=statistics,
+        metrics=metrics,
+        snapshots=_numbered(path, 'network-snapshot-*.pkl'),
+        fakes=_numbered(path, 'fakes*.png'),
+        state=State('running', ''),
+        notes=notes,
+    )
+    run.state = _state(run, _log_lines(path / 'log.txt'), silence=time.time() - last_sign)
+    return run
+
+
+def _require_run(path: Path) -> None:
+    if not path.is_dir():
+        raise UserError(
+            f'{path} is no run directory: {"it is a file" if path.exists() else "there is no such directory"}.'
+        )
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise UserError(f'{path} cannot be read: no permission.')
+    if not any(_files(path)):
+        inside = sorted(child.name for child in path.iterdir() if child.is_dir() and any(_files(child)))
+        hint = f'; there are runs in it, such as {path / inside[-1]}' if inside else ''
+        raise UserError(f'{path} is no run directory: it has no training_options.json, log.txt or stats.jsonl{hint}.')
+
+
+def _files(path: Path) -> Iterator[Path]:
+    return (file for pattern in RUN_FILES for file in path.glob(pattern) if file.is_file())
+
+
+def _numbered(path: Path, pattern: str) -> list[tuple[int, Path]]:
+    """Files by the kimg in their names, in order; `fakes_init.png` has none."""
+    found = [(re.search(r'(\d+)\.\w+$', file.name), file) for file in path.glob(pattern)]
+    return sorted((int(match[1]), file) for match, file in found if match and file.is_file())
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def _read_options(file: Path, notes: list[str]) -> dict:
+    if not file.is_file():
+        notes.append('There is no training_options.json, so what the run was started with is not known.')
+        return {}
+    try:
+        options = json.loads(file.read_text(encoding='utf-8', errors='replace'))
+    except (ValueError, RecursionError, OSError):
+        options = None
+    if not isinstance(options, dict):
+        notes.append('training_options.json cannot be read, so what the run was started with is not known.')
+        return {}
+    return options
+
+
+def _read_statistics(file: Path, notes: list[str]) -> tuple[dict[str, list[Point]], float]:
+    """Curves by name, and the time of the last tick (0 where there is none)."""
+    curves, seen, timestamp = {}, 0.0, 0.0
+    for record in _json_lines(file, notes):
+        kimg = _number(_get(record.get('Progress/kimg'), 'mean'))
+        if kimg is None:
+            continue
+        kimg = round(kimg, 3)  # The host keeps it as a float32; it counts images.
+        if kimg <= seen:  # The run went on from an earlier state: what it had done since is done again.
+            curves = {name: [point for point in points if point.kimg < kimg] for name, points in curves.items()}
+        seen, timestamp = kimg, _number(record.get('timestamp')) or timestamp
+        for name, statistic in record.items():
+            value, count = _number(_get(statistic, 'mean')), _number(_get(statistic, 'num'))
+            if value is not None and count:
+                curves.setdefault(name, []).append(Point(kimg, value, count))
+    if not curves:
+        notes.append('stats.jsonl has no complete line yet, so there are no curves.')
+    return {name: points for name, points in curves.items() if points}, timestamp
+
+
+def _read_metrics(path: Path, notes: list[str]) -> tuple[dict[str, list[Point]], float]:
+    """Curves by the name of the result, and the time of the last one (0 where there is none)."""
+    values, timestamp = {}, 0.0
+    for file in sorted(path.glob('metric-*.jsonl')):
+        for record in _json_lines(file, notes):
+            match = re.search(r'(\d+)\.\w+$', str(record.get('snapshot_pkl')))
+            results = record.get('results')
+            if match is None or not isinstance(results, dict):
+                continue
+            timestamp = max(timestamp, _number(record.get('timestamp')) or 0.0)
+            for name, result in results.items():
+                if (value := _number(result)) is not None:
+                    values.setdefault(name, {})[int(match[1])] = value  # Measured again: the last counts.
+    return {name: [Point(*item) for item in sorted(curve.items())] for name, curve in values.items()}, timestamp
+
+
+def _json_lines(file: Path, notes: list[str]) -> Iterator[dict]:
+    """The objects in a file, one a line. Half a line at the end is one that is being written; others are counted."""
+    if not file.is_file():
+        return
+    broken = 0
+    with open(file, encoding='utf-8', errors='replace') as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if isinstance(record, dict):
+                yield record
+            elif line.endswith('\n') and line.strip():
+                broken += 1
+    if broken:
+        notes.append(f'{broken} of the lines of {file.name} cannot be read and were left out.')
+
+
+def _log_lines(file: Path) -> list[str]:
+    """The last lines of log.txt, without what progress bars drew over."""
+    if not file.is_file():
+        return []
+    with open(file, 'rb') as log:
+        log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_TAIL))
+        text = log.read().decode('utf-8', 'replace')
+    text = re.sub(r'\x1b\[[0-9;]*[A-Za-z]', '', text)
+    return [line.rpartition('\r')[2] for line in text.replace('\r\n', '\n').split('\n')]
+
+
+# --- How the run stands -----------------------------------------------------------------------------------------------
+
+
+def _state(run: Run, log: list[str], silence: float) -> State:
+    """From the last lines of the log, and from how long nothing was written."""
+    since = max((i + 1 for i, line in enumerate(log) if _PROGRESS.match(line)), default=0)
+    error = _error_line(log[since:])
+    kimg, total = run.kimg, run.total_kimg
+    where = 'before its first tick' if kimg is None else f'at {kimg:g}{f" of {total:g}" if total else ""} kimg'
+    if error is not None and error.startswith('KeyboardInterrupt'):
+        return State('stopped', f'Stopped by Ctrl-C {where}.')
+    if error is not None:
+        return State('crashed', f'Crashed {where}.', error)
+    complete = kimg is not None and total is not None and kimg >= total * (1 - 1e-6)
+    if complete or ('Exiting...' in log[since:] and total is None):
+        return State('finished', f'Finished {where}{_took(run)}.')
+    if 'Exiting...' in log[since:]:
+        return State('stopped', f'Stopped {where}{_took(run)}.')
+    if silence > max(PATIENCE, 3 * _longest_tick(run)):
+        return State(
+            'stopped', f'Stopped {where}: nothing was written for {duration(silence)}, and the log names no error.'
+        )
+    left = _last(run.statistics, 'Timing/sec_per_kimg')
+    if kimg is None or total is None or left is None:
+        return State('running', f'Running, {where}.')
+    return State('running', f'Running, {where}; about {duration((total - kimg) * left)} left.')
+
+
+def _error_line(log: list[str]) -> str | None:
+    """What the last traceback in these lines ends with, or the last sentence of ours."""
+    starts = [i for i, line in enumerate(log) if line.strip() == _TRACEBACK]
+    if starts:
+        after = [line for line in log[starts[-1] + 1 :] if line.strip()]
+        return next((line for line in after if not line.startswith(' ')), _TRACEBACK)
+    return next((line for line in reversed(log) if line.startswith('Error: ')), None)
+
+
+def _longest_tick(run: Run) -> float:
+    """Seconds, maintenance (snapshots, metrics) included."""
+    names = ('Timing/sec_per_tick', 'Timing/maintenance_sec')
+    return sum(max((point.value for point in run.statistics.get(name, [])), default=0) for name in names)
+
+
+def _took(run: Run) -> str:
+    return '' if run.seconds is None else f' after {duration(run.seconds)}'
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: 45 s, 12 min, 3 h 20 min, 2 days 4 h."""
+    if seconds > 1e10:
+        return 'centuries'  # Numbers in files may be anything.
+    seconds = max(seconds, 0)
+    if seconds < 60:
+        return f'{seconds:.0f} s'
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f'{minutes} min'
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f'{hours} h {minutes} min' if minutes else f'{hours} h'
+    days, hours = divmod(hours, 24)
+    return f'{days} day{"s" * (days != 1)}' + (f' {hours} h' if hours else '')
+
+
+# --- Values that may be anything --------------------------------------------------------------------------------------
+
+
+def _get(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _number(value: object) -> float | None:
+    """A number of float32's range, which is what runs compute with, so that axes can be laid through it."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e39:
+        return None
+    return float(value) if abs(value) > 1e-39 else 0.0
+
+
+def _positive(value: object) -> float | None:
+    number = _number(value)
+    return number if number is not None and number > 0 else None
+
+
+def _last(curves: dict[str, list[Point]], name: str) -> float | None:
+    return curves[name][-1].value if curves.get(name) else None
