@@ -1,6 +1,6 @@
 """`distill`: from a teacher pickle and a dataset to a training run, with defaults read off the teacher."""
 
-from stylegan2_compress import devices, host, options, pickles, pruning, recipes, runs
+from stylegan2_compress import devices, host, options, pruning, recipes, runs
 from stylegan2_compress.errors import UserError
 
 DEFAULT_LOSS = 'stylegan2_compress.DiMELoss'
@@ -62,7 +62,8 @@ def distill(
         devices.choose(device)  # Refuses one that is not here.
     if loop is None and not host.activate().is_checkout:
         loop = options.OUR_LOOP  # The host from PyPI has a loop that cannot start from a pickle.
-    teacher_data = pickles.load(teacher)
+    networks = options.Networks()
+    teacher_data = networks[teacher]
     options.require_generator(teacher, teacher_data)
     G = teacher_data['G_ema']
     given = {name: value for name, value in host_options.items() if value is not None}
@@ -82,6 +83,7 @@ def distill(
         student=student or student_data,
         loop=loop,
         device=device,
+        networks=networks,
     )
     for opt_kwargs in (args.G_opt_kwargs, args.D_opt_kwargs):
         opt_kwargs.lr = opt_kwargs.lr if lr is None else lr

@@ -85,13 +85,12 @@ def extend_train(module: types.ModuleType) -> None:
         if ours['student'] is not None and config.get('resume') is not None:
             both = f'--student={ours["student"]} and --resume={config["resume"]}'
             raise UserError(f'{both} both name the weights to start from; give one.')
+        networks = Networks()
         source = ours['student'] or ours['teacher']
         if source is not None and config.get('cond') is None:
-            from stylegan2_compress import pickles
-
-            config['cond'] = pickles.load(source)['G_ema'].c_dim > 0  # The shapes come from the pickle.
+            config['cond'] = networks[source]['G_ema'].c_dim > 0  # The shapes come from the pickle.
         desc, args = host_setup(**config)
-        return compress(desc, args, **ours)
+        return compress(desc, args, networks=networks, **ours)
 
     module.main.callback = callback
     module.main.params.extend(TRAIN_OPTIONS)
@@ -101,6 +100,16 @@ def extend_train(module: types.ModuleType) -> None:
 
 
 # --- From options to arguments ------------------------------------------------------------------------------------
+
+
+class Networks(dict):
+    """Contents of network pickles by path or URL, each read when it is first asked for."""
+
+    def __missing__(self, file: str) -> dict:
+        from stylegan2_compress import pickles
+
+        self[file] = pickles.load(file)
+        return self[file]
 
 
 def compress(
@@ -113,6 +122,7 @@ def compress(
     student: str | dict | None = None,
     loop: str | None = None,
     device: str | None = None,
+    networks: Networks | None = None,
 ) -> tuple[str, dict]:
     """Turn the arguments of an ordinary run into those of a compression run.
 
@@ -121,6 +131,7 @@ def compress(
         loss, loss_args, teacher, student, loop: the options of the same names. `student` may also be the contents of
             a network pickle that is yet to be written; then `args.resume_pkl` names it.
         device: where our loop runs, by default CUDA where there is one.
+        networks: what has been read of pickles already.
 
     Returns:
         The same two, changed. Without any option, on a machine with CUDA, they come back as they were.
@@ -136,10 +147,11 @@ def compress(
     if on_cpu and loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} runs on CUDA only; leave the option out to train on this machine.')
 
+    networks = Networks() if networks is None else networks
     if student is not None:
-        use_networks(args, student)
+        use_networks(args, student, networks)
         args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
-    use_loss(args, loss or HOST_LOSS, loss_args, teacher)
+    use_loss(args, loss or HOST_LOSS, loss_args, teacher, networks)
     if loss is not None:
         desc += f'-{loss.rpartition(".")[2]}'
     if on_cpu:
@@ -151,12 +163,10 @@ def compress(
     return desc, args
 
 
-def use_networks(args: dict, student: str | dict) -> None:
+def use_networks(args: dict, student: str | dict, networks: Networks) -> None:
     """Take the shapes of G and D from a network pickle, and its weights as the start."""
-    from stylegan2_compress import pickles
-
     if isinstance(student, str):
-        data = pickles.load(student)
+        data = networks[student]
         args.resume_pkl = student
     else:
         data = student
@@ -185,10 +195,12 @@ def constructor_arguments(network) -> dict:
     return kwargs
 
 
-def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | None) -> None:
-    """Put the loss class and its arguments in, and let the class look at them before anything runs."""
-    from stylegan2_compress import pickles
+def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | None, networks: Networks) -> None:
+    """Put the loss class and its arguments in, and let the class look at them before anything runs.
 
+    A loss class may have three class methods for that: `check_arguments(networks=…, **loss_kwargs)` refuses arguments,
+    `adapt(args, networks)` changes the networks of the run, and `warn(args)` tells the user about it.
+    """
     loss_class = import_named(loss, '--loss', 'a loss class', ', '.join([HOST_LOSS, *our_losses()]))
     if not (isinstance(loss_class, type) and hasattr(loss_class, 'accumulate_gradients')):
         raise UserError(f'--loss={loss} is not a loss class; there are {", ".join([HOST_LOSS, *our_losses()])}.')
@@ -199,9 +211,8 @@ def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | N
             raise UserError(f'--loss-arg {name}=… is not an argument of {loss}, which takes {", ".join(accepted)}.')
         kwargs[name] = value
     if teacher is not None:
-        teacher_data = pickles.load(teacher)
-        require_generator(teacher, teacher_data)
-        check_against_data('--teacher', teacher, teacher_data['G_ema'], args.training_set_kwargs)
+        require_generator(teacher, networks[teacher])
+        check_against_data('--teacher', teacher, networks[teacher]['G_ema'], args.training_set_kwargs)
         if 'teacher' in accepted:
             kwargs.setdefault('teacher', teacher)
     if 'training_set_kwargs' in accepted:
@@ -211,10 +222,23 @@ def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | N
         options = ', '.join('--teacher' if name == 'teacher' else f'--loss-arg {name}=…' for name in missing)
         raise UserError(f'--loss={loss} needs {options}.')
     if hasattr(loss_class, 'check_arguments'):
-        loss_class.check_arguments(**kwargs)
+        loss_class.check_arguments(networks=networks, **kwargs)
     args.loss_kwargs = type(args.loss_kwargs)(class_name=loss, **kwargs)
     if hasattr(loss_class, 'adapt'):
-        loss_class.adapt(args)  # A loss may need other networks than the host's, or refuse those of this run.
+        loss_class.adapt(args, networks)
+    elif 'teacher_kwargs' in args.D_kwargs:  # The student was trained by NICKEL: without it, its own D goes on alone.
+        args.D_kwargs = alone(args.D_kwargs)
+    if hasattr(loss_class, 'warn'):
+        loss_class.warn(args)
+
+
+def alone(D_kwargs: dict) -> dict:
+    """Arguments of a `DualDiscriminator` of which only the student's is left, frozen layers and all."""
+    left = type(D_kwargs)(D_kwargs, teacher_kwargs=None)
+    left.pop('matched_channels', None)
+    block_kwargs = {**left.student_kwargs.get('block_kwargs', {}), **left.pop('block_kwargs', {})}
+    left.student_kwargs = {**left.student_kwargs, 'block_kwargs': block_kwargs}
+    return left
 
 
 def accepted_arguments(loss_class: type) -> dict:

@@ -118,6 +118,7 @@ def host_arguments(
     gamma: float | None = None,
     kimg: int | None = None,
     batch: int | None = None,
+    batch_gpu: int | None = None,
     aug: str = 'ada',
     p: float | None = None,
     target: float | None = None,
@@ -127,6 +128,9 @@ def host_arguments(
     workers: int = 3,
 ) -> tuple[str, dnnlib.EasyDict]:
     """Arguments of the host's training loop for the options of the host's `train.py`, by the same names.
+
+    `batch_gpu` comes on top: how many images a GPU works on at a time, which is the configuration's share of a GPU by
+    default, or all of `batch`.
 
     Returns:
         The name of the run and the loop's keyword arguments without `run_dir` and `rank`.
@@ -172,6 +176,12 @@ def host_arguments(
         if batch < 1 or batch % gpus:
             raise UserError(f'--batch={batch} must be at least 1 and divisible by --gpus={gpus}.')
         name += [f'batch{batch}']
+    batch_size = batch or config.batch
+    if batch_gpu is None:
+        batch_gpu = (batch // gpus) if batch else config.batch // config.reference_gpus
+    elif batch_gpu < 1 or batch_size % (batch_gpu * gpus):
+        share = batch_size // gpus
+        raise UserError(f'--batch-gpu={batch_gpu} must be at least 1 and divide {share}, the share of each GPU.')
     if snap < 1:
         raise UserError(f'--snap={snap} must be at least 1.')
     if workers < 0:
@@ -206,8 +216,8 @@ def host_arguments(
             class_name='training.loss.StyleGAN2Loss', r1_gamma=config.gamma if gamma is None else gamma
         ),
         total_kimg=kimg or config.kimg,
-        batch_size=batch or config.batch,
-        batch_gpu=(batch // gpus) if batch else config.batch // config.reference_gpus,
+        batch_size=batch_size,
+        batch_gpu=batch_gpu,
         ema_kimg=config.ema_kimg,
         ema_rampup=config.ema_rampup,
     )

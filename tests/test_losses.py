@@ -9,10 +9,9 @@ from training.augment import AugmentPipe
 from training.loss import StyleGAN2Loss
 
 import stylegan2_compress
-from stylegan2_compress import pickles
-from stylegan2_compress.errors import UserError
+from stylegan2_compress import pickles, references
 from stylegan2_compress.losses.base import AdversarialLoss, Summand, Term
-from stylegan2_compress.losses.dime import DiMELoss, MomentMatching
+from stylegan2_compress.losses.dime import DiMELoss, DistributionMatching, MomentDistance
 
 PHASES = ['Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth']
 
@@ -164,7 +163,8 @@ def test_moment_matching_is_the_formula():
     flat = images.reshape(6, 12)
     expected = 20 * (np.abs(flat.mean(0) - m1).mean() + np.abs((flat**2).mean(0) - m2).mean())
     tensor = torch.from_numpy(images).requires_grad_(True)
-    term = MomentMatching([Flattener()], [(torch.from_numpy(m1), torch.from_numpy(m2))], [20.0])
+    moments = references.Statistics(torch.from_numpy(m1), torch.from_numpy(m2), bank=None)
+    term = DistributionMatching([Flattener()], [MomentDistance(moments)], [20.0])
     batch = type('Batch', (), {'images': tensor})()
     value = total(term.generator(batch))
     np.testing.assert_allclose(value.item(), expected, rtol=1e-12)
@@ -233,26 +233,3 @@ def test_class_is_reachable_by_the_hosts_registry(teacher_pkl, networks):
     )  # fmt: skip
     assert isinstance(loss, stylegan2_compress.DiMELoss)
     assert loss.r1_gamma == 2
-
-
-@pytest.mark.parametrize(
-    ('kwargs', 'sentence'),
-    [
-        (dict(embeddings='efficientnet_lite7'), 'efficientnet_lite0'),
-        (dict(embeddings=SPEC, weights=[1, 2]), 'one number'),
-        (dict(embeddings=SPEC, weights='much'), 'one number'),
-        (dict(embeddings=SPEC, samples=0), 'at least 1'),
-        (dict(embeddings=SPEC, samples='many'), 'at least 1'),
-    ],
-)
-def test_dime_refuses_bad_arguments(kwargs, sentence):
-    with pytest.raises(UserError, match=sentence):
-        DiMELoss.check_arguments(**kwargs)
-
-
-def test_paper_weights_by_preset():
-    assert DiMELoss._embeddings_and_weights(['dino_resnet50@preprocess=raw', 'clip_rn50', SPEC], None) == [
-        ('dino_resnet50@preprocess=raw', 20.0),
-        ('clip_rn50', 15.0),
-        (SPEC, 20.0),
-    ]

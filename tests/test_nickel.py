@@ -23,7 +23,7 @@ from stylegan2_compress.cli import main
 from stylegan2_compress.distillation import distill
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.base import AdversarialLoss, Batch, StyleMixing
-from stylegan2_compress.losses.dime import MomentMatching
+from stylegan2_compress.losses.dime import DistributionMatching
 from stylegan2_compress.losses.nickel import (
     FeatureExchange,
     NickelDimeLoss,
@@ -314,7 +314,7 @@ def test_nickel_and_dime_is_both(make_generator, make_teacher):
         'cpu', G_mapping=G.mapping, G_synthesis=G.synthesis, D=make_dual(), teacher=make_teacher(), embeddings=SPEC,
         samples=4, weights=[3], feature_weight=7, r1_gamma=2,
     )  # fmt: skip
-    assert [type(term) for term in loss.terms] == [MomentMatching, FeatureExchange]
+    assert [type(term) for term in loss.terms] == [DistributionMatching, FeatureExchange]
     assert loss.terms[1].weight == 7
     assert loss.r1_gamma == 2
 

@@ -211,7 +211,8 @@ def test_every_gradient_is_the_papers(run, monkeypatch, loss_class, phase):
     loss, D = build(loss_class, run, monkeypatch)
     moments = None
     if issubclass(loss_class, DiMELoss):
-        moments = loss.terms[0].parts[0][1]
+        reference_statistics = loss.terms[0].parts[0][1].reference
+        moments = reference_statistics.m1, reference_statistics.m2
     dual = issubclass(loss_class, NICKELLoss)
     module = run.G if phase.startswith('G') else D
     twin = copy.copy(run)

@@ -1,12 +1,18 @@
-"""Teacher statistics: the right numbers, computed once, never somebody else's."""
+"""Reference statistics: the right numbers, computed once, never somebody else's."""
 
 import copy
+import dataclasses
+import os
+import shutil
+import zipfile
 
+import dnnlib
 import numpy as np
 import pytest
 import torch
 
 from stylegan2_compress import embeddings, pickles, references
+from stylegan2_compress.errors import UserError
 
 SPEC = 'efficientnet_lite0@size=32'
 
@@ -33,99 +39,275 @@ def make_teacher(tmp_path, make_generator):
 
 
 @pytest.fixture
-def count_images(monkeypatch):
-    """How many images teachers have made so far."""
+def count_chunks(monkeypatch):
+    """How many chunks of images teachers have made so far."""
     seen = []
-    original = references.teacher_images
+    original = references.TeacherImages.draw
 
-    def counting(*args):
-        for images in original(*args):
-            seen.append(len(images))
-            yield images
+    def counting(self, index):
+        seen.append(index)
+        return original(self, index)
 
-    monkeypatch.setattr(references, 'teacher_images', counting)
-    return lambda: sum(seen)
+    monkeypatch.setattr(references.TeacherImages, 'draw', counting)
+    return lambda: len(seen)
+
+
+def teacher_images(file, **kwargs):
+    return references.TeacherImages(file, pickles.load(file)['G_ema'], **kwargs)
+
+
+@pytest.fixture
+def make_data(tmp_path, make_dataset_zip):
+    def build(name='data.zip', **kwargs):
+        path = make_dataset_zip(tmp_path, name=name, **kwargs)
+        return dict(class_name='training.dataset.ImageFolderDataset', path=str(path), use_labels=False)
+
+    return build
+
+
+def same(first, second):
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ('m1', 'm2', 'bank'))
+
+
+# --- Sources ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('c_dim', [0, 3])
-def test_moments_are_those_of_the_images(make_teacher, embedding, c_dim):
-    teacher = make_teacher(c_dim=c_dim)
-    ((m1, m2),) = references.teacher_moments(teacher, [embedding], samples=10, batch=4, truncation_psi=0.7)
-    G = pickles.load(teacher)['G_ema']
-    labels = references.LabelSource(c_dim, None)
-    population = references.Population('', '', 10, 0.7, 0)
-    images = torch.cat(list(references.teacher_images(G, population, labels, batch=4)))
-    assert images.shape == (10, 3, 16, 16)
-    features = embedding(images).double()
-    torch.testing.assert_close(m1, features.mean(0), rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(m2, features.square().mean(0), rtol=1e-6, atol=1e-9)
+def test_a_chunk_depends_on_its_index_alone(make_teacher, c_dim):
+    """Not on the chunks before, and not on the global random state, which it does not change either."""
+    file = make_teacher(c_dim=c_dim)
+    torch.manual_seed(0)
+    images, labels = teacher_images(file, truncation_psi=0.7).draw(1)
+    after = torch.rand(1)
+    assert images.shape == (32, 3, 16, 16)
+    assert labels.shape == (32, c_dim)
+    source = teacher_images(file, truncation_psi=0.7)
+    torch.manual_seed(0)
+    assert torch.equal(after, torch.rand(1))
+    assert not torch.equal(source.draw(0)[0], images)
+    assert torch.equal(source.draw(1)[0], images)
+    assert not torch.equal(teacher_images(file, truncation_psi=0.7, seed=1).draw(1)[0], images)
 
 
-def test_second_time_comes_from_the_cache(make_teacher, embedding, count_images):
-    teacher = make_teacher()
-    first = references.teacher_moments(teacher, [embedding], samples=6, batch=4)
-    assert count_images() == 6
-    second = references.teacher_moments(teacher, [embedding], samples=6, batch=4)
-    assert count_images() == 6
-    assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
+def test_truncation_is_the_hosts(make_teacher, make_generator):
+    file = make_teacher(synthesis_kwargs=dict(channel_base=256, channel_max=16, use_noise=False))
+    mean = pickles.load(file)['G_ema']
+    images, _labels = teacher_images(file, truncation_psi=0).draw(0)
+    torch.testing.assert_close(images[0], mean(torch.randn(1, 16), None, truncation_psi=0)[0])
+    torch.testing.assert_close(images[0], images[1])
 
 
-def test_whatever_changes_the_moments_is_in_the_key(make_teacher, embedding, count_images):
-    common = dict(samples=4, batch=4)
-    teacher = make_teacher()
-    runs = [
-        (teacher, embedding, common),
-        (make_teacher('other.pkl', seed=1), embedding, common),
-        (teacher, embeddings.load(f'{SPEC}@preprocess=raw', 'cpu'), common),
-        (teacher, embedding, common | dict(samples=5)),
-        (teacher, embedding, common | dict(truncation_psi=0.5)),
-        (teacher, embedding, common | dict(seed=1)),
+def test_large_images_come_in_small_chunks(make_teacher):
+    file, G = make_teacher(), pickles.load(make_teacher())['G_ema']
+    for resolution, chunk in [(32, 32), (256, 32), (512, 8), (1024, 4)]:
+        G.img_resolution = resolution
+        assert references.TeacherImages(file, G).chunk == chunk
+
+
+def test_data_come_in_random_order_each_once_an_epoch(make_data):
+    kwargs = make_data(n=40)
+    source = references.DatasetImages(kwargs)
+    images = torch.cat([source.draw(index)[0] for index in range(3)])
+    assert (images.min(), images.max()) == (-1, 1)
+    training_set = dnnlib.util.construct_class_by_name(**kwargs)
+    everything = torch.stack([torch.from_numpy(training_set[i][0]) for i in range(40)]).float() / 127.5 - 1
+    order = [int((everything == image).flatten(1).all(1).nonzero()) for image in images]
+    assert sorted(order[:40]) == sorted(order[40:80]) == list(range(40))
+    assert order[:40] != order[40:80] != list(range(40))
+    again = references.DatasetImages(kwargs)
+    assert torch.equal(again.draw(2)[0], images[64:])
+
+
+def test_data_are_known_by_their_contents(make_data, tmp_path):
+    first, other = make_data(n=4), make_data('other.zip', n=5)
+    fingerprint = references.data_fingerprint(first['path'])
+    shutil.copy(first['path'], tmp_path / 'copy.zip')
+    with zipfile.ZipFile(first['path']) as archive:
+        archive.extractall(tmp_path / 'folder')
+        entries = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(tmp_path / 'packed.zip', 'w', zipfile.ZIP_DEFLATED) as packed:
+        for name, content in reversed(entries):
+            packed.writestr(name, content)
+    for same_contents in ('copy.zip', 'folder', 'packed.zip'):
+        assert references.data_fingerprint(str(tmp_path / same_contents)) == fingerprint
+    assert references.data_fingerprint(other['path']) != fingerprint
+    file = next((tmp_path / 'folder').rglob('*.png'))
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    assert references.data_fingerprint(str(tmp_path / 'folder')) != fingerprint
+    facts = [
+        references.DatasetImages(first | changes).facts for changes in (dict(), dict(xflip=True), dict(max_size=3))
     ]
-    found = [references.teacher_moments(pkl, [network], **kwargs)[0][0] for pkl, network, kwargs in runs]
-    assert count_images() == 25
+    assert len({fact['subset or mirroring'] for fact in facts}) == 3
+
+
+# --- Statistics -------------------------------------------------------------------------------------------------------
+
+
+def test_moments_and_bank_are_those_of_the_images(make_teacher, embedding):
+    source = teacher_images(make_teacher())
+    (found,) = references.statistics_of(source, [embedding], samples=40, bank=35)
+    features = torch.cat([embedding(source.draw(0)[0]), embedding(source.draw(1)[0][:8])])
+    torch.testing.assert_close(found.m1, features.double().mean(0), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found.m2, features.double().square().mean(0), rtol=1e-6, atol=1e-9)
+    assert torch.equal(found.bank, features[:35])
+
+
+def test_statistics_of_a_data_set(make_data, embedding):
+    kwargs = make_data(n=10)
+    (found,) = references.statistics_of(references.DatasetImages(kwargs), [embedding], samples=10)
+    training_set = dnnlib.util.construct_class_by_name(**kwargs)
+    images = torch.stack([torch.from_numpy(training_set[i][0]) for i in range(10)]).float() / 127.5 - 1
+    torch.testing.assert_close(found.m1, embedding(images).double().mean(0), rtol=1e-6, atol=1e-9)
+    with pytest.raises(UserError, match='samples=11 is more than the 10 images'):
+        references.statistics_of(references.DatasetImages(kwargs), [embedding], samples=11)
+
+
+def test_embeddings_that_are_not_finite_are_named(make_teacher, embedding, monkeypatch):
+    monkeypatch.setattr(embedding, 'forward', lambda images: torch.full([len(images), embedding.dim], torch.inf))
+    with pytest.raises(UserError, match='efficientnet_lite0@size=32 is not finite'):
+        references.statistics_of(teacher_images(make_teacher()), [embedding], samples=4)
+
+
+# --- The cache, and files ---------------------------------------------------------------------------------------------
+
+
+def test_second_time_comes_from_the_cache(make_teacher, embedding, count_chunks):
+    teacher = make_teacher()
+    (first,) = references.statistics_of(teacher_images(teacher), [embedding], samples=33, bank=3)
+    assert count_chunks() == 2
+    (second,) = references.statistics_of(teacher_images(teacher), [embedding], samples=33, bank=3)
+    assert count_chunks() == 2
+    assert same(first, second)
+
+
+def test_whatever_changes_the_statistics_is_in_the_key(make_teacher, make_data, embedding, count_chunks):
+    teacher = make_teacher()
+    raw = embeddings.load(f'{SPEC}@preprocess=raw', 'cpu')
+    runs = [
+        (teacher_images(teacher), embedding, 4),
+        (teacher_images(make_teacher('other.pkl', seed=1)), embedding, 4),
+        (teacher_images(teacher), raw, 4),
+        (teacher_images(teacher), embedding, 5),
+        (teacher_images(teacher, truncation_psi=0.5), embedding, 4),
+        (teacher_images(teacher, seed=1), embedding, 4),
+        (references.DatasetImages(make_data(n=4)), embedding, 4),
+        (references.DatasetImages(make_data(n=4) | dict(xflip=True)), embedding, 8),
+    ]
+    found = [references.statistics_of(source, [each], samples=samples)[0].m1 for source, each, samples in runs]
+    assert count_chunks() == 6
     assert len({tuple(m1.tolist()) for m1 in found}) == len(runs)
 
 
-def test_one_pass_for_several_embeddings(make_teacher, embedding, count_images):
+def test_one_pass_for_several_embeddings(make_teacher, embedding, count_chunks):
     other = embeddings.load(f'{SPEC}@preprocess=raw', 'cpu')
-    both = references.teacher_moments(make_teacher(), [embedding, other], samples=4, batch=4)
-    assert count_images() == 4
-    assert not torch.equal(both[0][0], both[1][0])
+    both = references.statistics_of(teacher_images(make_teacher()), [embedding, other], samples=4)
+    assert count_chunks() == 1
+    assert not torch.equal(both[0].m1, both[1].m1)
 
 
 @pytest.mark.parametrize(
     'damage', [lambda path: path.write_bytes(b''), lambda path: path.write_bytes(path.read_bytes()[:99])]
 )
-def test_a_damaged_cache_file_is_made_again(make_teacher, embedding, count_images, damage, tmp_path):
-    teacher = make_teacher()
-    first = references.teacher_moments(teacher, [embedding], samples=4)
+def test_a_damaged_cache_file_is_made_again(make_teacher, embedding, count_chunks, damage, tmp_path):
+    source = teacher_images(make_teacher())
+    (first,) = references.statistics_of(source, [embedding], samples=4)
     (path,) = (tmp_path / 'cache' / 'statistics').iterdir()
     damage(path)
-    second = references.teacher_moments(teacher, [embedding], samples=4)
-    assert count_images() == 8
-    assert torch.equal(first[0][0], second[0][0])
+    (second,) = references.statistics_of(source, [embedding], samples=4)
+    assert count_chunks() == 2
+    assert same(first, second)
 
 
 def test_a_foreign_cache_file_is_not_believed(make_teacher, embedding, tmp_path):
-    teacher, other = make_teacher(), make_teacher('other.pkl', seed=1)
-    right = references.teacher_moments(teacher, [embedding], samples=4)[0][0]
+    source, other = teacher_images(make_teacher()), teacher_images(make_teacher('other.pkl', seed=1))
+    (right,) = references.statistics_of(source, [embedding], samples=4)
     (path,) = (tmp_path / 'cache' / 'statistics').iterdir()
-    references.teacher_moments(other, [embedding], samples=4)
+    references.statistics_of(other, [embedding], samples=4)
     (foreign,) = set((tmp_path / 'cache' / 'statistics').iterdir()) - {path}
     path.write_bytes(foreign.read_bytes())
-    assert torch.equal(references.teacher_moments(teacher, [embedding], samples=4)[0][0], right)
+    assert same(references.statistics_of(source, [embedding], samples=4)[0], right)
 
 
-def test_global_random_state_neither_matters_nor_changes(make_teacher, embedding, monkeypatch, tmp_path):
-    teacher = make_teacher(synthesis_kwargs=dict(channel_base=256, channel_max=16))
-    torch.manual_seed(0)
-    first = references.teacher_moments(teacher, [embedding], samples=4)[0][0]
-    after = torch.rand(1)
-    torch.manual_seed(0)
-    assert torch.equal(after, torch.rand(1))
-    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'another'))
-    torch.manual_seed(5)
-    assert torch.equal(references.teacher_moments(teacher, [embedding], samples=4)[0][0], first)
+def test_a_file_gives_back_what_it_got(make_teacher, embedding, tmp_path):
+    source, raw = teacher_images(make_teacher()), embeddings.load(f'{SPEC}@preprocess=raw', 'cpu')
+    found = references.compute(source, [embedding, raw], samples=6, bank=4)
+    references.write(tmp_path / 'file.npz', source, 6, list(zip([embedding, raw], found, strict=True)))
+    for each, expected in zip([embedding, raw], found, strict=True):
+        assert same(references.read(tmp_path / 'file.npz', source, each, samples=6, bank=4), expected)
+    other_seed = teacher_images(str(tmp_path / 'teacher.pkl'), seed=5)
+    assert torch.equal(references.read(tmp_path / 'file.npz', other_seed, raw, bank=2).bank, found[1].bank[:2])
+
+
+def test_a_foreign_file_is_refused_by_what_differs(make_teacher, make_data, embedding, tmp_path):
+    teacher, data = make_teacher(c_dim=3), make_data(n=6, labels=3)
+    file = tmp_path / 'file.npz'
+    source = teacher_images(teacher)
+    references.write(file, source, 4, [(embedding, references.compute(source, [embedding], 4)[0])])
+    other_weights = copy.copy(embedding)
+    other_weights.fingerprint = 'f' * 64
+    other_size = copy.copy(embedding)
+    other_size.preprocessing = dataclasses.replace(embedding.preprocessing, size=64)
+    cases = [
+        (teacher_images(make_teacher('other.pkl', seed=1, c_dim=3)), embedding, {}, r'\(teacher \w{8}, not \w{8}\)'),
+        (teacher_images(teacher, truncation_psi=0.5), embedding, {}, r'\(truncation 1, not 0.5\)'),
+        (teacher_images(teacher, training_set_kwargs=data | dict(use_labels=True)), embedding, {}, r'\(labels \w{8}, '),
+        (source, embedding, dict(samples=5), r'\(samples 4, not 5\)'),
+        (source, embedding, dict(bank=5), 'features of 0 images, but bank=5'),
+        (source, other_weights, {}, r'\(weights \w{8}, not ffffffff\)'),
+        (source, other_size, {}, r'\(preprocessing .*32.*, not .*64'),
+        (source, embeddings.load(f'{SPEC}@dtype=fp64', 'cpu'), {}, f'no statistics of .*fp64, but of {SPEC}'),
+        (references.DatasetImages(data), embedding, {}, 'data none, not .*; teacher'),
+    ]  # fmt: skip
+    for wrong_source, wrong_embedding, kwargs, sentence in cases:
+        with pytest.raises(UserError, match=sentence):
+            references.read(file, wrong_source, wrong_embedding, **kwargs)
+    for content in (b'', b'no such thing', (tmp_path / 'teacher.pkl').read_bytes()):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match='holds no statistics'):
+            references.read(file, source, embedding)
+    with pytest.raises(UserError, match='Cannot read'):
+        references.read(tmp_path / 'nowhere.npz', source, embedding)
+
+
+# --- Two processes ----------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_share_the_work(tmp_path, make_teacher, embedding):
+    """The numbers of one process, to rounding, in both; each chunk is made once, and one file written."""
+    make_teacher()
+    torch.multiprocessing.spawn(_share, args=(str(tmp_path),), nprocs=2)
+    source = teacher_images(str(tmp_path / 'teacher.pkl'))
+    alone = references.compute(source, [embedding], samples=70, bank=50)[0]
+    found = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    (first, chunks), (second, chunks_then) = found[0]
+    torch.testing.assert_close(first, [alone.m1, alone.m2, alone.bank], rtol=1e-3, atol=1e-5)  # Features are float32.
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    assert (chunks, chunks_then) == (3, 0)  # Then from the cache of the first, which the second does not see.
+    assert [path.name for path in (tmp_path / 'cache0' / 'statistics').iterdir()] == [
+        references.cache_path(source, embedding, 70, 50).name
+    ]
+    assert not (tmp_path / 'cache1').exists()
+
+
+def _share(rank, directory):
+    torch.set_num_threads(1)
+    os.environ['STYLEGAN2_COMPRESS_CACHE'] = f'{directory}/cache{rank}'
+    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
+    source, drawn = teacher_images(f'{directory}/teacher.pkl'), []
+    draw = source.draw
+    source.draw = lambda index: drawn.append(index) or draw(index)
+    embedding, results = embeddings.load(SPEC, 'cpu'), []
+    for _ in range(2):
+        drawn.clear()
+        (found,) = references.statistics_of(source, [embedding], samples=70, bank=50)
+        count = torch.tensor(len(drawn))
+        torch.distributed.all_reduce(count)
+        results.append(([found.m1, found.m2, found.bank], int(count)))
+    torch.save(results, f'{directory}/{rank}.pt')
+    torch.distributed.destroy_process_group()
 
 
 def test_labels_follow_the_training_set(tmp_path, make_dataset_zip):

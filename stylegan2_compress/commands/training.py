@@ -19,6 +19,12 @@ import click
 )
 @click.option('--kimg', type=int, metavar='N', help='Length of the training in thousands of images.')
 @click.option('--batch', type=int, metavar='N', help='Batch size.')
+@click.option(
+    '--batch-gpu',
+    type=int,
+    metavar='N',
+    help="How much of it a GPU works on at a time; DiME compares that many images  [default: the configuration's]",
+)
 @click.option('--gamma', type=float, help='Weight of the R1 penalty.')
 @click.option('--lr', type=float, help='Learning rate of generator and discriminator.')
 @click.option('--ema-kimg', type=float, metavar='N', help='Half-life of the averaged generator in thousands of images.')

@@ -118,17 +118,17 @@ class NICKELLoss(AdversarialLoss):
         levels: int | None = None,
         **adversarial,
     ):
-        super().__init__(device, D=D, **adversarial)
-        self.exchange_knowledge(teacher, student_d, feature_weight, resolutions, levels)
-
-    def exchange_knowledge(self, teacher, student_d, feature_weight, resolutions, levels) -> None:
-        """Bring in the teacher: D_T's first weights, and the term."""
+        self.start_base(device, D=D, teacher=teacher, **adversarial)
         data = pickles.load(teacher, device=self.device)
         G = data['G_ema'].eval().requires_grad_(False)
         levels = levels_by_block(G.img_resolution, resolutions, levels)
         start_discriminators(self.D, discriminator_of(data['D']), student_d)
         if feature_weight != 0:
             self.terms.append(FeatureExchange(G, self.D, levels, feature_weight, self.precision))
+
+    def start_base(self, device: torch.device, teacher: str, **adversarial) -> None:
+        """Construct what the exchange of knowledge is added to."""
+        super().__init__(device, **adversarial)
 
     def judge(self, images, c) -> dict[str, torch.Tensor]:
         """Logits [N, 1] of D_S and of D_T."""
@@ -139,6 +139,7 @@ class NICKELLoss(AdversarialLoss):
     def check_arguments(
         cls,
         *,
+        networks: Mapping[str, dict],
         teacher: str,
         student_d='scratch',
         feature_weight=PAPER_FEATURE_WEIGHT,
@@ -151,7 +152,7 @@ class NICKELLoss(AdversarialLoss):
             raise UserError(f'--loss-arg student_d={student_d} does not exist; there are {", ".join(STUDENT_D)}.')
         if not (isinstance(feature_weight, (int, float)) and 0 <= feature_weight < math.inf):
             raise UserError(f'--loss-arg feature_weight={feature_weight} must be a number from 0 on.')
-        data = pickles.load(teacher)
+        data = networks[teacher]
         levels_by_block(data['G_ema'].img_resolution, resolutions, levels)
         if data['D'] is None:
             raise UserError(
@@ -159,11 +160,11 @@ class NICKELLoss(AdversarialLoss):
             )
 
     @classmethod
-    def adapt(cls, args: dict) -> None:
+    def adapt(cls, args: dict, networks: Mapping[str, dict]) -> None:
         """Turn the D of a run into a `DualDiscriminator` for the teacher. `args` are the training loop's."""
         teacher, student_d = args['loss_kwargs']['teacher'], args['loss_kwargs'].get('student_d', 'scratch')
         resolutions, levels = (args['loss_kwargs'].get(name) for name in ('resolutions', 'levels'))
-        data = pickles.load(teacher)
+        data = networks[teacher]
         G = data['G_ema']
         z_dim = args['G_kwargs'].get('z_dim', G.z_dim)
         if G.z_dim != z_dim:
@@ -179,25 +180,12 @@ class NICKELLoss(AdversarialLoss):
 class NickelDimeLoss(NICKELLoss, DiMELoss):
     """NICKEL and DiME: the sum of both methods' terms on one adversarial loss (the paper's full method).
 
-    Args:
-        teacher, student_d, feature_weight, resolutions, levels: as in `NICKELLoss`.
-        dime: arguments of `DiMELoss`.
+    Takes the arguments of both.
     """
 
-    def __init__(
-        self,
-        device: torch.device,
-        *,
-        D: torch.nn.Module,
-        teacher: str,
-        student_d: str = 'scratch',
-        feature_weight: float = PAPER_FEATURE_WEIGHT,
-        resolutions: int | Sequence[int] | None = None,
-        levels: int | None = None,
-        **dime,
-    ):
-        DiMELoss.__init__(self, device, D=D, teacher=teacher, **dime)
-        self.exchange_knowledge(teacher, student_d, feature_weight, resolutions, levels)
+    def start_base(self, device: torch.device, teacher: str, **dime) -> None:
+        """Construct what the exchange of knowledge is added to: DiME."""
+        DiMELoss.__init__(self, device, teacher=teacher, **dime)
 
     @classmethod
     def check_arguments(cls, **arguments) -> None:
@@ -251,7 +239,8 @@ def dual_arguments(D_kwargs: Mapping, teacher_D: torch.nn.Module, student_d: str
         raise UserError(f"NICKEL needs the host's discriminator, training.networks.Discriminator, and D is a "
                         f'{D_kwargs["class_name"]}.')  # fmt: skip
     student_kwargs = D_kwargs.get('student_kwargs', D_kwargs)
-    frozen = D_kwargs.get('block_kwargs') or D_kwargs.get('teacher_kwargs', {}).get('block_kwargs', {})
+    trained_before = {name: kwargs for name in ('student_kwargs', 'teacher_kwargs') if (kwargs := D_kwargs.get(name))}
+    frozen = D_kwargs.get('block_kwargs') or trained_before.get('teacher_kwargs', {}).get('block_kwargs', {})
     teacher_kwargs = _own_arguments(teacher_D.init_kwargs, frozen.get('freeze_layers', 0))
     new = type(D_kwargs)(
         {name: D_kwargs[name] for name in ('num_fp16_res', 'conv_clamp') if name in D_kwargs},
@@ -260,11 +249,11 @@ def dual_arguments(D_kwargs: Mapping, teacher_D: torch.nn.Module, student_d: str
         teacher_kwargs=teacher_kwargs,
         matched_channels=dict(matched),
     )
-    for name in ('student_kwargs', 'teacher_kwargs'):
-        if name in D_kwargs and _own_arguments(D_kwargs[name], 0) != _own_arguments(new[name], 0):
+    for name, kwargs in trained_before.items():
+        if _own_arguments(kwargs, 0) != _own_arguments(new[name], 0):
             raise UserError(
                 'The student was trained by NICKEL before, with another D than --teacher and --loss-arg student_d '
-                f'ask for ({name} are {dict(D_kwargs[name])}, not {dict(new[name])}); give what it was trained with.'
+                f'ask for ({name} are {dict(kwargs)}, not {dict(new[name])}); give what it was trained with.'
             )
     return new
 

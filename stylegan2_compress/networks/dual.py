@@ -19,7 +19,8 @@ class DualDiscriminator(torch.nn.Module):
     Args:
         c_dim, img_resolution, img_channels: As in the host's `Discriminator`.
         num_fp16_res, conv_clamp: Likewise, of both discriminators.
-        student_kwargs, teacher_kwargs: The host's other arguments of D_S and of D_T.
+        student_kwargs, teacher_kwargs: The host's other arguments of D_S and of D_T; None is no D_T, for training that
+            goes on without NICKEL.
         matched_channels: Width of each feature map of the teacher's generator that D_S's is compared with, by the name
             of the block that puts it out: `{'b64': 256}`. D_S's map of the same side is what enters its own block of
             that name. Where the two widths differ, a 1x1 convolution without bias brings D_S's to the teacher's; the
@@ -55,7 +56,7 @@ class DualDiscriminator(torch.nn.Module):
             conv_clamp=conv_clamp,
         )
         self.student = networks.Discriminator(**shared, **student_kwargs)
-        self.teacher = networks.Discriminator(**shared, **teacher_kwargs)
+        self.teacher = None if teacher_kwargs is None else networks.Discriminator(**shared, **teacher_kwargs)
         self.projected = []
         for name, channels in matched_channels.items():
             own_channels = getattr(self.student, name).in_channels

@@ -111,15 +111,15 @@ def _in_a_sentence(path: str | os.PathLike) -> Iterator[None]:
         yield
     except Mismatch as error:
         raise UserError(
-            f'{path} does not fit the local classes: {str(error)[:500]}; if you trust whoever made it, --trust (in '
-            f'Python trust=True) lets the host load it, which runs the code in it.'
+            f'{path} does not fit the local classes: {str(error)[:500]}; if you trust whoever made it, --trust of '
+            f'`prune`, `profile` and `convert` (in Python trust=True) lets the host load it, which runs the code in it.'
         ) from error
     except Malformed as error:
         raise UserError(f'{path} is not a network file: {str(error)[:500]}.') from error
     except Refused as error:
         raise UserError(
-            f'{path} {str(error)[:500]}. Nothing in it was run; if you trust whoever made it, --trust (in Python '
-            f'trust=True) lets it run its own code.'
+            f'{path} {str(error)[:500]}. Nothing in it was run; if you trust whoever made it, --trust of '
+            f'`prune`, `profile` and `convert` (in Python trust=True) lets it run its own code.'
         ) from error
 
 

@@ -40,7 +40,7 @@ def read(path: str) -> dict[str, Any]:
         classes = ', '.join(sorted(rebuilder.differing))
         warnings.warn(
             f'{path} was made with other source code of {classes} than the local one, which is used now; '
-            f'its images may differ from those it was made for. `--trust` (trust=True) runs its own code.',
+            f'its images may differ from those it was made for. `--trust` of `convert` (trust=True) runs its own code.',
             stacklevel=3,  # The caller of `pickles.load`.
         )
     return data
