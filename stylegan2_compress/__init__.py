@@ -13,9 +13,11 @@ _HOME = {
     'DiMELoss': 'stylegan2_compress.losses.dime',
     'DualDiscriminator': 'stylegan2_compress.networks.dual',
     'ImageDistillationLoss': 'stylegan2_compress.losses.images',
+    'MomentMatchingLoss': 'stylegan2_compress.losses.moment_matching',
     'NICKELLoss': 'stylegan2_compress.losses.nickel',
     'NickelDimeLoss': 'stylegan2_compress.losses.nickel',
     'PrunedGenerator': 'stylegan2_compress.networks.pruned',
+    'ScoreMaskedGenerator': 'stylegan2_compress.networks.masked',
 }
 
 __all__ = sorted(_HOME)

@@ -5,7 +5,7 @@ Imports of torch and of our rooms happen inside the commands, so that `--help` a
 
 import click
 
-from stylegan2_compress.commands import host, networks, report, statistics, training
+from stylegan2_compress.commands import evaluation, host, networks, report, statistics, tickets, training
 from stylegan2_compress.version import __version__
 
 
@@ -26,5 +26,8 @@ for command in (
     training.distill,
     training.quickstart,
     report.report,
+    evaluation.evaluate,
+    evaluation.compare,
+    tickets.find_ticket,
 ):
     main.add_command(command)
