@@ -1,0 +1,88 @@
+"""`compare`: earlier runs, ours and the host's, from what they left behind."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from stylegan2_compress import options, pickles, profiling
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import records
+
+
+def compare(places: list[str], trust: bool = False) -> list[dict[str, object]]:
+    """One row per run directory or network file.
+
+    Args:
+        places: run directories, of which the last snapshot that was measured counts (the last one, if none was), or
+            network files.
+        trust: run unknown code that the files contain.
+
+    Returns:
+        Rows for `tables.render`: name, what it was trained with, its size, and every result that is on record. Results
+        with several seeds are given as mean, and as `… std`.
+
+    Raises:
+        UserError: for a place that is neither.
+    """
+    return [_row(place, trust) for place in places]
+
+
+def _row(place: str, trust: bool) -> dict[str, object]:
+    path = Path(place)
+    if not path.exists():
+        raise UserError(f'{place} does not exist; name run directories or network files.')
+    directory = path if path.is_dir() else path.parent
+    found = list(records.read(directory))
+    snapshot = _last_snapshot(directory, found) if path.is_dir() else path.name
+    if snapshot is None:
+        raise UserError(f'{place} holds neither a network-snapshot-*.pkl nor a metric-*.jsonl; name a run directory.')
+    row: dict[str, object] = {'run': place}
+    if path.is_dir():
+        row['snapshot'] = snapshot
+    row |= _options(directory)
+    if (directory / snapshot).is_file():
+        contents = pickles.load(directory / snapshot, trust=trust)
+        options.require_generator(str(directory / snapshot), contents)
+        row['parameters'] = profiling.parameters(contents['G_ema'])
+        row['MACs'] = profiling.macs(contents['G_ema'])
+    return row | _results(record for record in found if Path(record['snapshot_pkl']).name == snapshot)
+
+
+def _last_snapshot(directory: Path, found: list[dict]) -> str | None:
+    measured = [Path(record['snapshot_pkl']).name for record in found]
+    return max(measured or [path.name for path in directory.glob('network-snapshot-*.pkl')], default=None)
+
+
+def _options(directory: Path) -> dict[str, object]:
+    """What training_options.json says about how the run was made; nothing where there is none."""
+    try:
+        args = json.loads((directory / 'training_options.json').read_text())
+    except (OSError, ValueError):
+        return {}
+    loss = args.get('loss_kwargs', {})
+    return {
+        'loss': str(loss.get('class_name', '')).rpartition('.')[2] or None,
+        'teacher': loss.get('teacher') and re.split(r'[/\\]', loss['teacher'])[-1],
+        'kimg': args.get('total_kimg'),
+        'batch': args.get('batch_size'),
+        'gamma': loss.get('r1_gamma'),
+        'seed': args.get('random_seed'),
+    }
+
+
+def _results(found) -> dict[str, float]:
+    """The newest result by name; the newest of each seed where there are several, as mean and standard deviation."""
+    by_name: dict[str, dict[object, float]] = {}
+    for record in found:
+        for name, value in record['results'].items():
+            by_name.setdefault(name, {})[record.get('seed')] = value
+    results = {}
+    for name, by_seed in by_name.items():
+        seeds = [seed for seed in by_seed if seed is not None] or [None]  # The host, in training, notes none.
+        values = [by_seed[seed] for seed in seeds]
+        results[name] = float(np.mean(values))
+        if len(values) > 1:
+            results[f'{name} std'] = float(np.std(values, ddof=1))
+    return results

@@ -1,0 +1,80 @@
+"""Distances between data and generated images in any embedding: `fd:SPEC`, `kd:SPEC`, `dc:SPEC`."""
+
+import numpy as np
+import torch
+
+from stylegan2_compress import embeddings
+from stylegan2_compress.evaluation import features, samples
+from stylegan2_compress.evaluation.base import Metric, Setting
+from stylegan2_compress.evaluation.distances import density_coverage, frechet_distance, kernel_distance
+from stylegan2_compress.evaluation.names import HOST_SAMPLES, count_text, slug
+
+NEIGHBOURS = 5  # As in the paper that proposes density and coverage.
+
+
+class EmbeddingMetric(Metric):
+    """Compares features of generated images with those of all images of the data.
+
+    Args:
+        spec: of the embedding.
+        samples: how many images are generated; None for 50,000.
+    """
+
+    kind: str
+
+    def __init__(self, spec: str, samples: int | None):
+        self.spec = str(embeddings.parse(spec))
+        self.samples = samples or HOST_SAMPLES
+        self.name = f'{self.kind}{count_text(self.samples)}{self.suffix()}_{slug(self.spec)}'
+
+    def suffix(self) -> str:
+        return ''
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self.embedding = embeddings.load(self.spec, setting.device)
+
+    def facts(self) -> dict:
+        return dict(embedding=self.embedding.spec, fingerprint=self.embedding.fingerprint)
+
+    def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
+        kwargs, device = self.setting.training_set_kwargs, self.setting.device
+        reals = features.of_data(self.embedding, kwargs, device)
+        labels = samples.draw_labels(kwargs, G.c_dim, self.samples, seed)
+        fakes = features.of_generator(self.embedding, G, labels, seed, device)
+        return self.compare(reals, fakes, np.random.default_rng(seed))
+
+    def compare(self, reals: np.ndarray, fakes: np.ndarray, rnd: np.random.Generator) -> dict[str, float]:
+        raise NotImplementedError
+
+
+class FrechetDistance(EmbeddingMetric):
+    """What FID is in Inception's features."""
+
+    kind = 'fd'
+
+    def compare(self, reals: np.ndarray, fakes: np.ndarray, rnd: np.random.Generator) -> dict[str, float]:
+        return {self.name: frechet_distance(fakes, reals)}
+
+
+class KernelDistance(EmbeddingMetric):
+    """What KID is in Inception's features: 100 subsets of at most 1,000 images."""
+
+    kind = 'kd'
+
+    def compare(self, reals: np.ndarray, fakes: np.ndarray, rnd: np.random.Generator) -> dict[str, float]:
+        return {self.name: kernel_distance(fakes, reals, rnd)}
+
+
+class DensityCoverage(EmbeddingMetric):
+    """Density and coverage, against as many real images, drawn at random, as are generated (or all there are)."""
+
+    kind = 'dc'
+
+    def suffix(self) -> str:
+        return str(NEIGHBOURS)
+
+    def compare(self, reals: np.ndarray, fakes: np.ndarray, rnd: np.random.Generator) -> dict[str, float]:
+        some = reals[rnd.permutation(len(reals))[: len(fakes)]]
+        density, coverage = density_coverage(some, fakes, NEIGHBOURS, self.setting.device)
+        return {f'{self.name}_density': density, f'{self.name}_coverage': coverage}

@@ -1,0 +1,136 @@
+"""The host's own metrics, through the host's own code: on any device, with any number of images."""
+
+import contextlib
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+
+import dnnlib
+import numpy as np
+import torch
+from metrics import (
+    frechet_inception_distance,
+    inception_score,
+    kernel_inception_distance,
+    metric_main,
+    metric_utils,
+    perceptual_path_length,
+    precision_recall,
+)
+from tqdm import tqdm
+
+from stylegan2_compress.embeddings.torchscript import INCEPTION, VGG16
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation.base import Metric, Setting
+from stylegan2_compress.evaluation.names import HOST_SAMPLES, host_name
+
+DETECTORS = {'fid': INCEPTION, 'kid': INCEPTION, 'is': INCEPTION, 'pr': VGG16, 'ppl': VGG16}
+COMPUTED_BY = (  # Each metric is one call of one of these; the argument is how many images it generates.
+    (frechet_inception_distance, 'compute_fid', 'num_gen'),
+    (kernel_inception_distance, 'compute_kid', 'num_gen'),
+    (precision_recall, 'compute_pr', 'num_gen'),
+    (inception_score, 'compute_is', 'num_gen'),
+    (perceptual_path_length, 'compute_ppl', 'num_samples'),
+)
+
+
+class HostMetric(Metric):
+    """One of `metric_main`'s.
+
+    The number is that of the host's calc_metrics.py on the same device, if the data's statistics are in its cache and
+    the random generators of torch and NumPy are seeded just before.
+
+    Args:
+        metric: its name there.
+        samples: how many images are generated; None for the host's 50,000.
+    """
+
+    def __init__(self, metric: str, samples: int | None):
+        self.metric = metric
+        self.samples = samples or HOST_SAMPLES
+        self.name = host_name(metric, self.samples)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        require_detector(next(url for prefix, url in DETECTORS.items() if self.metric.startswith(prefix)), self.metric)
+
+    def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
+        # Path lengths ask for FP32 themselves, and would be given it twice.
+        on_cpu = self.setting.device.type == 'cpu' and not self.metric.startswith('ppl')
+        with tqdm(total=1000, desc=self.name, leave=False, disable=None, bar_format='{l_bar}{bar}| {elapsed}') as bar:
+            progress = metric_utils.ProgressMonitor(progress_fn=lambda done, _total: bar.update(done - bar.n))
+            with generating(self.samples), seeding(seed):
+                result = metric_main.calc_metric(
+                    metric=self.metric,
+                    G=G,
+                    G_kwargs={'force_fp32': True} if on_cpu else {},
+                    dataset_kwargs=self.setting.training_set_kwargs,
+                    device=self.setting.device,
+                    progress=progress,
+                )
+        return {self.name + name.removeprefix(self.metric): value for name, value in result.results.items()}
+
+
+@contextlib.contextmanager
+def generating(samples: int) -> Iterator[None]:
+    """Let the host's metrics look at so many generated images, whatever number they ask for."""
+    with contextlib.ExitStack() as stack:
+        for module, name, argument in COMPUTED_BY:
+            compute = getattr(module, name)
+            stack.enter_context(replaced(module, name, functools.partial(_call_with, compute, {argument: samples})))
+        yield
+
+
+def _call_with(compute: Callable, changed: dict, *args, **kwargs):
+    return compute(*args, **{**kwargs, **changed})
+
+
+@contextlib.contextmanager
+def seeding(seed: int) -> Iterator[None]:
+    """Let what the host's metrics generate depend on the seed alone.
+
+    Without this it would also depend on whether the data's statistics come from the cache: computing them draws from
+    torch's random generator.
+    """
+    compute = metric_utils.compute_feature_stats_for_generator
+
+    def compute_seeded(*args, **kwargs):
+        seed_all(seed)
+        return compute(*args, **kwargs)
+
+    with replaced(metric_utils, 'compute_feature_stats_for_generator', compute_seeded):
+        seed_all(seed)  # Path lengths compute no such features.
+        yield
+
+
+def seed_all(seed: int) -> None:
+    np.random.seed(seed)  # noqa: NPY002  (what the host draws from)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def replaced(module, name: str, value) -> Iterator[None]:
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+def require_detector(url: str, metric: str) -> None:
+    """Have the host's detector in the host's cache.
+
+    Raises:
+        UserError: It is not there and cannot be downloaded.
+    """
+    try:
+        dnnlib.util.open_url(url, return_filename=True, num_attempts=2, verbose=False)
+    except OSError as error:
+        name = f'{hashlib.md5(url.encode()).hexdigest()}_{url.rpartition("/")[2]}'
+        path = os.path.join(dnnlib.make_cache_dir_path('downloads'), name)
+        raise UserError(
+            f'--metrics={metric} needs {url}, which cannot be downloaded here ({type(error).__name__}): '
+            f'fetch it elsewhere and store it as {path}.'
+        ) from error
