@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from stylegan2_compress import pickles, profiling, report
+from stylegan2_compress import errors, launch, pickles, profiling, report
 from stylegan2_compress.cli import main
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.report import charts, generators, reading
@@ -169,6 +169,7 @@ def test_values_that_are_no_numbers_are_left_out(make_run):
         (LOG + '\nExiting...\n', 10.0, 50000, 'finished', 'at 10 of 10 kimg'),
         (LOG + '\nAborting...\n\nExiting...\n', 4.1, 10, 'stopped', 'at 4.1 of 10 kimg'),
         (LOG + TRACEBACK + 'ZeroDivisionError: division by zero\n', 4.1, 10, 'crashed', 'at 4.1 of 10 kimg'),
+        (LOG + '\nStopped at 4.1 kimg, with everything saved.\n', 4.1, 10, 'stopped', 'with everything saved'),
         (LOG + TRACEBACK + 'KeyboardInterrupt\n', 4.1, 10, 'stopped', 'Ctrl-C'),
         (LOG + 'Error: The loss was not finite.\n', 4.1, 10, 'crashed', 'at 4.1 of 10 kimg'),
         # A traceback that the run outlived: the host prints one where a CUDA plugin cannot be compiled.
@@ -487,3 +488,66 @@ def test_durations():
         math.inf: 'centuries',
     }
     assert {seconds: reading.duration(seconds) for seconds in shown} == shown
+
+
+# --- Runs as they really are ------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_our_loop(make_run, make_dataset_zip, tmp_path):
+    from stylegan2_compress.training_loops.distillation import training_loop
+
+    networks = dict(channel_base=64, channel_max=8)
+    adam = dict(class_name='torch.optim.Adam', lr=0.002, betas=[0, 0.99], eps=1e-8)
+    options = dict(
+        training_set_kwargs=dict(
+            class_name='training.dataset.ImageFolderDataset',
+            path=str(make_dataset_zip(tmp_path, n=8, labels=3)),
+            use_labels=True,
+        ),
+        G_kwargs=dict(class_name='training.networks.Generator', z_dim=16, w_dim=16, synthesis_kwargs=networks),
+        D_kwargs=dict(class_name='training.networks.Discriminator', **networks),
+        G_opt_kwargs=adam,
+        D_opt_kwargs=adam,
+        loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss'),
+        total_kimg=0.032,
+        kimg_per_tick=0.008,
+        batch_size=8,
+        batch_gpu=8,
+        image_snapshot_ticks=None,
+        device='cpu',
+    )
+    run_dir = make_run(options=options)
+    training_loop(run_dir=str(run_dir), **options)
+    page = write(run_dir, snapshots=2)
+    assert reading.read(run_dir).state.word == 'finished'
+    assert 'The options name no teacher' in page.text
+    curves = page.lines()
+    stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
+    assert curves[('Generator loss', '')] == [
+        [round(stat['Progress/kimg']['mean'], 3), stat['Loss/G/loss']['mean']] for stat in stats
+    ]
+    assert {('Scores of the discriminator', 'real images'), ('Path length penalty', ''), ('Speed', '')} <= set(curves)
+    assert len(page.all('img')) == generators.COLUMNS
+
+
+@pytest.mark.parametrize(
+    ('error', 'word', 'words'),
+    [
+        (UserError('Nothing works.'), 'crashed', 'Error: Nothing works.'),
+        (errors.Stopped('Stopped at 4 kimg, with everything saved.'), 'stopped', 'with everything saved'),
+        (ZeroDivisionError('division by zero'), 'crashed', 'ZeroDivisionError: division by zero'),
+        (KeyboardInterrupt(), 'stopped', 'Ctrl-C'),
+    ],
+)
+def test_the_log_tells_what_ended_a_run(make_run, monkeypatch, error, word, words):
+    def loop(**_args):
+        print('Loading training set...')
+        raise error
+
+    monkeypatch.setattr('stylegan2_compress.options.run_loop', loop)
+    run_dir = make_run(options={})
+    with pytest.raises(type(error)):
+        launch.run(dict(run_dir=str(run_dir), num_gpus=1))
+    state = reading.read(run_dir).state
+    assert state.word == word
+    assert words in state.sentence + str(state.error)

@@ -236,6 +236,8 @@ def _state(run: Run, log: list[str], silence: float) -> State:
     complete = kimg is not None and total is not None and kimg >= total * (1 - 1e-6)
     if complete or ('Exiting...' in log[since:] and total is None):
         return State('finished', f'Finished {where}{_took(run)}.')
+    if sentence := next((line for line in log[since:] if line.startswith('Stopped at ')), None):
+        return State('stopped', sentence)
     if 'Exiting...' in log[since:]:
         return State('stopped', f'Stopped {where}{_took(run)}.')
     if silence > max(PATIENCE, 3 * _longest_tick(run)):
