@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import networks
 
-from stylegan2_compress import pickles
+from stylegan2_compress import embeddings, pickles, references
 from stylegan2_compress.losses.base import StyleMixing
 from stylegan2_compress.losses.dime import DiMELoss
 from stylegan2_compress.losses.nickel import NickelDimeLoss, NICKELLoss
@@ -91,11 +91,11 @@ def run(tmp_path, monkeypatch, make_generator, make_discriminator):
     )
 
 
-def build(loss_class, run, monkeypatch):
+def build(loss_class, run, monkeypatch, **given):
     """The loss as a training loop builds it, and then everything in it in float64."""
     arguments = dict(teacher=run.path, style_mixing_prob=0.9, r1_gamma=GAMMA, pl_weight=PL_WEIGHT)
     if issubclass(loss_class, DiMELoss):
-        arguments.update(embeddings=EMBEDDING, weights=[20], samples=6)
+        arguments.update(embeddings=EMBEDDING, weights=[20], **(given or dict(samples=6)))
     if issubclass(loss_class, NICKELLoss):
         arguments.update(resolutions=[8, 4])
     D = run.D if issubclass(loss_class, NICKELLoss) else run.D.student
@@ -158,14 +158,41 @@ def feature_loss(D, teacher, z, c):
     return total
 
 
-def dime_loss(images, m1, m2):
-    network = embedding().double()
-    features = torch.stack([network(image[None])[0].mean(dim=(1, 2)) for image in images])
+def moment_distance(features, reference):
     a1, a2 = sum(features) / len(features), sum(f**2 for f in features) / len(features)
-    return 20 * ((a1 - m1).abs().mean() + (a2 - m2).abs().mean())
+    return (a1 - reference.m1).abs().mean() + (a2 - reference.m2).abs().mean()
 
 
-def reference(phase, gain, run, discriminators, loss_class, moments):
+def mmd2(kernel, x, y):
+    """The U-statistic, pair by pair."""
+    within = [
+        sum(kernel(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j) / (len(z) * (len(z) - 1))
+        for z in (x, y)
+    ]
+    return sum(within) - 2 * sum(kernel(a, b) for a in x for b in y) / (len(x) * len(y))
+
+
+def rbf_mixture(y):
+    """Bandwidths s² = m · median |y_i − y_j|²."""
+    squared = sorted(float(((a - b) ** 2).sum()) for i, a in enumerate(y) for b in y[:i])
+    widths = [multiple * squared[(len(squared) - 1) // 2] for multiple in (0.25, 0.5, 1, 2, 4)]
+    return lambda a, b: sum(torch.exp(-((a - b) ** 2).sum() / (2 * s2)) for s2 in widths) / len(widths)
+
+
+DISTANCES = {
+    'moments': moment_distance,
+    'linear': lambda x, ref: mmd2(lambda a, b: (a * b).sum(), x, ref.bank.double()),
+    'cubic': lambda x, ref: mmd2(lambda a, b: ((a * b).sum() / len(a) + 1) ** 3, x, ref.bank.double()),
+    'rbf': lambda x, ref: mmd2(rbf_mixture(ref.bank.double()), x, ref.bank.double()),
+}
+
+
+def dime_loss(images, distance):
+    network = embedding().double()
+    return 20 * distance(torch.stack([network(image[None])[0].mean(dim=(1, 2)) for image in images]))
+
+
+def reference(phase, gain, run, discriminators, loss_class, distance):
     """The loss whose gradients the phase is to accumulate, summed over the rounds."""
     G, total, pl_mean = run.G, 0, 0.7
     for draw in run.draws:
@@ -175,7 +202,7 @@ def reference(phase, gain, run, discriminators, loss_class, moments):
             images, _maps = synthesize(G.synthesis, latents(G.mapping, z, c))
             loss = loss + sum(softplus(-D(images, c)).mean() for D in discriminators)
             if issubclass(loss_class, DiMELoss):
-                loss = loss + dime_loss(images, *moments)
+                loss = loss + dime_loss(images, distance)
         if phase in ('Greg', 'Gboth'):
             half = BATCH // 2
             ws = latents(G.mapping, z[:half], c[:half])
@@ -208,11 +235,22 @@ def reference(phase, gain, run, discriminators, loss_class, moments):
 @pytest.mark.parametrize('phase', PHASES)
 @pytest.mark.parametrize('loss_class', [DiMELoss, NICKELLoss, NickelDimeLoss])
 def test_every_gradient_is_the_papers(run, monkeypatch, loss_class, phase):
-    loss, D = build(loss_class, run, monkeypatch)
-    moments = None
+    compare(run, monkeypatch, loss_class, phase, 'moments')
+
+
+@pytest.mark.parametrize('estimator', ['linear', 'rbf', 'cubic'])
+def test_every_gradient_is_that_of_the_kernel(run, monkeypatch, estimator):
+    compare(run, monkeypatch, NickelDimeLoss, 'Gboth', estimator, estimator=estimator, bank=7)
+
+
+def compare(run, monkeypatch, loss_class, phase, distance_name, **given):
+    loss, D = build(loss_class, run, monkeypatch, **given)
+    distance = None
     if issubclass(loss_class, DiMELoss):
-        reference_statistics = loss.terms[0].parts[0][1].reference
-        moments = reference_statistics.m1, reference_statistics.m2
+        source = references.TeacherImages(run.path, pickles.load(run.path)['G_ema'])
+        kept = dict(samples=given['bank'], bank=given['bank']) if given else dict(samples=6)
+        (matched,) = references.statistics_of(source, [embeddings.load(EMBEDDING, 'cpu')], **kept)  # From the cache.
+        distance = lambda features: DISTANCES[distance_name](features, matched)  # noqa: E731
     dual = issubclass(loss_class, NICKELLoss)
     module = run.G if phase.startswith('G') else D
     twin = copy.copy(run)
@@ -233,7 +271,7 @@ def test_every_gradient_is_the_papers(run, monkeypatch, loss_class, phase):
     twin_module = twin.G if phase.startswith('G') else twin.D if dual else twin.D.student
     twin_module.requires_grad_(True)
     discriminators = [twin.D.student, twin.D.teacher] if dual else [twin.D.student]
-    total = reference(phase, PHASES[phase], twin, discriminators, loss_class, moments)
+    total = reference(phase, PHASES[phase], twin, discriminators, loss_class, distance)
     names, parameters = zip(*twin_module.named_parameters(), strict=True)
     expected = dict(zip(names, torch.autograd.grad(total, parameters, allow_unused=True), strict=True))
 

@@ -56,8 +56,9 @@ class KernelDistance:
         self.fill(reference.bank)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        bank = self.bank.to(features)  # Of another precision only under @dtype=fp64.
         return statistics.mmd2(
-            features, self.bank, self.kernel, unbiased=self.unbiased, within_y=self.within, group=statistics.world()
+            features, bank, self.kernel, unbiased=self.unbiased, within_y=self.within, group=statistics.world()
         )
 
     def fill(self, bank: torch.Tensor) -> None:
