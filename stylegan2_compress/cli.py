@@ -29,5 +29,6 @@ for command in (
     evaluation.evaluate,
     evaluation.compare,
     tickets.find_ticket,
+    tickets.ticket,
 ):
     main.add_command(command)

