@@ -448,6 +448,38 @@ def test_distill_and_go_on(tmp_path, data, make_teacher):
     assert equal(weights(resumed), weights(D))
 
 
+@pytest.mark.parametrize('loss', [None, 'stylegan2_compress.DiMELoss'])
+@pytest.mark.parametrize('freezed', [None, 1])
+def test_going_on_without_nickel_trains_the_students_discriminator_alone(tmp_path, data, make_teacher, loss, freezed):
+    """With its weights, without parameters that nothing uses; and NICKEL can take over again."""
+    teacher, before = make_teacher(), make_dual(seed=4)
+    before.started.fill_(1)
+    student = str(tmp_path / 'snapshot.pkl')
+    pickles.save(student, dict(pickles.load(teacher), D=before))
+    run = recipes.host_arguments(data, aug='noaug', freezed=freezed)
+    given = dict(teacher=teacher, loss_args=(f'embeddings={SPEC}', 'samples=8')) if loss else {}
+    _desc, args = options.compress(*run, loss=loss, student=student, device='cpu', **given)
+    shape = dict(c_dim=0, img_resolution=16, img_channels=3)
+    D = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape).train().requires_grad_(False)
+    misc.copy_params_and_buffers(pickles.load(args.resume_pkl)['D'], D)
+    assert equal(weights(D.student), weights(before.student))
+    assert set(weights(D)) == {f'student.{name}' for name in weights(before.student)}
+    assert ('student.b16.fromrgb.weight' in dict(D.named_buffers())) == (freezed is not None)
+    if loss is None:
+        G = pickles.load(student)['G'].train().requires_grad_(False)
+        found = gradients(AdversarialLoss, G, D, 'Dmain')
+        assert below('D.', found).keys() == dict(D.named_parameters()).keys()
+
+    data_then = dict(pickles.load(teacher), D=D)
+    pickles.save(tmp_path / 'then.pkl', data_then)
+    nickel = dict(loss=NICKEL, teacher=teacher, student=str(tmp_path / 'then.pkl'))
+    _desc, args = options.compress(*recipes.host_arguments(data, aug='noaug'), **nickel)
+    again = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape).requires_grad_(False)
+    misc.copy_params_and_buffers(D, again)
+    assert again.started == 0  # D_T starts from the teacher's.
+    assert equal(weights(again.student), weights(D.student))
+
+
 def test_going_on_with_another_discriminator_is_refused(tmp_path, data, make_teacher):
     teacher, other = make_teacher(), make_teacher('other.pkl', D=dict(channel_max=8))
     data_of_run = dict(pickles.load(teacher), D=make_dual(teacher_kwargs=dict(WIDTHS), student_kwargs=dict(WIDTHS)))

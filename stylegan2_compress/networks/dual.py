@@ -30,7 +30,7 @@ class DualDiscriminator(torch.nn.Module):
         student, teacher: D_S and D_T.
         projected: Names of the blocks whose map a 1x1 convolution, the module `project_NAME`, brings to width.
         started: 0 in a module that was just constructed, 1 once D_T has weights of the teacher's. A buffer, so that
-            resuming from a snapshot brings it along.
+            resuming from a snapshot brings it along; absent without D_T.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class DualDiscriminator(torch.nn.Module):
                 projection = networks.Conv2dLayer(own_channels, channels, kernel_size=1, bias=False)
                 setattr(self, f'project_{name}', projection)
                 self.projected.append(name)
-        self.register_buffer('started', torch.zeros([]))
+        if self.teacher is not None:
+            self.register_buffer('started', torch.zeros([]))
 
     def forward(self, img, c, both=False, match=(), **block_kwargs):
         """Judge images, or show what D_S sees in them.
