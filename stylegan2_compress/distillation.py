@@ -1,6 +1,6 @@
 """`distill`: from a teacher pickle and a dataset to a training run, with defaults read off the teacher."""
 
-from stylegan2_compress import devices, host, options, pruning, recipes, runs
+from stylegan2_compress import devices, launch, options, pruning, recipes, runs
 from stylegan2_compress.errors import UserError
 
 DEFAULT_LOSS = 'stylegan2_compress.DiMELoss'
@@ -23,6 +23,8 @@ def distill(
     ema_kimg: float | None = None,
     pl_weight: float | None = None,
     kimg_per_tick: float | None = None,
+    state_kimg: float | None = None,
+    resume: str | None = None,
     **host_options,
 ) -> str:
     """Train a small generator to do what the teacher does. Returns the run directory.
@@ -41,6 +43,8 @@ def distill(
         ema_kimg: half-life of the average that G_ema is, in thousands of images; the configuration's by default.
         pl_weight: weight of path length regularisation, the loss's own by default.
         kimg_per_tick: thousands of images between two lines of progress.
+        state_kimg: thousands of images after which the state is saved that a run is continued from.
+        resume: 'latest' or a run directory, to continue: see `runs.continue_or_start`.
         host_options: of `recipes.host_arguments`; `cfg` and `cond` are read off the teacher by default, `aug` is
             'noaug' (the paper trains without augmentation).
 
@@ -54,19 +58,19 @@ def distill(
         ('ema-kimg', ema_kimg),
         ('pl-weight', pl_weight),
         ('kimg-per-tick', kimg_per_tick),
+        ('state-kimg', state_kimg),
     ]:
         if value is not None and not value >= 0:
             raise UserError(f'--{option}={value:g} must not be negative.')
     options.check_outdir(outdir)
     if device is not None:
         devices.choose(device)  # Refuses one that is not here.
-    if loop is None and not host.activate().is_checkout:
-        loop = options.OUR_LOOP  # The host from PyPI has a loop that cannot start from a pickle.
     networks = options.Networks()
     teacher_data = networks[teacher]
     options.require_generator(teacher, teacher_data)
     G = teacher_data['G_ema']
     given = {name: value for name, value in host_options.items() if value is not None}
+    given['gpus'] = launch.number_of_processes(given.get('gpus'))
     given['metrics'] = options.parse_metrics(metrics)
     desc, args = recipes.host_arguments(data, **{**defaults_for(G), **given})
 
@@ -81,7 +85,7 @@ def distill(
         loss_args=loss_args,
         teacher=teacher,
         student=student or student_data,
-        loop=loop,
+        loop=loop or options.OUR_LOOP,
         device=device,
         networks=networks,
     )
@@ -93,15 +97,12 @@ def distill(
         args.loss_kwargs.pl_weight = pl_weight
     if kimg_per_tick is not None:
         args.kimg_per_tick = kimg_per_tick
-    run_dir = runs.next_run_dir(outdir, desc)
-    if student is None:
-        args.resume_pkl = f'{run_dir}/student.pkl'
-    runs.print_options(args, run_dir)
-    if dry_run:
-        print('Dry run; exiting.')
-    else:
-        runs.start(args, run_dir, student_data if student is None else None)
-    return run_dir
+    if state_kimg is not None:
+        if 'loop' not in args:
+            raise UserError(f"--state-kimg={state_kimg:g} is for our loops, not for the host's: leave one out.")
+        args.state_kimg = state_kimg
+    start = student_data if student is None else None
+    return runs.continue_or_start(outdir, desc, args, student=start, resume=resume, dry_run=dry_run)
 
 
 def defaults_for(G) -> dict:

@@ -66,8 +66,9 @@ def extend_train(module: types.ModuleType) -> None:
     """Give the host's `train.py`, imported as `module`, our options. `patches/train.patch` calls this.
 
     The command keeps everything it had. Three names of the module are replaced: `main`'s callback takes our options
-    out before the host's code sees them, `setup_training_loop_kwargs` hands its result through `compress`, and
-    `training_loop` runs the loop that the arguments name.
+    out before the host's code sees them, and starts the run itself if that is one of our loops', which can be
+    continued; `setup_training_loop_kwargs` hands its result through `compress`; and `training_loop` runs the loop that
+    the arguments name.
     """
     from stylegan2_compress import host
 
@@ -76,10 +77,25 @@ def extend_train(module: types.ModuleType) -> None:
     host_setup = module.setup_training_loop_kwargs
     ours = {option.name: None for option in TRAIN_OPTIONS}
 
-    def callback(**params):
+    def callback(outdir, dry_run, **params):
+        from stylegan2_compress import launch, runs
+
         ours.update((name, params.pop(name)) for name in ours)
-        check_outdir(params['outdir'])
-        return host_callback(**params)
+        check_outdir(outdir)
+        resume = params['resume'] if runs.is_run(params['resume']) else None
+        if resume is not None:
+            params['resume'] = None
+        if launch.torchrun_processes() is not None:
+            params['gpus'] = launch.number_of_processes(params['gpus'])
+        try:
+            desc, args = module.setup_training_loop_kwargs(**params)
+        except module.UserError as error:
+            raise UserError(str(error)) from error
+        if 'loop' in args or resume is not None:
+            runs.continue_or_start(outdir, desc, args, resume=resume, dry_run=dry_run)
+        else:
+            module.setup_training_loop_kwargs = lambda **_params: (desc, args)  # It has been done.
+            host_callback(outdir=outdir, dry_run=dry_run, **params)
 
     def setup_training_loop_kwargs(**config):
         if ours['student'] is not None and config.get('resume') is not None:

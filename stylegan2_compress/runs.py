@@ -1,28 +1,72 @@
-"""Run directories: numbered as the host numbers them, started from options that are written down first."""
+"""Run directories: numbered as the host numbers them, started from options that are written down first, continued."""
 
 import json
 import os
 import re
+from collections.abc import Iterator
 
 import dnnlib
 
-from stylegan2_compress import options, pickles
+from stylegan2_compress import files, launch, pickles
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.training_loops import checkpoint
+
+LATEST = 'latest'
+OPTIONS = 'training_options.json'
+STUDENT = 'student.pkl'
+
+# Options that may change when a run is continued: how long, what is shown and saved, and on which machine. With other
+# processes the run goes on, but not bit for bit as it would have.
+FREE = {
+    'run_dir', 'total_kimg', 'kimg_per_tick', 'image_snapshot_ticks', 'network_snapshot_ticks', 'state_kimg', 'metrics',
+    'data_loader_kwargs', 'device', 'num_gpus', 'batch_gpu', 'cudnn_benchmark', 'allow_tf32',
+}  # fmt: skip
 
 
-def next_run_dir(outdir: str, desc: str) -> str:
-    """`OUTDIR/00000-desc`, with the first number no directory there has yet."""
-    taken = [-1]
-    if os.path.isdir(outdir):
-        taken += [int(match.group()) for name in os.listdir(outdir) if (match := re.match(r'\d+', name))]
-    return os.path.join(outdir, f'{max(taken) + 1:05d}-{desc}')
+def continue_or_start(
+    outdir: str,
+    desc: str,
+    args: dict,
+    *,
+    student: dict | None = None,
+    resume: str | None = None,
+    dry_run: bool = False,
+) -> str:
+    """Run a training loop in a new run directory, or go on in one that is there; wait for the end.
 
+    Args:
+        outdir: directory of run directories.
+        desc: name of a new one, after its number.
+        args: keyword arguments of `options.run_loop`, without `rank` and `run_dir`.
+        student: contents of a network pickle that the run starts from; written to `student.pkl` in the run directory.
+        resume: None starts a new run; 'latest' continues the newest one in `outdir` that has the same options, and
+            starts one if there is none; a run directory continues that one.
+        dry_run: print the options, and write and run nothing.
 
-def print_options(args: dict, run_dir: str) -> None:
-    print('\nTraining options:')
-    print(json.dumps(args, indent=2))
-    print(f'\nOutput directory:   {run_dir}')
-    print(f'Training data:      {args["training_set_kwargs"]["path"]}')
-    print(f'Training duration:  {args["total_kimg"]} kimg\n')
+    Returns:
+        The run directory.
+
+    Raises:
+        UserError: `resume` is not a run directory, or its options are others (see `FREE`).
+        Stopped, DivergedError: see `training_loops.loop.train`.
+    """
+    launch.join_torchrun(args.get('device'))
+    if launch.restarted_by_torchrun():
+        resume = resume or LATEST
+
+    def prepare() -> str:
+        run_dir = find(outdir, args, student, resume) or next_run_dir(outdir, desc)
+        print_options(in_run_dir(args, run_dir, student), run_dir)
+        if not dry_run:
+            write(in_run_dir(args, run_dir, student), run_dir, student)
+        return run_dir
+
+    run_dir = launch.first_decides(prepare)
+    if dry_run:
+        print('Dry run; exiting.')
+    else:
+        launch.run(in_run_dir(args, run_dir, student))
+    return run_dir
 
 
 def start(args: dict, run_dir: str, student: dict | None = None) -> None:
@@ -33,11 +77,103 @@ def start(args: dict, run_dir: str, student: dict | None = None) -> None:
         run_dir: must not exist yet.
         student: contents of the network pickle at `args.resume_pkl`, where the run is to write it first.
     """
-    os.makedirs(run_dir)
     args = dnnlib.EasyDict(args, run_dir=run_dir)
-    with open(os.path.join(run_dir, 'training_options.json'), 'w') as file:
-        json.dump(args, file, indent=2)
-    if student is not None:
+    write(args, run_dir, student)
+    launch.run(args)
+
+
+def in_run_dir(args: dict, run_dir: str, student: dict | None) -> dict:
+    """The arguments of a run there, which starts from its own copy of `student`."""
+    own = dict(resume_pkl=os.path.join(run_dir, STUDENT)) if student is not None else {}
+    return dnnlib.EasyDict(args, **own, run_dir=run_dir)
+
+
+def write(args: dict, run_dir: str, student: dict | None) -> None:
+    """Make the run directory what a run starts from. The options come last: a directory with options is complete."""
+    new = not os.path.exists(os.path.join(run_dir, OPTIONS))
+    os.makedirs(run_dir, exist_ok=True)
+    if student is not None and new:
         pickles.save(args.resume_pkl, student)
-    with dnnlib.util.Logger(file_name=os.path.join(run_dir, 'log.txt'), file_mode='a', should_flush=True):
-        options.run_loop(rank=0, **args)
+    with files.atomic_write(os.path.join(run_dir, OPTIONS)) as file:
+        file.write(json.dumps(args, indent=2).encode())
+    if not new and not checkpoint.states_in(run_dir):
+        checkpoint.cut_records(run_dir, {})  # It was stopped before there was a state, and starts from scratch.
+
+
+def run_dirs(outdir: str) -> list[str]:
+    """The numbered directories in `outdir`, oldest first."""
+    names = [name for name in os.listdir(outdir) if re.match(r'\d+', name)] if os.path.isdir(outdir) else []
+    return [os.path.join(outdir, name) for name in sorted(names, key=lambda name: int(re.match(r'\d+', name).group()))]
+
+
+def next_run_dir(outdir: str, desc: str) -> str:
+    """`OUTDIR/00000-desc`, with the first number no directory there has yet."""
+    taken = [-1, *(int(re.match(r'\d+', os.path.basename(path)).group()) for path in run_dirs(outdir))]
+    return os.path.join(outdir, f'{max(taken) + 1:05d}-{desc}')
+
+
+def print_options(args: dict, run_dir: str) -> None:
+    print('\nTraining options:')
+    print(json.dumps(args, indent=2))
+    print(f'\nOutput directory:   {run_dir}')
+    print(f'Training data:      {args["training_set_kwargs"]["path"]}')
+    print(f'Training duration:  {args["total_kimg"]} kimg')
+    print(f'Number of processes: {args["num_gpus"]}\n')
+
+
+# --- Which run to continue --------------------------------------------------------------------------------------------
+
+
+def is_run(resume: str | None) -> bool:
+    """Whether the host's `--resume`, otherwise a network pickle, means a run to continue."""
+    return resume is not None and (resume == LATEST or os.path.isdir(resume))
+
+
+def find(outdir: str, args: dict, student: dict | None, resume: str | None) -> str | None:
+    """The run directory that `resume` means, None for a new one; see `continue_or_start`."""
+    if resume is None:
+        return None
+    if 'loop' not in args:
+        raise UserError(f"--resume={resume} continues runs of our loops, and this one is the host's; give --loop.")
+    if resume == LATEST:
+        for run_dir in reversed(run_dirs(outdir)):
+            old = read_options(run_dir)
+            if old is not None and not differences(old, in_run_dir(args, old['run_dir'], student)):
+                return run_dir
+        print(f'--resume={LATEST}: there is no run with these options in {outdir} yet, so this is a new one.')
+        return None
+    old = read_options(resume)
+    if old is None:
+        raise UserError(f'--resume={resume} is no run directory: there is no {OPTIONS} in it.')
+    changed = differences(old, in_run_dir(args, old['run_dir'], student))
+    if changed:
+        raise UserError(f'--resume={resume} has other options: {"; ".join(changed)}. Give those it was started with.')
+    return os.path.normpath(resume)
+
+
+def read_options(run_dir: str) -> dict | None:
+    """What a run was started with, or None if it was not."""
+    try:
+        with open(os.path.join(run_dir, OPTIONS)) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """What two sets of loop arguments differ in, as 'name: old → new', but for what may change."""
+    old, new = (dict(flat(json.loads(json.dumps(args)))) for args in (old, new))
+    return [
+        f'{name}: {old.get(name, "none")} → {new.get(name, "none")}'
+        for name in sorted(old.keys() | new.keys())
+        if name.partition('.')[0] not in FREE and old.get(name) != new.get(name)
+    ]
+
+
+def flat(args: dict, prefix: str = '') -> Iterator[tuple[str, str]]:
+    """Names and values (as JSON) of nested arguments: ('loss_kwargs.r1_gamma', '10')."""
+    for name, value in args.items():
+        if isinstance(value, dict):
+            yield from flat(value, f'{prefix}{name}.')
+        else:
+            yield prefix + name, json.dumps(value)

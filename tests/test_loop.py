@@ -10,48 +10,21 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from tiny_runs import ADAM, loop_arguments
 
 from stylegan2_compress import pickles
 from stylegan2_compress.training_loops import data, ticket_search
 from stylegan2_compress.training_loops.distillation import training_loop
 from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases
 
-ADAM = dict(class_name='torch.optim.Adam', lr=0.002, betas=[0, 0.99], eps=1e-8)
-
 
 @pytest.fixture
 def arguments(tmp_path, make_dataset_zip):
-    """Arguments of a run of a few steps."""
+    """Builder of arguments: `arguments(run, **changes)`."""
 
     def build(run='run', channels=3, labels=0, **changes):
-        (tmp_path / run).mkdir()
         data = make_dataset_zip(tmp_path, n=12, channels=channels, labels=labels, name=f'{run}.zip')
-        networks = dict(channel_base=64, channel_max=8)
-        arguments = dict(
-            run_dir=str(tmp_path / run),
-            training_set_kwargs=dict(
-                class_name='training.dataset.ImageFolderDataset', path=str(data), use_labels=labels > 0
-            ),
-            G_kwargs=dict(
-                class_name='training.networks.Generator',
-                z_dim=16,
-                w_dim=16,
-                mapping_kwargs=dict(num_layers=2),
-                synthesis_kwargs=networks,
-            ),
-            D_kwargs=dict(class_name='training.networks.Discriminator', **networks),
-            G_opt_kwargs=ADAM,
-            D_opt_kwargs=ADAM,
-            loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss'),
-            batch_size=16,  # Five steps, in ticks of two after the first.
-            batch_gpu=16,
-            total_kimg=0.08,
-            kimg_per_tick=0.032,
-            image_snapshot_ticks=None,
-            network_snapshot_ticks=1,
-            device='cpu',
-        )
-        return {**arguments, **changes}
+        return loop_arguments(tmp_path / run, data, labels > 0, **changes)
 
     return build
 

@@ -281,7 +281,7 @@ def test_distill_from_teacher_to_snapshot(tmp_path, data, make_teacher):
     args = json.loads(_dry(distill, teacher, data, outdir, **given))
     run_dir = distill(teacher, data, outdir, **given)
     written = json.loads((tmp_path / run_dir / 'training_options.json').read_text())
-    assert written.pop('run_dir') == run_dir
+    assert written['run_dir'] == run_dir
     assert written == args
     assert written['training_set_kwargs']['use_labels'] is True  # Read off the teacher.
     assert written['loss_kwargs']['training_set_kwargs']['path'] == data

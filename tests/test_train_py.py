@@ -148,5 +148,6 @@ def test_distill_writes_the_same_options(checkout, tmp_path, data, teacher, caps
     capsys.readouterr()
     main(['distill', '--outdir', str(checkout / 'runs'), *common], standalone_mode=False)
     ours = options_of(capsys.readouterr().out)
+    assert ours.pop('run_dir').endswith('auto1-kimg2-batch8-noaug-DiMELoss')
     theirs.pop('run_dir')
     assert ours == theirs

@@ -93,7 +93,7 @@ def train(
         Stopped: by a signal, after the state has been saved.
         UserError: a state cannot be saved, or all are damaged.
     """
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    device = processes.local_device(device)
     torch.backends.cudnn.benchmark = cudnn_benchmark
     torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     torch.backends.cudnn.allow_tf32 = allow_tf32
@@ -154,7 +154,7 @@ def train(
     averages = MovingAverages(moved_by_forward_passes(G, loss))
     networks = dict(G=G, D=D, G_ema=G_ema, augment_pipe=augment_pipe)
     optimizers = {phase.name[0] + '_opt': phase.opt for phase in phases}
-    parts = dict(networks, **optimizers, loss=loss, ada_stats=ada_stats, monitor=monitor, progress=progress)
+    parts = dict(networks, **optimizers, loss=loss, monitor=monitor, ada_stats=ada_stats, progress=progress)
     if state is not None:
         load_parts(parts, state)
     processes.broadcast(networks.values())

@@ -1,5 +1,6 @@
 """What the processes of a run say to each other while it trains. A process that is alone says nothing."""
 
+import os
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -7,6 +8,14 @@ import torch.distributed
 from torch_utils import misc
 
 from stylegan2_compress.statistics import world
+
+
+def local_device(name: str | None) -> torch.device:
+    """The device that this process trains on: of several processes with CUDA, each has the GPU of its local rank."""
+    device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    if device.type == 'cuda' and world() is not None:
+        return torch.device('cuda', int(os.environ.get('LOCAL_RANK', torch.distributed.get_rank())))
+    return device
 
 
 def average(tensors: Sequence[torch.Tensor]) -> None:

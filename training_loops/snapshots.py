@@ -10,6 +10,12 @@ from training.networks import Discriminator
 from stylegan2_compress.images import grid, to_uint8
 
 
+def grid_size(image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Columns and rows of the host's grid: what fills a large screen, within limits."""
+    _channels, height, width = image_shape
+    return int(np.clip(7680 // width, 7, 32)), int(np.clip(4320 // height, 4, 32))
+
+
 class ImageGrid:
     """A fixed grid of latents and labels whose images are written through the run.
 
@@ -21,9 +27,7 @@ class ImageGrid:
     """
 
     def __init__(self, training_set, z_dim: int, batch: int, device: torch.device):
-        _channels, height, width = training_set.image_shape
-        self.columns = int(np.clip(7680 // width, 7, 32))
-        self.rows = int(np.clip(4320 // height, 4, 32))
+        self.columns, self.rows = grid_size(training_set.image_shape)
         self.reals, labels = zip(*[training_set[index] for index in self._choose(training_set)], strict=True)
         z = torch.randn([self.rows * self.columns, z_dim], device=device)
         c = torch.from_numpy(np.stack(labels)).to(device)

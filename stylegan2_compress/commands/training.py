@@ -13,7 +13,7 @@ import click
 @click.option(
     '--loss-arg', 'loss_args', multiple=True, metavar='KEY=VALUE', help='Argument of the loss class; may be repeated.'
 )
-@click.option('--loop', metavar='MODULE.FUNCTION', help="Training loop  [default: the host's with CUDA, ours without]")
+@click.option('--loop', metavar='MODULE.FUNCTION', help='Training loop  [default: ours]')
 @click.option(
     '--cfg', metavar='NAME', help='Base configuration of the host  [default: the one the teacher fits, or auto]'
 )
@@ -45,6 +45,13 @@ import click
 )
 @click.option('--seed', type=int, metavar='N', help='Random seed  [default: 0]')
 @click.option('--workers', type=int, metavar='N', help='DataLoader worker processes  [default: 3]')
+@click.option('--gpus', type=int, metavar='N', help='Processes, each with a GPU or a share of the CPU  [default: 1]')
+@click.option(
+    '--state-kimg', type=float, metavar='N', help='Thousands of images between states to continue from  [default: 40]'
+)
+@click.option(
+    '--resume', metavar='latest|RUN_DIR', help='Continue a run: that one, or the newest with the same options.'
+)
 @click.option('--device', metavar='DEVICE', help='cpu, cuda, cuda:1  [default: CUDA where there is one]')
 @click.option('-n', '--dry-run', is_flag=True, help='Print the options and exit.')
 @click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
@@ -53,7 +60,8 @@ def distill(host_dir, **options):
 
     What is not given is read off the teacher or taken from the host's published configuration that it fits. The run
     directory holds what the host's train.py leaves: training_options.json, log.txt, stats.jsonl, fakes*.png,
-    network-snapshot-*.pkl.
+    network-snapshot-*.pkl. Beside them lie training-state-*.pt, from which --resume continues exactly: after Ctrl-C,
+    SIGTERM or a crash, or to a larger --kimg. With --resume=latest, the same command starts and continues.
 
     \b
     Examples:
@@ -63,6 +71,11 @@ def distill(host_dir, **options):
       # A student that is pruned already, another embedding, on a CPU
       stylegan2-compress distill --teacher teacher.pkl --student student.pkl --data mnist.zip --outdir runs \\
           --loss-arg embeddings=efficientnet_lite0@size=64 --kimg 10 --batch 16 --device cpu
+    \b
+      # On 4 GPUs; on 2 machines with 8 each, run on both (see the README for SLURM)
+      stylegan2-compress distill --teacher ffhq256.pkl --data ffhq256.zip --outdir runs --gpus 4 --resume latest
+      torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 --max-restarts=3 \\
+          -m stylegan2_compress distill --teacher ffhq256.pkl --data ffhq256.zip --outdir runs --resume latest
     """
     from stylegan2_compress import host
 

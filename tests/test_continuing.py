@@ -1,0 +1,299 @@
+"""Runs that are stopped, killed or damaged, and continued: what comes out is what an uninterrupted run leaves."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import time
+import zipfile
+
+import pytest
+import torch
+from metrics import metric_main
+from tiny_runs import loop_arguments
+
+from stylegan2_compress import options, pickles, runs
+from stylegan2_compress.errors import Stopped, UserError
+from stylegan2_compress.training_loops import checkpoint, data, snapshots
+from stylegan2_compress.training_loops.distillation import training_loop
+from stylegan2_compress.training_loops.tensorboard import TensorBoard
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_and_quick():
+    """A grid of a few images, and a metric that costs nothing; forked processes have them too."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(snapshots, 'grid_size', lambda _shape: (2, 2))
+        mean = lambda options: dict(mean=float(options.G.mapping.w_avg.mean()))  # noqa: E731
+        monkeypatch.setitem(metric_main._metric_dict, 'mean', mean)
+        monkeypatch.setattr(TensorBoard, 'open', lambda *_where: None)  # Slow to import, and tested elsewhere.
+        yield
+
+
+@pytest.fixture(scope='module')
+def arguments(tmp_path_factory, make_dataset_zip):
+    """Everything that has state: path lengths, R1, ADA, rounds, an epoch that ends in the middle of a step, metrics."""
+    training_set = make_dataset_zip(tmp_path_factory.mktemp('data'), n=13, labels=3)
+    return lambda run_dir, **changes: loop_arguments(
+        run_dir,
+        training_set,
+        labels=True,
+        **dict(
+            batch_size=8,
+            batch_gpu=4,
+            total_kimg=0.08,
+            kimg_per_tick=0.016,
+            state_kimg=0.024,
+            network_snapshot_ticks=2,
+            augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1),
+            augment_p=0.3,
+            ada_target=0.1,
+            ada_interval=2,
+            ada_kimg=0.4,
+            D_reg_interval=3,
+            metrics=['mean'],
+        )
+        | changes,
+    )
+
+
+def outcome(run_dir):
+    """All that may not depend on interruptions: networks, statistics but for clocks, metrics, the log's ticks."""
+    networks = pickles.load(run_dir / 'network-snapshot-000000.pkl')
+    weights = {f'{n}.{k}': v for n in ('G', 'D', 'G_ema', 'augment_pipe') for k, v in networks[n].state_dict().items()}
+    stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
+    metrics = [json.loads(line) for line in (run_dir / 'metric-mean.jsonl').read_text().splitlines()]
+    return (
+        weights,
+        [{k: v for k, v in tick.items() if k.startswith(('Loss/', 'Progress/'))} for tick in stats],
+        [(metric['results'], metric['snapshot_pkl']) for metric in metrics],
+        re.findall(r'^tick \d+ +kimg [0-9.]+', (run_dir / 'log.txt').read_text(), re.MULTILINE),
+    )
+
+
+def assert_same(run_dir, expected_dir):
+    (weights, stats, metrics, log), expected = outcome(run_dir), outcome(expected_dir)
+    for name, tensor in expected[0].items():
+        assert torch.equal(weights[name], tensor), name
+    assert [list(tick) for tick in stats] == [list(tick) for tick in expected[1]]
+    for tick, other in zip(stats, expected[1], strict=True):
+        for name in tick:
+            assert tick[name] == pytest.approx(other[name], nan_ok=True), name
+    assert metrics == expected[2]
+    assert log == expected[3]
+
+
+def in_a_fork(function, *args, **kwargs):
+    """Start `function` in a process of its own, which has everything imported already."""
+    process = multiprocessing.get_context('fork').Process(target=function, args=args, kwargs=kwargs)
+    process.start()
+    return process
+
+
+def start(run_dir, **given):
+    """Start a run, or go on with it."""
+    runs.start(dict(given, loop=options.OUR_LOOP, num_gpus=1), run_dir)
+
+
+def train(**given):
+    process = in_a_fork(start, **given)
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(arguments, tmp_path_factory):
+    """A run's directory, and how long it took."""
+    run_dir = tmp_path_factory.mktemp('uninterrupted')
+    start = time.time()
+    train(**arguments(run_dir))
+    return run_dir, time.time() - start
+
+
+def test_killed_at_any_moment(arguments, tmp_path, uninterrupted):
+    expected_dir, seconds = uninterrupted
+    rnd = random.Random(os.getpid())
+    kills = continued = 0
+    given = arguments(tmp_path / 'killed')
+    for _attempt in range(30):
+        process = in_a_fork(start, **given)
+        process.join(timeout=seconds * rnd.uniform(0.2, 0.8) if kills < 6 else None)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+            continued += bool(checkpoint.states_in(tmp_path / 'killed'))
+        elif process.exitcode == 0:
+            break
+    assert process.exitcode == 0
+    assert kills >= 3
+    assert continued >= 1
+    assert_same(tmp_path / 'killed', expected_dir)
+    assert len(checkpoint.states_in(tmp_path / 'killed')) == 2
+
+
+def stopped(number, step, times=1, **given):
+    """Train, with signals that arrive in the middle of a step."""
+
+    def draw(*args, steps=[0]):
+        steps[0] += 1
+        if steps[0] == step:
+            for _ in range(times):
+                signal.raise_signal(number)
+        return rounds(*args)
+
+    rounds, data.rounds = data.rounds, draw
+    try:
+        start(**given)
+    except (Stopped, KeyboardInterrupt) as outcome:
+        sys.exit(f'{type(outcome).__name__}: {outcome}')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step(arguments, tmp_path, capfd, uninterrupted, number):
+    process = in_a_fork(stopped, number, step=5, **arguments(tmp_path / 'stopped'))
+    process.join()
+    assert len(checkpoint.states_in(tmp_path / 'stopped')) == 1
+    assert re.search(rf'Stopped: Stopped at 0.0\d+ kimg.*--resume={tmp_path}/stopped', capfd.readouterr().err)
+    train(**arguments(tmp_path / 'stopped'))
+    assert_same(tmp_path / 'stopped', uninterrupted[0])
+
+
+def test_a_second_interrupt_ends_it_at_once(arguments, tmp_path, capfd):
+    process = in_a_fork(stopped, signal.SIGINT, step=5, times=2, **arguments(tmp_path / 'stopped'))
+    process.join()
+    assert 'KeyboardInterrupt' in capfd.readouterr().err
+    assert checkpoint.states_in(tmp_path / 'stopped') == []
+
+
+def damage(path):
+    with open(path, 'r+b') as file:
+        file.seek(os.path.getsize(path) // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def truncate(path):
+    os.truncate(path, os.path.getsize(path) - 1)
+
+
+@pytest.mark.parametrize('harm', [damage, truncate])
+def test_a_damaged_state_is_told_and_the_one_before_it_used(arguments, tmp_path, capfd, uninterrupted, harm):
+    run_dir = shutil.copytree(uninterrupted[0], tmp_path / 'damaged')
+    newest, _before = checkpoint.states_in(run_dir)
+    harm(newest)
+    capfd.readouterr()
+    train(**arguments(run_dir))
+    assert f'{newest} is damaged: its checksum does not fit. The one before it is used.' in capfd.readouterr().out
+    assert_same(run_dir, uninterrupted[0])
+    for path in checkpoint.states_in(run_dir):
+        harm(path)
+    with pytest.raises(UserError, match=r'All states in .* are damaged'):
+        training_loop(**arguments(run_dir))
+
+
+def test_a_finished_run_goes_on_if_it_is_to_be_longer(arguments, tmp_path, uninterrupted):
+    longer = tmp_path / 'longer'
+    for kimg in (0.04, 0.08):
+        train(**arguments(longer, total_kimg=kimg, network_snapshot_ticks=1))
+    first, second = outcome(longer), outcome(uninterrupted[0])
+    assert all(torch.equal(first[0][name], second[0][name]) for name in second[0])
+    ticks = [tick['Progress/tick']['mean'] for tick in first[1]]
+    assert ticks == list(range(len(ticks))) == list(range(len(first[3])))
+
+
+def test_a_full_disk_leaves_the_last_state(arguments, tmp_path, capfd):
+    """A limit on the size of files stands in for the disk."""
+    given = arguments(tmp_path / 'full', total_kimg=0.048)
+    limit = 5000
+
+    def train_with_little_space():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        saved = checkpoint.write_state
+
+        def write_state(file, state):
+            if len(checkpoint.states_in(given['run_dir'])) == 1:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            saved(file, state)
+
+        checkpoint.write_state = write_state
+        try:
+            training_loop(**given)
+        except UserError as error:
+            sys.exit(error.message)
+
+    process = in_a_fork(train_with_little_space)
+    process.join()
+    assert re.search(r'Cannot write .*training-state-000000\.048\.pt: File too large', capfd.readouterr().err)
+    (state,) = checkpoint.states_in(tmp_path / 'full')
+    assert checkpoint.read_state(state)['progress']['cur_nimg'] == 24
+    assert not list((tmp_path / 'full').glob('.*'))
+
+
+def test_a_state_holds_no_code(tmp_path):
+    path = checkpoint.save_state(tmp_path, 5, {'bad': os.path.join}, finished=False)
+    with pytest.raises(Exception, match=r'[Ww]eights.only'):
+        checkpoint.read_state(path)
+
+
+def test_a_state_opens_with_torch_alone(tmp_path):
+    """The checksum is the comment of the zip archive."""
+    path = checkpoint.save_state(tmp_path, 12345, {'G': {'weight': torch.arange(5.0)}}, finished=True)
+    assert path.name == 'training-state-000012.345.pt'
+    assert torch.equal(torch.load(path, weights_only=True)['G']['weight'], torch.arange(5.0))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.comment.startswith(b'sha256:')
+
+
+# --- Which run is continued -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begin(tmp_path, monkeypatch):
+    """`begin(**changes)` goes through `continue_or_start` with a loop that does nothing, and returns the directory."""
+    (tmp_path / 'idle.py').write_text('def training_loop(rank, run_dir, **args):\n    pass\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    args = dict(
+        loop='idle.training_loop', num_gpus=1, total_kimg=5, batch_size=4, loss_kwargs=dict(r1_gamma=1),
+        training_set_kwargs=dict(path='data.zip'),
+    )  # fmt: skip
+    return lambda resume=None, student=None, **changes: runs.continue_or_start(
+        str(tmp_path / 'runs'), 'name', args | changes, resume=resume, student=student
+    )
+
+
+def test_latest_is_the_newest_with_the_same_options(begin, tmp_path):
+    first = begin(resume='latest')
+    second = begin()
+    third = begin(batch_size=8)
+    assert [path[-10:] for path in (first, second, third)] == ['00000-name', '00001-name', '00002-name']
+    assert begin(resume='latest') == second
+    assert begin(resume='latest', total_kimg=9, metrics=['fid50k_full'], num_gpus=1) == second
+    assert json.loads((tmp_path / 'runs' / '00001-name' / 'training_options.json').read_text())['total_kimg'] == 9
+    assert begin(resume='latest', batch_size=8) == third
+    assert begin(resume='latest', batch_size=16)[-10:] == '00003-name'
+
+
+def test_other_options_are_refused_and_listed(begin, tmp_path):
+    run_dir = begin()
+    before = (tmp_path / 'runs' / '00000-name' / 'training_options.json').read_bytes()
+    with pytest.raises(UserError, match=r'batch_size: 4 → 8; ema_kimg: none → 2; loss_kwargs.r1_gamma: 1 → 0.5\.'):
+        begin(resume=run_dir, batch_size=8, ema_kimg=2, loss_kwargs=dict(r1_gamma=0.5))
+    with pytest.raises(UserError, match='is no run directory'):
+        begin(resume=str(tmp_path))
+    assert (tmp_path / 'runs' / '00000-name' / 'training_options.json').read_bytes() == before
+    assert begin(resume=run_dir + '/') == run_dir
+
+
+def test_a_run_keeps_its_own_student(begin, make_generator, tmp_path):
+    networks = dict(G=make_generator(), D=None, G_ema=make_generator(), training_set_kwargs=None, augment_pipe=None)
+    run_dir = begin(student=networks)
+    assert pickles.load(f'{run_dir}/student.pkl')['G_ema'].z_dim == 16
+    assert begin(student=networks, resume='latest') == run_dir
+    assert begin(resume='latest') != run_dir

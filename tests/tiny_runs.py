@@ -1,0 +1,38 @@
+"""Arguments of training runs of a few steps, for the tests of the loops."""
+
+from pathlib import Path
+
+ADAM = dict(class_name='torch.optim.Adam', lr=0.002, betas=[0, 0.99], eps=1e-8)
+
+
+def loop_arguments(run_dir: Path, data: Path, labels: bool = False, **changes) -> dict:
+    """Five steps of 16 images at 16×16, in ticks of two after the first; `run_dir` is made."""
+    run_dir.mkdir(exist_ok=True)
+    networks = dict(channel_base=64, channel_max=8)
+    return (
+        dict(
+            run_dir=str(run_dir),
+            training_set_kwargs=dict(
+                class_name='training.dataset.ImageFolderDataset', path=str(data), use_labels=labels
+            ),
+            G_kwargs=dict(
+                class_name='training.networks.Generator',
+                z_dim=16,
+                w_dim=16,
+                mapping_kwargs=dict(num_layers=2),
+                synthesis_kwargs=networks,
+            ),
+            D_kwargs=dict(class_name='training.networks.Discriminator', **networks),
+            G_opt_kwargs=ADAM,
+            D_opt_kwargs=ADAM,
+            loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss'),
+            batch_size=16,
+            batch_gpu=16,
+            total_kimg=0.08,
+            kimg_per_tick=0.032,
+            image_snapshot_ticks=None,
+            network_snapshot_ticks=1,
+            device='cpu',
+        )
+        | changes
+    )
