@@ -23,7 +23,7 @@ from metrics import (
     precision_recall,
 )
 
-from stylegan2_compress import embeddings, options, pickles
+from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.cli import main
 from stylegan2_compress.evaluation import distances, features, names, records, samples, tables
 from stylegan2_compress.evaluation.compare import compare
@@ -274,15 +274,16 @@ def test_perceptual_distance_has_a_finite_gradient_at_black():
 
 
 def test_image_distillation_written_out(make_generator):
-    """3 · mean |x_S − x_T| + 3 d(x_S, x_T), for the latents and the mixing of the batch."""
+    """3 · mean |x_S − x_T| + 5 d(x_S, x_T), for the latents and the mixing of the batch."""
     teacher, student = (make_generator(seed).eval() for seed in (0, 1))
     z, z2, c = (*torch.randn([2, 4, 16]).unbind(), torch.zeros([4, 0]))
     images = student(z, c, noise_mode='const')
     batch = Batch(z, c, StyleMixing(z2, cutoff=2), images, torch.zeros([4, 1]))
-    found = ImageMatching(teacher, layered(), 3, 3, {'noise_mode': 'const'}).generator(batch)
+    summands = ImageMatching(teacher, layered(), 3, 5, {'noise_mode': 'const'}).generator(batch)
+    found = sum(summand.weight * summand.value for summand in summands)
     ws = torch.cat([teacher.mapping(z, c)[:, :2], teacher.mapping(z2, c)[:, 2:]], dim=1)
     wanted = teacher.synthesis(ws, noise_mode='const')
-    expected = 3 * (images - wanted).abs().mean() + 3 * perceptual_distance(layered(), images, wanted).mean()
+    expected = 3 * (images - wanted).abs().mean() + 5 * perceptual_distance(layered(), images, wanted).mean()
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     found.backward()
     assert student.synthesis.b16.conv1.weight.grad.abs().sum() > 0
@@ -557,5 +558,35 @@ def test_the_quality_benchmark_in_smoke_size_goes_on_where_it_was(make_dataset_z
     assert (tmp_path / 'out' / 'table.md').read_text() == table
 
 
-def test_image_distillation_is_an_option_of_runs():
-    assert 'stylegan2_compress.ImageDistillationLoss' in options.our_losses()
+@pytest.mark.parametrize(
+    ('loss_args', 'said'),
+    [
+        (['embedding=nothing'], "No embedding is called 'nothing'"),
+        (['pixel_weight=-1'], 'pixel_weight=-1 must be a number from 0 on'),
+        (['embedding=torchscript:EMBEDDING@size=16'], 'shows no layers'),
+    ],
+)
+def test_image_distillation_refuses_bad_arguments(loss_args, said, place, tmp_path):
+    arguments = ['distill', '--teacher', place / 'teacher.pkl', '--data', place / 'data.zip', '--outdir', tmp_path]
+    arguments += ['--loss', 'stylegan2_compress.ImageDistillationLoss', '--device', 'cpu']
+    for argument in loss_args:
+        arguments += ['--loss-arg', argument.replace('EMBEDDING', str(place / 'embedding.pt'))]
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == 2
+    assert said in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_image_distillation_refuses_a_student_with_other_latents(
+    place, make_generator, make_discriminator, tmp_path, monkeypatch
+):
+    monkeypatch.setattr('stylegan2_compress.losses.images.load', lambda _spec, _device: layered())
+    G = make_generator(c_dim=2, z_dim=8).eval().requires_grad_(False)
+    D = make_discriminator(c_dim=2).eval().requires_grad_(False)
+    student = tmp_path / 'student.pkl'
+    pickles.save(student, dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs=None))
+    arguments = ['distill', '--teacher', place / 'teacher.pkl', '--data', place / 'data.zip', '--student', student]
+    arguments += ['--loss', 'stylegan2_compress.ImageDistillationLoss', '--outdir', tmp_path, '--device', 'cpu']
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == 2
+    assert 'has latents of 16 numbers, but the student has 8' in done.output

@@ -1,9 +1,12 @@
-"""Intermediate feature maps of the host's networks, by forward hooks on their own blocks."""
+"""What losses ask of a network beside its output: feature maps by forward hooks on its blocks, a teacher's styles."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
+
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.losses.base import Batch
 
 
 @contextlib.contextmanager
@@ -32,3 +35,22 @@ def block_outputs(network: torch.nn.Module, names: Iterable[str]) -> Iterator[di
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def teacher_ws(G: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Styles [N, num_ws, w_dim] of a teacher for the student's latents, mixed in the same way."""
+    ws = G.mapping(batch.z, batch.c)
+    if batch.mixing is not None:
+        cutoff = batch.mixing.cutoff
+        ws[:, cutoff:] = G.mapping(batch.mixing.z, batch.c)[:, cutoff:]
+    return ws
+
+
+def require_same_latents(method: str, teacher: str, G: torch.nn.Module, args: dict) -> None:
+    """Refuse a teacher G whose latents are not those of the generator that a training loop's `args` describe."""
+    z_dim = args['G_kwargs'].get('z_dim', G.z_dim)
+    if G.z_dim != z_dim:
+        raise UserError(
+            f'--teacher={teacher} has latents of {G.z_dim} numbers, but the student has {z_dim}; '
+            f'{method} needs the same latents for both.'
+        )

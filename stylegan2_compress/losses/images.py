@@ -1,12 +1,14 @@
 """Image distillation: the student is to make the teacher's image for the same latent, in pixels and in features."""
 
+from collections.abc import Mapping
+
 import torch
-from torch_utils import training_stats
 
 from stylegan2_compress import pickles
 from stylegan2_compress.embeddings import Embedding, load
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.base import AdversarialLoss, Batch, Term
+from stylegan2_compress.losses.base import AdversarialLoss, Batch, Summand, Term
+from stylegan2_compress.losses.features import require_same_latents, teacher_ws
 from stylegan2_compress.perceptual import perceptual_distance
 
 
@@ -32,21 +34,15 @@ class ImageMatching(Term):
         self.feature_weight = feature_weight
         self.precision = precision
 
-    def generator(self, batch: Batch) -> torch.Tensor:
-        wanted = self.run_teacher(batch)
-        pixels = training_stats.report('Loss/images/pixels', (batch.images - wanted).abs().mean(dim=(1, 2, 3)))
-        features = perceptual_distance(self.embedding, batch.images, wanted)
-        features = training_stats.report('Loss/images/features', features)
-        return self.pixel_weight * pixels.mean() + self.feature_weight * features.mean()
-
-    @torch.no_grad()
-    def run_teacher(self, batch: Batch) -> torch.Tensor:
-        """The teacher's images for the student's latents, mixed in the same way."""
-        ws = self.G.mapping(batch.z, batch.c)
-        if batch.mixing is not None:
-            cutoff = batch.mixing.cutoff
-            ws[:, cutoff:] = self.G.mapping(batch.mixing.z, batch.c)[:, cutoff:]
-        return self.G.synthesis(ws, **self.precision)
+    def generator(self, batch: Batch) -> list[Summand]:
+        with torch.no_grad():
+            wanted = self.G.synthesis(teacher_ws(self.G, batch), **self.precision)
+        pixels = (batch.images - wanted).abs().mean()
+        features = perceptual_distance(self.embedding, batch.images, wanted).mean()
+        return [
+            Summand('images/pixels', pixels, self.pixel_weight),
+            Summand('images/features', features, self.feature_weight),
+        ]
 
 
 class ImageDistillationLoss(AdversarialLoss):
@@ -90,3 +86,9 @@ class ImageDistillationLoss(AdversarialLoss):
         for name, weight in [('pixel_weight', pixel_weight), ('feature_weight', feature_weight)]:
             if not (isinstance(weight, (int, float)) and weight >= 0):
                 raise UserError(f'--loss-arg {name}={weight} must be a number from 0 on.')
+
+    @classmethod
+    def adapt(cls, args: dict, networks: Mapping[str, dict]) -> None:
+        """Refuse a student that takes other latents than the teacher. `args` are the training loop's."""
+        teacher = args['loss_kwargs']['teacher']
+        require_same_latents('image distillation', teacher, networks[teacher]['G_ema'], args)

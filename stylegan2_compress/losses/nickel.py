@@ -15,7 +15,7 @@ from stylegan2_compress import pickles, statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.base import STUDENT, AdversarialLoss, Batch, Summand, Term
 from stylegan2_compress.losses.dime import DiMELoss
-from stylegan2_compress.losses.features import block_outputs
+from stylegan2_compress.losses.features import block_outputs, require_same_latents, teacher_ws
 from stylegan2_compress.networks.dual import DualDiscriminator
 from stylegan2_compress.wavelets import haar_levels
 
@@ -78,12 +78,8 @@ class FeatureExchange(Term):
     @torch.no_grad()
     def run_teacher(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The teacher's images for the student's latents, and the feature maps behind them by block name."""
-        ws = self.G.mapping(batch.z, batch.c)
-        if batch.mixing is not None:
-            cutoff = batch.mixing.cutoff
-            ws[:, cutoff:] = self.G.mapping(batch.mixing.z, batch.c)[:, cutoff:]
         with block_outputs(self.G.synthesis, self.levels) as features:
-            images = self.G.synthesis(ws, **self.precision)
+            images = self.G.synthesis(teacher_ws(self.G, batch), **self.precision)
         return images, features
 
 
@@ -166,10 +162,7 @@ class NICKELLoss(AdversarialLoss):
         resolutions, levels = (args['loss_kwargs'].get(name) for name in ('resolutions', 'levels'))
         data = networks[teacher]
         G = data['G_ema']
-        z_dim = args['G_kwargs'].get('z_dim', G.z_dim)
-        if G.z_dim != z_dim:
-            raise UserError(f'--teacher={teacher} has latents of {G.z_dim} numbers, but the student has {z_dim}; '
-                            'NICKEL needs the same latents for both.')  # fmt: skip
+        require_same_latents('NICKEL', teacher, G, args)
         matched = {
             name: getattr(G.synthesis, name).conv1.weight.shape[0]
             for name in levels_by_block(G.img_resolution, resolutions, levels)
