@@ -80,18 +80,21 @@ def test_fits_the_width_without_complaints_or_requests(browser, reports, which, 
     assert browser.evaluate('document.title') == title not in ('1', '2')
 
 
-def test_values_appear_under_the_pointer_and_by_keys(browser, reports):
-    browser.open(reports['three'], 1280)
+@pytest.mark.parametrize('width', WIDTHS)
+def test_values_appear_under_the_pointer_and_by_keys(browser, reports, width):
+    browser.open(reports['three'], width)
     browser.evaluate('document.querySelectorAll(".plot")[1].scrollIntoView({block: "center", behavior: "instant"})')
     box = browser.evaluate('document.querySelectorAll(".plot")[1].getBoundingClientRect().toJSON()')
     shown = 'document.querySelectorAll(".plot")[1].querySelector(".tip:not([hidden])")?.innerText ?? null'
     assert browser.evaluate(shown) is None
     # The plot of the SVG goes from 52 to 392 of 400 units, for 0 to 30 kimg.
     browser.move_mouse(box['x'] + box['width'] * (52 + 340 * 12.1 / 30) / 400, box['y'] + box['height'] / 2)
-    text = browser.evaluate(shown)
-    assert text.startswith('12 kimg')
-    for index in range(3):
-        assert f'{float(f"{math.sin(12 / 9 + index):.6g}")}' in text
+    values = [f'{float(f"{math.sin(12 / 9 + index):.6g}")}'.replace('-', '−') for index in range(3)]
+    assert browser.evaluate(shown).split() == ['12', 'kimg', *values]
+    tip = browser.evaluate('document.querySelector(".tip:not([hidden])").getBoundingClientRect().toJSON()')
+    assert tip['height'] < 0.6 * box['height']
+    assert tip['left'] >= box['left']
+    assert tip['right'] <= box['right']
     browser.move_mouse(2, 2)
     assert browser.evaluate(shown) is None
     browser.evaluate('document.querySelectorAll(".plot svg[tabindex]")[1].focus()')

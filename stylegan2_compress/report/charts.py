@@ -288,7 +288,12 @@ def data(chart: Chart) -> dict:
         'up': [up.low, up.high],
         'logarithmic': up.logarithmic,
         'lines': [
-            {'label': line.label, 'color': line.color, 'points': [[p.kimg, p.value] for p in line.points]}
+            {
+                'label': line.label,
+                'color': line.color,
+                'dashes': line.dashes,
+                'points': [[point.kimg, point.value] for point in line.points],
+            }
             for line in chart.lines
         ],
     }

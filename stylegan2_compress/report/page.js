@@ -50,11 +50,14 @@
       make(tip, 'div', '', `${Number(kimg.toPrecision(9))} kimg`);
       for (const line of chart.lines) {
         const point = nearest(line.points, kimg);
-        const row = make(tip, 'div', '');
+        if (kimg < line.points[0][0] || kimg > line.points.at(-1)[0]) continue;
+        const row = make(tip, 'div', '');  // Seen, colour and dashes tell whose value it is; heard, the label does.
+        row.setAttribute('aria-label', line.label);
         const sample = draw(row, 'svg', {class: 'sample', viewBox: '0 0 24 10'});
-        draw(sample, 'circle', {class: `dot color${line.color}`, cx: 12, cy: 5, r: 5});
-        const away = point[0] === kimg ? '' : ` (at ${Number(point[0].toPrecision(9))})`;
-        make(row, 'span', '', `${line.label} ${Number(point[1].toPrecision(6))}${away}`.trim());
+        const stroke = `curve color${line.color} dashes${line.dashes}`;
+        draw(sample, 'line', {class: stroke, x1: 1, x2: 23, y1: 5, y2: 5});
+        const away = point[0] === kimg ? '' : ` at ${Number(point[0].toPrecision(9))}`;
+        make(row, 'span', '', `${Number(point[1].toPrecision(6))}${away}`.replace('-', '\u2212'));
         marks.push(draw(svg, 'circle', {
           class: `dot color${line.color}`, cx: across(chart, point[0]), cy: up(chart, point[1]), r: 4}));
       }
