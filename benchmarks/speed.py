@@ -98,7 +98,8 @@ def statistics(device: torch.device, resolution: int, channel_base: int, samples
 
     def whole_pass():
         seed = len(seconds['statistics'])  # Another one, so that the cache has nothing.
-        references.teacher_moments(teacher, [network], samples=batches * batch, seed=seed, batch=batch, device=device)
+        source = references.TeacherImages(teacher, pickles.load(teacher)['G_ema'], seed=seed, device=device)
+        references.statistics_of(source, [network], samples=batches * batch)
 
     seconds = dict(generation=[], embedding=[], statistics=[])
     with tempfile.TemporaryDirectory() as directory:

@@ -240,10 +240,13 @@ def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | N
     if hasattr(loss_class, 'check_arguments'):
         loss_class.check_arguments(networks=networks, **kwargs)
     args.loss_kwargs = type(args.loss_kwargs)(class_name=loss, **kwargs)
+    if 'teacher_kwargs' in args.D_kwargs:  # NICKEL trained the student.
+        from stylegan2_compress.losses.nickel import NICKELLoss
+
+        if not issubclass(loss_class, NICKELLoss):
+            args.D_kwargs = alone(args.D_kwargs)
     if hasattr(loss_class, 'adapt'):
         loss_class.adapt(args, networks)
-    elif 'teacher_kwargs' in args.D_kwargs:  # The student was trained by NICKEL: without it, its own D goes on alone.
-        args.D_kwargs = alone(args.D_kwargs)
     if hasattr(loss_class, 'warn'):
         loss_class.warn(args)
 

@@ -448,7 +448,7 @@ def test_distill_and_go_on(tmp_path, data, make_teacher):
     assert equal(weights(resumed), weights(D))
 
 
-@pytest.mark.parametrize('loss', [None, 'stylegan2_compress.DiMELoss'])
+@pytest.mark.parametrize('loss', [None, 'stylegan2_compress.DiMELoss', 'stylegan2_compress.ImageDistillationLoss'])
 @pytest.mark.parametrize('freezed', [None, 1])
 def test_going_on_without_nickel_trains_the_students_discriminator_alone(tmp_path, data, make_teacher, loss, freezed):
     """With its weights, without parameters that nothing uses; and NICKEL can take over again."""
@@ -457,7 +457,7 @@ def test_going_on_without_nickel_trains_the_students_discriminator_alone(tmp_pat
     student = str(tmp_path / 'snapshot.pkl')
     pickles.save(student, dict(pickles.load(teacher), D=before))
     run = recipes.host_arguments(data, aug='noaug', freezed=freezed)
-    given = dict(teacher=teacher, loss_args=(f'embeddings={SPEC}', 'samples=8')) if loss else {}
+    given = dict(teacher=teacher, loss_args=(f'embedding{"s" if "DiME" in loss else ""}={SPEC}',)) if loss else {}
     _desc, args = options.compress(*run, loss=loss, student=student, device='cpu', **given)
     shape = dict(c_dim=0, img_resolution=16, img_channels=3)
     D = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape).train().requires_grad_(False)
