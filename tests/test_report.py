@@ -297,6 +297,19 @@ def test_names_in_short():
     assert short_names(['a', 'a-b']) == ['1: a', '2: a-b']
 
 
+def test_metrics_in_the_table_are_the_newest_and_the_best(make_run):
+    def line(kimg, **results):
+        return {'results': results, 'snapshot_pkl': f'network-snapshot-{kimg:06d}.pkl'}
+
+    metrics = {
+        'fid': [line(1, fid50k=9.0), line(2, fid50k=7.0), line(3, fid50k=8.0)],
+        'pr': [line(1, pr50k3_recall=0.25), line(3, pr50k3_recall=0.125)],
+        'kid': [line(1, kid50k=0.5), line(4, kid50k=0.25)],
+    }
+    words = re.sub(r'\s+', ' ', write(make_run(metrics=metrics)).text)
+    assert 'Student – – 8 at 3 kimg; best 7 at 2 0.25 at 4 kimg 0.125 at 3 kimg; best 0.25 at 1' in words
+
+
 def test_nested_options_by_dotted_names():
     options = {'a': {'b': {'c': 1.5, 'd': {}}}, 'e': [1, 'x'], 'f': None, 'g': 'text'}
     assert flatten(options) == {'a.b.c': '1.5', 'a.b.d': '{}', 'e': '[1, "x"]', 'f': 'null', 'g': 'text'}

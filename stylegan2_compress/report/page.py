@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 GENERATOR = 'stylegan2-compress report'
 PIXELATED = 64  # Images of at most this side are enlarged pixel by pixel, and stored without loss.
 DASH = '–'
+MORE_IS_BETTER = ('_precision', '_recall', 'is50k_mean')  # Of other metrics, less is.
 
 
 def build(runs: Sequence[Run], pictures: Sequence['Pictures | None']) -> bytes:
@@ -204,7 +205,7 @@ def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictu
     if measured:
         text += f' Time: for one image alone, on this machine ({measured}).'
     if metrics:
-        text += ' Metrics are the newest, and the best with the kimg of its snapshot; of most, less is better.'
+        text += ' Metrics: of the newest snapshot measured, and the best one.'
     return element('div', element('p', text), _table(heads, rows, kind='numbers'))
 
 
@@ -228,11 +229,12 @@ def _metric(run: Run, name: str) -> Element | str:
     points = run.metrics.get(name)
     if not points:
         return DASH
-    best = min(points, key=lambda point: point.value)
-    last = charts.number(points[-1].value)
-    if len(points) == 1 or best.value == points[-1].value:
-        return last
-    return element('span', last, element('small', f'lowest {charts.number(best.value)} at {best.kimg} kimg'))
+    last = points[-1]
+    best = (max if name.endswith(MORE_IS_BETTER) else min)(points, key=lambda point: point.value)
+    where = f'at {last.kimg} kimg'
+    if best.value != last.value:
+        where += f'; best {charts.number(best.value)} at {best.kimg}'
+    return element('span', charts.number(last.value), element('small', where))
 
 
 def _table(
