@@ -433,6 +433,12 @@ def test_compare_reads_runs_of_the_hosts(run_dir):
     assert first['fid50k_full'] == 100
 
 
+def test_compare_takes_the_last_snapshot_whatever_else_was_measured(run_dir, place):
+    shutil.copy(place / 'student.pkl', run_dir)
+    records.append(str(run_dir / 'student.pkl'), dict(results=dict(fid50k_full=1.0), metric='fid50k_full', seed=0))
+    assert compare([str(run_dir)])[0]['snapshot'] == 'network-snapshot-000025.pkl'
+
+
 def test_compare_takes_the_newest_of_each_seed(run_dir):
     pkl = str(run_dir / 'network-snapshot-000025.pkl')
     for seed, value in [(0, 1.0), (1, 4.0), (0, 2.0)]:

@@ -1,6 +1,6 @@
 """What a metric is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -11,7 +11,8 @@ class Setting:
 
     training_set_kwargs: dict  # Of the host's dataset, as its calc_metrics.py makes them.
     device: torch.device
-    teacher: torch.nn.Module  # The first generator, on the CPU.
+    teacher: torch.nn.Module  # The first generator.
+    latest: dict = field(default_factory=dict)  # What was computed last, for metrics that look at the same images.
 
 
 class Metric:

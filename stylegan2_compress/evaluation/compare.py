@@ -52,7 +52,9 @@ def _row(place: str, trust: bool) -> dict[str, object]:
 
 def _last_snapshot(directory: Path, found: list[dict]) -> str | None:
     measured = [Path(record['snapshot_pkl']).name for record in found]
-    return max(measured or [path.name for path in directory.glob('network-snapshot-*.pkl')], default=None)
+    snapshots = [name for name in measured if name.startswith('network-snapshot-')]
+    there = [path.name for path in directory.glob('network-snapshot-*.pkl')]
+    return max(snapshots or there or measured, default=None)
 
 
 def _options(directory: Path) -> dict[str, object]:

@@ -40,9 +40,12 @@ class EmbeddingMetric(Metric):
     def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
         kwargs, device = self.setting.training_set_kwargs, self.setting.device
         reals = features.of_data(self.embedding, kwargs, device)
-        labels = samples.draw_labels(kwargs, G.c_dim, self.samples, seed)
-        fakes = features.of_generator(self.embedding, G, labels, seed, device)
-        return self.compare(reals, fakes, np.random.default_rng(seed))
+        images = (self.embedding.fingerprint, id(G), self.samples, seed)
+        if images not in self.setting.latest:
+            labels = samples.draw_labels(kwargs, G.c_dim, self.samples, seed)
+            self.setting.latest.clear()
+            self.setting.latest[images] = features.of_generator(self.embedding, G, labels, seed, device)
+        return self.compare(reals, self.setting.latest[images], np.random.default_rng(seed))
 
     def compare(self, reals: np.ndarray, fakes: np.ndarray, rnd: np.random.Generator) -> dict[str, float]:
         raise NotImplementedError

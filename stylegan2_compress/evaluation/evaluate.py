@@ -63,8 +63,9 @@ def evaluate(
             raise UserError(
                 f'{file} is in a directory that cannot be written to; copy it to where results may be kept.'
             )
+    setting = Setting(dataset_kwargs(data, generators[0], mirror), torch_device, generators[0])
     for metric in chosen:
-        metric.prepare(Setting(dataset_kwargs(data, generators[0], mirror), torch_device, generators[0]))
+        metric.prepare(setting)
 
     # As the host's calc_metrics.py.
     torch.backends.cudnn.benchmark = True
@@ -73,8 +74,8 @@ def evaluate(
     for file, G in zip(files, generators, strict=True):
         G = G.to(torch_device)
         values = {}
-        for metric in chosen:
-            for repeat in range(repeats):
+        for repeat in range(repeats):
+            for metric in chosen:
                 if file != files[0] or metric.of_teacher:
                     results = measure(metric, G, seed + repeat, None if is_url(file) else file, data)
                     for name, value in results.items():
