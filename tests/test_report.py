@@ -307,7 +307,7 @@ def test_metrics_in_the_table_are_the_newest_and_the_best(make_run):
         'kid': [line(1, kid50k=0.5), line(4, kid50k=0.25)],
     }
     words = re.sub(r'\s+', ' ', write(make_run(metrics=metrics)).text)
-    assert 'Student – – 8 at 3 kimg; best 7 at 2 0.25 at 4 kimg 0.125 at 3 kimg; best 0.25 at 1' in words
+    assert 'Generator – – 8 at 3 kimg; best 7 at 2 0.25 at 4 kimg 0.125 at 3 kimg; best 0.25 at 1' in words
 
 
 def test_nested_options_by_dotted_names():
@@ -441,7 +441,7 @@ def test_big_images_become_small(with_networks, tmp_path, make_generator, make_d
         file.unlink()
     pickles.save(run_dir / 'network-snapshot-000001.pkl', dict(G=G, D=make_discriminator(), G_ema=G))
     page = write(run_dir, snapshots=1)
-    small = [picture for picture in page.all('img') if picture['alt'].startswith('student')]
+    small = [picture for picture in page.all('img') if picture['alt'].startswith('at 1 kimg')]
     assert {(picture['width'], picture['height']) for picture in small} == {('128', '128')}
     assert all(picture['src'].startswith('data:image/jpeg;base64,') for picture in small)
 
@@ -541,6 +541,30 @@ def test_a_run_of_our_loop(make_run, make_dataset_zip, tmp_path):
     ]
     assert {('Scores of the discriminator', 'real images'), ('Path length penalty', ''), ('Speed', '')} <= set(curves)
     assert len(page.all('img')) == generators.COLUMNS
+
+
+def test_a_search_for_tickets(make_run, make_generator, make_discriminator):
+    keep = dict(class_name='stylegan2_compress.ScoreMaskedGenerator', keep=0.1)
+    dense, masked = make_generator(), make_generator(**keep)
+    options = {'loss_kwargs': {'class_name': 'stylegan2_compress.MomentMatchingLoss'}, 'D_kwargs': None}
+    run_dir = make_run(options=options, stats=[tick(1.0, Loss__moments__mean=0.5)])
+    pickles.save(run_dir / 'network-snapshot-000001.pkl', dict(G=masked, D=None, G_ema=masked))
+    facts = dict(snapshot='network-snapshot-000001.pkl', frechet_distance=1.5, embedding='e', samples=2)
+    lines = [json.dumps(dict(facts, network=name)) + '\n' for name in ('G', 'G_ema')]
+    (run_dir / 'tickets.jsonl').write_text(''.join(lines))
+    page = write(run_dir, snapshots=1)
+    (seen,) = generators.look([reading.read(run_dir)], snapshots=1, latency=False)
+    (student,) = seen.students
+    assert (student.parameters, student.macs) == (profiling.parameters(dense), profiling.macs(dense))
+    weights = sum(p.numel() for name, p in dense.named_parameters() if name.endswith('weight'))
+    others = sum(int(p.count_nonzero()) for name, p in dense.named_parameters() if not name.endswith('weight'))
+    assert student.kept == pytest.approx(0.1 * weights + others, rel=0.01)
+    assert f'{student.parameters:,} {student.kept:,} kept by the mask' in re.sub(r'\s+', ' ', page.text)
+    assert page.lines() == {
+        ('Fréchet distance of G, e', ''): [[1, 1.5]],
+        ('Fréchet distance of G_ema, e', ''): [[1, 1.5]],
+        ('Moment matching: mean', ''): [[1.0, 0.5]],
+    }
 
 
 @pytest.mark.parametrize(

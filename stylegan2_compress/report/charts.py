@@ -65,7 +65,7 @@ class _Plan:
 
 
 _LOSSES = (
-    _Plan('Generator loss', 'The adversarial loss: low when the discriminator takes its images for real.',
+    _Plan('Generator loss', 'Where there is a discriminator: low when it takes the generator’s images for real.',
           (('Loss/G/loss', ''),)),
     _Plan('Discriminator loss', 'Low when real and generated images are easily told apart; NICKEL adds up its two.',
           (('Loss/D/loss', ''),)),
@@ -106,7 +106,7 @@ def sections(runs: Sequence[Run], labels: Sequence[str]) -> list[Section]:
     others = [name for name in names if name not in terms and not name.startswith(_UNINTERESTING)]
     names = labels if len(runs) > 1 else ['']
     built = [
-        Section('Metrics', 'Of the snapshots, by their names in the host.',
+        Section('Metrics', 'Of the snapshots, by the names they were measured under.',
                 _charts(names, metrics, map(_as_named, _names(metrics)))),
         Section('Losses', 'Means over the images since the last point.', _charts(names, statistics, _LOSSES)),
         Section('Scores', 'What the discriminators make of real and of generated images. Two curves that run away '
@@ -138,6 +138,10 @@ def _term(name: str) -> _Plan:
         return _Plan(f'DiME distance: {what}', caption, ((name, ''),))
     if method == 'DiME':
         return _Plan('DiME loss', 'The distances in all embeddings, each times its weight λ.', ((name, ''),))
+    if method == 'moments':
+        return _Plan(
+            f'Moment matching: {what}', 'Between generated and reference images, in all layers.', ((name, ''),)
+        )
     if (method, what) == ('NICKEL', 'features'):
         caption = 'Between high frequencies in feature maps of the teacher’s generator and the student’s discriminator.'
         return _Plan('NICKEL feature distance', caption, ((name, ''),))

@@ -15,8 +15,10 @@ from tqdm import tqdm
 from stylegan2_compress import devices, images, pickles, profiling
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.samples import generate
+from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 from stylegan2_compress.options import require_generator
 from stylegan2_compress.report.reading import Run
+from stylegan2_compress.tickets import baking
 
 COLUMNS = 6  # Images in a row: as many as a phone's width shows.
 SIDE = 128  # Larger images are made smaller.
@@ -32,6 +34,7 @@ class Generator:
     images: list[PIL.Image.Image]  # Of the same `COLUMNS` latents.
     parameters: int
     macs: int
+    kept: int | None  # Parameters that are not zero, of a masked network.
     seconds: float | None  # For one image, where that was asked for.
 
 
@@ -127,6 +130,9 @@ def _look_at(file: str | os.PathLike, kimg: int | None, latency: bool, what: str
     told = {str(warning.message).replace(str(file), 'A snapshot' if kimg is not None else what) for warning in warned}
     notes += sorted(told - set(notes))
     G = data['G_ema'].eval().requires_grad_(False)
+    masked = isinstance(G, ScoreMaskedGenerator)
+    if masked:
+        G = baking.bake(G)
     batch, _labels = generate(G, COLUMNS, SEED)
     if G.img_resolution > SIDE:
         batch = torch.nn.functional.interpolate(batch, size=[SIDE, SIDE], mode='area')
@@ -136,6 +142,7 @@ def _look_at(file: str | os.PathLike, kimg: int | None, latency: bool, what: str
         images=[images.grid(image, 1) for image in images.to_uint8(batch)[:, None]],
         parameters=profiling.parameters(G),
         macs=profiling.macs(G),
+        kept=sum(int(parameter.count_nonzero()) for parameter in G.parameters()) if masked else None,
         seconds=profiling.measure(G.to(devices.choose()), batch=1).seconds if latency else None,
     )
 
@@ -143,7 +150,7 @@ def _look_at(file: str | os.PathLike, kimg: int | None, latency: bool, what: str
 def _crop(run: Run, notes: list[str]) -> tuple[str, list[PIL.Image.Image]] | None:
     """The first images of the newest grid that the run has left."""
     if not run.fakes:
-        notes.append('There is no snapshot of the student that can be opened, and no fakes*.png.')
+        notes.append('There is no snapshot that can be opened, and no fakes*.png.')
         return None
     file = run.fakes[-1][1]
     try:
@@ -152,14 +159,12 @@ def _crop(run: Run, notes: list[str]) -> tuple[str, list[PIL.Image.Image]] | Non
             places = [(x, 0, x + side, side) for x in range(0, grid.width - side + 1, side)[:COLUMNS]]
             row = grid.convert('RGB')
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        notes.append(
-            f'There is no snapshot of the student that can be opened, and {file.name} cannot be read ({error}).'
-        )
+        notes.append(f'There is no snapshot that can be opened, and {file.name} cannot be read ({error}).')
         return None
     cells = [row.crop(place) for place in places]
     for cell in cells:
         cell.thumbnail((SIDE, SIDE), PIL.Image.Resampling.LANCZOS)
-    notes.append(f'No snapshot of the student can be opened: its images are the first of {file.name}, of other z.')
+    notes.append(f'No snapshot can be opened: the images are the first of {file.name}, of other z.')
     return file.name, cells
 
 

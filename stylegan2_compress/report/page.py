@@ -95,11 +95,16 @@ def _section(name: str, heading: str, content: Element) -> Element:
 
 
 def _introduction(runs: Sequence[Run]) -> str:
-    if any(run.option('loss_kwargs', 'teacher') for run in runs):
+    if all(_class(run.option('loss_kwargs', 'class_name')) == 'MomentMatchingLoss' for run in runs):
+        what = (
+            'A generator is looked for inside another: the weights of a StyleGAN2 never change, and training decides '
+            'which of them to keep (a strong lottery ticket).'
+        )
+    elif any(run.option('loss_kwargs', 'teacher') for run in runs):
         what = 'A small StyleGAN2 generator, the student, is trained to do what a large one, the teacher, does.'
     else:
         what = 'A StyleGAN2 generator is trained.'
-    return f'{what} Training is measured in kimg, thousands of real images that the discriminator has seen.'
+    return f'{what} Training is measured in kimg, thousands of images that it has seen.'
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -194,7 +199,8 @@ def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictu
             rows.append(['Teacher', *_counts(teacher, None, measured), *(DASH for _ in metrics)])
         student = seen.students[-1] if seen and seen.students else None
         if student or run.metrics:
-            name = f'Student, {student.kimg} kimg' if student else 'Student'
+            name = 'Student' if run.option('loss_kwargs', 'teacher') else 'Generator'
+            name = f'{name}, {student.kimg} kimg' if student else name
             name = f'{label}: {name}' if len(runs) > 1 else name
             counts = _counts(student, teacher, measured) if student else [DASH] * (2 + bool(measured))
             rows.append([name, *counts, *(_metric(run, metric) for metric in metrics)])
@@ -212,8 +218,8 @@ def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictu
 def _counts(generator: 'Generator', teacher: 'Generator | None', measured: str | None) -> list[Element | str]:
     def cell(name: str, form, less: str, more: str) -> Element | str:
         value, reference = getattr(generator, name), getattr(teacher, name, None)
-        if not value:
-            return DASH
+        if name == 'parameters' and generator.kept is not None:
+            return element('span', form(value), element('small', f'{form(generator.kept)} kept by the mask'))
         if not reference or value == reference:
             return form(value)
         words = f'{reference / value:.1f}× {less}' if value < reference else f'{value / reference:.1f}× {more}'
@@ -269,14 +275,17 @@ def _images(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pict
             blocks.append(element('div', element('h3', label) if len(runs) > 1 else None, *rows, class_='strips'))
     if not blocks:
         return None
-    text = 'Each column is one latent z, through the teacher and through the student (G_ema) as training goes on.'
+    through = (
+        'the teacher and through the student' if any(seen and seen.teacher for seen in pictures) else 'the generator'
+    )
+    text = f'Each column is one latent z, through {through} (G_ema) as training goes on.'
     return element('div', element('p', text), element('div', *blocks, class_='blocks'))
 
 
 def _image_rows(seen: 'Pictures') -> list[Element]:
     rows = [_row('Teacher', seen.teacher.images, 'teacher')] if seen.teacher else []
     for student in seen.students:
-        rows.append(_row(f'{student.kimg} kimg', student.images, f'student at {student.kimg} kimg'))
+        rows.append(_row(f'{student.kimg} kimg', student.images, f'at {student.kimg} kimg'))
     if seen.crop:
         name, pictures = seen.crop
         rows.append(_row(name, pictures, name))

@@ -177,10 +177,10 @@ def _read_statistics(file: Path, notes: list[str]) -> tuple[dict[str, list[Point
 def _read_metrics(path: Path, notes: list[str]) -> tuple[dict[str, list[Point]], float]:
     """Curves by the name of the result, and the time of the last one (0 where there is none)."""
     values, timestamp = {}, 0.0
-    for file in sorted(path.glob('metric-*.jsonl')):
+    for file in [*sorted(path.glob('metric-*.jsonl')), path / 'tickets.jsonl']:
         for record in _json_lines(file, notes):
-            match = re.search(r'(\d+)\.\w+$', str(record.get('snapshot_pkl')))
-            results = record.get('results')
+            snapshot, results = _results(record)
+            match = re.search(r'(\d+)\.\w+$', str(snapshot))
             if match is None or not isinstance(results, dict):
                 continue
             timestamp = max(timestamp, _number(record.get('timestamp')) or 0.0)
@@ -188,6 +188,14 @@ def _read_metrics(path: Path, notes: list[str]) -> tuple[dict[str, list[Point]],
                 if (value := _number(result)) is not None:
                     values.setdefault(name, {})[int(match[1])] = value  # Measured again: the last counts.
     return {name: [Point(*item) for item in sorted(curve.items())] for name, curve in values.items()}, timestamp
+
+
+def _results(record: dict) -> tuple[object, object]:
+    """Which snapshot a line is about, and what it says, as the host writes it or as `find-ticket` does."""
+    if 'frechet_distance' not in record:
+        return record.get('snapshot_pkl'), record.get('results')
+    name = f'Fréchet distance of {record.get("network")}, {record.get("embedding")}'
+    return record.get('snapshot'), {name: record['frechet_distance']}
 
 
 def _json_lines(file: Path, notes: list[str]) -> Iterator[dict]:
