@@ -251,7 +251,7 @@ def write(path: str | Path, source: Source, samples: int, of: Sequence[tuple[Emb
 
 
 def read(
-    path: str | Path, source: Source, embedding: Embedding, samples: int | None = None, bank: int = 0
+    path: str | Path, source: Source, embedding: Embedding, samples: int | None = None, bank: int | None = 0
 ) -> Statistics:
     """Read the statistics of one embedding over a source's images, on the CPU.
 
@@ -260,7 +260,7 @@ def read(
         source: whose images they are to be of, with any seed.
         embedding: whose statistics are wanted.
         samples: over how many images, or None for any number.
-        bank: how many images' features are wanted.
+        bank: how many images' features are wanted, or None for all there are, at least two.
 
     Raises:
         UserError: it is no such file, or of other images, or of another embedding.
@@ -278,6 +278,7 @@ def read(
             m1, m2, features = (torch.from_numpy(archive[f'{index}/{name}']) for name in ('m1', 'm2', 'bank'))
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f'{path} holds no statistics: `stylegan2-compress stats` writes files that do.') from error
+    bank = max(len(features), 2) if bank is None else bank
     if len(features) < bank:
         raise UserError(f'{path} has the features of {len(features)} images, but bank={bank} are wanted: make it again '
                         f'with --bank {bank}.')  # fmt: skip

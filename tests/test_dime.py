@@ -261,7 +261,8 @@ def test_data_as_reference_need_no_teacher(teacher, data):
 def test_refused(teacher, data, kwargs, sentence):
     with pytest.raises(UserError, match=sentence):
         DiMELoss.check_arguments(
-            **{'teacher': teacher, 'embeddings': SPEC, 'training_set_kwargs': training_set(data), **kwargs}
+            networks=options.Networks(),
+            **{'teacher': teacher, 'embeddings': SPEC, 'training_set_kwargs': training_set(data), **kwargs},
         )
 
 
@@ -319,8 +320,10 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
     assert json.loads((tmp_path / run_dir / 'training_options.json').read_text())['loss_kwargs']['statistics'] == str(
         file
     )
-    kernels = dict(run, loss_args=(*run['loss_args'], 'estimator=rbf', 'bank=10'))
+    kernels = dict(run, loss_args=(*run['loss_args'], 'estimator=rbf'))
     distill(teacher, data, str(tmp_path / 'out'), dry_run=True, **kernels)
+    _loss, term = build(teacher, statistics=str(file), truncation_psi=0.5, estimator='rbf', training_set_kwargs=kwargs)
+    assert torch.equal(term.parts[0][1].bank, expected.bank)  # All ten, where nobody says how many.
     for changes, sentence in [
         (dict(loss_args=run['loss_args'] + ('samples=41',)), 'samples 40, not 41'),
         (dict(loss_args=run['loss_args'][:1] + run['loss_args'][2:]), 'truncation 0.5, not 1'),

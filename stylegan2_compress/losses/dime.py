@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 
-import click
 import torch
 
 from stylegan2_compress import pickles, references, statistics
@@ -249,18 +248,19 @@ class Matching:
         Raises:
             UserError: the file is not of these images and embeddings, or there are not enough images.
         """
-        samples, bank = self._counts(source)
         if self.statistics is None:
+            samples, bank = self._counts(source)
             return references.statistics_of(source, networks, samples=samples, bank=bank)
+        bank = self.bank if ESTIMATORS[self.estimator].has_bank else 0
         found = [references.read(self.statistics, source, network, self.samples, bank) for network in networks]
         return [references.to(each, source.device) for each in found]
 
     def check(self, source: references.Source, networks: Sequence[Embedding]) -> None:
         """Refuse what `statistics_of` would refuse, without its work."""
-        samples, bank = self._counts(source)
-        references.check_size(source, 'bank' if bank else 'samples', samples)
         if self.statistics is not None:
             self.statistics_of(source, networks)
+        samples, bank = self._counts(source)
+        references.check_size(source, 'bank' if bank else 'samples', samples)
 
     def _counts(self, source: references.Source) -> tuple[int, int]:
         """Over how many images moments are taken, and of how many features are kept."""
@@ -290,7 +290,8 @@ class DiMELoss(AdversarialLoss):
         estimator: how distributions are compared: 'moments' (the paper's), or the squared maximum mean discrepancy
             with the kernel 'linear', 'rbf' or 'cubic'.
         unbiased: for kernels, whether to leave out pairs of an image with itself; True by default.
-        bank: for kernels, how many of the reference's images the student's are compared with; 2048 by default.
+        bank: for kernels, how many of the reference's images the student's are compared with; 2048 by default, or all
+            that the data set or the file of statistics has.
         refresh: for kernels, after how many of the generator's steps 32 (or fewer, of large images) of them make way
             for new ones; 0 is never.
         reference: what to match, the 'teacher' or the 'data' set.
@@ -337,7 +338,7 @@ class DiMELoss(AdversarialLoss):
 
     @classmethod
     def check_arguments(
-        cls, *, networks: Mapping[str, dict] | None = None, training_set_kwargs: dict | None = None, **arguments
+        cls, *, networks: Mapping[str, dict], training_set_kwargs: dict | None = None, **arguments
     ) -> None:
         """Refuse what the constructor would trip over, before a run directory exists."""
         matching = _matching(arguments)
@@ -356,7 +357,7 @@ class DiMELoss(AdversarialLoss):
                 'at a time, add unbiased=false or raise --batch-gpu.'
             )
         if at_once < batch and not ESTIMATORS[matching.estimator].has_bank:
-            click.echo(
+            print(
                 f'DiME takes moments over {at_once} images at a time, not over the batch of {batch}. If memory allows, '
                 'raise that: `distill --batch-gpu`, `train.py --batch`; or take an estimator that does not mind, '
                 '--loss-arg estimator=rbf.'
