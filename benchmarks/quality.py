@@ -8,7 +8,8 @@ Needs a labelled dataset zip in the host's format, any. In turn: trains a classi
 unless `--teacher` names one; prunes it; trains a student for each ratio and method; measures the snapshots; and writes
 `table.md`, `results.json`, `curves.png` and `images-*.png` into the output directory, after every student anew.
 
-Started again with the same `--outdir`, it goes on where it was: what is finished is not done again.
+Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, and what was
+interrupted is continued exactly. With a larger `--kimg`, finished students are trained further.
 """
 
 import json
@@ -178,10 +179,9 @@ def train_teacher(settings: Settings, outdir: Path) -> Path:
     args.D_kwargs.epilogue_kwargs = dict(mbstd_group_size=8)
     args.loss_kwargs.update(pl_weight=0, style_mixing_prob=0)  # As the host's configuration for 32×32, --cfg=cifar.
     args.G_opt_kwargs.lr = args.D_opt_kwargs.lr = settings.lr
-    args.update(ema_kimg=5, kimg_per_tick=max(settings.teacher_kimg / 30, 1))
-    desc, args = options.compress(desc, args, device=settings.device)
-    run_dir = runs.next_run_dir(str(outdir / 'teacher'), desc)
-    runs.start(args, run_dir)
+    args.update(ema_kimg=5, kimg_per_tick=5, state_kimg=5)
+    desc, args = options.compress(desc, args, loop=options.OUR_LOOP, device=settings.device)
+    runs.continue_or_start(str(outdir / 'teacher'), desc, args, resume='latest')
     return last_snapshot(outdir / 'teacher', settings.teacher_kimg)
 
 
@@ -240,6 +240,8 @@ def train_student(settings: Settings, outdir: Path, teacher: Path, start: Path, 
             mirror=settings.mirror,
             kimg_per_tick=settings.kimg / 4,
             snap=1,
+            state_kimg=1,
+            resume='latest',
             seed=settings.seed,
             workers=1,
             device=settings.device,
