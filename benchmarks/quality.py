@@ -78,6 +78,7 @@ class Settings:
     weight: float
     statistics: int
     samples: int
+    also: tuple[str, ...]
     mirror: bool
     seed: int
     device: str | None
@@ -90,6 +91,10 @@ SMOKE.update(methods=('adversarial', 'both'), statistics=64, samples=64)
 
 def numbers(_context, _parameter, text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(','))
+
+
+def specs(_context, _parameter, text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(',')))
 
 
 def method_names(_context, _parameter, text: str) -> tuple[str, ...]:
@@ -120,6 +125,7 @@ def method_names(_context, _parameter, text: str) -> tuple[str, ...]:
 @click.option('--weight', default=0.5, show_default=True, help='DiME’s weight λ.')
 @click.option('--statistics', default=10000, show_default=True, help='Teacher images that DiME’s moments are of.')
 @click.option('--samples', default=5000, show_default=True, help='Images that each number is of.')
+@click.option('--also', default='', callback=specs, help='Embeddings for further Fréchet distances, such as inception.')
 @click.option('--mirror/--no-mirror', default=True, show_default=True)
 @click.option('--seed', default=0, show_default=True)
 @click.option('--device', help='[default: CUDA where there is one]')
@@ -271,6 +277,7 @@ class Ruler:
         self.embedding = embeddings.load(f'{spec}@size={training_set.resolution}', self.device)
         self.classify = embeddings.load(f'{spec}#classify@size={training_set.resolution}', self.device)
         self.reals = features.of_data(self.embedding, self.training_set_kwargs, self.device)
+        self.others = {spec: embeddings.load(spec, self.device) for spec in settings.also}
         self.path = outdir / 'results.json'
         self.rows = json.loads(self.path.read_text()) if self.path.exists() else []
         if not self.rows:
@@ -283,6 +290,7 @@ class Ruler:
         """Add a row for a snapshot, unless there is one."""
         from stylegan2_compress import pickles, profiling
         from stylegan2_compress.evaluation import features, samples
+        from stylegan2_compress.evaluation.distances import frechet_distance
 
         if any(row['file'] == str(pkl) for row in self.rows):
             return
@@ -293,6 +301,9 @@ class Ruler:
         found = self._distances(features.embed(self.embedding, fakes, self.device, count, name), self.reals)
         logits = features.embed(self.classify, fakes, self.device, count, name)
         found['recognised'] = float((logits.argmax(1) == c.argmax(1).numpy()).mean()) if G.c_dim else None
+        for spec, embedding in self.others.items():
+            reals = features.of_data(embedding, self.training_set_kwargs, self.device)
+            found[f'fd {spec}'] = frechet_distance(features.embed(embedding, fakes, self.device, count, name), reals)
         found.update(parameters=profiling.parameters(G), macs=profiling.macs(G))
         self._add(dict(name=name, ratio=ratio, kimg=kimg, file=str(pkl), **found))
 
@@ -321,10 +332,9 @@ class Ruler:
 
 def table(rows: list[dict]) -> str:
     """The last snapshots as Markdown, the best of each ratio in bold."""
-    lines = [
-        '| ratio | MACs | | thousand images | Fréchet distance | recognised | density | coverage |',
-        '| --- | --- | --- | --- | --- | --- | --- | --- |',
-    ]
+    others = list(dict.fromkeys(key for row in rows for key in row if key.startswith('fd ')))
+    titles = ['ratio', 'MACs', '', 'thousand images', 'Fréchet distance', 'recognised', 'density', 'coverage', *others]
+    lines = [f'| {" | ".join(titles)} |', f'| {" | ".join(["---"] * len(titles))} |']
     last = {(row['ratio'], row['name']): row for row in rows}
     for (ratio, name), row in last.items():
         rivals = [other['frechet_distance'] for (its_ratio, _), other in last.items() if its_ratio == ratio]
@@ -339,6 +349,7 @@ def table(rows: list[dict]) -> str:
             '' if row.get('recognised') is None else f'{row["recognised"]:.1%}',
             f'{row["density"]:.2f}',
             f'{row["coverage"]:.2f}',
+            *(f'{row[key]:.2f}' if key in row else '' for key in others),
         ]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
