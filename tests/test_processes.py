@@ -1,0 +1,138 @@
+"""Two gloo processes: the same training as in one, and what happens when one fails or all are asked to stop."""
+
+import os
+
+import pytest
+import several_runs
+import torch
+from tiny_runs import ADAM, loop_arguments
+
+from stylegan2_compress import launch, options, pickles
+from stylegan2_compress.losses.nickel import dual_arguments
+
+DISTILLATION = options.OUR_LOOP
+TICKETS = 'stylegan2_compress.training_loops.ticket_search.training_loop'
+AUGMENT = dict(
+    augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1, cutout=1),
+    augment_p=0.3,
+    ada_target=0.1,
+    ada_interval=2,
+    ada_kimg=0.4,
+)
+EMBEDDING = 'efficientnet_lite0@size=32'
+LAZY = dict(G_reg_interval=2, D_reg_interval=3)
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp('processes')
+    os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(path / 'cache')
+    yield path
+    del os.environ['STYLEGAN2_COMPRESS_CACHE']
+
+
+@pytest.fixture(scope='module')
+def cases(directory, make_dataset_zip, make_generator, make_discriminator):
+    """By name: arguments of a run with two processes, and those that differ with one."""
+    data = make_dataset_zip(directory, n=13, labels=3)
+    teacher = str(directory / 'teacher.pkl')
+    G, D = (
+        make_generator(c_dim=3).eval(),
+        make_discriminator(c_dim=3, epilogue_kwargs=dict(mbstd_num_channels=0)).eval(),
+    )
+    pickles.save(teacher, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+
+    def case(name, one, loop=DISTILLATION, **changes):
+        given = dict(batch_size=16, batch_gpu=4, total_kimg=0.064, network_snapshot_ticks=1000, **LAZY) | changes
+        args = loop_arguments(directory / name, data, labels=True, **given)
+        return name, (dict(args, loop=loop), one)
+
+    # Noise, mixing and augmentation are a round's: what two processes do, one does in more rounds.
+    plain = case('plain', dict(), **AUGMENT)
+    # Terms that look at a batch see that of all processes: what two do, one does in rounds twice as large. Nothing may
+    # be a round's then, nor may the discriminator look at the batch, of which each process has half. Near zero, Adam
+    # makes large steps of rounding errors, but for a large epsilon.
+    calm = dict(ADAM, eps=1e-3)
+    synthesis = dict(channel_base=64, channel_max=8, use_noise=False)
+    G_kwargs = dict(z_dim=16, w_dim=16, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=synthesis)
+    D_kwargs = dict(channel_base=64, channel_max=8, epilogue_kwargs=dict(mbstd_num_channels=0))
+    D_kwargs.update(class_name='training.networks.Discriminator')
+    shared = dict(G_opt_kwargs=calm, D_opt_kwargs=calm, same_noise_for_all=True)
+    both = dict(r1_gamma=1, style_mixing_prob=0, pl_batch_shrink=1, teacher=teacher)
+    both.update(embeddings=[EMBEDDING], weights=[1], samples=8)
+    dime = case(
+        'dime',
+        dict(batch_gpu=8),
+        loss_kwargs=dict(class_name='stylegan2_compress.DiMELoss', **both),
+        G_kwargs=dict(G_kwargs, class_name='training.networks.Generator'),
+        D_kwargs=D_kwargs,
+        **shared,
+    )
+    nickel = case(
+        'nickel',
+        dict(batch_gpu=8),
+        loss_kwargs=dict(class_name='stylegan2_compress.NickelDimeLoss', **both),
+        G_kwargs=dict(G_kwargs, class_name='training.networks.Generator'),
+        D_kwargs=dual_arguments(D_kwargs, D, 'scratch', {'b4': 16}),
+        **shared,
+    )
+    tickets = case(
+        'tickets',
+        dict(batch_gpu=8),
+        loop=TICKETS,
+        loss_kwargs=dict(
+            class_name='stylegan2_compress.MomentMatchingLoss',
+            embedding=EMBEDDING,
+            training_set_kwargs=plain[1][0]['training_set_kwargs'],
+            total_kimg=0.064,
+        ),
+        G_kwargs=dict(G_kwargs, class_name='stylegan2_compress.ScoreMaskedGenerator', keep=0.5),
+        **(shared | dict(G_reg_interval=None)),
+    )
+    return dict([plain, dime, nickel, tickets])
+
+
+@pytest.fixture(scope='module')
+def weights(directory, cases):
+    """By name: the weights that one process and that two processes end with."""
+
+    def run(num_gpus, runs):
+        runs = [dict(run, run_dir=f'{run["run_dir"]}-{num_gpus}') for run in runs]
+        for each in runs:
+            os.makedirs(each['run_dir'])
+        args = dict(num_gpus=num_gpus, run_dir=str(directory), device='cpu', cases=runs)
+        if num_gpus == 1:
+            several_runs.training_loop(rank=0, **args)
+        else:
+            launch.run(dict(args, loop='several_runs.training_loop'))
+        return [weights_in(each['run_dir']) for each in runs]
+
+    one = run(1, [two | different for two, different in cases.values()])
+    two = run(2, [two for two, _different in cases.values()])
+    return {name: pair for name, *pair in zip(cases, one, two, strict=True)}
+
+
+def weights_in(run_dir):
+    networks = pickles.load(f'{run_dir}/network-snapshot-000000.pkl')
+    return {
+        f'{name}.{key}': value
+        for name in ('G', 'D', 'G_ema', 'augment_pipe')
+        if networks[name] is not None
+        for key, value in networks[name].state_dict().items()
+    }
+
+
+@pytest.mark.parametrize('name', ['plain', 'tickets'])
+def test_two_processes_train_as_one(weights, name):
+    one, two = weights[name]
+    torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['dime', 'nickel'])
+def test_two_processes_train_as_one_with_absolute_differences(weights, name):
+    """DiME's gradient jumps where moments are equal, and so do the few weights for which rounding decides."""
+    one, two = weights[name]
+    assert one.keys() == two.keys()
+    differences = torch.cat([(one[key] - two[key]).abs().flatten() for key in one])
+    assert differences.max() < 1e-3
+    assert differences.quantile(0.99) < 1e-5
