@@ -207,8 +207,9 @@ def test_almost_empty_directories_are_runs(make_run, tmp_path):
     assert 'batch_size 8' in re.sub(r'\s+', ' ', page.text)
     page = write(make_run('broken-options', stats=[tick(1.0)]))
     assert 'no training_options.json' in page.text
-    (tmp_path / 'broken-options' / 'training_options.json').write_text('[' * 100000)
-    assert 'training_options.json cannot be read' in write(tmp_path / 'broken-options').text
+    for text in ['[' * 100000, '{"a": ' * 900 + '1' + '}' * 900, '{"a": 1', '[]', '']:
+        (tmp_path / 'broken-options' / 'training_options.json').write_text(text)
+        assert 'training_options.json cannot be read' in write(tmp_path / 'broken-options').text
 
 
 def test_what_is_no_run_is_refused_before_anything_is_written(make_run, tmp_path):
@@ -444,6 +445,22 @@ def test_big_images_become_small(with_networks, tmp_path, make_generator, make_d
     small = [picture for picture in page.all('img') if picture['alt'].startswith('at 1 kimg')]
     assert {(picture['width'], picture['height']) for picture in small} == {('128', '128')}
     assert all(picture['src'].startswith('data:image/jpeg;base64,') for picture in small)
+
+
+def test_other_widths_of_z_are_told(with_networks, make_generator, make_discriminator):
+    run_dir, _teacher, _student = with_networks
+    G = make_generator(z_dim=8)
+    pickles.save(run_dir / 'network-snapshot-000007.pkl', dict(G=G, D=make_discriminator(), G_ema=G))
+    assert 'images are of different z' in write(run_dir, snapshots=1).text
+
+
+def test_a_snapshot_that_is_being_written(with_networks):
+    run_dir, _teacher, _student = with_networks
+    newest = run_dir / 'network-snapshot-000007.pkl'
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    page = write(run_dir, snapshots=2, latency=True)
+    assert 'The snapshot network-snapshot-000007.pkl cannot be opened' in page.text
+    assert 'Student, 0 kimg' in page.text
 
 
 def test_networks_that_cannot_be_opened_are_told(with_networks):

@@ -31,6 +31,7 @@ class Generator:
 
     kimg: int | None  # None for the teacher.
     file: str
+    z_dim: int
     images: list[PIL.Image.Image]  # Of the same `COLUMNS` latents.
     parameters: int
     macs: int
@@ -68,6 +69,8 @@ def look(runs: list[Run], snapshots: int, latency: bool) -> list[Pictures]:
             if student := _look_at(file, kimg, measured, f'The snapshot {file.name}', pictures.notes):
                 pictures.students.append(student)
             bar.update()
+        if pictures.teacher and any(student.z_dim != pictures.teacher.z_dim for student in pictures.students):
+            pictures.notes.append('Teacher and student have z of different widths, so their images are of different z.')
         if not pictures.students:
             pictures.crop = _crop(run, pictures.notes)
     bar.close()
@@ -139,6 +142,7 @@ def _look_at(file: str | os.PathLike, kimg: int | None, latency: bool, what: str
     return Generator(
         kimg=kimg,
         file=str(file),
+        z_dim=G.z_dim,
         images=[images.grid(image, 1) for image in images.to_uint8(batch)[:, None]],
         parameters=profiling.parameters(G),
         macs=profiling.macs(G),

@@ -218,6 +218,8 @@ def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictu
 def _counts(generator: 'Generator', teacher: 'Generator | None', measured: str | None) -> list[Element | str]:
     def cell(name: str, form, less: str, more: str) -> Element | str:
         value, reference = getattr(generator, name), getattr(teacher, name, None)
+        if value is None:
+            return DASH
         if name == 'parameters' and generator.kept is not None:
             return element('span', form(value), element('small', f'{form(generator.kept)} kept by the mask'))
         if not reference or value == reference:

@@ -23,6 +23,7 @@ RUN_FILES = (
     'fakes*.png',
 )
 LOG_TAIL = 1 << 18  # Bytes at the end of log.txt that are looked at.
+DEEPEST = 50  # Levels of JSON.
 PATIENCE = 900  # Seconds without a line after which a run is taken for dead, unless its ticks take longer.
 
 # What the loops print as they get on; below it, a traceback is the end.
@@ -92,7 +93,13 @@ def read(run_dir: str | os.PathLike) -> Run:
     Raises:
         UserError: it is none.
     """
-    path = Path(run_dir)
+    try:
+        return _read(Path(run_dir))
+    except OSError as error:
+        raise UserError(f'Cannot read {error.filename or run_dir}: {error.strerror}.') from error
+
+
+def _read(path: Path) -> Run:
     _require_run(path)
     notes = []
     options = _read_options(path / 'training_options.json', notes)
@@ -119,8 +126,6 @@ def _require_run(path: Path) -> None:
         raise UserError(
             f'{path} is no run directory: {"it is a file" if path.exists() else "there is no such directory"}.'
         )
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise UserError(f'{path} cannot be read: no permission.')
     if not any(_files(path)):
         inside = sorted(child.name for child in path.iterdir() if child.is_dir() and any(_files(child)))
         hint = f'; there are runs in it, such as {path / inside[-1]}' if inside else ''
@@ -144,10 +149,7 @@ def _read_options(file: Path, notes: list[str]) -> dict:
     if not file.is_file():
         notes.append('There is no training_options.json, so what the run was started with is not known.')
         return {}
-    try:
-        options = json.loads(file.read_text(encoding='utf-8', errors='replace'))
-    except (ValueError, RecursionError, OSError):
-        options = None
+    options = _json(file.read_text(encoding='utf-8', errors='replace'))
     if not isinstance(options, dict):
         notes.append('training_options.json cannot be read, so what the run was started with is not known.')
         return {}
@@ -205,10 +207,7 @@ def _json_lines(file: Path, notes: list[str]) -> Iterator[dict]:
     broken = 0
     with open(file, encoding='utf-8', errors='replace') as lines:
         for line in lines:
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
+            record = _json(line)
             if isinstance(record, dict):
                 yield record
             elif line.endswith('\n') and line.strip():
@@ -295,6 +294,20 @@ def duration(seconds: float) -> str:
 
 
 # --- Values that may be anything --------------------------------------------------------------------------------------
+
+
+def _json(text: str) -> object:
+    """What the text says, or None where it is no JSON, or nested deeper than anything we could show."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return None if _deeper(value, DEEPEST) else value
+
+
+def _deeper(value: object, levels: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_deeper(each, levels - 1) for each in inside)
 
 
 def _get(value: object, name: str) -> object:
