@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from stylegan2_compress import digits, images, mnist, options, pickles, profiling, pruning
+from stylegan2_compress import digits, images, mnist, options, pickles, profiling, pruning, runs
 from stylegan2_compress.distillation import distill
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.distances import frechet_distance
@@ -19,7 +19,7 @@ from stylegan2_compress.evaluation.samples import generate
 TEACHER = 'mnist_teacher.safetensors'
 # Networks this small, in runs this short, want a higher learning rate and a shorter average than the host's
 # configurations have; R1's weight and the missing path length and mixing are those of the teacher's training.
-RECIPE = dict(batch=16, gamma=2.0, lr=0.006, ema_kimg=0.5, pl_weight=0, kimg_per_tick=1)
+RECIPE = dict(batch=16, gamma=2.0, lr=0.006, ema_kimg=0.5, pl_weight=0, kimg_per_tick=1, state_kimg=2)
 EMBEDDING = 'efficientnet_lite0@size=32'
 WEIGHT = 0.5  # At 20, the paper's for DINO, moments of 16 images of ten digits drown the discriminator's gradient.
 
@@ -36,7 +36,9 @@ class Row:
 
 
 def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5000) -> str:
-    """Compress the shipped MNIST teacher: dataset and teacher in `outdir`, everything else in a new run directory.
+    """Compress the shipped MNIST teacher: dataset and teacher in `outdir`, everything else in a run directory.
+
+    One that was interrupted goes on where it was.
 
     Args:
         outdir: an existing `mnist.zip` or `teacher.pkl` there is used, not replaced.
@@ -67,6 +69,7 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
         seed=seed,
         workers=1,
         device='cpu',
+        resume=runs.LATEST,
         **RECIPE,
     )
     student = sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))[-1]

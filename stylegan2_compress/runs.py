@@ -40,7 +40,7 @@ def continue_or_start(
         args: keyword arguments of `options.run_loop`, without `rank` and `run_dir`.
         student: contents of a network pickle that the run starts from; written to `student.pkl` in the run directory.
         resume: None starts a new run; 'latest' continues the newest one in `outdir` that has the same options, and
-            starts one if there is none; a run directory continues that one.
+            starts one if there is none, or if that was to be longer; a run directory continues that one.
         dry_run: print the options, and write and run nothing.
 
     Returns:
@@ -138,9 +138,12 @@ def find(outdir: str, args: dict, student: dict | None, resume: str | None) -> s
     if resume == LATEST:
         for run_dir in reversed(run_dirs(outdir)):
             old = read_options(run_dir)
-            if old is not None and not differences(old, in_run_dir(args, old['run_dir'], student)):
+            if old is None or old['total_kimg'] > args['total_kimg']:
+                continue
+            if not differences(old, in_run_dir(args, old['run_dir'], student)):
                 return run_dir
-        print(f'--resume={LATEST}: there is no run with these options in {outdir} yet, so this is a new one.')
+        if run_dirs(outdir):
+            print(f'There is no run with these options in {outdir}, so this is a new one.')
         return None
     old = read_options(resume)
     if old is None:

@@ -1,6 +1,8 @@
 """The quickstart in small, and the networks that ship with the package."""
 
 import json
+import os
+import signal
 from importlib import resources
 
 import numpy as np
@@ -11,7 +13,9 @@ from click.testing import CliRunner
 
 from stylegan2_compress import digits, mnist, quickstart
 from stylegan2_compress.cli import main
+from stylegan2_compress.errors import Stopped
 from stylegan2_compress.evaluation import distances, samples
+from stylegan2_compress.training_loops import data
 
 
 @pytest.fixture(autouse=True)
@@ -79,8 +83,27 @@ def test_frechet_distance_is_the_hosts():
     assert distances.frechet_distance(x, y) == pytest.approx(expected, rel=1e-8)
 
 
-def test_end_to_end_in_small(tmp_path, capsys):
-    run_dir = quickstart.quickstart(str(tmp_path / 'out'), ratio=0.7, kimg=1, seed=0, samples=200)
+def test_end_to_end_in_small(tmp_path, monkeypatch, capsys):
+    """Interrupted on the way, and started again."""
+    given = dict(outdir=str(tmp_path / 'out'), ratio=0.7, kimg=1, seed=0, samples=200)
+
+    def interrupted(real_rounds, training_set, z_dim, share, random_seed, cur_nimg, phase):
+        if (cur_nimg, phase) == (320, 0):
+            signal.raise_signal(signal.SIGINT)
+        return rounds(real_rounds, training_set, z_dim, share, random_seed, cur_nimg, phase)
+
+    with monkeypatch.context() as patched:
+        rounds = data.rounds
+        patched.setattr(data, 'rounds', interrupted)
+        with pytest.raises(Stopped, match=r'at 0\.336 kimg'):
+            quickstart.quickstart(**given)
+    capsys.readouterr()
+    run_dir = quickstart.quickstart(**given)
+    assert (
+        os.listdir(tmp_path / 'out').count('00000-mnist-cond-auto1-kimg1-gamma2-batch16-noaug-ratio0.7-DiMELoss') == 1
+    )
+    with open(f'{run_dir}/stats.jsonl') as file:
+        assert [json.loads(line)['Progress/tick']['mean'] for line in file] == [0, 1]
     printed = capsys.readouterr().out
     rows = {
         line.split()[0]: line.split()

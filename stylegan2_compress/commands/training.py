@@ -94,7 +94,7 @@ def distill(host_dir, **options):
 def quickstart(host_dir, **options):
     """Compress a small StyleGAN2 on real digits, on a CPU, in minutes.
 
-    Needs the extra: pip install "stylegan2-compress[quickstart]".
+    Needs the extra: pip install "stylegan2-compress[quickstart]". Interrupted, it goes on when it is started again.
 
     \b
     Example:
