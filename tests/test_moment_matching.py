@@ -344,9 +344,9 @@ def test_layers_and_pooling():
         (dict(moving_average_lr=0), 'moving_average_lr=0'),
     ],
 )
-def test_arguments_are_refused_before_a_run(arguments, sentence):
+def test_arguments_are_refused_before_a_run(data, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
-        MomentMatchingLoss.check_arguments(**({'embedding': EMBEDDING} | arguments))
+        MomentMatchingLoss.check_arguments(**({'embedding': EMBEDDING, 'training_set_kwargs': data} | arguments))
 
 
 def no_layers():

@@ -40,7 +40,11 @@ class LayerFeatures:
         pool: int = 0,
         device: torch.device | str = 'cpu',
     ):
-        require_layers(embedding)
+        if not embedding.has_layers:
+            raise UserError(
+                f'Embedding {embedding.spec} shows no layers: use one that does, such as vgg19_bn or '
+                'efficientnet_lite0.'
+            )
         self.embedding = embedding
         self.layers = parse_layers(layers)
         self.pool = pool
@@ -68,14 +72,6 @@ class LayerFeatures:
         if self.pool:
             maps = [torch.nn.functional.adaptive_avg_pool2d(x, min(self.pool, x.shape[-1])) for x in maps]
         return maps
-
-
-def require_layers(embedding: Embedding) -> None:
-    """Refuse an embedding that shows no layers."""
-    if not embedding.has_layers:
-        raise UserError(
-            f'Embedding {embedding.spec} shows no layers: use one that does, such as efficientnet_lite0 or vgg19_bn.'
-        )
 
 
 def parse_layers(layers: str | int | Sequence[int] | None) -> list[int] | None:

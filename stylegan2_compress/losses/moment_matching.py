@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import dnnlib
 import torch
 from torch_utils import misc
 from training.loss import Loss
@@ -139,16 +140,24 @@ class MomentMatchingLoss(Loss):
 
     @classmethod
     def check_arguments(
-        cls, *, embedding=PAPER_EMBEDDING, layers=None, pool=0, samples=None, moving_average_lr=PAPER_RATE, **_others
+        cls,
+        *,
+        training_set_kwargs,
+        embedding=PAPER_EMBEDDING,
+        layers=None,
+        pool=0,
+        samples=None,
+        moving_average_lr=PAPER_RATE,
+        **_others,
     ) -> None:
         """Refuse what the constructor would trip over, before a run directory exists."""
-        layer_features.require_layers(load(embedding, 'cpu'))
-        layer_features.parse_layers(layers)
         for name, value, least in [('pool', pool, 0), ('samples', 2 if samples is None else samples, 2)]:
             if not (isinstance(value, int) and value >= least):
                 raise UserError(f'--loss-arg {name}={value} must be a whole number, at least {least}.')
         if not (isinstance(moving_average_lr, (int, float)) and moving_average_lr > 0):
             raise UserError(f'--loss-arg moving_average_lr={moving_average_lr} must be a number above 0.')
+        image_shape = dnnlib.util.construct_class_by_name(**training_set_kwargs).image_shape
+        LayerFeatures(load(embedding, 'cpu'), image_shape, layers, pool)
 
     def _scale(self, variance: torch.Tensor) -> torch.Tensor:
         """For each entry [dim], one over the standard deviation of its layer: the root of its mean variance."""

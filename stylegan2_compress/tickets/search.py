@@ -115,11 +115,11 @@ def find_ticket(
     args.device = str(device)
     if device.type == 'cpu':
         options.prepare_for_cpu(args)
-    args.D_kwargs = args.D_opt_kwargs = None
     given_to_loss = (f'embedding={embedding}', *loss_args)
     if reference == 'teacher':
         given_to_loss += (f'teacher={teacher}',)
     options.use_loss(args, LOSS, given_to_loss, None, options.Networks())
+    args.D_kwargs = args.D_opt_kwargs = None
     masked_G = build(args.G_kwargs, args.training_set_kwargs)
     run_dir = runs.next_run_dir(outdir, desc)
     start = None

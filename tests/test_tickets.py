@@ -1,0 +1,482 @@
+"""tickets/: rules over time, masks as bytes, the ticket file, and the commands."""
+
+import glob
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+from host_alone import WITHOUT_OUR_PACKAGE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_pruned import HOST_SCRIPT
+from training import networks
+
+from stylegan2_compress import cli, host, pickles
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.networks.masked import ScoreMaskedGenerator
+from stylegan2_compress.tickets import baking, coding, rules, ticket_file
+from stylegan2_compress.tickets.search import find_ticket
+
+HOST = host.activate().path
+EMBEDDING = 'module:test_moment_matching:tiny@size=image'
+SHAPE = dict(
+    z_dim=16,
+    c_dim=0,
+    w_dim=16,
+    img_resolution=16,
+    img_channels=3,
+    mapping_kwargs={'num_layers': 2},
+    synthesis_kwargs={'channel_base': 256, 'channel_max': 16},
+)
+PAPER256 = dict(
+    z_dim=512,
+    c_dim=0,
+    w_dim=512,
+    img_resolution=256,
+    img_channels=3,
+    mapping_kwargs={'num_layers': 8},
+    synthesis_kwargs={'channel_base': 16384, 'channel_max': 512},
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+
+
+def make(**changes):
+    """A masked generator that has been trained a little: scores and the average of W are not where they start."""
+    G = ScoreMaskedGenerator(**{**SHAPE, 'keep': 0.3, **changes})
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for scores in G.parameters():
+            scores += torch.rand(scores.shape, generator=draws) * scores.std()
+    G(torch.randn(4, 16, generator=draws), None)
+    return G.eval().requires_grad_(False)
+
+
+def images(G, **how):
+    z = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    return G(z, torch.zeros(3, 0), noise_mode='const', **how)
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+# --- Rules ------------------------------------------------------------------------------------------------------------
+
+
+def alive(G):
+    return torch.cat([part.tensor(name, '_alive').flatten() for part in G.parts for name in part.names])
+
+
+@pytest.mark.parametrize('rule', ['gem-miner', 'imp'])
+def test_rules_with_steps_leave_exactly_what_their_schedule_says(rule):
+    G = make(rule=rule, keep=0.1)
+    steps = rules.RULES[rule].steps if rule == 'gem-miner' else rules.RULES[rule].rounds
+    total, before = len(alive(G)), alive(G)
+    for progress in np.linspace(0, 1, 41):
+        rules.RULES[rule].advance(G.parts, progress)
+        done = int(steps * min(progress / 0.9, 1) + 1e-9)
+        now = alive(G)
+        assert int(now.sum()) == round(0.1 ** (done / steps) * total)
+        assert not (now & ~before).any()  # What is dead stays dead.
+        before = now
+    assert int(now.sum()) == round(0.1 * total)
+
+
+def test_gem_miner_freezes_the_lowest_and_rounds():
+    G = make(rule='gem-miner', keep=0.5)
+    scores = torch.cat([part.tensor(name, '_scores').flatten() for part in G.parts for name in part.names])
+    with torch.no_grad():
+        G.synthesis.b8.conv1.weight_scores.view(-1)[0] = -3
+    rules.RULES['gem-miner'].advance(G.parts, 1)
+    assert G.synthesis.b8.conv1.weight_scores.view(-1)[0] == 0
+    assert scores[alive(G)].clamp(max=1).min() >= scores[~alive(G)].clamp(max=1).max()
+    for part in G.parts:
+        for name, mask in part.masks().items():
+            assert torch.equal(mask, part.tensor(name, '_alive') & (part.tensor(name, '_scores') > 0.5))
+    penalty = rules.RULES['gem-miner'].penalty(G.parts)
+    clamped = sum(float(scores.double().square().sum()) for scores in G.parameters())
+    torch.testing.assert_close(float(penalty), 5e-7 * clamped, rtol=1e-4, atol=0)
+
+
+def test_imp_keeps_the_largest_and_rewinds():
+    G = make(rule='imp', keep=0.5)
+    start = {name: part.tensor(name, '_start').clone() for part in G.parts for name in part.names}
+    before = {
+        name: (part.tensor(name) * (0.01 if part is G.mapping else 1)).abs() for part in G.parts for name in part.names
+    }
+    rules.RULES['imp'].advance(G.parts, 0.05)
+    assert alive(G).all()  # The first round is not over.
+    rules.RULES['imp'].advance(G.parts, 0.9)
+    kept = {name: part.tensor(name, '_alive') for part in G.parts for name in part.names}
+    lowest = min(float(before[name][mask].min()) for name, mask in kept.items() if mask.any())
+    assert lowest >= max(float(before[name][~mask].max()) for name, mask in kept.items() if not mask.all())
+    for part in G.parts:
+        for name in part.names:
+            assert torch.equal(part.tensor(name), start[name])
+
+
+# --- Masks as bytes ---------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 300), st.sampled_from([0, 0.01, 0.1, 0.5, 0.9, 1]))
+def test_what_is_coded_comes_back(seed, size, keep):
+    mask = np.random.default_rng(seed).random(size) < keep
+    coded = coding.encode(mask)
+    assert np.array_equal(coding.decode(coded, size), mask)
+    assert len(coded.remainders) == coding.remainder_bytes(coded.ones, size, coded.shift)
+
+
+@pytest.mark.parametrize('keep', [0.001, 0.02, 0.1, 0.25, 0.9])
+def test_codes_come_close_to_the_entropy(keep):
+    mask = np.random.default_rng(0).random(1_000_000) < keep
+    coded = coding.encode(mask)
+    entropy = -(keep * np.log2(keep) + (1 - keep) * np.log2(1 - keep)) * mask.size
+    assert entropy * 0.99 < 8 * (len(coded.quotients) + len(coded.remainders)) < entropy * 1.03
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(-2, 60), st.integers(-1, 40), st.binary(max_size=12), st.binary(max_size=12))
+def test_codes_that_are_none_are_refused(ones, shift, quotients, remainders):
+    try:
+        mask = coding.decode(coding.Coded(ones, shift, quotients, remainders), 50)
+    except ValueError:
+        return
+    assert mask.sum() == ones
+
+
+def test_a_24_million_parameter_generator_takes_less_than_1800000_bytes(tmp_path):
+    arguments = baking.arguments(make()) | PAPER256 | dict(keep=0.1)
+    shapes = ticket_file.weight_shapes(arguments)
+    rnd, masks = np.random.default_rng(0), {}
+    for name, shape in shapes.items():
+        mask = np.zeros(int(np.prod(shape)), np.bool_)
+        mask[rnd.choice(mask.size, round(0.1 * mask.size), replace=False)] = True
+        masks[name] = mask.reshape(shape)
+    ticket = ticket_file.Ticket(arguments, '', masks, {'mapping.w_avg': np.zeros(512, np.float32)}, {})
+    assert ticket.total == 24_743_232  # And 24,226 biases, constants and noise strengths.
+    assert ticket_file.save(tmp_path / 'big.ticket', ticket) < 1_800_000
+    found = ticket_file.read(tmp_path / 'big.ticket')
+    assert all(np.array_equal(mask, masks[name]) for name, mask in found.masks.items())
+
+
+# --- The file ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('rule', ['edge-popup', 'global-edge-popup', 'gem-miner'])
+@pytest.mark.parametrize('init', ['signed-constant', 'gaussian'])
+def test_a_ticket_brings_back_the_same_images(tmp_path, rule, init):
+    G = make(rule=rule, weight_init=init, seed=2**63 + 1, unmasked=['*torgb.weight'])
+    G.update_masks()
+    ticket_file.save(tmp_path / 'a.ticket', ticket_file.of(G, {'note': 'ü'}))
+    found = ticket_file.read(tmp_path / 'a.ticket')
+    assert found.facts == {'note': 'ü'}
+    back = ticket_file.generator(found, 'a.ticket')
+    baked = baking.bake(back)
+    assert type(baked).__module__ == networks.Generator.__module__
+    for how in ({}, dict(truncation_psi=0.5)):
+        assert torch.equal(images(back, **how), images(G, **how))
+        assert torch.equal(images(baked, **how), images(G, **how))
+    zeros = sum(int((weight == 0).sum()) for name, weight in baked.named_parameters() if name.endswith('weight'))
+    assert zeros == found.total - found.kept  # Weights that are drawn are never zero.
+
+
+def test_a_teachers_ticket_needs_that_teacher(tmp_path, make_generator, make_discriminator):
+    files = []
+    for seed in (1, 2):
+        dense = make_generator(seed).eval()
+        files.append(str(tmp_path / f'{seed}.pkl'))
+        pickles.save(files[-1], dict(G=dense, G_ema=dense, D=make_discriminator(), training_set_kwargs=None,
+                                     augment_pipe=None))  # fmt: skip
+    G = make(weight_init=None, teacher=pickles.sha256(files[0]))
+    baking.put_weights(G, pickles.load(files[0])['G_ema'])
+    ticket_file.save(tmp_path / 'a.ticket', ticket_file.of(G))
+    found = ticket_file.read(tmp_path / 'a.ticket')
+    assert torch.equal(images(ticket_file.generator(found, 'a.ticket', files[0])), images(G))
+    with pytest.raises(UserError, match=r'a\.ticket has the weights of a teacher .* --teacher'):
+        ticket_file.generator(found, 'a.ticket')
+    with pytest.raises(UserError, match='is not the one of'):
+        ticket_file.generator(found, 'a.ticket', files[1])
+    random = ticket_file.of(make())
+    with pytest.raises(UserError, match='leave --teacher out'):
+        ticket_file.generator(random, 'a.ticket', files[0])
+
+
+def test_weights_that_no_seed_brings_back_are_refused():
+    G = make()
+    G.synthesis.b8.conv1.weight[0, 0, 0, 0] += 1
+    with pytest.raises(UserError, match='not those of its seed 0'):
+        ticket_file.of(G)
+    with pytest.raises(UserError, match='imp trains weights'):
+        ticket_file.of(make(rule='imp'))
+
+
+def test_weights_that_come_out_otherwise_are_noticed(tmp_path, monkeypatch):
+    found = ticket_file.of(make())
+    monkeypatch.setattr(
+        'stylegan2_compress.networks.masked.random_signs', lambda rnd, count: np.ones(count, np.float32)
+    )
+    with pytest.raises(UserError, match='come out otherwise'):
+        ticket_file.generator(found, 'a.ticket')
+
+
+def test_damaged_files_are_refused(tmp_path):
+    path = tmp_path / 'a.ticket'
+    ticket_file.save(path, ticket_file.of(make()))
+    content = path.read_bytes()
+    rnd = np.random.default_rng(0)
+    for place in [0, 12, 14, 20, len(content) - 1, *rnd.integers(len(content), size=30)]:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << rnd.integers(8)]) + content[place + 1 :])
+        with pytest.raises(UserError, match=r'a\.ticket is (no ticket|damaged)'):
+            ticket_file.read(path)
+    for length in [0, 5, 12, 18, 40, 60, len(content) // 2, len(content) - 1]:
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r'a\.ticket is (no ticket|damaged)'):
+            ticket_file.read(path)
+    path.write_bytes(content + b'x')
+    with pytest.raises(UserError, match='damaged'):
+        ticket_file.read(path)
+
+
+def forge(path, ticket, edit=lambda header: None, payload=None, version=1, length=None):
+    """A file with a right checksum and whatever else is wanted."""
+    ticket_file.save(path, ticket)
+    content = path.read_bytes()[:-32]
+    (size,) = struct.unpack('<I', content[14:18])
+    header = json.loads(content[18 : 18 + size])
+    edit(header)
+    text = json.dumps(header).encode()
+    body = content[18 + size :] if payload is None else payload
+    forged = content[:12] + struct.pack('<HI', version, len(text) if length is None else length) + text + body
+    path.write_bytes(forged + hashlib.sha256(forged).digest())
+
+
+def test_forged_files_are_refused_without_effort(tmp_path):
+    ticket = ticket_file.of(make())
+    path = tmp_path / 'a.ticket'
+    forge(path, ticket)
+    ticket_file.read(path)
+    first = next(iter(ticket.masks))
+
+    def arguments(**changes):
+        return lambda header: header['arguments'].update(changes)
+
+    def mask(*numbers):
+        return lambda header: header['masks'].update({first: list(numbers)})
+
+    for edit in [
+        arguments(w_dim=2**40),
+        arguments(w_dim=2**18, z_dim=2**18),
+        arguments(img_resolution=2**30),
+        arguments(synthesis_kwargs={'channel_base': 2**20, 'channel_max': 2**20}),
+        arguments(mapping_kwargs={'num_layers': 10**6}),
+        arguments(w_dim=8),
+        arguments(rule=3),
+        arguments(seed='x'),
+        arguments(masked=['nothing']),
+        arguments(z_dim=[1]),
+        mask(10**9, 2, 5),
+        mask(-1, 2, 5),
+        mask(3, 2, 10**12),
+        mask(3, 60, 1),
+        mask('3', 2, 5),
+        lambda header: header['masks'].pop(first),
+        lambda header: header.pop('trained'),
+        lambda header: header['trained'].update({'mapping.w_avg': [10**12]}),
+        lambda header: header['trained'].update({'mapping.w_avg': [-1]}),
+        lambda header: header.update(arguments=[1]),
+    ]:
+        forge(path, ticket, edit)
+        with pytest.raises(UserError, match=r'a\.ticket is a ticket that makes no sense'):
+            ticket_file.read(path)
+    for changes in (dict(payload=b''), dict(length=2**31), dict(length=5)):
+        forge(path, ticket, **changes)
+        with pytest.raises(UserError, match='makes no sense'):
+            ticket_file.read(path)
+    forge(path, ticket, version=2)
+    with pytest.raises(UserError, match='version 2'):
+        ticket_file.read(path)
+
+
+def test_a_mask_that_is_none_of_its_rules_is_refused():
+    ticket = ticket_file.of(make())
+    name, mask = next(iter(ticket.masks.items()))
+    mask[~mask] = True
+    with pytest.raises(UserError, match=f'mask of {name}'):
+        ticket_file.generator(ticket, 'a.ticket')
+
+
+# --- Commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ticket(tmp_path):
+    path = tmp_path / 'a.ticket'
+    ticket_file.save(path, ticket_file.of(make(), {'frechet_distance': 1.5}))
+    return path
+
+
+def test_load_save_bake_and_show(tmp_path, ticket):
+    assert run('ticket', 'load', ticket, tmp_path / 'masked.pkl').exit_code == 0
+    saved = run('ticket', 'save', '--network=G', tmp_path / 'masked.pkl', tmp_path / 'b.ticket')
+    assert saved.exit_code == 0, saved.output
+    assert run('ticket', 'bake', tmp_path / 'b.ticket', tmp_path / 'plain.pkl').exit_code == 0
+    plain = pickles.load(tmp_path / 'plain.pkl')
+    assert torch.equal(images(plain['G_ema']), images(make()))
+    assert type(plain['G']).__name__ == 'Generator'
+    shown = run('ticket', 'show', '--layers', ticket).output
+    found = ticket_file.read(ticket)
+    for text in ('seed 0, signed-constant', f'{found.kept:,} of {found.total:,}', 'frechet_distance: 1.5'):
+        assert text in shown
+    layers = json.loads(run('ticket', 'show', '--json', ticket).output)['layers']
+    assert layers['synthesis.b8.conv1.weight'] == [round(0.3 * 16 * 16 * 9), 16 * 16 * 9]
+
+
+def test_a_baked_ticket_opens_where_only_the_host_is(tmp_path, ticket):
+    assert run('ticket', 'bake', ticket, tmp_path / 'plain.pkl').exit_code == 0
+    assert b'stylegan2_compress' not in (tmp_path / 'plain.pkl').read_bytes()
+    assert b'ScoreMasked' not in (tmp_path / 'plain.pkl').read_bytes()
+    script = f'import sys; sys.path.insert(0, {str(HOST)!r})\n' + WITHOUT_OUR_PACKAGE + (
+        'import legacy, torch\n'
+        "data = legacy.load_network_pkl(open('plain.pkl', 'rb'))\n"
+        "z = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))\n"
+        "torch.save(data['G_ema'](z, torch.zeros(3, 0), noise_mode='const'), 'images.pt')\n"
+        "data['D'](torch.zeros(1, 3, 16, 16), None)\n"
+    )  # fmt: skip
+    subprocess.run([sys.executable, '-c', script], check=True, cwd=tmp_path)
+    # The host without our repairs resamples in another order of operations.
+    torch.testing.assert_close(torch.load(tmp_path / 'images.pt'), images(make()))
+
+
+@pytest.mark.checkout
+def test_generate_py_runs_a_baked_ticket(tmp_path, ticket):
+    assert run('ticket', 'bake', ticket, tmp_path / 'plain.pkl').exit_code == 0
+    script = [sys.executable, '-c', HOST_SCRIPT, HOST / 'generate.py', f'--network={tmp_path / "plain.pkl"}']
+    options = ['--seeds=3', f'--outdir={tmp_path}', '--trunc=0.7', '--noise-mode=const']
+    subprocess.run([*script, *options], check=True, cwd=HOST, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    z = torch.from_numpy(np.random.RandomState(3).randn(1, 16))
+    image = make()(z, None, truncation_psi=0.7, noise_mode='const')[0].permute(1, 2, 0) * 127.5 + 128
+    pixels = np.asarray(PIL.Image.open(tmp_path / 'seed0003.png'), dtype=np.float32)
+    assert np.abs(pixels - image.clamp(0, 255).floor().numpy()).max() <= 1
+
+
+@pytest.fixture
+def data(tmp_path, make_dataset_zip):
+    return str(make_dataset_zip(tmp_path, n=24))
+
+
+SMALL = dict(z_dim=16, w_dim=16, channel_base=128, channel_max=8, mapping_layers=2, device='cpu', workers=0)
+
+
+def search(data, outdir, **changes):
+    defaults = dict(embedding=EMBEDDING, kimg=1, batch=64, lr=0.01, eval_samples=32, snap=1, kimg_per_tick=0.5)
+    return find_ticket(data, str(outdir), **{**defaults, **changes})
+
+
+@pytest.mark.parametrize('rule', ['edge-popup', 'gem-miner', 'imp'])
+def test_find_ticket_from_random_weights(tmp_path, data, rule, capsys):
+    run_dir = search(data, tmp_path / 'runs', rule=rule, keep=0.2, seed=11, **SMALL)
+    compared = [json.loads(line) for line in Path(run_dir, 'tickets.jsonl').read_text().splitlines()]
+    snapshots = sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))
+    assert len(compared) == 2 * len(snapshots) >= 4
+    if rule == 'imp':
+        assert not glob.glob(f'{run_dir}/*.ticket')
+        assert 'no ticket' in capsys.readouterr().out
+        return
+    best, last = (ticket_file.read(f'{run_dir}/{name}.ticket') for name in ('best', 'last'))
+    assert best.facts == min(compared, key=lambda facts: facts['frechet_distance'])
+    G = pickles.load(snapshots[-1])['G_ema']
+    assert torch.equal(images(ticket_file.generator(last, 'last.ticket')), images(G))
+    start = ScoreMaskedGenerator(**last.arguments)
+    assert last.arguments['seed'] == 11
+    assert not torch.equal(images(start.eval()), images(G))
+
+
+def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_discriminator):
+    dense = make_generator().eval()
+    teacher = str(tmp_path / 'teacher.pkl')
+    pickles.save(teacher, dict(G=dense, G_ema=dense, D=make_discriminator(), training_set_kwargs=None,
+                               augment_pipe=None))  # fmt: skip
+    run_dir = search(data, tmp_path / 'runs', teacher=teacher, reference='teacher', keep=0.5, device='cpu', workers=0,
+                     loss_args=('samples=32',))  # fmt: skip
+    with open(f'{run_dir}/training_options.json') as file:
+        assert json.load(file)['loss_kwargs']['teacher'] == teacher
+    last = ticket_file.read(f'{run_dir}/last.ticket')
+    assert last.arguments['teacher'] == pickles.sha256(teacher)
+    baked = baking.bake(ticket_file.generator(last, 'last.ticket', teacher))
+    kept = baked.synthesis.b8.conv1.weight
+    assert torch.equal(kept[kept != 0], dense.synthesis.b8.conv1.weight[kept != 0])
+    assert int((kept != 0).sum()) == kept.numel() // 2
+
+
+@pytest.mark.parametrize(
+    ('changes', 'sentence'),
+    [
+        (['--keep=0'], '--keep=0 '),
+        (['--keep=1.1'], '--keep=1.1 '),
+        (['--keep=nan'], '--keep=nan '),
+        (['--rule=magic'], '--rule=magic'),
+        (['--weight-init=zero'], '--weight-init=zero'),
+        (['--score-init=zero'], '--score-init=zero'),
+        (['--unmasked=encoder.*'], 'encoder.*'),
+        (['--masked=*bais'], '*bais'),
+        (['--embedding=module:test_moment_matching:no_layers@size=16'], 'shows no layers'),
+        (['--embedding=nothing'], "'nothing'"),
+        (['--lr=0'], '--lr=0'),
+        (['--reference=teacher'], '--reference=teacher needs'),
+        (['--loss-arg', 'layers=7'], 'layers=7'),
+        (['--channel-max=0'], '--channel-max=0'),
+        (['--eval-samples=1'], '--eval-samples=1'),
+        (['--cond=1'], '--cond'),
+        (['--teacher=TEACHER'], 'resolution 16'),
+        (['--data=nowhere.zip'], 'nowhere.zip'),
+    ],
+)
+def test_bad_input_to_find_ticket(tmp_path, changes, sentence, make_dataset_zip, make_generator, make_discriminator):
+    dense = make_generator()
+    pickles.save(tmp_path / 'teacher.pkl', dict(G=dense, G_ema=dense, D=make_discriminator(), training_set_kwargs=None,
+                                                augment_pipe=None))  # fmt: skip
+    path = make_dataset_zip(tmp_path, n=4, resolution=32)
+    before = sorted(os.listdir(tmp_path))
+    shape = [] if 'TEACHER' in changes[0] else ['--z-dim=16', '--w-dim=16', '--channel-base=128', '--channel-max=8']
+    changes = [change.replace('TEACHER', str(tmp_path / 'teacher.pkl')) for change in changes]
+    result = run('find-ticket', f'--data={path}', f'--outdir={tmp_path / "runs"}', f'--embedding={EMBEDDING}',
+                 '--device=cpu', '--kimg=1', *shape, *changes)  # fmt: skip
+    assert result.exit_code == 2, result.output
+    assert sentence in result.output
+    assert 'Traceback' not in result.output
+    assert sorted(set(os.listdir(tmp_path)) - {'cache'}) == before
+
+
+def test_bad_input_to_ticket(tmp_path, ticket, make_generator, make_discriminator):
+    dense = make_generator()
+    plain = tmp_path / 'plain.pkl'
+    pickles.save(plain, dict(G=dense, G_ema=dense, D=make_discriminator(), training_set_kwargs=None, augment_pipe=None))
+    before = sorted(os.listdir(tmp_path))
+    for arguments, sentence in [
+        (['save', plain, tmp_path / 'b.ticket'], 'holds a Generator'),
+        (['save', '--network=D', plain, tmp_path / 'b.ticket'], '--network=D'),
+        (['bake', ticket, plain], 'exists'),
+        (['bake', plain, tmp_path / 'x.pkl'], 'is no ticket'),
+        (['bake', tmp_path / 'none.ticket', tmp_path / 'x.pkl'], 'Cannot read'),
+        (['load', '--teacher', plain, ticket, tmp_path / 'x.pkl'], 'leave --teacher out'),
+        (['load', ticket, tmp_path / 'nowhere' / 'x.pkl'], 'Cannot write'),
+        (['show', plain], 'is no ticket'),
+    ]:
+        result = run('ticket', *arguments)
+        assert result.exit_code == 2, result.output
+        assert sentence in result.output
+    assert sorted(os.listdir(tmp_path)) == before
