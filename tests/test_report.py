@@ -5,6 +5,7 @@ import html
 import html.parser
 import json
 import math
+import os
 import re
 import time
 
@@ -179,9 +180,15 @@ def test_values_that_are_no_numbers_are_left_out(make_run):
 )
 def test_state(make_run, log, kimg, ago, word, words):
     run_dir = make_run(options={'total_kimg': 10}, stats=[tick(kimg, timestamp=time.time() - ago)], log=log)
+    if log is not None:
+        os.utime(run_dir / 'log.txt', (time.time() - ago,) * 2)
     state = reading.read(run_dir).state
     assert state.word == word
     assert words in state.sentence
+
+
+def test_a_run_that_has_just_been_continued_is_alive(make_run):
+    assert reading.read(make_run(stats=[tick(1.0, timestamp=0)], log=LOG)).state.word == 'running'
 
 
 def test_a_crash_shows_its_last_error_line(make_run):
@@ -195,8 +202,9 @@ def test_a_crash_shows_its_last_error_line(make_run):
 
 def test_a_long_tick_is_no_sign_of_death(make_run):
     slow = {'Timing__sec_per_tick': 4000.0, 'Timing__maintenance_sec': 2000.0}
-    state = reading.read(make_run(stats=[tick(1.0, timestamp=time.time() - 10000, **slow)], log=LOG)).state
-    assert state.word == 'running'
+    run_dir = make_run(stats=[tick(1.0, timestamp=time.time() - 10000, **slow)], log=LOG)
+    os.utime(run_dir / 'log.txt', (time.time() - 10000,) * 2)
+    assert reading.read(run_dir).state.word == 'running'
 
 
 def test_almost_empty_directories_are_runs(make_run, tmp_path):

@@ -105,7 +105,9 @@ def _read(path: Path) -> Run:
     options = _read_options(path / 'training_options.json', notes)
     statistics, last_tick = _read_statistics(path / 'stats.jsonl', notes)
     metrics, last_metric = _read_metrics(path, notes)
-    last_sign = max(last_tick, last_metric) or max(file.stat().st_mtime for file in _files(path))
+    log = path / 'log.txt'
+    last_sign = max(last_tick, last_metric, log.stat().st_mtime if log.is_file() else 0)
+    last_sign = last_sign or max(file.stat().st_mtime for file in _files(path))
     run = Run(
         path=path,
         name=path.resolve().name,
@@ -117,7 +119,7 @@ def _read(path: Path) -> Run:
         state=State('running', ''),
         notes=notes,
     )
-    run.state = _state(run, _log_lines(path / 'log.txt'), silence=time.time() - last_sign)
+    run.state = _state(run, _log_lines(log), silence=time.time() - last_sign)
     return run
 
 
