@@ -3,17 +3,21 @@
 import itertools
 import json
 import pickle
+import subprocess
+import sys
 
 import dnnlib
 import legacy
 import numpy as np
 import PIL.Image
+import psutil
 import pytest
 import torch
 from tiny_runs import ADAM, loop_arguments
 
 from stylegan2_compress import pickles
-from stylegan2_compress.training_loops import data, ticket_search
+from stylegan2_compress.errors import DivergedError
+from stylegan2_compress.training_loops import data, loop, snapshots, ticket_search
 from stylegan2_compress.training_loops.distillation import training_loop
 from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases
 
@@ -197,6 +201,39 @@ def test_a_search_for_tickets_trains_no_discriminator(arguments, tmp_path, monke
     assert snapshot['G_ema'](z, c).mean() > untrained(z, c).mean() + 0.1
 
 
+def test_a_run_that_diverges_leaves_a_snapshot_without_nan(arguments, tmp_path, monkeypatch):
+    """A step whose loss is not finite moves neither weights nor averages; after ten the loss gives up."""
+    from stylegan2_compress.losses.base import AdversarialLoss
+
+    judge = AdversarialLoss.judge
+    monkeypatch.setattr(
+        AdversarialLoss, 'judge', lambda self, *args: {name: x * float('nan') for name, x in judge(self, *args).items()}
+    )
+    given = arguments(loss_kwargs=dict(class_name='stylegan2_compress.AdversarialLoss'), total_kimg=1)
+    with pytest.raises(DivergedError):
+        training_loop(**given)
+    networks = pickles.load(tmp_path / 'run' / 'network-snapshot-000000.pkl')
+    for name in ('G', 'G_ema', 'D'):
+        assert all(tensor.isfinite().all() for tensor in networks[name].state_dict().values())
+
+
+def test_memory_does_not_grow(arguments, monkeypatch):
+    """Resident memory from step 100 to step 600, with the state saved every ten steps."""
+    monkeypatch.setattr(snapshots, 'grid_size', lambda _shape: (2, 2))
+    process, resident = psutil.Process(), []
+
+    def look(*args):
+        resident.append(process.memory_info().rss)
+        return update_average(*args)
+
+    update_average = loop.update_average
+    monkeypatch.setattr(loop, 'update_average', look)
+    given = arguments(batch_size=2, batch_gpu=2, total_kimg=1.2, state_kimg=0.02, kimg_per_tick=0.1)
+    training_loop(**dict(given, network_snapshot_ticks=4, data_loader_kwargs=dict(num_workers=1)))
+    assert len(resident) == 600
+    assert max(resident[-50:]) - max(resident[50:100]) < 8 * 2**20
+
+
 def test_phases_are_the_hosts():
     """Names, intervals and lazily corrected Adam settings, from StyleGAN2's appendix B."""
     G, D = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
@@ -220,3 +257,19 @@ def test_phase_repairs_gradients_that_are_not_finite():
     assert not module.weight.requires_grad
     torch.testing.assert_close(before - module.weight.detach(), torch.tensor([[0, 1e5, -1e5]]))
     assert phase.stopwatch.milliseconds()[0] > 0
+
+
+def test_a_run_that_fails_ends_although_it_has_workers(arguments):
+    """Python waits for a process's children before it ends, and workers do not listen to signals."""
+    script = (
+        'import json, sys\n'
+        'from stylegan2_compress import host\n'
+        'host.activate()\n'
+        'from stylegan2_compress.training_loops.distillation import training_loop\n'
+        'training_loop(**json.loads(sys.argv[1]), abort_fn=lambda: 1 / 0)\n'
+    )
+    run = arguments(data_loader_kwargs=dict(num_workers=1), image_snapshot_ticks=None, network_snapshot_ticks=None)
+    result = subprocess.run(
+        [sys.executable, '-c', script, json.dumps(run)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.stderr.splitlines()[-1] == 'ZeroDivisionError: division by zero'

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 
 import dnnlib
@@ -175,7 +176,7 @@ def train(
     if progress_fn is not None:
         progress_fn(progress.cur_nimg // 1000, total_kimg)
     done = progress.cur_nimg >= total_kimg * 1000
-    with Interruption() as interruption:
+    with closing(batches), Interruption() as interruption:  # Workers left alone would keep a failed run from ending.
         while not done:
             real_rounds = next(batches)
             for phase_index, phase in enumerate(phases):
