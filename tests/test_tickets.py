@@ -405,6 +405,18 @@ def test_find_ticket_from_random_weights(tmp_path, data, rule, capsys):
     assert not torch.equal(images(start.eval()), images(G))
 
 
+def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
+    whole = search(data, tmp_path / 'whole', kimg=2, **SMALL)
+    half = search(data, tmp_path / 'halves', kimg=1, **SMALL)
+    assert search(data, tmp_path / 'halves', kimg=2, resume='latest', **SMALL) == half
+    one, two = (ticket_file.read(f'{run_dir}/last.ticket') for run_dir in (whole, half))
+    assert one.facts == two.facts
+    assert all(np.array_equal(mask, two.masks[name]) for name, mask in one.masks.items())
+    with pytest.raises(UserError, match='total_kimg|options'):  # A schedule that has begun cannot be stretched.
+        gem = search(data, tmp_path / 'gem', kimg=1, rule='gem-miner', **SMALL)
+        search(data, tmp_path / 'gem', kimg=2, rule='gem-miner', resume=gem, **SMALL)
+
+
 def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_discriminator):
     dense = make_generator().eval()
     teacher = str(tmp_path / 'teacher.pkl')

@@ -44,6 +44,12 @@ from stylegan2_compress.errors import UserError
 @click.option('--kimg-per-tick', type=float, metavar='N', help='Thousands of images between lines  [default: 4]')
 @click.option('--seed', type=int, metavar='N', help='Of weights, scores and everything else  [default: 0]')
 @click.option('--workers', type=int, metavar='N', help='DataLoader worker processes  [default: 3]')
+@click.option(
+    '--state-kimg', type=float, metavar='N', help='Thousands of images between states to continue from  [default: 40]'
+)
+@click.option(
+    '--resume', metavar='latest|RUN_DIR', help='Continue a run: that one, or the newest with the same options.'
+)
 @click.option('--device', metavar='DEVICE', help='cpu, cuda, cuda:1  [default: CUDA where there is one]')
 @click.option('-n', '--dry-run', is_flag=True, help='Print the options and exit.')
 @click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
@@ -52,7 +58,7 @@ def find_ticket(host_dir, **options):
 
     No weight is ever trained. The run directory holds what other runs leave (training_options.json, log.txt,
     stats.jsonl, fakes*.png, network-snapshot-*.pkl), and at the end best.ticket, last.ticket and tickets.jsonl, which
-    compares all snapshots with the data.
+    compares all snapshots with the data. With --resume=latest, the same command starts and continues.
 
     \b
     Examples:

@@ -81,7 +81,8 @@ class MomentMatchingLoss(Loss):
         teacher: network pickle whose images are the reference, instead of the data set.
         samples: how many images the reference has; by default all of the data set, or 10000 of the teacher.
         moving_average_lr: learning rate of v.
-        training_set_kwargs, total_kimg: of the run; the options fill them in.
+        training_set_kwargs: of the run; the options fill it in.
+        total_kimg: length of the run, for rules with a schedule; the options fill it in.
 
     Raises:
         UserError: for an embedding that cannot be loaded or shows no layers, or layers it does not have.
@@ -135,8 +136,10 @@ class MomentMatchingLoss(Loss):
 
     @classmethod
     def adapt(cls, args: dict, networks: dict | None = None) -> None:
-        """Tell the loss how long the run is, which schedules of masks go by."""
-        args.loss_kwargs.total_kimg = args.total_kimg
+        """Tell the loss how long the run is, if a schedule of masks goes by it. (Other runs can be made longer.)"""
+        rule = args.G_kwargs.get('rule')
+        if rule is not None and RULES[rule].scheduled:
+            args.loss_kwargs.total_kimg = args.total_kimg
 
     @classmethod
     def check_arguments(

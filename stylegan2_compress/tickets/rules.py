@@ -8,7 +8,13 @@ UNTIL = 0.9  # Of a search: when rules that mask in steps have come to their las
 
 
 class EdgePopup:
-    """Top k by score in each layer, from the first step on (Ramanujan et al., CVPR 2020)."""
+    """Top k by score in each layer, from the first step on (Ramanujan et al., CVPR 2020).
+
+    Attributes:
+        scheduled: whether masks depend on how long the search is going to be.
+    """
+
+    scheduled = False
 
     def advance(self, parts: list[ScoreMasked], progress: float) -> None:
         """Called without gradient before each step.
@@ -36,6 +42,7 @@ class GemMiner(EdgePopup):
     counts: at most k of the weights.
     """
 
+    scheduled = True
     steps = 50
     weight = 5e-7  # Of the sum of squared scores in the objective.
 
@@ -57,6 +64,7 @@ class IterativeMagnitude(EdgePopup):
     standard deviation.
     """
 
+    scheduled = True
     rounds = 10
 
     def advance(self, parts, progress):

@@ -41,6 +41,8 @@ def find_ticket(
     kimg_per_tick: float | None = None,
     eval_embedding: str | None = None,
     eval_samples: int = 2000,
+    state_kimg: float | None = None,
+    resume: str | None = None,
     device: str | None = None,
     dry_run: bool = False,
     z_dim: int | None = None,
@@ -64,6 +66,8 @@ def find_ticket(
         kimg_per_tick: thousands of images between two lines of progress.
         eval_embedding: in whose features snapshots are compared with the data; the loss's by default.
         eval_samples: how many images for that.
+        state_kimg: thousands of images after which the state is saved that a run is continued from.
+        resume: 'latest' or a run directory, to continue: see `runs.continue_or_start`.
         device: 'cpu', 'cuda', 'cuda:1'; CUDA where there is one by default.
         dry_run: print the options and write nothing.
         z_dim, w_dim, channel_base, channel_max, mapping_layers: of a random generator; the configuration's by default.
@@ -77,6 +81,9 @@ def find_ticket(
     """
     shape = dict(zip(SHAPE, (z_dim, w_dim, channel_base, channel_max, mapping_layers), strict=True))
     check_options(teacher, reference, keep, rule, weight_init, score_init, lr, eval_samples, shape)
+    for option, value in [('ema-kimg', ema_kimg), ('kimg-per-tick', kimg_per_tick), ('state-kimg', state_kimg)]:
+        if value is not None and not value >= 0:
+            raise UserError(f'--{option}={value:g} must not be negative.')
     options.check_outdir(outdir)
     device = devices.choose(device)
     eval_embedding = eval_embedding or embedding
@@ -111,6 +118,8 @@ def find_ticket(
         args.ema_kimg = ema_kimg
     if kimg_per_tick is not None:
         args.kimg_per_tick = kimg_per_tick
+    if state_kimg is not None:
+        args.state_kimg = state_kimg
     args.loop = LOOP
     args.device = str(device)
     if device.type == 'cpu':
@@ -121,17 +130,10 @@ def find_ticket(
     options.use_loss(args, LOSS, given_to_loss, None, options.Networks())
     args.D_kwargs = args.D_opt_kwargs = None
     masked_G = build(args.G_kwargs, args.training_set_kwargs)
-    run_dir = runs.next_run_dir(outdir, desc)
-    start = None
-    if G is not None:
-        args.resume_pkl = f'{run_dir}/start.pkl'
-        start = starting_networks(masked_G, G, args.training_set_kwargs)
-    runs.print_options(args, run_dir)
-    if dry_run:
-        print('Dry run; exiting.')
-        return run_dir
-    runs.start(args, run_dir, start)
-    keep_tickets(run_dir, eval_embedding, eval_samples, device)
+    start = None if G is None else starting_networks(masked_G, G, args.training_set_kwargs)
+    run_dir = runs.continue_or_start(outdir, desc, args, student=start, resume=resume, dry_run=dry_run)
+    if not dry_run:
+        keep_tickets(run_dir, eval_embedding, eval_samples, device)
     return run_dir
 
 
