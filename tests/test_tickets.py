@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -412,9 +413,13 @@ def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
     one, two = (ticket_file.read(f'{run_dir}/last.ticket') for run_dir in (whole, half))
     assert one.facts == two.facts
     assert all(np.array_equal(mask, two.masks[name]) for name, mask in one.masks.items())
-    with pytest.raises(UserError, match='total_kimg|options'):  # A schedule that has begun cannot be stretched.
-        gem = search(data, tmp_path / 'gem', kimg=1, rule='gem-miner', **SMALL)
-        search(data, tmp_path / 'gem', kimg=2, rule='gem-miner', resume=gem, **SMALL)
+
+
+@pytest.mark.parametrize(('rule', 'length'), [('edge-popup', None), ('global-edge-popup', None), ('gem-miner', 7)])
+def test_only_rules_with_a_schedule_fix_the_length_of_a_search(rule, length):
+    args = SimpleNamespace(G_kwargs={'rule': rule}, loss_kwargs=SimpleNamespace(), total_kimg=7)
+    MomentMatchingLoss.adapt(args)
+    assert getattr(args.loss_kwargs, 'total_kimg', None) == length
 
 
 def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_discriminator):
