@@ -1,13 +1,23 @@
 """Two gloo processes: the same training as in one, and what happens when one fails or all are asked to stop."""
 
+import json
+import multiprocessing
 import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
 
+import click
 import pytest
 import several_runs
 import torch
 from tiny_runs import ADAM, loop_arguments
 
 from stylegan2_compress import launch, options, pickles
+from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.losses.nickel import dual_arguments
 
 DISTILLATION = options.OUR_LOOP
@@ -136,3 +146,63 @@ def test_two_processes_train_as_one_with_absolute_differences(weights, name):
     differences = torch.cat([(one[key] - two[key]).abs().flatten() for key in one])
     assert differences.max() < 1e-3
     assert differences.quantile(0.99) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ('how', 'kind', 'words'),
+    [
+        ('raise', click.ClickException, r'Process 1 of 2 failed:\n(.*\n)*ArithmeticError: the cause'),
+        ('refuse', UserError, '--option=1 makes no sense: leave it out.'),
+        ('kill', click.ClickException, r'Process 1 of 2 was ended from outside \(SIGKILL\).'),
+    ],
+)
+def test_the_first_failure_ends_all_and_is_what_is_told(tmp_path, how, kind, words):
+    start = time.time()
+    with pytest.raises(kind) as raised:
+        launch.run(dict(loop='several_runs.failing', num_gpus=2, run_dir=str(tmp_path), device='cpu', how=how))
+    assert re.fullmatch(words + r'\n?', raised.value.message)
+    assert time.time() - start < 60
+    assert not multiprocessing.active_children()
+
+
+def test_a_signal_to_the_parent_stops_all_after_a_step(tmp_path):
+    def ask():
+        while len(list(tmp_path.glob('ready-*'))) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask, daemon=True).start()
+    with pytest.raises(Stopped, match='Stopped as asked'):
+        launch.run(dict(loop='several_runs.endless', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
+
+
+def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, directory, cases):
+    """The second process is killed once, in the middle; the run ends as if it had not been."""
+    (tmp_path / 'fragile.py').write_text(
+        'import os, signal\n'
+        'from stylegan2_compress.losses.base import AdversarialLoss\n'
+        'class Fragile(AdversarialLoss):\n'
+        '    steps_left = 40\n'
+        '    def accumulate_gradients(self, **kwargs):\n'
+        '        self.steps_left -= 1\n'
+        '        who = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]\n'
+        '        if self.steps_left < 0 and who == ("1", "0"):\n'
+        '            os.kill(os.getpid(), signal.SIGKILL)\n'
+        '        super().accumulate_gradients(**kwargs)\n'
+    )
+    data = cases['plain'][0]['training_set_kwargs']['path']
+    command = [
+        sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--max-restarts=1', '--standalone',
+        '-m', 'stylegan2_compress', 'distill', '--teacher', str(directory / 'teacher.pkl'), '--data', data,
+        '--outdir', str(tmp_path / 'runs'), '--loss', 'fragile.Fragile', '--kimg', '1', '--batch', '32',
+        '--kimg-per-tick', '0.2', '--state-kimg', '0.3', '--workers', '1', '--snap', '1000',
+        '--device', 'cpu',
+    ]  # fmt: skip
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path), OMP_NUM_THREADS='1')
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    (run_dir,) = (tmp_path / 'runs').iterdir()
+    with open(run_dir / 'stats.jsonl') as file:
+        assert [json.loads(line)['Progress/tick']['mean'] for line in file] == [0, 1, 2, 3, 4, 5]
+    assert 'Training for 1 kimg, from 0.3' in result.stdout
+    assert (run_dir / 'network-snapshot-000001.pkl').exists()

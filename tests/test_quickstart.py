@@ -99,9 +99,7 @@ def test_end_to_end_in_small(tmp_path, monkeypatch, capsys):
             quickstart.quickstart(**given)
     capsys.readouterr()
     run_dir = quickstart.quickstart(**given)
-    assert (
-        os.listdir(tmp_path / 'out').count('00000-mnist-cond-auto1-kimg1-gamma2-batch16-noaug-ratio0.7-DiMELoss') == 1
-    )
+    assert len([name for name in os.listdir(tmp_path / 'out') if name.startswith('0')]) == 1
     with open(f'{run_dir}/stats.jsonl') as file:
         assert [json.loads(line)['Progress/tick']['mean'] for line in file] == [0, 1]
     printed = capsys.readouterr().out
