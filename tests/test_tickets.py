@@ -23,6 +23,7 @@ from training import networks
 
 from stylegan2_compress import cli, host, pickles
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 from stylegan2_compress.tickets import baking, coding, rules, ticket_file
 from stylegan2_compress.tickets.search import find_ticket
@@ -344,6 +345,21 @@ def test_load_save_bake_and_show(tmp_path, ticket):
         assert text in shown
     layers = json.loads(run('ticket', 'show', '--json', ticket).output)['layers']
     assert layers['synthesis.b8.conv1.weight'] == [round(0.3 * 16 * 16 * 9), 16 * 16 * 9]
+
+
+def test_other_commands_take_masked_generators_or_say_why_not(tmp_path, ticket):
+    for command in ('load', 'bake'):
+        assert run('ticket', command, ticket, tmp_path / f'{command}.pkl').exit_code == 0
+    counts = []
+    for command in ('load', 'bake'):
+        profiled = run('profile', '--no-measure', '--json', tmp_path / f'{command}.pkl')
+        assert profiled.exit_code == 0, profiled.output
+        counts.append([json.loads(profiled.output)['profiles'][0][name] for name in ('macs', 'parameters')])
+    assert counts[0] == counts[1]
+    assert 'Suspicious' not in run('inspect', tmp_path / 'load.pkl').output
+    pruned = run('prune', '--teacher', tmp_path / 'load.pkl', '--ratio=0.5', '--out', tmp_path / 'x.pkl')
+    assert pruned.exit_code == 2, pruned.output
+    assert 'ticket bake' in pruned.output
 
 
 def test_a_baked_ticket_opens_where_only_the_host_is(tmp_path, ticket):

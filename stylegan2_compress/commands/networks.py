@@ -114,6 +114,8 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
     criterion_options = pruning.CriterionOptions(samples, batch, seed, content_mask)
     data = pickles.load(teacher, trust=trust)
     options.require_generator(teacher, data)
+    if type(data['G_ema']).__name__ == 'ScoreMaskedGenerator':
+        raise UserError(f'{teacher} has masked weights: prune what `ticket save` and `ticket bake` make of it.')
     if data['D'] is None:
         raise UserError(f'{teacher} has no discriminator, without which the host opens no pickle: name one that has.')
     if widths is None:
@@ -159,13 +161,14 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
 
     host.activate(host_dir)
     from stylegan2_compress import devices, options, pickles, profiling
+    from stylegan2_compress.tickets import baking
 
     device = devices.choose(device)
     generators = []
     for file in files:
         data = pickles.load(file, trust=trust)
         options.require_generator(file, data)
-        generators.append(data['G_ema'].eval())
+        generators.append(baking.plain(data['G_ema']).eval())
     profiles = []
     for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
         file_bytes = Path(pickles.local_file(file)).stat().st_size

@@ -34,7 +34,9 @@ _UNUSUAL = {
 _USUAL_IMPORTS = {
     'collections',
     'dnnlib',
+    'fnmatch',
     'functools',
+    'hashlib',
     'math',
     'numpy',
     'scipy',

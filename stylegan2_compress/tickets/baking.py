@@ -31,6 +31,11 @@ def bake(G: ScoreMaskedGenerator) -> torch.nn.Module:
     return dense.train(G.training).requires_grad_(False)
 
 
+def plain(G: torch.nn.Module) -> torch.nn.Module:
+    """The generator itself, baked if it is masked."""
+    return bake(G) if isinstance(G, ScoreMaskedGenerator) else G
+
+
 @torch.no_grad()
 def put_weights(G: ScoreMaskedGenerator, dense: torch.nn.Module) -> None:
     """Give a masked generator the weights and everything else of a dense one. Its scores stay."""
