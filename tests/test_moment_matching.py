@@ -341,6 +341,9 @@ def test_layers_and_pooling():
         (dict(layers=''), 'layers='),
         (dict(pool=-1), 'pool=-1'),
         (dict(samples=1), 'samples=1'),
+        (dict(samples=24), 'samples=24 is more than the 23'),
+        (dict(normalize='yes'), 'normalize=yes'),
+        (dict(per_class='each'), 'per_class=each'),
         (dict(moving_average_lr=0), 'moving_average_lr=0'),
     ],
 )

@@ -471,6 +471,8 @@ def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_
         (['--lr=0'], '--lr=0'),
         (['--reference=teacher'], '--reference=teacher needs'),
         (['--loss-arg', 'layers=7'], 'layers=7'),
+        (['--loss-arg', 'per_class=true'], 'needs labels'),
+        (['--seed=-1'], '--seed=-1'),
         (['--channel-max=0'], '--channel-max=0'),
         (['--eval-samples=1'], '--eval-samples=1'),
         (['--cond=1'], '--cond'),

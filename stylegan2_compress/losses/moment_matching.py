@@ -151,16 +151,28 @@ class MomentMatchingLoss(Loss):
         pool=0,
         samples=None,
         moving_average_lr=PAPER_RATE,
+        normalize=False,
+        per_class=None,
+        teacher=None,
         **_others,
     ) -> None:
         """Refuse what the constructor would trip over, before a run directory exists."""
+        training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
         for name, value, least in [('pool', pool, 0), ('samples', 2 if samples is None else samples, 2)]:
             if not (isinstance(value, int) and value >= least):
                 raise UserError(f'--loss-arg {name}={value} must be a whole number, at least {least}.')
         if not (isinstance(moving_average_lr, (int, float)) and moving_average_lr > 0):
             raise UserError(f'--loss-arg moving_average_lr={moving_average_lr} must be a number above 0.')
-        image_shape = dnnlib.util.construct_class_by_name(**training_set_kwargs).image_shape
-        LayerFeatures(load(embedding, 'cpu'), image_shape, layers, pool)
+        for name, value in [('normalize', normalize), ('per_class', per_class)]:
+            if value not in (None, False, True):
+                raise UserError(f'--loss-arg {name}={value} must be true or false.')
+        if per_class and not training_set.has_labels:
+            raise UserError('--loss-arg per_class=true needs labels: --cond=1 turns them on where the data has any.')
+        if teacher is None and samples is not None and samples > len(training_set):
+            raise UserError(
+                f'--loss-arg samples={samples} is more than the {len(training_set)} images of the data set.'
+            )
+        LayerFeatures(load(embedding, 'cpu'), training_set.image_shape, layers, pool)
 
     def _scale(self, variance: torch.Tensor) -> torch.Tensor:
         """For each entry [dim], one over the standard deviation of its layer: the root of its mean variance."""

@@ -81,14 +81,19 @@ def find_ticket(
     """
     shape = dict(zip(SHAPE, (z_dim, w_dim, channel_base, channel_max, mapping_layers), strict=True))
     check_options(teacher, reference, keep, rule, weight_init, score_init, lr, eval_samples, shape)
-    for option, value in [('ema-kimg', ema_kimg), ('kimg-per-tick', kimg_per_tick), ('state-kimg', state_kimg)]:
+    given = {name: value for name, value in host_options.items() if value is not None}
+    for option, value in [
+        ('ema-kimg', ema_kimg),
+        ('kimg-per-tick', kimg_per_tick),
+        ('state-kimg', state_kimg),
+        ('seed', given.get('seed')),
+    ]:
         if value is not None and not value >= 0:
             raise UserError(f'--{option}={value:g} must not be negative.')
     options.check_outdir(outdir)
     device = devices.choose(device)
     eval_embedding = eval_embedding or embedding
     embeddings.load(eval_embedding, 'cpu')
-    given = {name: value for name, value in host_options.items() if value is not None}
     G = None
     if teacher is not None:
         teacher_data = pickles.load(teacher)
