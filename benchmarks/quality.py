@@ -122,7 +122,7 @@ def method_names(_context, _parameter, text: str) -> tuple[str, ...]:
 @click.option('--gamma', default=0.02, show_default=True, help='Weight of the R1 penalty.')
 @click.option('--ema-kimg', default=1.0, show_default=True)
 @click.option('--embedding', default='efficientnet_lite0@size=32', show_default=True, help='Of DiME and of `images`.')
-@click.option('--weight', default=0.5, show_default=True, help='DiME’s weight λ.')
+@click.option('--weight', default=1.0, show_default=True, help='DiME’s weight λ.')
 @click.option('--statistics', default=10000, show_default=True, help='Teacher images that DiME’s moments are of.')
 @click.option('--samples', default=5000, show_default=True, help='Images that each number is of.')
 @click.option('--also', default='', callback=specs, help='Embeddings for further Fréchet distances, such as inception.')
@@ -244,7 +244,7 @@ def train_student(settings: Settings, outdir: Path, teacher: Path, start: Path, 
             ema_kimg=settings.ema_kimg,
             pl_weight=0,
             mirror=settings.mirror,
-            kimg_per_tick=settings.kimg / 4,
+            kimg_per_tick=settings.kimg / 3,
             snap=1,
             state_kimg=1,
             resume='latest',
@@ -275,7 +275,7 @@ class Ruler:
         training_set, self.training_set_kwargs = recipes.open_training_set(settings.data)
         spec = f'torchscript:{outdir / "classifier.pt"}'
         self.embedding = embeddings.load(f'{spec}@size={training_set.resolution}', self.device)
-        self.classify = embeddings.load(f'{spec}#classify@size={training_set.resolution}', self.device)
+        self.head = torch.jit.load(outdir / 'classifier.pt').head
         self.reals = features.of_data(self.embedding, self.training_set_kwargs, self.device)
         self.others = {spec: embeddings.load(spec, self.device) for spec in settings.also}
         self.path = outdir / 'results.json'
@@ -298,9 +298,10 @@ class Ruler:
         count, seed = self.settings.samples, self.settings.seed + 1
         c = samples.draw_labels(self.training_set_kwargs, G.c_dim, count, seed)
         fakes = list(samples.fakes(G, samples.latents(G, count, seed), c, noise_seed=seed))
-        found = self._distances(features.embed(self.embedding, fakes, self.device, count, name), self.reals)
-        logits = features.embed(self.classify, fakes, self.device, count, name)
-        found['recognised'] = float((logits.argmax(1) == c.argmax(1).numpy()).mean()) if G.c_dim else None
+        seen = features.embed(self.embedding, fakes, self.device, count, name)
+        found = self._distances(seen, self.reals)
+        classes = self.head(torch.from_numpy(seen)).argmax(1)
+        found['recognised'] = (classes == c.argmax(1)).float().mean().item() if G.c_dim else None
         for spec, embedding in self.others.items():
             reals = features.of_data(embedding, self.training_set_kwargs, self.device)
             found[f'fd {spec}'] = frechet_distance(features.embed(embedding, fakes, self.device, count, name), reals)
