@@ -53,7 +53,13 @@ def join_torchrun(device: str | None) -> None:
     """Meet the other processes, if torchrun started this one. The first keeps its voice, the others fall silent."""
     if torchrun_processes() is None or torch.distributed.is_initialized():
         return
-    join(device, int(os.environ['RANK']), int(os.environ['WORLD_SIZE']))
+    store, rank, size = next(torch.distributed.rendezvous('env://'))
+    if os.environ.get('GROUP_WORLD_SIZE') == '1':
+        # On one machine, torchrun keeps its store when it starts processes again, and some versions of torch would find
+        # the addresses of the processes before in it.
+        attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)
+        store = torch.distributed.PrefixStore(f'attempt {attempt}', store)
+    join(device, rank, size, store)
     if torch.distributed.get_rank() != 0:
         sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (for as long as the process lives)
 
