@@ -12,8 +12,10 @@ import click
     '--metrics', default='fid50k_full', show_default=True, metavar='NAME,…', help='What to measure, see above.'
 )
 @click.option('--samples', type=click.IntRange(min=10), metavar='N', help='Images per number  [default: as named, 50k]')
-@click.option('--repeats', type=click.IntRange(min=1), default=1, show_default=True, help='Seeds per number.')
-@click.option('--seed', type=click.IntRange(min=0), default=0, show_default=True, help='The first seed.')
+@click.option(
+    '--repeats', type=click.IntRange(min=1), default=1, show_default=True, metavar='R', help='Seeds per number.'
+)
+@click.option('--seed', type=click.IntRange(min=0), default=0, show_default=True, metavar='N', help='The first seed.')
 @click.option('--mirror', is_flag=True, help='Data for fid50k, kid50k and pr50k3 includes flipped images.')
 @click.option('--device', metavar='NAME', help='Where to compute  [default: cuda where there is one, else cpu]')
 @click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')
