@@ -197,8 +197,8 @@ def test_the_global_threshold_follows_scores_when_the_generator_is_called():
     G = make(keep=0.2, rule=GLOBAL).eval()
     before = G(*latents())
     with torch.no_grad():
-        for scores in G.parameters():
-            scores.copy_(scores.flip(0))
+        for index, scores in enumerate(G.parameters()):
+            scores.copy_(scores.flip(0) * (1 + index))
     after = G(*latents())
     masks = all_masks(G).values()
     assert not torch.equal(before, after)
