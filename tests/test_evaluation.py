@@ -513,6 +513,11 @@ def test_unknown_metrics_are_refused(place):
     assert 'layers' in refused(place, '--metrics', f'agreement:{spec}')
 
 
+def test_data_without_enough_neighbours_are_refused(place, tmp_path, make_dataset_zip):
+    few = make_dataset_zip(tmp_path, n=5, labels=2)
+    assert 'has 5 images' in refused(place, '--metrics', f'dc:{spec_of(place)}', data=few)
+
+
 def test_networks_that_do_not_fit_are_refused(place, make_dataset_zip, make_generator, make_discriminator):
     for name, kwargs in [
         ('big', dict(resolution=32)),

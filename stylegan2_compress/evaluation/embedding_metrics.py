@@ -1,9 +1,11 @@
 """Distances between data and generated images in any embedding: `fd:SPEC`, `kd:SPEC`, `dc:SPEC`."""
 
+import dnnlib
 import numpy as np
 import torch
 
 from stylegan2_compress import embeddings
+from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import features, samples
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.distances import density_coverage, frechet_distance, kernel_distance
@@ -76,6 +78,13 @@ class DensityCoverage(EmbeddingMetric):
 
     def suffix(self) -> str:
         return str(NEIGHBOURS)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        reals = len(dnnlib.util.construct_class_by_name(**setting.training_set_kwargs))
+        if reals <= NEIGHBOURS:
+            data = setting.training_set_kwargs['path']
+            raise UserError(f'--data={data} has {reals} images, and {self.name} needs more than {NEIGHBOURS}.')
 
     def compare(self, reals: np.ndarray, fakes: np.ndarray, rnd: np.random.Generator) -> dict[str, float]:
         some = reals[rnd.permutation(len(reals))[: len(fakes)]]
