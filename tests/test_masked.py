@@ -184,13 +184,10 @@ def test_global_edge_popup_keeps_exactly_k_of_all(keep, equal):
     masks = all_masks(G).values()
     total = sum(mask.numel() for mask in masks)
     assert sum(int(mask.sum()) for mask in masks) == round(keep * total)
-    if not equal and 0 < keep < 1:
+    if not equal:
         scores = torch.cat([scores.abs().flatten() for scores in G.parameters()])
-        kept = torch.cat(
-            [part.tensor(name, '_scores')[mask] for part in G.parts for name, mask in part.masks().items()]
-        )
-        kept = torch.cat(kept).abs()
-        assert torch.equal(kept.sort().values, scores.sort().values[total - len(kept) :])
+        kept = [part.tensor(name, '_scores')[mask] for part in G.parts for name, mask in part.masks().items()]
+        assert torch.equal(torch.cat(kept).sort().values, scores.sort().values[total - round(keep * total) :])
 
 
 def test_the_global_threshold_follows_scores_when_the_generator_is_called():
