@@ -8,6 +8,7 @@ one has seen before.
 import functools
 import hashlib
 import json
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -207,7 +208,12 @@ def compute(source: Source, embeddings: Sequence[Embedding], samples: int, bank:
     moments = [statistics.MomentAccumulator(embedding.dim, source.device) for embedding in embeddings]
     banks = [torch.zeros([bank, embedding.dim], device=source.device) for embedding in embeddings]
     chunks = range(-(-samples // source.chunk))[rank::processes]
-    for index in tqdm(chunks, desc='Reference statistics', disable=rank != 0):
+    if rank == 0:
+        print(f'Computing reference statistics over {samples:,} images...')
+    quiet = (
+        rank != 0 or not sys.__stderr__.isatty()
+    )  # The host's Logger stands in for sys.stderr and would log the bar.
+    for index in tqdm(chunks, desc='Reference statistics', file=sys.__stderr__, disable=quiet):
         start = index * source.chunk
         images = source.draw(index)[0][: samples - start]
         for embedding, accumulator, features in zip(embeddings, moments, banks, strict=True):

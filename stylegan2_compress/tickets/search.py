@@ -217,7 +217,7 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     reals = features_of(network, samples.reals(training_set), device)
     found, best = [], None
-    for path in tqdm(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl')), desc='Comparing snapshots'):
+    for path in tqdm(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl')), desc='Comparing snapshots', disable=None):
         data = pickles.load(path, device=device)
         for name in ('G', 'G_ema'):
             G = data[name].eval()
