@@ -20,6 +20,7 @@ TEACHER = 'mnist_teacher.safetensors'
 # Networks this small, in runs this short, want a higher learning rate and a shorter average than the host's
 # configurations have; R1's weight and the missing path length and mixing are those of the teacher's training.
 RECIPE = dict(batch=16, gamma=2.0, lr=0.006, ema_kimg=0.5, pl_weight=0, kimg_per_tick=1, state_kimg=2)
+LOSS = 'stylegan2_compress.NickelDimeLoss'
 EMBEDDING = 'efficientnet_lite0@size=32'
 WEIGHT = 0.5  # At 20, the paper's for DINO, moments of 16 images of ten digits drown the discriminator's gradient.
 
@@ -65,6 +66,7 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
         outdir=outdir,
         ratio=ratio,
         kimg=kimg,
+        loss=LOSS,
         loss_args=loss_args(WEIGHT, samples),
         seed=seed,
         workers=1,

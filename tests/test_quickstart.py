@@ -115,7 +115,7 @@ def test_end_to_end_in_small(tmp_path, monkeypatch, capsys):
     picture = PIL.Image.open(f'{run_dir}/compare.png')
     assert picture.size == (3 * 480 + 4 * 16, 480 + 40 + 16)
     with open(f'{run_dir}/training_options.json') as file:
-        assert json.load(file)['loss_kwargs']['class_name'] == 'stylegan2_compress.DiMELoss'
+        assert json.load(file)['loss_kwargs']['class_name'] == 'stylegan2_compress.NickelDimeLoss'
 
 
 def test_a_second_run_replaces_nothing(tmp_path, monkeypatch):

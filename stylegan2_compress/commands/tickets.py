@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from stylegan2_compress.commands.shared import run_options
 from stylegan2_compress.errors import UserError
 
 
@@ -30,9 +31,6 @@ from stylegan2_compress.errors import UserError
 @click.option('--batch', type=int, default=64, show_default=True, metavar='N', help='Batch size.')
 @click.option('--ema-kimg', type=float, metavar='N', help='Half-life of the averaged scores in thousands of images.')
 @click.option('--cfg', metavar='NAME', help='Base configuration of the host  [default: auto]')
-@click.option('--cond', type=bool, metavar='BOOL', help="Use the dataset's labels  [default: if the teacher does]")
-@click.option('--mirror', type=bool, metavar='BOOL', help='Add flipped images  [default: false]')
-@click.option('--subset', type=int, metavar='N', help='Search with only N images  [default: all]')
 @click.option('--z-dim', type=int, metavar='N', help='Width of z, of random weights.')
 @click.option('--w-dim', type=int, metavar='N', help='Width of w, likewise.')
 @click.option('--channel-base', type=int, metavar='N', help='Channels times resolution, likewise.')
@@ -40,19 +38,7 @@ from stylegan2_compress.errors import UserError
 @click.option('--mapping-layers', type=int, metavar='N', help='Layers of the mapping network, likewise.')
 @click.option('--eval-embedding', metavar='SPEC', help='In whose features snapshots are compared  [default: the same]')
 @click.option('--eval-samples', type=int, default=2000, show_default=True, metavar='N', help='Images for that.')
-@click.option('--snap', type=int, metavar='TICKS', help='Ticks between snapshots  [default: 50]')
-@click.option('--kimg-per-tick', type=float, metavar='N', help='Thousands of images between lines  [default: 4]')
-@click.option('--seed', type=int, metavar='N', help='Of weights, scores and everything else  [default: 0]')
-@click.option('--workers', type=int, metavar='N', help='DataLoader worker processes  [default: 3]')
-@click.option(
-    '--state-kimg', type=float, metavar='N', help='Thousands of images between states to continue from  [default: 40]'
-)
-@click.option(
-    '--resume', metavar='latest|RUN_DIR', help='Continue a run: that one, or the newest with the same options.'
-)
-@click.option('--device', metavar='DEVICE', help='cpu, cuda, cuda:1  [default: CUDA where there is one]')
-@click.option('-n', '--dry-run', is_flag=True, help='Print the options and exit.')
-@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+@run_options
 def find_ticket(host_dir, **options):
     """Search for a strong lottery ticket: the mask under which a generator of random weights generates.
 

@@ -2,6 +2,8 @@
 
 import click
 
+from stylegan2_compress.commands.shared import run_options
+
 
 @click.command()
 @click.option('--teacher', required=True, metavar='PKL|URL', help='Network pickle to learn from.')
@@ -29,9 +31,6 @@ import click
 @click.option('--lr', type=float, help='Learning rate of generator and discriminator.')
 @click.option('--ema-kimg', type=float, metavar='N', help='Half-life of the averaged generator in thousands of images.')
 @click.option('--pl-weight', type=float, help='Weight of path length regularisation; 0 switches it off.')
-@click.option('--mirror', type=bool, metavar='BOOL', help='Add flipped images  [default: false]')
-@click.option('--cond', type=bool, metavar='BOOL', help="Use the dataset's labels  [default: if the teacher does]")
-@click.option('--subset', type=int, metavar='N', help='Train with only N images  [default: all]')
 @click.option('--aug', metavar='noaug|ada|fixed', help='Augmentation  [default: noaug, as in the paper]')
 @click.option('--p', type=float, help='Augmentation probability for --aug=fixed.')
 @click.option('--target', type=float, help='ADA target for --aug=ada  [default: 0.6]')
@@ -39,22 +38,7 @@ import click
 @click.option('--freezed', type=int, metavar='N', help='Freeze the first N layers of the discriminator.')
 @click.option('--fp32', type=bool, metavar='BOOL', help='No mixed precision  [default: false; on a CPU always true]')
 @click.option('--metrics', default='none', show_default=True, metavar='NAME,…', help="The host's metrics, or none.")
-@click.option('--snap', type=int, metavar='TICKS', help='Ticks between snapshots  [default: 50]')
-@click.option(
-    '--kimg-per-tick', type=float, metavar='N', help='Thousands of images between progress lines  [default: 4]'
-)
-@click.option('--seed', type=int, metavar='N', help='Random seed  [default: 0]')
-@click.option('--workers', type=int, metavar='N', help='DataLoader worker processes  [default: 3]')
-@click.option('--gpus', type=int, metavar='N', help='Processes, each with a GPU or a share of the CPU  [default: 1]')
-@click.option(
-    '--state-kimg', type=float, metavar='N', help='Thousands of images between states to continue from  [default: 40]'
-)
-@click.option(
-    '--resume', metavar='latest|RUN_DIR', help='Continue a run: that one, or the newest with the same options.'
-)
-@click.option('--device', metavar='DEVICE', help='cpu, cuda, cuda:1  [default: CUDA where there is one]')
-@click.option('-n', '--dry-run', is_flag=True, help='Print the options and exit.')
-@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+@run_options
 def distill(host_dir, **options):
     """Train a small generator to do what a big one does.
 
@@ -88,7 +72,7 @@ def distill(host_dir, **options):
 @click.command()
 @click.option('--outdir', default='quickstart', show_default=True, metavar='DIR', help='Where everything is written.')
 @click.option('--ratio', default=0.7, show_default=True, help='Share of channels to cut.')
-@click.option('--kimg', default=24, show_default=True, help='Length of the distillation in thousands of images.')
+@click.option('--kimg', default=16, show_default=True, help='Length of the distillation in thousands of images.')
 @click.option('--seed', default=0, show_default=True, help='Random seed.')
 @click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch  [default: fetch one]')
 def quickstart(host_dir, **options):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stylegan2_compress import devices, embeddings, options, pickles, recipes, runs
+from stylegan2_compress import devices, embeddings, launch, options, pickles, recipes, runs
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.networks import masked as masks
@@ -102,6 +102,7 @@ def find_ticket(
         if type(G).__name__ != 'Generator':
             raise UserError(f"--teacher={teacher} is a {type(G).__name__}: tickets are made of the host's Generator.")
         given['cond'] = G.c_dim > 0
+    given['gpus'] = launch.number_of_processes(given.get('gpus'))
     desc, args = recipes.host_arguments(data, aug='noaug', **given)
     desc += f'-ticket-{rule}-keep{keep:g}'
 
@@ -138,7 +139,7 @@ def find_ticket(
     start = None if G is None else starting_networks(masked_G, G, args.training_set_kwargs)
     run_dir = runs.continue_or_start(outdir, desc, args, student=start, resume=resume, dry_run=dry_run)
     if not dry_run:
-        keep_tickets(run_dir, eval_embedding, eval_samples, device)
+        keep_tickets(run_dir, eval_embedding, eval_samples, device)  # Under torchrun, only the first process is left.
     return run_dir
 
 
