@@ -346,7 +346,15 @@ class ScoreMaskedGenerator(networks.Generator):
         score_init=None,
         teacher=None,
     ):
-        super().__init__(z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs, synthesis_kwargs)
+        super().__init__(
+            z_dim,
+            c_dim,
+            w_dim,
+            img_resolution,
+            img_channels,
+            mapping_kwargs=mapping_kwargs,
+            synthesis_kwargs=synthesis_kwargs,
+        )
         names = choose([name for name, _parameter in self.named_parameters()], masked, unmasked)
         of_part = {
             part: [name.partition('.')[2] for name in names if name.partition('.')[0] == part]
