@@ -16,7 +16,7 @@ import several_runs
 import torch
 from tiny_runs import ADAM, loop_arguments
 
-from stylegan2_compress import launch, options, pickles
+from stylegan2_compress import host, launch, options, pickles
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.losses.nickel import dual_arguments
 
@@ -196,7 +196,7 @@ def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, dir
         '-m', 'stylegan2_compress', 'distill', '--teacher', str(directory / 'teacher.pkl'), '--data', data,
         '--outdir', str(tmp_path / 'runs'), '--loss', 'fragile.Fragile', '--kimg', '1', '--batch', '32',
         '--kimg-per-tick', '0.2', '--state-kimg', '0.3', '--workers', '1', '--snap', '1000',
-        '--device', 'cpu',
+        '--device', 'cpu', '--host', str(host.activate().path),
     ]  # fmt: skip
     environment = dict(os.environ, PYTHONPATH=str(tmp_path), OMP_NUM_THREADS='1')
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

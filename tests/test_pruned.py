@@ -146,11 +146,11 @@ def test_host_alone_opens_it(tmp_path, make_discriminator, architecture):
     plain = G(z, c, noise_mode='const', force_fp32=True)
     truncated = G(z, c, truncation_psi=0.5, truncation_cutoff=3, noise_mode='const', force_fp32=True)
     assert not torch.allclose(plain, truncated)
-    for name in ('call', 'deepcopy', 're-pickled', 'rebuilt by the host'):
-        assert torch.equal(images[name], plain), name
+    # To rounding: here the host resamples with our repair, there without.
+    for name in ('call', 'deepcopy', 're-pickled', 'rebuilt by the host', 'training'):
+        torch.testing.assert_close(images[name], plain)
     for name in ('truncated', 'in two steps'):
-        assert torch.equal(images[name], truncated), name
-    torch.testing.assert_close(images['training'], plain)
+        torch.testing.assert_close(images[name], truncated)
 
 
 # The host's scripts ask for torch.device('cuda'). This runs one as it is, with every such device replaced by the CPU at
