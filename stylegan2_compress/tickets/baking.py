@@ -22,7 +22,7 @@ def arguments(G: torch.nn.Module) -> dict:
 def bake(G: ScoreMaskedGenerator) -> torch.nn.Module:
     """The host's generator with the same images: weights times masks, and nothing of us."""
     G.update_masks()
-    dense = networks.Generator(**{name: arguments(G)[name] for name in HOST_ARGUMENTS})
+    dense = networks.Generator(**{name: value for name, value in arguments(G).items() if name in HOST_ARGUMENTS})
     baked = {name: getattr(layer, leaf) for name, _part, layer, leaf in G.tensors()}
     for part_name, part in zip(('mapping', 'synthesis'), G.parts, strict=True):
         baked |= {f'{part_name}.{name}': weight for name, weight in part.masked_weights().items()}
