@@ -1,6 +1,6 @@
 """Where we stand in speed: ratios, each measured in this one run.
 
-    python benchmarks/speed.py [--reference DIR] [--device cuda] [--smoke] [--only steps,statistics,loading,latency]
+    python benchmarks/speed.py [--reference DIR] [--device cuda] [--size smoke] [--only steps,latency]
 
 Prints, as Markdown:
 
@@ -10,10 +10,13 @@ Prints, as Markdown:
 * latency: dense against pruned generators at batch 1 and 16, against the ratio of their multiply-accumulates, and
   the operators in which the smallest one spends its time.
 
-`--smoke` runs all of it in a minute at sizes that say nothing.
+`--size gpu` is the paper's FFHQ 256 networks, `cpu` has narrower ones; `smoke` runs all of it in a minute at sizes that
+say nothing.
 """
 
+import contextlib
 import os
+import sys
 import tempfile
 import time
 
@@ -24,26 +27,34 @@ from stylegan2_compress import host
 
 SECTIONS = ('steps', 'statistics', 'loading', 'latency')
 RATIOS = (0.7, 0.8, 0.9, 0.95)
-FULL = dict(
-    steps=dict(channel_base=16384, channel_max=512, ratio=0.9, batch=8, resnet_width=64, rounds=5),
-    statistics=dict(resolution=256, channel_base=16384, samples=256, embedding='efficientnet_lite0'),
-    loading=dict(repeats=3),
-    latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=3.0),
-)
-SMOKE = dict(
-    steps=dict(channel_base=256, channel_max=8, ratio=0.5, batch=2, resnet_width=4, rounds=1),
-    statistics=dict(resolution=32, channel_base=512, samples=32, embedding='efficientnet_lite0@size=32'),
-    loading=dict(repeats=1, shapes={'32 px': (32, 512)}),
-    latency=dict(resolution=32, channel_base=512, ratios=(0.5,), seconds=0.1),
+SIZES = dict(
+    gpu=dict(
+        steps=dict(channel_base=16384, channel_max=512, ratio=0.9, batch=8, resnet_width=64, rounds=5),
+        statistics=dict(resolution=256, channel_base=16384, samples=2048, embedding='efficientnet_lite0'),
+        loading=dict(repeats=3),
+        latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=3.0),
+    ),
+    cpu=dict(
+        steps=dict(channel_base=4096, channel_max=256, ratio=0.9, batch=4, resnet_width=32, rounds=3),
+        statistics=dict(resolution=256, channel_base=4096, samples=64, embedding='efficientnet_lite0'),
+        loading=dict(repeats=3),
+        latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=1.0),
+    ),
+    smoke=dict(
+        steps=dict(channel_base=256, channel_max=8, ratio=0.5, batch=2, resnet_width=4, rounds=1),
+        statistics=dict(resolution=32, channel_base=512, samples=32, embedding='efficientnet_lite0@size=32'),
+        loading=dict(repeats=1, shapes={'32 px': (32, 512)}),
+        latency=dict(resolution=32, channel_base=512, ratios=(0.5,), seconds=0.1),
+    ),
 )
 
 
 @click.command()
 @click.option('--reference', metavar='DIR', help="Checkout of the paper's public code, to be timed too.")
 @click.option('--device', default=None, help='cpu or cuda  [default: CUDA where there is one]')
-@click.option('--smoke', is_flag=True, help='At tiny sizes, to see that it runs.')
+@click.option('--size', type=click.Choice(list(SIZES)), help='smoke: does it run  [default: what the device is]')
 @click.option('--only', default=','.join(SECTIONS), show_default=True, help='Which sections.')
-def main(reference: str | None, device: str | None, smoke: bool, only: str) -> None:
+def main(reference: str | None, device: str | None, size: str | None, only: str) -> None:
     host.activate()
     import pickle_loading
     import step_time
@@ -54,7 +65,7 @@ def main(reference: str | None, device: str | None, smoke: bool, only: str) -> N
     sections = [section.strip() for section in only.split(',')]
     if unknown := set(sections) - set(SECTIONS):
         raise click.UsageError(f'--only={",".join(unknown)} does not exist; there are {", ".join(SECTIONS)}.')
-    sizes = SMOKE if smoke else FULL
+    sizes = SIZES[size or ('cpu' if device == 'cpu' else 'gpu')]
     run = dict(
         steps=lambda: step_time.table(step_time.LOSSES, reference, device, **sizes['steps']),
         statistics=lambda: statistics(torch.device(device), **sizes['statistics']),
@@ -99,7 +110,8 @@ def statistics(device: torch.device, resolution: int, channel_base: int, samples
     def whole_pass():
         seed = len(seconds['statistics'])  # Another one, so that the cache has nothing.
         source = references.TeacherImages(teacher, pickles.load(teacher)['G_ema'], seed=seed, device=device)
-        references.statistics_of(source, [network], samples=batches * batch)
+        with contextlib.redirect_stdout(sys.stderr):
+            references.statistics_of(source, [network], samples=batches * batch)
 
     seconds = dict(generation=[], embedding=[], statistics=[])
     with tempfile.TemporaryDirectory() as directory:

@@ -171,6 +171,7 @@ class Contender:
 def serve(pipe, build, which, inputs, device) -> None:
     import torch
 
+    sys.stdout = sys.stderr  # Standard output is for the table.
     try:
         run_phase = build(which, inputs, torch.device(device))
     except Exception as error:
