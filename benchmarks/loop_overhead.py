@@ -64,7 +64,6 @@ def main(resolution: int, channel_base: int, channel_max: int, batch: int, steps
     host.activate()
     from training.loss import StyleGAN2Loss
 
-    from stylegan2_compress import options, recipes
     from stylegan2_compress.training_loops import distillation, monitor
 
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -75,13 +74,7 @@ def main(resolution: int, channel_base: int, channel_max: int, batch: int, steps
     monitor.Monitor.advance = lambda self, images: (advance(self, images), meter.step_done())
 
     with tempfile.TemporaryDirectory() as directory:
-        data = Path(directory, 'random.zip')
-        write_random_images(data, resolution)
-        _desc, args = recipes.host_arguments(str(data), batch=batch, aug='noaug', workers=1)
-        for kwargs in (args.G_kwargs.synthesis_kwargs, args.D_kwargs):
-            kwargs.update(channel_base=channel_base, channel_max=channel_max)
-        _desc, args = options.compress('', args, loop=options.OUR_LOOP, device=str(device))
-        args.pop('loop')
+        args = arguments_on_random_images(directory, resolution, channel_base, channel_max, batch, device)
         args.update(total_kimg=(steps + 10) * batch / 1e3, kimg_per_tick=1e6)
         args.update(image_snapshot_ticks=None, network_snapshot_ticks=None)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -94,6 +87,22 @@ def main(resolution: int, channel_base: int, channel_max: int, batch: int, steps
     print(f'loss and optimizers   {meter.inside / steps * 1e3:8.2f} ms per step')
     print(f'whole loop            {total / steps * 1e3:8.2f} ms per step')
     print(f'the loop adds         {total / meter.inside - 1:8.1%}')
+
+
+def arguments_on_random_images(
+    directory: str, resolution: int, channel_base: int, channel_max: int, batch: int, device: torch.device
+) -> dict:
+    """Arguments of our training loop with the host's own loss and networks of these widths."""
+    from stylegan2_compress import options, recipes
+
+    data = Path(directory, 'random.zip')
+    write_random_images(data, resolution)
+    _desc, args = recipes.host_arguments(str(data), batch=batch, aug='noaug', workers=1)
+    for kwargs in (args.G_kwargs.synthesis_kwargs, args.D_kwargs):
+        kwargs.update(channel_base=channel_base, channel_max=channel_max)
+    _desc, args = options.compress('', args, loop=options.OUR_LOOP, device=str(device))
+    args.pop('loop')
+    return args
 
 
 def write_random_images(path: Path, resolution: int, count: int = 500) -> None:

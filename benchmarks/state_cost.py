@@ -10,11 +10,10 @@ collects, writes or shows statistics. The share of a step that they take is at t
 import contextlib
 import io
 import tempfile
-from pathlib import Path
 
 import click
 import torch
-from loop_overhead import Meter, write_random_images
+from loop_overhead import Meter, arguments_on_random_images
 
 from stylegan2_compress import host
 
@@ -30,7 +29,6 @@ def main(resolution: int, channel_base: int, channel_max: int, batch: int, steps
     host.activate()
     from torch_utils import training_stats
 
-    from stylegan2_compress import options, recipes
     from stylegan2_compress.training_loops import checkpoint, distillation, loop, monitor
 
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -47,13 +45,7 @@ def main(resolution: int, channel_base: int, channel_max: int, batch: int, steps
     )
 
     with tempfile.TemporaryDirectory() as directory:
-        data = Path(directory, 'random.zip')
-        write_random_images(data, resolution)
-        _desc, args = recipes.host_arguments(str(data), batch=batch, aug='noaug', workers=1)
-        for kwargs in (args.G_kwargs.synthesis_kwargs, args.D_kwargs):
-            kwargs.update(channel_base=channel_base, channel_max=channel_max)
-        _desc, args = options.compress('', args, loop=options.OUR_LOOP, device=str(device))
-        args.pop('loop')
+        args = arguments_on_random_images(directory, resolution, channel_base, channel_max, batch, device)
         every = 10 * batch / 1000  # Often enough to be timed.
         args.update(total_kimg=(steps + 10) * batch / 1e3, kimg_per_tick=every, state_kimg=every)
         args.update(image_snapshot_ticks=None, network_snapshot_ticks=None)
