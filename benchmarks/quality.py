@@ -1,17 +1,20 @@
 """Where the methods stand: students of one teacher, cut in the same way, trained by each method on as many images.
 
     python benchmarks/quality.py --data cifar10.zip --outdir runs/quality                 # hours on one core
-    python benchmarks/quality.py --data cifar10.zip --outdir runs/quality --smoke         # does it run: a minute
+    python benchmarks/quality.py --data cifar10.zip --outdir runs/quality --size smoke    # does it run: a minute
 
 Needs a labelled dataset zip in the host's format, any. In turn: trains a classifier on its labels
 (`image_classifier.py`), whose features measure everything and train nothing; trains a teacher with the host's own loss,
-unless `--teacher` names one; prunes it; trains a student for each ratio and method; measures the snapshots; and writes
-`table.md`, `results.json`, `curves.png` and `images-*.png` into the output directory, after every student anew.
+unless `--teacher` names one; prunes it; trains a student for each ratio and method, `--repeats` times; measures the
+snapshots; and writes `table.md`, `results.json`, `curves-*.png` and `images-*.png` into the output directory, anew
+after each ratio.
 
 Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, and what was
-interrupted is continued exactly. With a larger `--kimg`, finished students are trained further.
+interrupted is continued exactly. With a larger `--kimg`, finished students are trained further; with more ratios,
+methods or repeats, they are added. Anything else that would change the numbers is refused.
 """
 
+import itertools
 import json
 import math
 import time
@@ -36,6 +39,7 @@ class Method:
     start: str = 'teacher'  # Where D starts: the teacher's, or from scratch.
     embeds: bool = False  # Takes DiME's arguments.
     layers: bool = False  # Takes an embedding that shows its layers.
+    arguments: tuple[str, ...] = ()  # Further ones.
 
 
 METHODS = {
@@ -45,6 +49,7 @@ METHODS = {
     'dime': Method('DiMELoss', embeds=True),
     'nickel': Method('NICKELLoss', start='scratch'),
     'both': Method('NickelDimeLoss', start='scratch', embeds=True),
+    'both-teacher-d': Method('NickelDimeLoss', embeds=True, arguments=('student_d=teacher',)),
 }
 IN_WORDS = {
     'adversarial': 'adversarial only, D from scratch',
@@ -53,6 +58,7 @@ IN_WORDS = {
     'dime': 'DiME',
     'nickel': 'NICKEL',
     'both': 'NICKEL and DiME',
+    'both-teacher-d': "NICKEL and DiME, both D the teacher's",
 }
 
 
@@ -68,6 +74,7 @@ class Settings:
     epochs: int
     ratios: tuple[float, ...]
     methods: tuple[str, ...]
+    repeats: int
     criterion: str
     kimg: int
     batch: int
@@ -84,88 +91,123 @@ class Settings:
     device: str | None
 
 
-# What `--smoke` puts in the place of the defaults.
-SMOKE = dict(teacher_kimg=1, channel_base=64, channel_max=8, epochs=1, ratios=(0.5,), kimg=1, batch=16)
-SMOKE.update(methods=('adversarial', 'both'), statistics=64, samples=64)
+# What may change between two runs into one output directory: it adds rows and changes none.
+MAY_GROW = ('ratios', 'methods', 'repeats', 'kimg', 'device')
+
+RATIOS = (0.7, 0.8, 0.9, 0.95)
+SIZES = dict(
+    smoke=dict(
+        teacher=None, teacher_kimg=1, channel_base=64, channel_max=8, epochs=1,
+        ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=16, lr=0.004, gamma=0.02, ema_kimg=1.0,
+        embedding='efficientnet_lite0@size=32', weight=1.0, statistics=64, samples=64, also=(),
+    ),
+    cpu=dict(
+        teacher=None, teacher_kimg=150, channel_base=1024, channel_max=64, epochs=6,
+        ratios=RATIOS, methods=tuple(METHODS), kimg=24, batch=16, lr=0.004, gamma=0.02, ema_kimg=1.0,
+        embedding='efficientnet_lite0@size=32', weight=1.0, statistics=10000, samples=5000, also=(),
+    ),
+    gpu=dict(
+        teacher='https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/cifar10.pkl',
+        teacher_kimg=25000, channel_base=32768, channel_max=512, epochs=20,
+        ratios=RATIOS, methods=tuple(METHODS), kimg=3000, batch=64, lr=0.0025, gamma=0.01, ema_kimg=50.0,
+        embedding='dino_resnet50', weight=20.0, statistics=50000, samples=50000, also=('inception',),
+    ),
+)  # fmt: skip
 
 
-def numbers(_context, _parameter, text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(','))
+def listed(kind: type):
+    """A click callback: values of a kind, separated by commas."""
+    return lambda _context, _parameter, text: None if text is None else tuple(map(kind, filter(None, text.split(','))))
 
 
-def specs(_context, _parameter, text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(',')))
-
-
-def method_names(_context, _parameter, text: str) -> tuple[str, ...]:
-    names = tuple(text.split(','))
-    for name in names:
+def method_names(_context, _parameter, text: str | None) -> tuple[str, ...] | None:
+    names = listed(str)(None, None, text)
+    for name in names or ():
         if name not in METHODS:
             raise click.BadParameter(f'{name} is none of {", ".join(METHODS)}.')
     return names
 
 
-@click.command()
+@click.command(epilog='Defaults that are not shown depend on --size; SIZES in the source lists them.')
 @click.option('--data', required=True, metavar='ZIP', help='Labelled dataset in the host’s format.')
 @click.option('--outdir', required=True, metavar='DIR', help='Everything goes there; used again to go on.')
-@click.option('--teacher', metavar='PKL', help='A teacher that exists  [default: train one]')
-@click.option('--teacher-kimg', default=150, show_default=True, help='Else: length of its training.')
-@click.option('--channel-base', default=1024, show_default=True, help='Else: its width; D has half of it.')
-@click.option('--channel-max', default=64, show_default=True, help='Else: its channels at most.')
-@click.option('--epochs', default=6, show_default=True, help='Of the classifier.')
-@click.option('--ratios', default='0.7,0.8,0.9,0.95', show_default=True, callback=numbers)
-@click.option('--methods', default=','.join(METHODS), show_default=True, callback=method_names)
+@click.option('--size', type=click.Choice(list(SIZES)), help='smoke: does it run  [default: what the device is]')
+@click.option('--teacher', metavar='PKL', help='A teacher that exists (path or URL)  [cpu: train one]')
+@click.option('--teacher-kimg', type=click.IntRange(1), help='Else: length of its training.')
+@click.option('--channel-base', type=click.IntRange(64), help='Else: its width; D has half of it.')
+@click.option('--channel-max', type=click.IntRange(1), help='Else: its channels at most.')
+@click.option('--epochs', type=click.IntRange(1), help='Of the classifier.')
+@click.option('--ratios', metavar='A,B,…', callback=listed(float), help='Shares of channels to cut.')
+@click.option('--methods', metavar='A,B,…', callback=method_names, help=f'Of {", ".join(METHODS)}.')
+@click.option('--repeats', type=click.IntRange(1), default=1, show_default=True, help='Trainings of each, by seed.')
 @click.option('--criterion', default='l1-styled', show_default=True, help='Of pruning; one start for all methods.')
-@click.option('--kimg', default=24, show_default=True, help='Length of each student’s training.')
-@click.option('--batch', default=16, show_default=True)
-@click.option('--lr', default=0.004, show_default=True)
-@click.option('--gamma', default=0.02, show_default=True, help='Weight of the R1 penalty.')
-@click.option('--ema-kimg', default=1.0, show_default=True)
-@click.option('--embedding', default='efficientnet_lite0@size=32', show_default=True, help='Of DiME and of `images`.')
-@click.option('--weight', default=1.0, show_default=True, help='DiME’s weight λ.')
-@click.option('--statistics', default=10000, show_default=True, help='Teacher images that DiME’s moments are of.')
-@click.option('--samples', default=5000, show_default=True, help='Images that each number is of.')
-@click.option('--also', default='', callback=specs, help='Embeddings for further Fréchet distances, such as inception.')
+@click.option('--kimg', type=click.IntRange(1), help='Length of each student’s training.')
+@click.option('--batch', type=click.IntRange(1))
+@click.option('--lr', type=float)
+@click.option('--gamma', type=float, help='Weight of the R1 penalty.')
+@click.option('--ema-kimg', type=float)
+@click.option('--embedding', metavar='SPEC', help='Of DiME and of `images`.')
+@click.option('--weight', type=float, help='DiME’s weight λ.')
+@click.option('--statistics', type=click.IntRange(2), help='Teacher images that DiME’s moments are of.')
+@click.option('--samples', type=click.IntRange(2), help='Images that each number is of.')
+@click.option('--also', callback=listed(str), help='Embeddings for further Fréchet distances, such as inception.')
 @click.option('--mirror/--no-mirror', default=True, show_default=True)
 @click.option('--seed', default=0, show_default=True)
 @click.option('--device', help='[default: CUDA where there is one]')
 @click.option('--minutes', type=float, help='Start no further training after so many minutes  [default: no limit]')
-@click.option('--smoke', is_flag=True, help='Tiny: shows that it runs, the numbers mean nothing.')
-def main(outdir: str, minutes: float | None, smoke: bool, **options) -> None:
-    settings = Settings(**{**options, **(SMOKE if smoke else {})})
+def main(outdir: str, size: str | None, minutes: float | None, **options) -> None:
     host.activate(host.find_or_fetch().path)
+    from stylegan2_compress import devices
+
+    size = size or devices.choose(options['device']).type.replace('cuda', 'gpu')
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = Settings(**{'device': None, **SIZES[size], **given})
     outdir = Path(outdir)
-    outdir.mkdir(parents=True, exist_ok=True)
-    (outdir / 'settings.json').write_text(json.dumps(asdict(settings), indent=2))
+    keep(settings, outdir / 'settings.json')
     end = time.time() + 60 * (math.inf if minutes is None else minutes)
 
     if not (outdir / 'classifier.json').exists():
         image_classifier.train(settings.data, str(outdir), settings.epochs, settings.seed)
-    teacher = Path(settings.teacher) if settings.teacher else train_teacher(settings, outdir)
-    ruler = Ruler(settings, outdir, teacher)
-    ruler.measure('teacher', None, teacher, 0)
-    for ratio in settings.ratios:
+    teacher = settings.teacher or train_teacher(settings, outdir)
+    ruler = Ruler(settings, outdir)
+    ruler.measure(teacher, dict(name='teacher'))
+    for seed, ratio in itertools.product(range(settings.seed, settings.seed + settings.repeats), settings.ratios):
         starts = write_starts(settings, outdir, teacher, ratio)
-        ruler.measure('pruned', ratio, starts['teacher'], 0)
+        ruler.measure(starts['teacher'], dict(name='pruned', ratio=ratio))
         for name in settings.methods:
             if time.time() > end:
                 print(f'Stopped after {minutes:g} minutes; the same command goes on.')
                 return
-            for snapshot in train_student(settings, outdir, teacher, starts[METHODS[name].start], ratio, name):
-                ruler.measure(name, ratio, snapshot, kimg_of(snapshot))
-            ruler.write_report()
+            directory = outdir / f'ratio{ratio:g}' / name / f'seed{seed}'
+            for snapshot in train_student(settings, directory, teacher, starts[METHODS[name].start], name, seed):
+                ruler.measure(snapshot, dict(name=name, ratio=ratio, seed=seed, kimg=kimg_of(snapshot)))
+        ruler.write_report()
+
+
+def keep(settings: Settings, path: Path) -> None:
+    """Write the settings, unless what is in their place belongs to other numbers."""
+    new = json.loads(json.dumps(asdict(settings)))
+    old = json.loads(path.read_text()) if path.exists() else new
+    for name in new:
+        if name not in MAY_GROW and new[name] != old.get(name):
+            raise click.UsageError(
+                f'{path.parent} holds results with --{name.replace("_", "-")}={old.get(name)}, not {new[name]}; '
+                'give another --outdir.'
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(new, indent=2))
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def train_teacher(settings: Settings, outdir: Path) -> Path:
-    """The last snapshot of a StyleGAN2 of a few hundred thousand parameters, trained with the host's loss."""
+def train_teacher(settings: Settings, outdir: Path) -> str:
+    """The last snapshot of a StyleGAN2, a small one by default, trained with the host's loss."""
     from stylegan2_compress import options, recipes, runs
 
     finished = last_snapshot(outdir / 'teacher', settings.teacher_kimg)
     if finished:
-        return finished
+        return str(finished)
     desc, args = recipes.host_arguments(
         settings.data,
         kimg=settings.teacher_kimg,
@@ -188,7 +230,7 @@ def train_teacher(settings: Settings, outdir: Path) -> Path:
     args.update(ema_kimg=5, kimg_per_tick=5, state_kimg=5)
     desc, args = options.compress(desc, args, loop=options.OUR_LOOP, device=settings.device)
     runs.continue_or_start(str(outdir / 'teacher'), desc, args, resume='latest')
-    return last_snapshot(outdir / 'teacher', settings.teacher_kimg)
+    return str(last_snapshot(outdir / 'teacher', settings.teacher_kimg))
 
 
 def last_snapshot(outdir: Path, kimg: int) -> Path | None:
@@ -196,7 +238,7 @@ def last_snapshot(outdir: Path, kimg: int) -> Path | None:
     return next(iter(outdir.glob(f'*/network-snapshot-{kimg:06d}.pkl')), None)
 
 
-def write_starts(settings: Settings, outdir: Path, teacher: Path, ratio: float) -> dict[str, Path]:
+def write_starts(settings: Settings, outdir: Path, teacher: str, ratio: float) -> dict[str, Path]:
     """The pruned teacher as every method starts from it: with the teacher's D, and with a D from scratch."""
     from stylegan2_compress import pickles, pruning
 
@@ -214,12 +256,12 @@ def write_starts(settings: Settings, outdir: Path, teacher: Path, ratio: float) 
     return paths
 
 
-def train_student(settings: Settings, outdir: Path, teacher: Path, start: Path, ratio: float, name: str) -> list[Path]:
+def train_student(settings: Settings, directory: Path, teacher: str, start: Path, name: str, seed: int) -> list[Path]:
     """Snapshots of one student's training, which is run unless it is finished."""
     from stylegan2_compress.distillation import distill
 
     method = METHODS[name]
-    loss_args = ['style_mixing_prob=0']
+    loss_args = ['style_mixing_prob=0', *method.arguments]
     if method.embeds:
         loss_args += [
             f'embeddings={settings.embedding}',
@@ -228,10 +270,9 @@ def train_student(settings: Settings, outdir: Path, teacher: Path, start: Path, 
         ]
     if method.layers:
         loss_args += [f'embedding={settings.embedding}']
-    directory = outdir / f'ratio{ratio:g}' / name
     if last_snapshot(directory, settings.kimg) is None:
         distill(
-            str(teacher),
+            teacher,
             settings.data,
             str(directory),
             student=str(start),
@@ -248,7 +289,7 @@ def train_student(settings: Settings, outdir: Path, teacher: Path, start: Path, 
             snap=1,
             state_kimg=1,
             resume='latest',
-            seed=settings.seed,
+            seed=seed,
             workers=1,
             device=settings.device,
         )
@@ -266,11 +307,11 @@ def kimg_of(snapshot: Path) -> int:
 class Ruler:
     """Measures generators in the classifier's features, remembers what it measured, and writes the report."""
 
-    def __init__(self, settings: Settings, outdir: Path, teacher: Path):
+    def __init__(self, settings: Settings, outdir: Path):
         from stylegan2_compress import devices, embeddings, recipes
         from stylegan2_compress.evaluation import features
 
-        self.settings, self.outdir, self.teacher = settings, outdir, teacher
+        self.settings, self.outdir = settings, outdir
         self.device = devices.choose(settings.device)
         training_set, self.training_set_kwargs = recipes.open_training_set(settings.data)
         spec = f'torchscript:{outdir / "classifier.pt"}'
@@ -284,29 +325,31 @@ class Ruler:
             order = np.random.default_rng(settings.seed).permutation(len(self.reals))
             count = min(settings.samples, len(order) // 2)
             half, rest = self.reals[order[:count]], self.reals[order[count:]]
-            self._add(dict(name='data', ratio=None, kimg=0, file=None, **self._distances(half, rest)))
+            self._add(dict(name='data', **self._distances(half, rest)))
 
-    def measure(self, name: str, ratio: float | None, pkl: Path, kimg: int) -> None:
-        """Add a row for a snapshot, unless there is one."""
+    def measure(self, pkl: str | Path, row: dict) -> None:
+        """Add what was measured of a snapshot to a row, and the row to the results, unless the snapshot is in them."""
         from stylegan2_compress import pickles, profiling
         from stylegan2_compress.evaluation import features, samples
         from stylegan2_compress.evaluation.distances import frechet_distance
 
-        if any(row['file'] == str(pkl) for row in self.rows):
+        row['file'] = str(Path(pkl).relative_to(self.outdir)) if self.outdir in Path(pkl).parents else str(pkl)
+        if any(other.get('file') == row['file'] for other in self.rows):
             return
         G = pickles.load(pkl)['G_ema'].to(self.device)
         count, seed = self.settings.samples, self.settings.seed + 1
         c = samples.draw_labels(self.training_set_kwargs, G.c_dim, count, seed)
         fakes = list(samples.fakes(G, samples.latents(G, count, seed), c, noise_seed=seed))
-        seen = features.embed(self.embedding, fakes, self.device, count, name)
-        found = self._distances(seen, self.reals)
-        classes = self.head(torch.from_numpy(seen)).argmax(1)
-        found['recognised'] = (classes == c.argmax(1)).float().mean().item() if G.c_dim else None
+        seen = features.embed(self.embedding, fakes, self.device, count, row['name'])
+        row.update(self._distances(seen, self.reals))
+        if G.c_dim:
+            classes = self.head(torch.from_numpy(seen)).argmax(1)
+            row['recognised'] = (classes == c.argmax(1)).float().mean().item()
         for spec, embedding in self.others.items():
             reals = features.of_data(embedding, self.training_set_kwargs, self.device)
-            found[f'fd {spec}'] = frechet_distance(features.embed(embedding, fakes, self.device, count, name), reals)
-        found.update(parameters=profiling.parameters(G), macs=profiling.macs(G))
-        self._add(dict(name=name, ratio=ratio, kimg=kimg, file=str(pkl), **found))
+            others = features.embed(embedding, fakes, self.device, count, row['name'])
+            row[f'fd {spec}'] = frechet_distance(others, reals)
+        self._add(row | dict(parameters=profiling.parameters(G), macs=profiling.macs(G)))
 
     def _distances(self, features: np.ndarray, reals: np.ndarray) -> dict[str, float]:
         from stylegan2_compress.evaluation import distances
@@ -324,45 +367,70 @@ class Ruler:
     def write_report(self) -> None:
         """Table, curves and images of what has been measured so far."""
         (self.outdir / 'table.md').write_text(table(self.rows))
-        for ratio in sorted({row['ratio'] for row in self.rows if row['ratio'] is not None}):
-            mine = [row for row in self.rows if row['ratio'] == ratio]
+        for ratio in sorted({row['ratio'] for row in self.rows if 'ratio' in row}):
+            mine = [row for row in self.rows if row.get('ratio') == ratio]
             draw_curves(mine, f'ratio {ratio:g}', self.outdir / f'curves-{ratio:g}.png')
-            last = {row['name']: row for row in [*self.rows[1:2], *mine]}
-            draw_images(list(last.values()), self.outdir / f'images-{ratio:g}.png')
+            of_one_seed = [row for row in mine if row.get('seed', self.settings.seed) == self.settings.seed]
+            last = {row['name']: row for row in [self.rows[1], *of_one_seed]}
+            draw_images(self.outdir, list(last.values()), self.outdir / f'images-{ratio:g}.png')
 
 
 def table(rows: list[dict]) -> str:
-    """The last snapshots as Markdown, the best of each ratio in bold."""
+    """The last snapshots as Markdown, mean and standard deviation over seeds, the best of each ratio in bold."""
     others = list(dict.fromkeys(key for row in rows for key in row if key.startswith('fd ')))
-    titles = ['ratio', 'MACs', '', 'thousand images', 'Fréchet distance', 'recognised', 'density', 'coverage', *others]
+    titles = ['ratio', 'MACs', '', 'kimg', 'seeds', 'Fréchet distance', 'recognised', 'density', 'coverage', *others]
     lines = [f'| {" | ".join(titles)} |', f'| {" | ".join(["---"] * len(titles))} |']
-    last = {(row['ratio'], row['name']): row for row in rows}
-    for (ratio, name), row in last.items():
-        rivals = [other['frechet_distance'] for (its_ratio, _), other in last.items() if its_ratio == ratio]
-        best = ratio is not None and row['frechet_distance'] == min(rivals)
-        fd = f'{row["frechet_distance"]:.2f}'
+    groups = last_by_method(rows)
+    for (ratio, name), group in groups.items():
+        rivals = [mean(other, 'frechet_distance') for (its_ratio, _), other in groups.items() if its_ratio == ratio]
+        best = ratio is not None and mean(group, 'frechet_distance') == min(rivals)
+        fd = spread(group, 'frechet_distance', '{:.2f}')
         cells = [
             '' if ratio is None else f'{ratio:g}',
-            f'{row["macs"]:,}' if 'macs' in row else '',
+            f'{group[0]["macs"]:,}' if 'macs' in group[0] else '',
             IN_WORDS.get(name, name),
-            f'{row["kimg"]}' if row['kimg'] else '',
+            str(group[0].get('kimg', '')),
+            str(len(group)) if 'seed' in group[0] else '',
             f'**{fd}**' if best else fd,
-            '' if row.get('recognised') is None else f'{row["recognised"]:.1%}',
-            f'{row["density"]:.2f}',
-            f'{row["coverage"]:.2f}',
-            *(f'{row[key]:.2f}' if key in row else '' for key in others),
+            spread(group, 'recognised', '{:.1%}'),
+            spread(group, 'density', '{:.2f}'),
+            spread(group, 'coverage', '{:.2f}'),
+            *(spread(group, key, '{:.2f}') for key in others),
         ]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
 
-COLOURS = ('#4269d0', '#efb118', '#ff725c', '#6cc5b0', '#3ca951', '#a463f2')
+def last_by_method(rows: list[dict]) -> dict[tuple[float | None, str], list[dict]]:
+    """By ratio and method, in the table's order: for each seed the snapshot after as many images as any has seen."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row.get('ratio'), row['name']), []).append(row)
+    names = ['data', 'teacher', 'pruned', *METHODS]
+    order = sorted(groups, key=lambda key: (key[0] or 0, names.index(key[1])))
+    kimg = {key: max(row.get('kimg', 0) for row in groups[key]) for key in order}
+    return {key: [row for row in groups[key] if row.get('kimg', 0) == kimg[key]] for key in order}
+
+
+def mean(rows: list[dict], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))
+
+
+def spread(rows: list[dict], name: str, form: str) -> str:
+    """Mean and, of several, standard deviation; nothing where it was not measured."""
+    if name not in rows[0]:
+        return ''
+    deviation = float(np.std([row[name] for row in rows], ddof=1)) if len(rows) > 1 else None
+    return form.format(mean(rows, name)) + ('' if deviation is None else f' ± {form.format(deviation)}')
+
+
+COLOURS = ('#4269d0', '#efb118', '#ff725c', '#6cc5b0', '#3ca951', '#a463f2', '#9c6b4e')
 
 
 def draw_curves(
     rows: list[dict], title: str, path: Path, width: int = 560, height: int = 360, margin: int = 48
 ) -> None:
-    """Fréchet distance, on a logarithmic axis, over thousands of images: one line per method."""
+    """Fréchet distance, on a logarithmic axis, over thousands of images: a point per seed, a line through the means."""
     rows = [row for row in rows if row['name'] in METHODS]
     if not rows:
         return
@@ -382,23 +450,26 @@ def draw_curves(
     for distance in (10**low, 10 ** ((low + high) / 2), 10**high):
         draw.text((4, place(0, distance)[1] - 6), f'{distance:.3g}', fill='black')
     for index, name in enumerate(METHODS):
-        points = [place(row['kimg'], row['frechet_distance']) for row in rows if row['name'] == name]
-        draw.line(points, fill=COLOURS[index], width=2)
-        for x, y in points:
+        mine = [row for row in rows if row['name'] == name]
+        at = {kimg: [row for row in mine if row['kimg'] == kimg] for kimg in sorted({row['kimg'] for row in mine})}
+        means = [place(kimg, mean(some, 'frechet_distance')) for kimg, some in at.items()]
+        draw.line(means, fill=COLOURS[index], width=2)
+        for x, y in [place(row['kimg'], row['frechet_distance']) for row in mine]:
             draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=COLOURS[index])
-        if points:
+        if mine:
             draw.text((width, margin + 16 * index), name, fill=COLOURS[index])
     picture.save(path)
 
 
-def draw_images(rows: list[dict], path: Path, columns: int = 20) -> None:
+def draw_images(outdir: Path, rows: list[dict], path: Path, columns: int = 20) -> None:
     """The same latents through each generator: one generator per row, named on the left."""
     from stylegan2_compress import images, pickles
     from stylegan2_compress.evaluation import samples
 
     strips = []
     for row in rows:
-        fakes, _labels = samples.generate(pickles.load(row['file'])['G_ema'], columns, seed=0)
+        file = outdir / row['file'] if (outdir / row['file']).exists() else row['file']  # A teacher may be a URL.
+        fakes, _labels = samples.generate(pickles.load(file)['G_ema'], columns, seed=0)
         strips.append(images.grid(images.to_uint8(fakes), columns=columns))
     wide, high = strips[0].width * 2, strips[0].height * 2
     picture = PIL.Image.new('RGB', (wide + 90, high * len(strips)), 'white')

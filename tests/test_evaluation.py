@@ -562,7 +562,7 @@ def test_places_without_a_run_are_refused(tmp_path):
 @pytest.mark.slow
 def test_the_quality_benchmark_in_smoke_size_goes_on_where_it_was(make_dataset_zip, tmp_path):
     data = make_dataset_zip(tmp_path, n=100, resolution=8, labels=2)
-    command = [sys.executable, '-W', 'ignore', str(REPOSITORY / 'benchmarks' / 'quality.py'), '--smoke']
+    command = [sys.executable, '-W', 'ignore', str(REPOSITORY / 'benchmarks' / 'quality.py'), '--size', 'smoke']
     command += ['--data', str(data), '--outdir', str(tmp_path / 'out'), '--device', 'cpu']
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     table = (tmp_path / 'out' / 'table.md').read_text()
@@ -570,9 +570,16 @@ def test_the_quality_benchmark_in_smoke_size_goes_on_where_it_was(make_dataset_z
         assert f'| {row} |' in table
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pkl')}
     assert before
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pkl')} == before
-    assert (tmp_path / 'out' / 'table.md').read_text() == table
+    more = ['--methods', 'adversarial', '--repeats', '2']
+    subprocess.run(command + more, check=True, capture_output=True, cwd=tmp_path)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pkl')}
+    assert before.items() < after.items()
+    longer = (tmp_path / 'out' / 'table.md').read_text()
+    assert {line for line in longer.splitlines() if '±' not in line} < set(table.splitlines())
+    assert longer.count('±') == 4  # One row of two seeds: distance, recognised, density, coverage.
+    refused = subprocess.run([*command, '--batch', '32'], capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert 'holds results with --batch=16, not 32' in refused.stderr
 
 
 @pytest.mark.parametrize(
