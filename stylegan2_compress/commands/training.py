@@ -1,5 +1,7 @@
 """`distill` and `quickstart`: runs."""
 
+import os
+
 import click
 
 from stylegan2_compress.commands.shared import run_options
@@ -87,6 +89,10 @@ def quickstart(host_dir, **options):
     from stylegan2_compress import host
 
     host.activate(host.find_or_fetch(host_dir).path)
+    import torch
+
     from stylegan2_compress.quickstart import quickstart
 
+    # Operations this small gain little from a second core, and wait for long where another program has it.
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
     quickstart(**options)
