@@ -10,7 +10,6 @@ import hashlib
 import json
 import sys
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 import torch.distributed
 from tqdm import tqdm
 
-from stylegan2_compress import files, pickles, statistics
+from stylegan2_compress import datasets, files, pickles, statistics
 from stylegan2_compress.cache import cache_dir
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.errors import UserError
@@ -114,7 +113,7 @@ class DatasetImages:
         details = (self.training_set.get_details(index) for index in range(self.size))
         chosen = np.array([(image.raw_idx, image.xflip) for image in details], np.int64)
         self.facts = {
-            'data': data_fingerprint(training_set_kwargs['path']),
+            'data': datasets.fingerprint(training_set_kwargs['path']),
             'subset or mirroring': hashlib.sha256(chosen.tobytes()).hexdigest(),
             'seed': seed,
         }
@@ -140,27 +139,14 @@ class LabelSource:
     def __init__(self, c_dim: int, training_set_kwargs: Mapping | None):
         self.table = np.eye(c_dim, dtype=np.float32) if c_dim else np.zeros([1, 0], np.float32)
         if c_dim and training_set_kwargs:
+            # Mirrored images have the same labels once more: the same distribution.
             training_set = dnnlib.util.construct_class_by_name(**{**training_set_kwargs, 'xflip': False})
-            self.table = np.stack([training_set.get_label(index) for index in range(len(training_set))])
+            self.table = datasets.labels(training_set)
         self.fingerprint = hashlib.sha256(self.table.tobytes()).hexdigest() if c_dim else ''
 
     def draw(self, count: int, rnd: np.random.Generator, device: torch.device) -> torch.Tensor:
         """[count, c_dim] float32."""
         return torch.from_numpy(self.table[rnd.integers(len(self.table), size=count)]).to(device)
-
-
-def data_fingerprint(path: str) -> str:
-    """SHA-256 of names, sizes and check sums of a data set's files; the same for a zip and for what it was made from.
-
-    A zip has the check sums on record; a directory is read.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            found = [(member.filename, member.file_size, member.CRC) for member in archive.infolist()]
-    else:
-        contents = ((file, file.read_bytes()) for file in Path(path).rglob('*') if file.is_file())
-        found = [(file.relative_to(path).as_posix(), len(data), zlib.crc32(data)) for file, data in contents]
-    return hashlib.sha256(json.dumps(sorted(entry for entry in found if entry[0][-1] != '/')).encode()).hexdigest()
 
 
 # --- Statistics -------------------------------------------------------------------------------------------------------

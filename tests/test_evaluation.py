@@ -24,7 +24,7 @@ from metrics import (
     precision_recall,
 )
 
-from stylegan2_compress import embeddings, pickles
+from stylegan2_compress import datasets, embeddings, pickles
 from stylegan2_compress.cli import main
 from stylegan2_compress.evaluation import distances, features, names, records, samples, tables
 from stylegan2_compress.evaluation.compare import compare
@@ -339,6 +339,16 @@ def test_data_features_are_kept_until_the_data_changes(place, make_dataset_zip, 
             archive.writestr(name, content)
     again = features.of_data(embedding, kwargs, torch.device('cpu'))
     assert again == pytest.approx(first[::-1], rel=1e-6)
+
+
+def test_an_evaluation_looks_at_the_data_once(place, copies, monkeypatch):
+    """Which data a folder holds takes reading all its files."""
+    seen = []
+    fingerprint = datasets.fingerprint
+    monkeypatch.setattr(datasets, 'fingerprint', lambda path: seen.append(path) or fingerprint(path))
+    wanted = f'fd:{spec_of(place)},kd:{spec_of(place)}'
+    evaluate(copies, str(place / 'data.zip'), wanted, samples=20, repeats=2, device='cpu')
+    assert seen == [str(place / 'data.zip')]
 
 
 def test_agreement_with_the_teacher(place, copies):

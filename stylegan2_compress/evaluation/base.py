@@ -12,6 +12,7 @@ class Setting:
     training_set_kwargs: dict  # Of the host's dataset, as its calc_metrics.py makes them.
     device: torch.device
     teacher: torch.nn.Module  # The first generator.
+    reals: dict = field(default_factory=dict)  # Features of all images of the data, by the embedding's fingerprint.
     latest: dict = field(default_factory=dict)  # What was computed last, for metrics that look at the same images.
 
 

@@ -41,13 +41,15 @@ class EmbeddingMetric(Metric):
 
     def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
         kwargs, device = self.setting.training_set_kwargs, self.setting.device
-        reals = features.of_data(self.embedding, kwargs, device)
-        images = (self.embedding.fingerprint, id(G), self.samples, seed)
+        fingerprint, reals = self.embedding.fingerprint, self.setting.reals
+        if fingerprint not in reals:
+            reals[fingerprint] = features.of_data(self.embedding, kwargs, device)
+        images = (fingerprint, id(G), self.samples, seed)
         if images not in self.setting.latest:
             labels = samples.draw_labels(kwargs, G.c_dim, self.samples, seed)
             self.setting.latest.clear()
             self.setting.latest[images] = features.of_generator(self.embedding, G, labels, seed, device)
-        return self.compare(reals, self.setting.latest[images], np.random.default_rng(seed))
+        return self.compare(reals[fingerprint], self.setting.latest[images], np.random.default_rng(seed))
 
     def compare(self, reals: np.ndarray, fakes: np.ndarray, rnd: np.random.Generator) -> dict[str, float]:
         raise NotImplementedError

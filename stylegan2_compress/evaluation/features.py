@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stylegan2_compress import files
+from stylegan2_compress import datasets, files
 from stylegan2_compress.cache import cache_dir
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.evaluation import samples
@@ -32,7 +32,7 @@ def of_data(embedding: Embedding, training_set_kwargs: dict, device: torch.devic
     """Features [N, dim] of all images of a data set, without mirrored ones; kept under the data's fingerprint."""
     key = json.dumps(
         {
-            'data': samples.fingerprint(training_set_kwargs['path']),
+            'data': datasets.fingerprint(training_set_kwargs['path']),
             'resolution': training_set_kwargs['resolution'],
             'embedding': embedding.spec,
             'fingerprint': embedding.fingerprint,

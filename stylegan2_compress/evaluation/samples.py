@@ -1,14 +1,12 @@
 """The images that generators are judged by: their own, and the data's."""
 
-import hashlib
-import os
-import zipfile
 from collections.abc import Iterator
 
 import dnnlib
 import numpy as np
 import torch
 
+from stylegan2_compress import datasets
 from stylegan2_compress.images import to_uint8
 
 
@@ -65,20 +63,5 @@ def draw_labels(training_set_kwargs: dict, c_dim: int, count: int, seed: int) ->
     """[count, c_dim]: labels as they occur in the data, drawn at random as the host's metrics draw them."""
     if not c_dim:
         return torch.zeros([count, 0])
-    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
-    table = np.stack([training_set.get_label(index) for index in range(len(training_set))])
+    table = datasets.labels(dnnlib.util.construct_class_by_name(**training_set_kwargs))
     return torch.from_numpy(table[np.random.default_rng([seed, 1]).integers(len(table), size=count)])
-
-
-def fingerprint(path: str) -> str:
-    """SHA-256 over what a dataset's files are: names, sizes and checksums in a zip; names, sizes and times in a folder.
-
-    Reads no image.
-    """
-    if os.path.isdir(path):
-        found = [os.path.join(folder, name) for folder, _folders, names in os.walk(path) for name in names]
-        facts = [(os.path.relpath(file, path), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in found]
-    else:
-        with zipfile.ZipFile(path) as archive:
-            facts = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
-    return hashlib.sha256(repr(sorted(facts)).encode()).hexdigest()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from stylegan2_compress import references
+from stylegan2_compress import datasets, references
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.errors import UserError
 
@@ -135,7 +135,7 @@ def of_class(source: references.Source, label: int, classes: int) -> references.
         part.labels = copy.copy(source.labels)
         part.labels.table = np.eye(classes, dtype=np.float32)[label : label + 1]
         return part
-    members = [index for index in range(source.size) if source.training_set.get_label(index).argmax() == label]
+    members = np.flatnonzero(datasets.labels(source.training_set).argmax(1) == label)
     part.size = len(members)
     part._order = functools.lru_cache(2)(
         lambda epoch: np.random.default_rng([source.facts['seed'], epoch]).permutation(members)

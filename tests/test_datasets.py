@@ -1,0 +1,39 @@
+"""What we ask of the host's data sets: which they are, and what their images are called."""
+
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from training.dataset import ImageFolderDataset
+
+from stylegan2_compress import datasets
+
+
+def test_data_are_known_by_their_contents(make_dataset_zip, tmp_path):
+    data = make_dataset_zip(tmp_path, n=4)
+    fingerprint = datasets.fingerprint(str(data))
+    shutil.copy(data, tmp_path / 'copy.zip')
+    with zipfile.ZipFile(data) as archive:
+        archive.extractall(tmp_path / 'folder')
+        entries = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(tmp_path / 'packed.zip', 'w', zipfile.ZIP_DEFLATED) as packed:
+        for name, content in reversed(entries):
+            packed.writestr(name, content)
+    for same_contents in ('copy.zip', 'folder', 'packed.zip'):
+        assert datasets.fingerprint(str(tmp_path / same_contents)) == fingerprint
+    assert datasets.fingerprint(str(make_dataset_zip(tmp_path, n=5, name='other.zip'))) != fingerprint
+    file = next((tmp_path / 'folder').rglob('*.png'))
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    assert datasets.fingerprint(str(tmp_path / 'folder')) != fingerprint
+
+
+@pytest.mark.parametrize('xflip', [False, True])
+def test_labels_are_those_of_the_images(make_dataset_zip, tmp_path, xflip):
+    data = make_dataset_zip(tmp_path, n=4, labels=3)  # Classes 0, 1, 2, 0.
+    found = datasets.labels(ImageFolderDataset(str(data), use_labels=True, xflip=xflip))
+    assert found.dtype == np.float32
+    assert found.argmax(1).tolist() == [0, 1, 2, 0] * (2 if xflip else 1)
+    assert datasets.labels(ImageFolderDataset(str(data), xflip=xflip)).shape == (8 if xflip else 4, 0)
