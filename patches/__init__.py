@@ -17,6 +17,7 @@ REPAIRS = (
     'cuda_plugins',
     'upfirdn2d_on_cpu',
     'metrics_on_cpu',
+    'ppl_in_fp32',
     'percentile',
     'sqrtm',
 )

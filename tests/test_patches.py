@@ -450,7 +450,7 @@ def test_sqrtm_is_repaired_from_scipy_1_18_on(installed, needed, monkeypatch):
     assert sqrtm.needed() == needed
 
 
-# --- metrics_on_cpu, percentile -----------------------------------------------------------------------------------
+# --- metrics_on_cpu, ppl_in_fp32, percentile ----------------------------------------------------------------------
 
 
 class Detector(torch.nn.Module):
@@ -609,6 +609,20 @@ def test_perceptual_path_length_on_a_cpu(metric_kwargs, seeded, space, monkeypat
     ppl = perceptual_path_length.compute_ppl(opts, **options)
     lo, hi = np.percentile(distances, 1, method='lower'), np.percentile(distances, 99, method='higher')
     assert ppl == pytest.approx(distances[(distances >= lo) & (distances <= hi)].mean().item())
+
+
+def test_path_lengths_may_be_asked_for_fp32_like_other_metrics(metric_kwargs, seeded, monkeypatch):
+    def ppl(**G_kwargs):
+        torch.manual_seed(0)
+        opts = metric_utils.MetricOptions(**metric_kwargs, G_kwargs=G_kwargs)
+        return perceptual_path_length.compute_ppl(opts, 4, 1e-2, space='w', sampling='end', crop=False, batch_size=2)
+
+    assert ppl(force_fp32=True) == ppl()
+    with pytest.raises(TypeError, match='nonsense'):  # The rest reaches the generator.
+        ppl(force_fp32=True, nonsense=True)
+    monkeypatch.setattr(perceptual_path_length, 'PPLSampler', pristine('metrics.perceptual_path_length').PPLSampler)
+    with pytest.raises(TypeError, match='force_fp32'):
+        ppl(force_fp32=True)
 
 
 @pytest.mark.skipif('percentile' not in IN_FORCE, reason='this NumPy still knows `interpolation`')

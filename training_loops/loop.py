@@ -227,7 +227,7 @@ def train(
                         result = metric_main.calc_metric(
                             metric=metric,
                             G=snapshot['G_ema'],
-                            G_kwargs={} if metric.startswith('ppl') else precision,  # Those ask for FP32 themselves.
+                            G_kwargs=precision,
                             dataset_kwargs=training_set_kwargs,
                             num_gpus=num_gpus,
                             rank=rank,

@@ -56,15 +56,14 @@ class HostMetric(Metric):
         require_detector(next(url for prefix, url in DETECTORS.items() if self.metric.startswith(prefix)), self.metric)
 
     def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
-        # Path lengths ask for FP32 themselves, and would be given it twice.
-        on_cpu = self.setting.device.type == 'cpu' and not self.metric.startswith('ppl')
+        precision = {'force_fp32': True} if self.setting.device.type == 'cpu' else {}
         with tqdm(total=1000, desc=self.name, leave=False, disable=None, bar_format='{l_bar}{bar}| {elapsed}') as bar:
             progress = metric_utils.ProgressMonitor(progress_fn=lambda done, _total: bar.update(done - bar.n))
             with generating(self.samples), seeding(seed):
                 result = metric_main.calc_metric(
                     metric=self.metric,
                     G=G,
-                    G_kwargs={'force_fp32': True} if on_cpu else {},
+                    G_kwargs=precision,
                     dataset_kwargs=self.setting.training_set_kwargs,
                     device=self.setting.device,
                     progress=progress,
