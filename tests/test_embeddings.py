@@ -1,9 +1,9 @@
 """Embeddings: specs, preprocessing, and every loader on tiny models written to disk."""
 
-import hashlib
 import json
 import zipfile
 
+import detectors
 import dnnlib
 import numpy as np
 import PIL.Image
@@ -31,8 +31,7 @@ def in_cache(tmp_path, monkeypatch):
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'cache'))
 
     def put(url, source):
-        name = hashlib.md5(url.encode()).hexdigest() + '_' + url.split('/')[-1]
-        path = tmp_path / 'cache' / 'downloads' / name
+        path = detectors.download(tmp_path / 'cache', url)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(source.read_bytes())
 

@@ -1,7 +1,6 @@
 """Evaluation: our numbers against the host's, closed forms and other implementations; records, tables, bad input."""
 
 import csv
-import hashlib
 import io
 import json
 import shutil
@@ -10,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import detectors
 import numpy as np
 import pytest
 import torch
@@ -40,47 +40,18 @@ pytestmark = [
 ]
 
 
-class Detector(torch.nn.Module):
-    """Answers as the host's detectors do, from one convolution."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(3, 6, 4, stride=4)
-
-    def forward(
-        self,
-        img: torch.Tensor,
-        return_features: bool = False,
-        return_lpips: bool = False,
-        resize_images: bool = True,
-        no_output_bias: bool = False,
-    ) -> torch.Tensor:
-        x = self.conv(img.to(torch.float32) / 64).tanh().mean([2, 3])
-        return x if return_features or return_lpips else x.softmax(dim=1)
-
-
 @pytest.fixture(scope='module')
 def place(tmp_path_factory, make_dataset_zip, make_generator, make_discriminator):
     """A run directory with a teacher and a student, their data, an embedding, and detectors in the host's cache."""
     directory = tmp_path_factory.mktemp('evaluation')
-    downloads = directory / 'dnnlib' / 'downloads'
-    downloads.mkdir(parents=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        detector = torch.jit.script(Detector().eval().requires_grad_(False))
-    detector.save(directory / 'embedding.pt')
-    for name in ('inception-2015-12-05.pt', 'vgg16.pt'):
-        url = f'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{name}'
-        detector.save(downloads / f'{hashlib.md5(url.encode()).hexdigest()}_{name}')
     make_dataset_zip(directory, n=40, labels=2)
     for seed, name in enumerate(('teacher.pkl', 'student.pkl')):
         G = make_generator(seed, c_dim=2).eval().requires_grad_(False)
         D = make_discriminator(seed, c_dim=2).eval().requires_grad_(False)
         pickles.save(directory / name, dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs=None))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('DNNLIB_CACHE_DIR', str(directory / 'dnnlib'))
+    with pytest.MonkeyPatch.context() as patch, detectors.in_the_place_of_the_hosts(directory / 'dnnlib') as detector:
+        torch.jit.script(detector).save(directory / 'embedding.pt')
         patch.setenv('STYLEGAN2_COMPRESS_CACHE', str(directory / 'cache'))
-        patch.setattr(metric_utils, '_feature_detector_cache', {})
         yield directory
 
 
@@ -556,7 +527,7 @@ def test_a_detector_that_cannot_be_had_is_named_with_its_place(place, tmp_path, 
     url = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/vgg16.pt'
     said = refused(place, '--metrics', 'pr50k3_full')
     assert url in said
-    assert str(tmp_path / 'downloads' / f'{hashlib.md5(url.encode()).hexdigest()}_vgg16.pt') in said
+    assert str(detectors.download(tmp_path, url)) in said
 
 
 def test_places_without_a_run_are_refused(tmp_path):
