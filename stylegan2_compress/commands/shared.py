@@ -4,6 +4,12 @@ from collections.abc import Callable
 
 import click
 
+data_option = click.option(
+    '--data', required=True, metavar='PATH', help="Training images: directory or zip in the host's format."
+)
+outdir_option = click.option('--outdir', required=True, metavar='DIR', help='Where the run directory is created.')
+host_option = click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+
 RUN_OPTIONS = (
     click.option('--mirror', type=bool, metavar='BOOL', help='Add flipped images  [default: false]'),
     click.option('--cond', type=bool, metavar='BOOL', help="Use the dataset's labels  [default: if the teacher does]"),
@@ -28,7 +34,7 @@ RUN_OPTIONS = (
     ),
     click.option('--device', metavar='DEVICE', help='cpu, cuda, cuda:1  [default: CUDA where there is one]'),
     click.option('-n', '--dry-run', is_flag=True, help='Print the options and exit.'),
-    click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.'),
+    host_option,
 )
 
 

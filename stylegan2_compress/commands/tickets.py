@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from stylegan2_compress.commands.shared import run_options
+from stylegan2_compress.commands.shared import data_option, host_option, outdir_option, run_options
 from stylegan2_compress.errors import UserError
 
 
 @click.command('find-ticket')
-@click.option('--data', required=True, metavar='PATH', help="Training images: directory or zip in the host's format.")
-@click.option('--outdir', required=True, metavar='DIR', help='Where the run directory is created.')
+@data_option
+@outdir_option
 @click.option('--teacher', metavar='PKL|URL', help='Mask the weights of its G_ema  [default: random weights]')
 @click.option('--reference', default='data', show_default=True, metavar='data|teacher', help='Whose moments to match.')
 @click.option('--keep', type=float, default=0.1, show_default=True, metavar='K', help='Share of weights to keep.')
@@ -76,7 +76,6 @@ def ticket():
     """
 
 
-_host = click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
 _force = click.option('--force', is_flag=True, help='Replace the file to write if it exists.')
 _teacher = click.option('--teacher', metavar='PKL|URL', help='Where the weights are from, if they are not random.')
 
@@ -86,7 +85,7 @@ _teacher = click.option('--teacher', metavar='PKL|URL', help='Where the weights 
 @click.argument('dest', metavar='TICKET', type=click.Path(dir_okay=False))
 @click.option('--network', default='G_ema', show_default=True, metavar='G|G_ema', help='Which of the two.')
 @_force
-@_host
+@host_option
 def save(source, dest, network, force, host_dir):
     """Write the ticket of a masked generator in a network pickle of find-ticket's.
 
@@ -117,7 +116,7 @@ def save(source, dest, network, force, host_dir):
 @click.argument('dest', metavar='PKL', type=click.Path(dir_okay=False))
 @_teacher
 @_force
-@_host
+@host_option
 def load(source, dest, teacher, force, host_dir):
     """Write the masked generator of a ticket, weights, scores and all, as a network pickle.
 
@@ -136,7 +135,7 @@ def load(source, dest, teacher, force, host_dir):
 @click.argument('dest', metavar='PKL', type=click.Path(dir_okay=False))
 @_teacher
 @_force
-@_host
+@host_option
 def bake(source, dest, teacher, force, host_dir):
     """Write the generator of a ticket as an ordinary network pickle, masks multiplied out.
 
@@ -164,7 +163,7 @@ def bake(source, dest, teacher, force, host_dir):
 @click.argument('source', metavar='TICKET')
 @click.option('--layers', is_flag=True, help='Show how many weights of every layer are kept.')
 @click.option('--json', 'as_json', is_flag=True, help='As JSON, for machines.')
-@_host
+@host_option
 def show(source, layers, as_json, host_dir):
     """Show what a ticket holds: where weights come from, how many are kept, what it was measured at.
 

@@ -4,13 +4,13 @@ import os
 
 import click
 
-from stylegan2_compress.commands.shared import run_options
+from stylegan2_compress.commands.shared import data_option, outdir_option, run_options
 
 
 @click.command()
 @click.option('--teacher', required=True, metavar='PKL|URL', help='Network pickle to learn from.')
-@click.option('--data', required=True, metavar='PATH', help="Training images: directory or zip in the host's format.")
-@click.option('--outdir', required=True, metavar='DIR', help='Where the run directory is created.')
+@data_option
+@outdir_option
 @click.option('--student', metavar='PKL|URL', help='Network pickle to start from  [default: the teacher, pruned]')
 @click.option('--ratio', type=float, metavar='P', help='Without --student: share of channels to cut  [default: 0.7]')
 @click.option('--loss', default='stylegan2_compress.DiMELoss', show_default=True, metavar='CLASS', help='Loss class.')
