@@ -1,12 +1,16 @@
 """What we ask of the host's data sets beyond their images."""
 
+import contextlib
 import hashlib
 import json
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from stylegan2_compress.errors import UserError
 
 
 def fingerprint(path: str) -> str:
@@ -24,6 +28,39 @@ def fingerprint(path: str) -> str:
         contents = ((file, file.read_bytes()) for file in Path(path).rglob('*') if file.is_file())
         found = [(file.relative_to(path).as_posix(), len(data), zlib.crc32(data)) for file, data in contents]
     return hashlib.sha256(json.dumps(sorted(entry for entry in found if entry[0][-1] != '/')).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def reading(training_set) -> Iterator[None]:
+    """Name, where something fails in the block, the image of one of the host's data sets that cannot be read.
+
+    The host looks at the first image when it opens a data set, and trusts that the others are like it.
+
+    Raises:
+        UserError: An image is damaged, of another size than the first, or has another number of channels.
+    """
+    try:
+        yield
+    except Exception as error:
+        for index in range(len(training_set)):
+            reason = _unreadable(training_set, index)
+            if reason is not None:
+                name = training_set._image_fnames[training_set.get_details(index).raw_idx]
+                raise UserError(
+                    f'The image {name} in --data={training_set._path} cannot be used ({reason}); make the data set '
+                    f"with the host's dataset_tool.py."
+                ) from error
+        raise  # All images are well: something else is wrong.
+
+
+def _unreadable(training_set, index: int) -> str | None:
+    try:
+        training_set[index]
+    except AssertionError:
+        return 'it is not 8-bit, or differs from the first in size or channels'
+    except Exception as error:
+        return str(error)
+    return None
 
 
 def labels(training_set) -> np.ndarray:

@@ -1,5 +1,7 @@
 """`distill`: from a teacher pickle and a dataset to a training run, with defaults read off the teacher."""
 
+import math
+
 from stylegan2_compress import devices, launch, options, pruning, recipes, runs
 from stylegan2_compress.errors import UserError
 
@@ -60,8 +62,8 @@ def distill(
         ('kimg-per-tick', kimg_per_tick),
         ('state-kimg', state_kimg),
     ]:
-        if value is not None and not value >= 0:
-            raise UserError(f'--{option}={value:g} must not be negative.')
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f'--{option}={value:g} must be a number from 0 on.')
     options.check_outdir(outdir)
     if device is not None:
         devices.choose(device)  # Refuses one that is not here.

@@ -159,7 +159,8 @@ def compress(
 
     on_cpu = torch.device(device).type == 'cpu' if device else not torch.cuda.is_available()
     loop = loop or (OUR_LOOP if on_cpu else HOST_LOOP)
-    import_named(loop, '--loop', 'a training loop', f'{HOST_LOOP} and {OUR_LOOP}')
+    if not is_loop(import_named(loop, '--loop', 'a training loop', f'{HOST_LOOP} and {OUR_LOOP}')):
+        raise UserError(f'--loop={loop} is not a training loop; there are {HOST_LOOP} and {OUR_LOOP}.')
     if on_cpu and loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} runs on CUDA only; leave the option out to train on this machine.')
 
@@ -167,7 +168,8 @@ def compress(
     if student is not None:
         use_networks(args, student, networks)
         args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
-    use_loss(args, loss or HOST_LOSS, loss_args, teacher, networks)
+    check_batch(args)
+    use_loss(args, HOST_LOSS if loss is None else loss, loss_args, teacher, networks)
     if loss is not None:
         desc += f'-{loss.rpartition(".")[2]}'
     if on_cpu:
@@ -186,12 +188,13 @@ def use_networks(args: dict, student: str | dict, networks: Networks) -> None:
         args.resume_pkl = student
     else:
         data = student
-    name = args.get('resume_pkl') or 'the pruned teacher'
+    name = args.get('resume_pkl') or 'the teacher'
     require_generator(name, data)
     for network in ('G', 'D'):
         if data[network] is None:
             raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
-    check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
+    if isinstance(student, str):  # Else it is the teacher's, which is compared with the data itself.
+        check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
     freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')
     args.G_kwargs = constructor_arguments(data['G'])
     args.D_kwargs = constructor_arguments(data['D'])
@@ -209,6 +212,26 @@ def constructor_arguments(network) -> dict:
     for name in ('c_dim', 'img_resolution', 'img_channels'):
         kwargs.pop(name, None)
     return kwargs
+
+
+def is_loop(candidate) -> bool:
+    """Whether this is a function that takes what a training loop is given."""
+    if not inspect.isfunction(candidate):
+        return False
+    parameters = inspect.signature(candidate).parameters.values()
+    return any(each.name == 'run_dir' or each.kind == each.VAR_KEYWORD for each in parameters)
+
+
+def check_batch(args: dict) -> None:
+    """Refuse a batch that the discriminator's minibatch standard deviation cannot cut into groups."""
+    D_kwargs = args.D_kwargs.get('student_kwargs', args.D_kwargs)  # Of a discriminator that NICKEL trained.
+    epilogue = D_kwargs.get('epilogue_kwargs', {})
+    group = epilogue.get('mbstd_group_size', 4)
+    if epilogue.get('mbstd_num_channels', 1) and group is not None and args.batch_gpu % min(group, args.batch_gpu):
+        raise UserError(
+            f'--batch={args.batch_size} means {args.batch_gpu} images on a GPU at a time, and D compares '
+            f'them in groups of {group}: choose --batch or --batch-gpu so that it is a multiple of {group}, or less.'
+        )
 
 
 def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | None, networks: Networks) -> None:

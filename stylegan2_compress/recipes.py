@@ -4,6 +4,7 @@
 so this is the same mapping once more. A test compares the two, option by option, wherever a real checkout is at hand.
 """
 
+import math
 import zipfile
 from dataclasses import dataclass
 
@@ -94,13 +95,23 @@ def open_training_set(path: str):
     kwargs.update(max_size=None, xflip=False)
     try:
         training_set = dnnlib.util.construct_class_by_name(**kwargs)
-        kwargs.update(
-            resolution=training_set.resolution, use_labels=training_set.has_labels, max_size=len(training_set)
-        )
-    except (OSError, zipfile.BadZipFile, KeyError, AssertionError) as error:
+        kwargs.update(resolution=training_set.resolution, max_size=len(training_set))
+    except (OSError, zipfile.BadZipFile, AssertionError) as error:
         reason = str(error) or 'its images are not all square and of one size'
         raise UserError(
             f"--data={path} cannot be used as a dataset ({reason}); make one with the host's dataset_tool.py."
+        ) from error
+    if training_set.num_channels not in (1, 3):
+        raise UserError(
+            f'--data={path} has images of {training_set.num_channels} channels, and 1 or 3 are possible; make a data '
+            f"set with the host's dataset_tool.py."
+        )
+    try:
+        kwargs.update(use_labels=training_set.has_labels)
+    except (OSError, KeyError, ValueError, TypeError, AssertionError) as error:
+        raise UserError(
+            f'--data={path} has a dataset.json that cannot be used: "labels" in it has to be null, or a class from 0 '
+            f'on for every image, as [[FILE, CLASS], …].'
         ) from error
     return training_set, kwargs
 
@@ -149,7 +160,7 @@ def host_arguments(
     name = [training_set.name]
     if cond:
         if not training_set_kwargs.use_labels:
-            raise UserError(f'--cond=True needs labels, but {data} has no dataset.json with any.')
+            raise UserError(f'The run needs labels (--cond, or of its teacher), but --data={data} has none.')
         name += ['cond']
     training_set_kwargs.use_labels = cond
     if subset is not None:
@@ -165,8 +176,8 @@ def host_arguments(
     config = CONFIGURATIONS[cfg] if cfg != 'auto' else auto_configuration(training_set.resolution, gpus)
     name += [cfg if cfg != 'auto' else f'auto{gpus}']
     if gamma is not None:
-        if not gamma >= 0:
-            raise UserError(f'--gamma={gamma:g} must not be negative.')
+        if not 0 <= gamma < math.inf:
+            raise UserError(f'--gamma={gamma:g} must be a number from 0 on.')
         name += [f'gamma{gamma:g}']
     if kimg is not None:
         if kimg < 1:
@@ -182,6 +193,8 @@ def host_arguments(
     elif batch_gpu < 1 or batch_size % (batch_gpu * gpus):
         share = batch_size // gpus
         raise UserError(f'--batch-gpu={batch_gpu} must be at least 1 and divide {share}, the share of each GPU.')
+    if not 0 <= seed < 2**32:
+        raise UserError(f'--seed={seed} must be a whole number from 0 on and below 2^32.')
     if snap < 1:
         raise UserError(f'--snap={snap} must be at least 1.')
     if workers < 0:

@@ -122,7 +122,8 @@ class DatasetImages:
     def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Chunk `index`: images [chunk, C, H, W] in [-1, 1] and labels [chunk, c_dim]."""
         places = range(index * self.chunk, (index + 1) * self.chunk)
-        chosen = [self.training_set[self._order(place // self.size)[place % self.size]] for place in places]
+        with datasets.reading(self.training_set):
+            chosen = [self.training_set[self._order(place // self.size)[place % self.size]] for place in places]
         images, labels = (torch.from_numpy(np.stack(each)).to(self.device) for each in zip(*chosen, strict=True))
         return images.to(torch.float32) / 127.5 - 1, labels
 

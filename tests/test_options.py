@@ -6,19 +6,24 @@ import io
 import json
 import os
 import types
+import zipfile
 
 import dnnlib
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
 
-from stylegan2_compress import options, pickles, recipes
+from stylegan2_compress import datasets, options, pickles, recipes, references
 from stylegan2_compress.cli import main
 from stylegan2_compress.distillation import distill
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.training_loops.data import Share, real_batches
 
 SPEC = 'efficientnet_lite0@size=32'
 DIME = 'stylegan2_compress.DiMELoss'
+IMAGES = 'stylegan2_compress.ImageDistillationLoss'
 
 
 @pytest.fixture(autouse=True)
@@ -204,9 +209,10 @@ def bad_input_cases():
     yield 'teacher is no pickle', dict(teacher='text.zip'), 'text.zip'
     yield 'teacher without G_ema', dict(teacher='only_d.pkl'), 'G_ema'
     yield 'student without D', dict(student='only_g.pkl'), 'only_g.pkl has no D'
-    yield 'resolution', dict(teacher='res8.pkl'), 'resolution 8'
-    yield 'channels', dict(teacher='grey.pkl'), 'channels 1'
-    yield 'labels', dict(teacher='labels.pkl', cond='0'), 'label dimensions 3'
+    yield 'resolution', dict(teacher='res8.pkl'), '--teacher=res8.pkl has images of resolution 8'
+    yield 'channels', dict(teacher='grey.pkl'), '--teacher=grey.pkl has channels 1'
+    yield 'labels', dict(teacher='labels.pkl', cond='0'), '--teacher=labels.pkl has label dimensions 3'
+    yield 'no labels', dict(teacher='labels.pkl', data='plain.zip'), 'needs labels'
     yield 'other student', dict(student='res8.pkl'), '--student=res8.pkl'
     yield 'ratio 1', dict(ratio='1'), 'at least 0 and less than 1'
     yield 'ratio negative', dict(ratio='-0.1'), 'at least 0 and less than 1'
@@ -215,10 +221,27 @@ def bad_input_cases():
     yield 'loss', dict(loss='stylegan2_compress.DimLoss'), DIME
     yield 'loss is no loss', dict(loss='json.dumps'), 'not a loss class'
     yield 'loss without dot', dict(loss='DiMELoss'), DIME
+    yield 'loss empty', dict(loss=''), DIME
     yield 'loop', dict(loop='training_loops.lopp'), options.OUR_LOOP
+    yield 'loop is no loop', dict(loop=DIME), options.OUR_LOOP
+    yield 'loop is no function of ours', dict(loop='os.getcwd'), options.OUR_LOOP
     yield 'embedding', {'loss-arg': 'embeddings=efficientnet_lite7'}, 'efficientnet_lite0'
     yield 'loss-arg', {'loss-arg': 'embedings=x'}, 'embeddings'
     yield 'loss-arg form', {'loss-arg': 'embeddings'}, 'KEY=VALUE'
+    yield 'embedding is a number', {'loss-arg': 'embeddings=3'}, 'Embeddings 3'
+    yield 'embeddings are numbers', {'loss-arg': 'embeddings=[3]'}, 'Embeddings [3]'
+    yield 'truncation', {'loss-arg': 'truncation_psi=NaN'}, 'truncation_psi=nan'
+    yield 'weights', {'loss-arg': 'weights=Infinity'}, 'weights=[inf]'
+    yield 'style mixing', {'loss-arg': 'style_mixing_prob=7'}, 'style_mixing_prob=7'
+    yield 'gamma of the loss', {'loss-arg': 'r1_gamma=big'}, 'r1_gamma=big'
+    yield 'path lengths', {'loss-arg': 'pl_weight=-1', 'loss': 'stylegan2_compress.NICKELLoss'}, 'pl_weight=-1'
+    yield (
+        'path length decay',
+        {'loss-arg': 'pl_decay=NaN', 'loss': 'stylegan2_compress.AdversarialLoss'},
+        'pl_decay=nan',
+    )
+    yield 'shrink', {'loss-arg': 'pl_batch_shrink=0', 'loss': IMAGES}, 'pl_batch_shrink=0'
+    yield 'embedding of images', {'loss-arg': 'embedding=3', 'loss': IMAGES}, "'3'"
     yield 'outdir', dict(outdir='text.zip/below'), '--outdir=text.zip/below'
     yield 'metric', dict(metrics='fid'), 'fid50k_full'
     yield 'cfg', dict(cfg='paper255'), 'paper256'
@@ -226,15 +249,22 @@ def bad_input_cases():
     yield 'augpipe', dict(aug='ada', augpipe='abc'), 'bgc'
     yield 'kimg', dict(kimg='0'), '--kimg=0'
     yield 'batch', dict(batch='0'), '--batch=0'
+    yield 'batch in groups', dict(batch='6'), 'groups of 4'
+    yield 'rounds in groups', {'batch': '12', 'batch-gpu': '6'}, 'groups of 4'
+    yield 'seed', dict(seed='-1'), '--seed=-1'
+    yield 'gamma', dict(gamma='inf'), '--gamma=inf'
     yield 'lr', dict(lr='-1'), '--lr=-1'
+    yield 'lr infinite', dict(lr='inf'), '--lr=inf'
+    yield 'tick', {'kimg-per-tick': 'inf'}, '--kimg-per-tick=inf'
     yield 'device', dict(device='gpu'), '--device=gpu'
 
 
 @pytest.mark.parametrize(
     ('changes', 'sentence'), [case[1:] for case in bad_input_cases()], ids=[c[0] for c in bad_input_cases()]
 )
-def test_bad_input(tmp_path, monkeypatch, data, make_teacher, changes, sentence):
+def test_bad_input(tmp_path, monkeypatch, data, make_teacher, make_dataset_zip, changes, sentence):
     monkeypatch.chdir(tmp_path)
+    make_dataset_zip(tmp_path, name='plain.zip')
     (tmp_path / 'text.zip').write_text('no zip, no pickle')
     make_teacher()
     make_teacher('res8.pkl', img_resolution=8)
@@ -261,6 +291,63 @@ def test_bad_input(tmp_path, monkeypatch, data, make_teacher, changes, sentence)
     assert message.count('\n') == 1, 'one line'
     after = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*') if 'cache' not in path.parts)
     assert after == before
+
+
+def images_and_labels(path, images, dataset_json='{"labels": null}'):
+    """A zip of images, PNG files of these arrays, or these bytes."""
+    with zipfile.ZipFile(path, 'w') as archive:
+        for index, image in enumerate(images):
+            png = io.BytesIO(image if isinstance(image, bytes) else b'')
+            if not isinstance(image, bytes):
+                PIL.Image.fromarray(image).save(png, format='png')
+            archive.writestr(f'{index}.png', png.getvalue())
+        archive.writestr('dataset.json', dataset_json)
+    return str(path)
+
+
+PLAIN = np.zeros([16, 16, 3], np.uint8)
+
+
+@pytest.mark.parametrize('labels', ['{nope', '[1]', '{"labels": [["0.png", 1]]}', *(
+    f'{{"labels": [["0.png", {label}], ["1.png", 0]]}}' for label in ('-1', '"cat"', '[1, 2]')
+)])  # fmt: skip
+def test_a_dataset_json_that_is_no_such_thing(tmp_path, labels):
+    path = images_and_labels(tmp_path / 'data.zip', [PLAIN, PLAIN], labels)
+    with pytest.raises(UserError, match=r'--data=.*data\.zip has a dataset\.json that cannot be used'):
+        recipes.open_training_set(path)
+
+
+def test_images_of_four_channels(tmp_path):
+    path = images_and_labels(tmp_path / 'data.zip', [np.zeros([16, 16, 4], np.uint8)])
+    with pytest.raises(UserError, match=r'--data=.*data\.zip has images of 4 channels'):
+        recipes.open_training_set(path)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    ('image', 'reason'),
+    [
+        (b'no image', 'cannot identify image file'),
+        (PLAIN[:8, :8], 'differs from the first'),
+        (PLAIN[..., 0], 'differs from the first'),
+    ],
+    ids=['damaged', 'smaller', 'grey'],
+)
+def test_an_image_that_is_not_like_the_first_is_named(tmp_path, image, reason, workers):
+    path = images_and_labels(tmp_path / 'data.zip', [PLAIN, PLAIN, image, PLAIN])
+    training_set, kwargs = recipes.open_training_set(path)
+    sentence = rf'The image 2\.png in --data=.*data\.zip cannot be used \(.*{reason}'
+    batches = real_batches(training_set, Share(4, 4), 0, 0, torch.device('cpu'), num_workers=workers)
+    with pytest.raises(UserError, match=sentence):
+        next(batches)
+    with pytest.raises(UserError, match=sentence):
+        references.DatasetImages(kwargs).draw(0)
+
+
+def test_an_error_that_no_image_explains_stays(tmp_path):
+    training_set, _kwargs = recipes.open_training_set(images_and_labels(tmp_path / 'data.zip', [PLAIN]))
+    with pytest.raises(ZeroDivisionError), datasets.reading(training_set):
+        1 / 0  # noqa: B018
 
 
 # --- distill --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from stylegan2_compress import datasets
+
 # What is drawn: numbers that keep the random streams of one seed apart.
 SETUP, GRID, ORDER, LATENTS, ROUND = range(5)
 
@@ -103,7 +105,10 @@ def real_batches(
         worker_init_fn=_leave_signals_to_the_trainer,
         **loader_kwargs,
     )
-    for images, labels in loader:
+    batches = iter(loader)
+    while True:
+        with datasets.reading(training_set):
+            images, labels = next(batches)
         images = images.to(device).to(torch.float32) / 127.5 - 1
         yield list(zip(images.split(share.batch_gpu), labels.to(device).split(share.batch_gpu), strict=True))
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from training.networks import Discriminator
 
+from stylegan2_compress import datasets
 from stylegan2_compress.images import grid, to_uint8
 
 
@@ -28,7 +29,8 @@ class ImageGrid:
 
     def __init__(self, training_set, z_dim: int, batch: int, device: torch.device):
         self.columns, self.rows = grid_size(training_set.image_shape)
-        self.reals, labels = zip(*[training_set[index] for index in self._choose(training_set)], strict=True)
+        with datasets.reading(training_set):
+            self.reals, labels = zip(*[training_set[index] for index in self._choose(training_set)], strict=True)
         z = torch.randn([self.rows * self.columns, z_dim], device=device)
         c = torch.from_numpy(np.stack(labels)).to(device)
         self.batches = list(zip(z.split(batch), c.split(batch), strict=True))

@@ -2,6 +2,8 @@
 
 import click
 
+from stylegan2_compress.commands.shared import SEED
+
 
 @click.command()
 @click.argument('files', nargs=-1, required=True, metavar='PKL|URL…')
@@ -15,7 +17,7 @@ import click
 @click.option(
     '--repeats', type=click.IntRange(min=1), default=1, show_default=True, metavar='R', help='Seeds per number.'
 )
-@click.option('--seed', type=click.IntRange(min=0), default=0, show_default=True, metavar='N', help='The first seed.')
+@click.option('--seed', type=SEED, default=0, show_default=True, metavar='N', help='The first seed.')
 @click.option('--mirror', is_flag=True, help='Data for fid50k, kid50k and pr50k3 includes flipped images.')
 @click.option('--device', metavar='NAME', help='Where to compute  [default: cuda where there is one, else cpu]')
 @click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')

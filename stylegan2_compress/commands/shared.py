@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import click
 
+SEED = click.IntRange(0, 2**32 - 1)  # What NumPy's older generator takes, which the host draws from.
+
 data_option = click.option(
     '--data', required=True, metavar='PATH', help="Training images: directory or zip in the host's format."
 )

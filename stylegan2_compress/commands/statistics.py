@@ -1,7 +1,10 @@
 """`stats`: what a run would compute first, computed once and for all."""
 
+import math
+
 import click
 
+from stylegan2_compress.commands.shared import SEED
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import refuse_to_overwrite
 
@@ -32,7 +35,7 @@ from stylegan2_compress.files import refuse_to_overwrite
 )
 @click.option('--truncation', type=float, default=1, show_default=True, metavar='PSI', help="Of the teacher's images.")
 @click.option('--mirror', type=bool, default=False, metavar='BOOL', help='Add flipped images  [default: false]')
-@click.option('--seed', type=click.IntRange(min=0), default=0, show_default=True, help='Random seed.')
+@click.option('--seed', type=SEED, default=0, show_default=True, help='Random seed.')
 @click.option('--device', metavar='NAME', help='cpu, cuda, cuda:1  [default: cuda where there is one]')
 @click.option('--out', required=True, type=click.Path(dir_okay=False), metavar='NPZ', help='File to write.')
 @click.option('--force', is_flag=True, help='Replace the file to write if it exists.')
@@ -58,6 +61,8 @@ def stats(teacher, data, embeddings, samples, bank, truncation, mirror, seed, de
     """
     from stylegan2_compress import host
 
+    if not math.isfinite(truncation):
+        raise UserError(f'--truncation={truncation} must be a finite number.')
     if teacher is None and data is None:
         raise UserError('Say whose images to look at: --teacher or --data.')
     refuse_to_overwrite(out, force)

@@ -4,7 +4,7 @@ import os
 
 import click
 
-from stylegan2_compress.commands.shared import data_option, outdir_option, run_options
+from stylegan2_compress.commands.shared import SEED, data_option, outdir_option, run_options
 
 
 @click.command()
@@ -75,7 +75,7 @@ def distill(host_dir, **options):
 @click.option('--outdir', default='quickstart', show_default=True, metavar='DIR', help='Where everything is written.')
 @click.option('--ratio', default=0.7, show_default=True, help='Share of channels to cut.')
 @click.option('--kimg', default=16, show_default=True, help='Length of the distillation in thousands of images.')
-@click.option('--seed', default=0, show_default=True, help='Random seed.')
+@click.option('--seed', type=SEED, default=0, show_default=True, help='Random seed.')
 @click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch  [default: fetch one]')
 def quickstart(host_dir, **options):
     """Compress a small StyleGAN2 on real digits, on a CPU, in minutes.

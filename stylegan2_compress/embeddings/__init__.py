@@ -20,7 +20,7 @@ def load(spec: str | Spec, device: torch.device | str) -> Embedding:
         UserError: The spec is not valid, the weights cannot be had (says what to install, download or pass), or the
             network does not map a batch of images of that size to vectors.
     """
-    spec = parse(spec) if isinstance(spec, str) else spec
+    spec = spec if isinstance(spec, Spec) else parse(str(spec))  # A loss argument 3 comes as a number.
     device = torch.device(device)
     network, preprocessing = find(spec).load(spec, device)
     return Embedding(spec, network, preprocessing, device)

@@ -78,9 +78,12 @@ def split(specs: str | Sequence[str]) -> list[str]:
     """Several spec strings, from a list or separated by commas.
 
     Raises:
-        UserError: There is none, or an empty one.
+        UserError: There is none, an empty one, or something else than text.
     """
-    parts = [part.strip() for part in (specs.split(',') if isinstance(specs, str) else specs)]
+    parts = specs.split(',') if isinstance(specs, str) else specs
+    if not (isinstance(parts, (list, tuple)) and all(isinstance(part, str) for part in parts)):
+        raise UserError(f'Embeddings {specs!r} are no names: write NAME or NAME,NAME.')
+    parts = [part.strip() for part in parts]
     if not parts or not all(parts):
         raise UserError(f'Embeddings {specs!r} have an empty name among them: write NAME or NAME,NAME.')
     return parts

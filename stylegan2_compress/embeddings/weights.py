@@ -28,7 +28,7 @@ def downloaded(spec: Spec, url: str, way_out: str) -> str:
     """
     try:
         return dnnlib.util.open_url(url, return_filename=True)
-    except OSError as error:
+    except (OSError, AssertionError) as error:  # The host asserts that a URL has the form of one.
         reason = type(error).__name__
         raise UserError(f'Embedding {spec} cannot download {url} ({reason}): try again, or {way_out}.') from error
 

@@ -1,5 +1,6 @@
 """The adversarial base: StyleGAN2's losses as the host computes them, and the places where terms hang."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch_utils.ops import conv2d_gradfix
 from training.loss import Loss
 
 from stylegan2_compress import statistics
+from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.steps import Steps
 
 STUDENT = ''  # The student's discriminator among several: its statistics have the host's names, without a suffix.
@@ -116,6 +118,26 @@ class AdversarialLoss(Loss):
         self.steps = Steps()
         # The host's FP16 blocks have no fast path on a CPU, and some of their operations none at all.
         self.precision = {'force_fp32': True} if self.device.type == 'cpu' else {}
+
+    @classmethod
+    def check_arguments(
+        cls, *, style_mixing_prob=0.9, r1_gamma=10, pl_batch_shrink=2, pl_decay=0.01, pl_weight=2, **_others
+    ) -> None:
+        """Refuse what the constructor would trip over, before a run directory exists.
+
+        Raises:
+            UserError: an argument is no number, or none that makes sense.
+        """
+        for name, value, most, wanted in [
+            ('style_mixing_prob', style_mixing_prob, 1, 'a number from 0 to 1'),
+            ('r1_gamma', r1_gamma, sys.float_info.max, 'a number from 0 on'),
+            ('pl_decay', pl_decay, 1, 'a number from 0 to 1'),
+            ('pl_weight', pl_weight, sys.float_info.max, 'a number from 0 on'),
+        ]:
+            if not (isinstance(value, (int, float)) and 0 <= value <= most):
+                raise UserError(f'--loss-arg {name}={value} must be {wanted}.')
+        if not (isinstance(pl_batch_shrink, int) and pl_batch_shrink >= 1):
+            raise UserError(f'--loss-arg pl_batch_shrink={pl_batch_shrink} must be a whole number, at least 1.')
 
     def state_dict(self) -> dict:
         """What a continued run needs beside the networks: the path length average, and where steps and terms are."""

@@ -1,6 +1,7 @@
 """DiME: the student's images are to have a reference's distribution in the spaces of foundation models."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -188,7 +189,7 @@ class Matching:
         ]:
             if value is not None and not (isinstance(value, int) and value >= least):
                 raise UserError(f'--loss-arg {option}={value} must be a whole number of {what}, at least {least}.')
-        if not isinstance(self.truncation_psi, (int, float)):
+        if not (isinstance(self.truncation_psi, (int, float)) and math.isfinite(self.truncation_psi)):
             raise UserError(f'--loss-arg truncation_psi={self.truncation_psi} must be a number.')
         kernels = [name for name, estimator in ESTIMATORS.items() if estimator.has_bank]
         moments = [name for name, estimator in ESTIMATORS.items() if not estimator.has_bank]
@@ -216,7 +217,7 @@ class Matching:
             paper = {} if estimator.has_bank else PAPER_WEIGHTS
             weights = [paper.get(parse(spec).name, estimator.weight) for spec in specs]
         weights = weights if isinstance(weights, (list, tuple)) else [weights]
-        if len(weights) != len(specs) or not all(isinstance(w, (int, float)) and w >= 0 for w in weights):
+        if len(weights) != len(specs) or not all(isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights):
             raise UserError(
                 f'--loss-arg weights={weights} must be one number from 0 on for each embedding ({", ".join(specs)}).'
             )
@@ -341,6 +342,7 @@ class DiMELoss(AdversarialLoss):
         cls, *, networks: Mapping[str, dict], training_set_kwargs: dict | None = None, **arguments
     ) -> None:
         """Refuse what the constructor would trip over, before a run directory exists."""
+        AdversarialLoss.check_arguments(**arguments)
         matching = _matching(arguments)
         source = matching.source(training_set_kwargs, networks=networks)
         specs = [spec for spec, _weight in matching.embeddings_and_weights()]

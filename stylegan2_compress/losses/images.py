@@ -1,5 +1,6 @@
 """Image distillation: the student is to make the teacher's image for the same latent, in pixels and in features."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -76,15 +77,16 @@ class ImageDistillationLoss(AdversarialLoss):
 
     @classmethod
     def check_arguments(
-        cls, *, embedding: str = 'efficientnet_lite0', pixel_weight=3.0, feature_weight=3.0, **_others
+        cls, *, embedding: str = 'efficientnet_lite0', pixel_weight=3.0, feature_weight=3.0, **adversarial
     ) -> None:
         """Refuse what the constructor would trip over, before a run directory exists."""
+        AdversarialLoss.check_arguments(**adversarial)
         if not load(embedding, 'cpu').has_layers:
             raise UserError(
                 f'--loss-arg embedding={embedding} shows no layers; use one that does, such as efficientnet_lite0.'
             )
         for name, weight in [('pixel_weight', pixel_weight), ('feature_weight', feature_weight)]:
-            if not (isinstance(weight, (int, float)) and weight >= 0):
+            if not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
                 raise UserError(f'--loss-arg {name}={weight} must be a number from 0 on.')
 
     @classmethod

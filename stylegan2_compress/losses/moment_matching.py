@@ -1,5 +1,6 @@
 """Moment matching: images are to have the reference's means and variances in all layers of a frozen network (SLT)."""
 
+import math
 from collections.abc import Sequence
 
 import dnnlib
@@ -161,7 +162,7 @@ class MomentMatchingLoss(Loss):
         for name, value, least in [('pool', pool, 0), ('samples', 2 if samples is None else samples, 2)]:
             if not (isinstance(value, int) and value >= least):
                 raise UserError(f'--loss-arg {name}={value} must be a whole number, at least {least}.')
-        if not (isinstance(moving_average_lr, (int, float)) and moving_average_lr > 0):
+        if not (isinstance(moving_average_lr, (int, float)) and 0 < moving_average_lr < math.inf):
             raise UserError(f'--loss-arg moving_average_lr={moving_average_lr} must be a number above 0.')
         for name, value in [('normalize', normalize), ('per_class', per_class)]:
             if value not in (None, False, True):

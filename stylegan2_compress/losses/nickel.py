@@ -110,7 +110,7 @@ class NICKELLoss(AdversarialLoss):
         teacher: str,
         student_d: str = 'scratch',
         feature_weight: float = PAPER_FEATURE_WEIGHT,
-        resolutions: int | Sequence[int] | None = None,
+        resolutions: int | str | Sequence[int] | None = None,
         levels: int | None = None,
         **adversarial,
     ):
@@ -141,9 +141,10 @@ class NICKELLoss(AdversarialLoss):
         feature_weight=PAPER_FEATURE_WEIGHT,
         resolutions=None,
         levels=None,
-        **_others,
+        **adversarial,
     ) -> None:
         """Refuse what the constructor would trip over, before a run directory exists."""
+        AdversarialLoss.check_arguments(**adversarial)
         if student_d not in STUDENT_D:
             raise UserError(f'--loss-arg student_d={student_d} does not exist; there are {", ".join(STUDENT_D)}.')
         if not (isinstance(feature_weight, (int, float)) and 0 <= feature_weight < math.inf):
@@ -190,7 +191,9 @@ class NickelDimeLoss(NICKELLoss, DiMELoss):
 # --- Which feature maps, and how deep ---------------------------------------------------------------------------------
 
 
-def levels_by_block(img_resolution: int, resolutions: int | Sequence[int] | None, levels: int | None) -> dict[str, int]:
+def levels_by_block(
+    img_resolution: int, resolutions: int | str | Sequence[int] | None, levels: int | None
+) -> dict[str, int]:
     """Haar levels by the name of the block whose map is compared, `{'b64': 4}`, from the arguments of `NICKELLoss`.
 
     Raises:
@@ -199,6 +202,8 @@ def levels_by_block(img_resolution: int, resolutions: int | Sequence[int] | None
     available = [2**k for k in range(2, int(math.log2(img_resolution)))]  # D_S has a map of half the image at most.
     if resolutions is None:
         resolutions = max(img_resolution // 4, 4)
+    if isinstance(resolutions, str):  # Two or more, separated by commas; one came as a number.
+        resolutions = [int(side) if side.strip().isdecimal() else side for side in resolutions.split(',')]
     chosen = list(resolutions) if isinstance(resolutions, (list, tuple)) else [resolutions]
     if not chosen or len(set(map(repr, chosen))) < len(chosen) or any(side not in available for side in chosen):
         raise UserError(

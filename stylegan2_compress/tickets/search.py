@@ -2,6 +2,7 @@
 
 import glob
 import json
+import math
 import os
 
 import dnnlib
@@ -86,10 +87,9 @@ def find_ticket(
         ('ema-kimg', ema_kimg),
         ('kimg-per-tick', kimg_per_tick),
         ('state-kimg', state_kimg),
-        ('seed', given.get('seed')),
     ]:
-        if value is not None and not value >= 0:
-            raise UserError(f'--{option}={value:g} must not be negative.')
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f'--{option}={value:g} must be a number from 0 on.')
     options.check_outdir(outdir)
     device = devices.choose(device)
     eval_embedding = eval_embedding or embedding
@@ -157,8 +157,8 @@ def check_options(teacher, reference, keep, rule, weight_init, score_init, lr, e
             raise UserError(f'{option}={value} does not exist; there are {", ".join(choices)}.')
     if reference == 'teacher' and teacher is None:
         raise UserError('--reference=teacher needs --teacher=PKL.')
-    if not lr > 0:
-        raise UserError(f'--lr={lr:g} must be above 0.')
+    if not 0 < lr < math.inf:
+        raise UserError(f'--lr={lr:g} must be a number above 0.')
     if eval_samples < 2:
         raise UserError(f'--eval-samples={eval_samples} must be at least 2.')
     for name, value in shape.items():
