@@ -45,6 +45,8 @@ def sha256(path: str | os.PathLike) -> str:
 
 def refuse_to_overwrite(path: str, force: bool) -> None:
     """Refuse a file to write that exists, without `--force`, or that could not be written."""
+    if Path(path).is_dir():
+        raise UserError(f'{path or "The empty name"} is a directory: name a file to write.')
     if Path(path).exists() and not force:
         raise UserError(f'{path} exists: name another file, or add --force to replace it.')
     if not os.access(Path(path).absolute().parent, os.W_OK):

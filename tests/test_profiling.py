@@ -172,7 +172,12 @@ def test_command_for_people(files):
     assert 'measured on' in result.stdout
 
 
-@pytest.mark.parametrize('arguments', ['', 'missing.pkl', 'teacher.pkl --batch 0', 'teacher.pkl --device quantum'])
+HUGE = 'teacher.pkl --device cpu --batch 1000000000000'
+
+
+@pytest.mark.parametrize(
+    'arguments', ['', 'missing.pkl', 'teacher.pkl --batch 0', 'teacher.pkl --device quantum', HUGE]
+)
 def test_bad_input(files, monkeypatch, arguments):
     monkeypatch.chdir(files[0].parent)
     result = run(*arguments.split())

@@ -510,6 +510,7 @@ def test_command(teacher, teacher_pkl, tmp_path):
         '--ratio 0.5 --device quantum',
         '--ratio 0.5 --device meta',
         '--ratio 0.5 --samples 0',
+        '--ratio 0.5 --criterion random --seed 99999999999999999999',
         '--ratio 0.5 --teacher missing.pkl',
         '--ratio 0.5 --out missing/student.pkl',
     ],

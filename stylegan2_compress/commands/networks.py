@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stylegan2_compress.commands.shared import SEED
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import refuse_to_overwrite
 
@@ -76,7 +77,7 @@ def convert(source, dest, force, trust, host_dir):
 @click.option('--init', default='none', show_default=True, metavar='NAME', help='Then change the weights: none, svs.')
 @click.option('--samples', type=click.IntRange(min=1), default=400, show_default=True, help='Images to judge by.')
 @click.option('--batch', type=click.IntRange(min=1), default=8, show_default=True, help='Images at a time.')
-@click.option('--seed', type=int, default=0, show_default=True, help='Seed of the criterion.')
+@click.option('--seed', type=SEED, default=0, show_default=True, help='Seed of the criterion.')
 @click.option('--mask', metavar='FILE.pt', help='TorchScript: images [N,C,H,W] in [-1,1] to content masks [N,1,H,W].')
 @click.option('--device', metavar='NAME', help='Where to judge channels  [default: cuda where there is one, else cpu]')
 @click.option('--out', required=True, type=click.Path(dir_okay=False), metavar='PKL', help='File to write.')
@@ -173,7 +174,12 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
     for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
         file_bytes = Path(pickles.local_file(file)).stat().st_size
         batches = [] if no_measure else sorted({1, batch})
-        profiles.append(profiling.profile(G.to(device), file, file_bytes, layers, batches))
+        try:
+            profiles.append(profiling.profile(G.to(device), file, file_bytes, layers, batches))
+        except RuntimeError as error:
+            if 'memory' not in str(error):  # What the allocators of all devices say.
+                raise
+            raise UserError(f'--batch={batch} is more than memory holds on {device}: give a smaller one.') from error
         G.cpu()
     if as_json:
         measured_on = None if no_measure else profiling.device_name(device)

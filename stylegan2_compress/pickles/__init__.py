@@ -26,6 +26,7 @@ from stylegan2_compress.pickles.contents import Refused
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Mismatch
 
+TRUSTING = '`prune`, `profile`, `convert`, `evaluate` and `compare`'  # The commands that have --trust.
 KEYS = ('G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe')
 
 
@@ -112,14 +113,14 @@ def _in_a_sentence(path: str | os.PathLike) -> Iterator[None]:
     except Mismatch as error:
         raise UserError(
             f'{path} does not fit the local classes: {str(error)[:500]}; if you trust whoever made it, --trust of '
-            f'`prune`, `profile` and `convert` (in Python trust=True) lets the host load it, which runs the code in it.'
+            f'{TRUSTING} (in Python trust=True) lets the host load it, which runs the code in it.'
         ) from error
     except Malformed as error:
         raise UserError(f'{path} is not a network file: {str(error)[:500]}.') from error
     except Refused as error:
         raise UserError(
             f'{path} {str(error)[:500]}. Nothing in it was run; if you trust whoever made it, --trust of '
-            f'`prune`, `profile` and `convert` (in Python trust=True) lets it run its own code.'
+            f'{TRUSTING} (in Python trust=True) lets it run its own code.'
         ) from error
 
 
