@@ -4,6 +4,7 @@ import math
 
 from stylegan2_compress import devices, launch, options, pruning, recipes, runs
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import host_metrics
 
 DEFAULT_LOSS = 'stylegan2_compress.DiMELoss'
 DEFAULT_RATIO = 0.7
@@ -74,6 +75,8 @@ def distill(
     given = {name: value for name, value in host_options.items() if value is not None}
     given['gpus'] = launch.number_of_processes(given.get('gpus'))
     given['metrics'] = options.parse_metrics(metrics)
+    for metric in given['metrics']:
+        host_metrics.require_detector(metric)  # What is missing now would end the run at its first snapshot.
     desc, args = recipes.host_arguments(data, **{**defaults_for(G), **given})
 
     if student is None:

@@ -157,6 +157,9 @@ def host_arguments(
         if value not in choices:
             raise UserError(f'{option}={value} does not exist; there are {", ".join(choices)}.')
     training_set, training_set_kwargs = open_training_set(data)
+    resolution = training_set.resolution
+    if resolution < 4 or resolution & (resolution - 1):
+        raise UserError(f'--data={data} has images of resolution {resolution}, which must be a power of 2 from 4 on.')
     name = [training_set.name]
     if cond:
         if not training_set_kwargs.use_labels:

@@ -19,6 +19,7 @@ from stylegan2_compress import datasets, options, pickles, recipes, references
 from stylegan2_compress.cli import main
 from stylegan2_compress.distillation import distill
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import samples
 from stylegan2_compress.training_loops.data import Share, real_batches
 
 SPEC = 'efficientnet_lite0@size=32'
@@ -342,6 +343,26 @@ def test_an_image_that_is_not_like_the_first_is_named(tmp_path, image, reason, w
         next(batches)
     with pytest.raises(UserError, match=sentence):
         references.DatasetImages(kwargs).draw(0)
+    with pytest.raises(UserError, match=sentence):
+        next(samples.reals(training_set))
+
+
+@pytest.mark.parametrize('side', [2, 20])
+def test_images_of_a_size_that_no_generator_makes(tmp_path, side):
+    path = images_and_labels(tmp_path / 'data.zip', [np.zeros([side, side, 3], np.uint8)])
+    with pytest.raises(UserError, match=f'resolution {side}, which must be a power of 2'):
+        recipes.host_arguments(path)
+
+
+def test_a_metric_without_its_detector_is_refused_before_the_run(tmp_path, monkeypatch, data, make_teacher):
+    def offline(url, **_others):
+        raise OSError(url)
+
+    teacher = make_teacher()
+    monkeypatch.setattr(dnnlib.util, 'open_url', offline)
+    with pytest.raises(UserError, match=r'--metrics=kid50k_full needs .*inception.*, which cannot be downloaded'):
+        distill(teacher, data, str(tmp_path / 'out'), loss_args=(f'embeddings={SPEC}',), metrics='kid50k_full')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_an_error_that_no_image_explains_stays(tmp_path):

@@ -474,6 +474,7 @@ def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_
         (['--loss-arg', 'per_class=true'], 'needs labels'),
         (['--seed=-1'], '--seed=-1'),
         (['--channel-max=0'], '--channel-max=0'),
+        (['--channel-base=16'], '--channel-base=16'),
         (['--eval-samples=1'], '--eval-samples=1'),
         (['--cond=1'], '--cond'),
         (['--teacher=TEACHER'], 'resolution 16'),

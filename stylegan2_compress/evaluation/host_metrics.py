@@ -53,7 +53,7 @@ class HostMetric(Metric):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        require_detector(next(url for prefix, url in DETECTORS.items() if self.metric.startswith(prefix)), self.metric)
+        require_detector(self.metric)
 
     def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
         precision = {'force_fp32': True} if self.setting.device.type == 'cpu' else {}
@@ -118,12 +118,13 @@ def replaced(module, name: str, value) -> Iterator[None]:
         setattr(module, name, original)
 
 
-def require_detector(url: str, metric: str) -> None:
-    """Have the host's detector in the host's cache.
+def require_detector(metric: str) -> None:
+    """Have the detector that one of the host's metrics uses in the host's cache.
 
     Raises:
         UserError: It is not there and cannot be downloaded.
     """
+    url = next(url for prefix, url in DETECTORS.items() if metric.startswith(prefix))
     try:
         dnnlib.util.open_url(url, return_filename=True, num_attempts=2, verbose=False)
     except OSError as error:

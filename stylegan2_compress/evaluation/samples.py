@@ -55,7 +55,8 @@ def quantised(images: torch.Tensor) -> torch.Tensor:
 def reals(training_set, batch: int = 64) -> Iterator[torch.Tensor]:
     """All images of one of the host's datasets, [N, C, H, W] in [-1, 1], in its order."""
     for start in range(0, len(training_set), batch):
-        images = [training_set[index][0] for index in range(start, min(start + batch, len(training_set)))]
+        with datasets.reading(training_set):
+            images = [training_set[index][0] for index in range(start, min(start + batch, len(training_set)))]
         yield torch.from_numpy(np.stack(images)).float() / 127.5 - 1
 
 

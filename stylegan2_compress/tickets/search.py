@@ -105,6 +105,9 @@ def find_ticket(
     given['gpus'] = launch.number_of_processes(given.get('gpus'))
     desc, args = recipes.host_arguments(data, aug='noaug', **given)
     desc += f'-ticket-{rule}-keep{keep:g}'
+    if channel_base is not None and channel_base < args.training_set_kwargs.resolution:
+        least = args.training_set_kwargs.resolution
+        raise UserError(f'--channel-base={channel_base} must be at least the resolution, {least}.')
 
     if G is None:
         use_shape(args.G_kwargs, shape)
