@@ -1,5 +1,6 @@
 """Starting the processes of a run: here, or by torchrun on one machine or many."""
 
+import errno
 import multiprocessing.connection
 import os
 import signal
@@ -128,11 +129,23 @@ def run_rank(rank: int, args: dict) -> None:
 
     if rank == 0:
         log = os.path.join(args['run_dir'], 'log.txt')
-        with last_words(log), dnnlib.util.Logger(log, file_mode='a', should_flush=True):
+        with last_words(log), full_disk(args['run_dir']), dnnlib.util.Logger(log, file_mode='a', should_flush=True):
             options.run_loop(rank=rank, **args)
     else:
         with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
             options.run_loop(rank=rank, **args)
+
+
+@contextmanager
+def full_disk(run_dir: str):
+    """Say in a sentence that there is no room for pictures and logs, which are not `files.atomic_write`'s."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sentence = f'Cannot write to {run_dir}: {error.strerror}; make room, and continue with --resume={run_dir}.'
+        raise errors.UserError(sentence) from error
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Runs that are stopped, killed or damaged, and continued: what comes out is what an uninterrupted run leaves."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ import torch
 from metrics import metric_main
 from tiny_runs import loop_arguments
 
-from stylegan2_compress import options, pickles, runs
+from stylegan2_compress import launch, options, pickles, runs
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.training_loops import checkpoint, data, snapshots
 from stylegan2_compress.training_loops.distillation import training_loop
@@ -304,3 +305,16 @@ def test_a_run_keeps_its_own_student(begin, make_generator, tmp_path):
     assert pickles.load(f'{run_dir}/student.pkl')['G_ema'].z_dim == 16
     assert begin(student=networks, resume='latest') == run_dir
     assert begin(resume='latest') != run_dir
+
+
+@pytest.mark.parametrize(('number', 'kind'), [(errno.ENOSPC, UserError), (errno.EACCES, PermissionError)])
+def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch, number, kind):
+    def loop(**_arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(options, 'run_loop', loop)
+    with pytest.raises(kind) as raised:
+        launch.run_rank(0, dict(run_dir=str(tmp_path)))
+    if kind is UserError:
+        assert raised.value.message.startswith(f'Cannot write to {tmp_path}: No space left on device; ')
+        assert (tmp_path / 'log.txt').read_text().splitlines()[-1] == f'Error: {raised.value.message}'
