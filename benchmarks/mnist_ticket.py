@@ -1,6 +1,6 @@
 """A strong lottery ticket on MNIST: a tenth of random weights that makes digits, found on a CPU without training any.
 
-    python benchmarks/mnist_ticket.py --outdir runs/mnist-ticket [--kimg 100]
+    python benchmarks/mnist_ticket.py --outdir runs/mnist-ticket [--kimg 100] [--loss-arg moving_average_lr=1e-4]
 
 Searches class-conditionally, by moments of each digit's images in the layers of EfficientNet-Lite0, and compares
 
@@ -10,7 +10,8 @@ Searches class-conditionally, by moments of each digit's images in the layers of
 * the quickstart's teacher, a larger generator trained with a discriminator on 150 thousand images,
 
 as the quickstart does: 5,000 images against 5,000 real digits in the features of a digit classifier that none of them
-has seen. Prints the table and writes mnist_ticket.png. A run that `--outdir` has finished is not run again.
+has seen. Prints the table and the search's course, and writes mnist_ticket.png. A run that `--outdir` has finished is
+not run again.
 """
 
 import glob
@@ -35,7 +36,8 @@ LOSS_ARGS = ('normalize=true',)
 @click.option('--kimg', default=100, show_default=True, help='Length of both runs in thousands of images.')
 @click.option('--keep', default=0.1, show_default=True, help='Share of weights that the ticket keeps.')
 @click.option('--seed', default=0, show_default=True)
-def main(outdir: str, kimg: int, keep: float, seed: int) -> None:
+@click.option('--loss-arg', 'loss_args', multiple=True, metavar='KEY=VALUE', help='Further ones of MomentMatchingLoss.')
+def main(outdir: str, kimg: int, keep: float, seed: int, loss_args: tuple[str, ...]) -> None:
     host.activate(host.find_or_fetch().path)
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
     from stylegan2_compress import mnist, pickles, quickstart
@@ -43,7 +45,7 @@ def main(outdir: str, kimg: int, keep: float, seed: int) -> None:
 
     os.makedirs(outdir, exist_ok=True)
     data, teacher = quickstart.write_inputs(outdir)
-    ticket_dir = finished(f'{outdir}/ticket', lambda: search(data, f'{outdir}/ticket', kimg, keep, seed))
+    ticket_dir = finished(f'{outdir}/ticket', lambda: search(data, f'{outdir}/ticket', kimg, keep, seed, loss_args))
     dense_dir = finished(f'{outdir}/dense', lambda: train_dense(ticket_dir, f'{outdir}/dense'))
 
     ticket = ticket_file.read(f'{ticket_dir}/last.ticket')
@@ -67,6 +69,9 @@ def main(outdir: str, kimg: int, keep: float, seed: int) -> None:
             f'| {minutes.get(name, "")} |'
         )
     print(f'\nThe ticket file takes {os.path.getsize(f"{ticket_dir}/last.ticket"):,} bytes.')
+    for file in sorted(glob.glob(f'{ticket_dir}/network-snapshot-*.pkl')):
+        row = quickstart.measure(os.path.basename(file), baking.bake(pickles.load(file)['G_ema']), features)
+        print(f'{row.name}: Fréchet distance {row.frechet_distance:.1f}, readable {row.readable:.1%}')
     save_picture(generators, rows, f'{outdir}/mnist_ticket.png')
 
 
@@ -88,7 +93,7 @@ def minutes_of(run_dir: str) -> str:
     return f'{times["minutes"]:.0f} ({times["cpu_minutes"]:.0f} of CPU time)'
 
 
-def search(data: str, outdir: str, kimg: int, keep: float, seed: int) -> str:
+def search(data: str, outdir: str, kimg: int, keep: float, seed: int, loss_args: tuple[str, ...]) -> str:
     from stylegan2_compress.tickets.search import find_ticket
 
     return find_ticket(
@@ -96,7 +101,7 @@ def search(data: str, outdir: str, kimg: int, keep: float, seed: int) -> str:
         outdir,
         keep=keep,
         embedding=EMBEDDING,
-        loss_args=LOSS_ARGS,
+        loss_args=LOSS_ARGS + loss_args,
         lr=SCORE_LR,
         ema_kimg=EMA_KIMG,
         kimg_per_tick=4,
