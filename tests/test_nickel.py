@@ -327,7 +327,7 @@ def test_nickel_and_dime_is_both(make_generator, make_teacher):
     [
         (256, None, None, {'b64': 4}), (1024, None, None, {'b256': 4}), (16, None, None, {'b4': 2}),
         (8, None, None, {'b4': 2}), (32, [16, 8], None, {'b16': 4, 'b8': 3}), (32, 16, 2, {'b16': 2}),
-        (64, [4, 32], 1, {'b4': 1, 'b32': 1}),
+        (64, [4, 32], 1, {'b4': 1, 'b32': 1}), (64, '16,32', 1, {'b16': 1, 'b32': 1}),
     ],
 )  # fmt: skip
 def test_levels_by_block(img_resolution, resolutions, levels, expected):
@@ -338,7 +338,8 @@ def test_levels_by_block(img_resolution, resolutions, levels, expected):
     ('resolutions', 'levels', 'sentence'),
     [
         (16, None, 'resolutions=16 must be one or several of 4, 8'), (6, None, 'resolutions=6'), ([], None, '4, 8'),
-        ([4, 4], None, 'resolutions'), ('all', None, 'resolutions=all'), (2, None, 'resolutions=2'),
+        ([4, 4], None, 'resolutions'), ('all', None, 'resolutions=all'), ('8,x', None, 'resolutions=8,x'),
+        (2, None, 'resolutions=2'),
         (8, 4, 'levels=4 must be from 1 to 3'), (None, 3, 'from 1 to 2'), ([8, 4], 3, 'from 1 to 2'),
         (8, 0, 'levels=0'), (8, 1.5, 'levels=1.5'), ([[4]], None, 'resolutions'),
     ],

@@ -202,9 +202,9 @@ def levels_by_block(
     available = [2**k for k in range(2, int(math.log2(img_resolution)))]  # D_S has a map of half the image at most.
     if resolutions is None:
         resolutions = max(img_resolution // 4, 4)
-    if isinstance(resolutions, str):  # Two or more, separated by commas; one came as a number.
-        resolutions = [int(side) if side.strip().isdecimal() else side for side in resolutions.split(',')]
     chosen = list(resolutions) if isinstance(resolutions, (list, tuple)) else [resolutions]
+    if isinstance(resolutions, str):  # Two or more, separated by commas; one came as a number.
+        chosen = [int(side) if side.strip().isdecimal() else side for side in resolutions.split(',')]
     if not chosen or len(set(map(repr, chosen))) < len(chosen) or any(side not in available for side in chosen):
         raise UserError(
             f'--loss-arg resolutions={resolutions} must be one or several of {", ".join(map(str, available))} '
