@@ -115,12 +115,12 @@ def uninterrupted(arguments, tmp_path_factory):
     return run_dir
 
 
-def killed(step, delay, **given):
-    """Train, and be killed so many seconds after a step has begun."""
+def killed(phase, delay, **given):
+    """Train, and be killed so many seconds after the `phase`-th phase of all steps has begun."""
 
-    def draw(*args, steps=[0]):
-        steps[0] += 1
-        if steps[0] == step:
+    def draw(*args, phases=[0]):
+        phases[0] += 1
+        if phases[0] == phase:
             threading.Timer(delay, os.kill, [os.getpid(), signal.SIGKILL]).start()
         return rounds(*args)
 
@@ -129,28 +129,32 @@ def killed(step, delay, **given):
 
 
 def test_killed_at_any_moment(arguments, tmp_path, uninterrupted):
-    rnd = random.Random(os.getpid())
+    rnd = random.Random()
+    # A run has 27 phases in ten steps, and saves its state after 8, 16 and 24 of them: killed before the first, between
+    # two, then anywhere.
+    moments = [(rnd.randint(1, 7), 0.0), (12, 0.0), *((rnd.randint(1, 16), rnd.uniform(0, 0.3)) for _ in range(3))]
+    print('Killed at (phase, seconds after it began):', moments)
     given = arguments(tmp_path / 'killed')
-    continued = 0
-    for _attempt in range(6):
-        process = in_a_fork(killed, rnd.randint(1, 12), rnd.uniform(0, 0.3), **given)
+    exitcodes, states = [], []
+    for phase, delay in moments:
+        process = in_a_fork(killed, phase, delay, **given)
         process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL
-        continued += bool(checkpoint.states_in(tmp_path / 'killed'))
+        exitcodes.append(process.exitcode)
+        states.append(len(checkpoint.states_in(tmp_path / 'killed')))
+    assert exitcodes[:2] == [-signal.SIGKILL] * 2
+    assert states[:2] == [0, 1]
+    assert set(exitcodes) <= {0, -signal.SIGKILL}
     train(**given)
-    assert continued >= 1
     assert_same(tmp_path / 'killed', uninterrupted)
     assert len(checkpoint.states_in(tmp_path / 'killed')) == 2
 
 
-def stopped(number, step, times=1, **given):
-    """Train, with signals that arrive in the middle of a step."""
+def stopped(number, phase, times=1, **given):
+    """Train, with signals that arrive as the `phase`-th phase of all steps begins."""
 
-    def draw(*args, steps=[0]):
-        steps[0] += 1
-        if steps[0] == step:
+    def draw(*args, phases=[0]):
+        phases[0] += 1
+        if phases[0] == phase:
             for _ in range(times):
                 signal.raise_signal(number)
         return rounds(*args)
@@ -164,7 +168,7 @@ def stopped(number, step, times=1, **given):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_the_step(arguments, tmp_path, capfd, uninterrupted, number):
-    process = in_a_fork(stopped, number, step=5, **arguments(tmp_path / 'stopped'))
+    process = in_a_fork(stopped, number, phase=5, **arguments(tmp_path / 'stopped'))
     process.join()
     assert len(checkpoint.states_in(tmp_path / 'stopped')) == 1
     assert re.search(rf'Stopped: Stopped at 0.0\d+ kimg.*--resume={tmp_path}/stopped', capfd.readouterr().err)
@@ -173,7 +177,7 @@ def test_a_signal_ends_the_run_after_the_step(arguments, tmp_path, capfd, uninte
 
 
 def test_a_second_interrupt_ends_it_at_once(arguments, tmp_path, capfd):
-    process = in_a_fork(stopped, signal.SIGINT, step=5, times=2, **arguments(tmp_path / 'stopped'))
+    process = in_a_fork(stopped, signal.SIGINT, phase=5, times=2, **arguments(tmp_path / 'stopped'))
     process.join()
     assert 'KeyboardInterrupt' in capfd.readouterr().err
     assert checkpoint.states_in(tmp_path / 'stopped') == []
