@@ -158,11 +158,12 @@ def test_two_processes_train_as_one_with_absolute_differences(weights, name):
 )
 def test_the_first_failure_ends_all_and_is_what_is_told(tmp_path, how, kind, words):
     start = time.time()
+    before = set(multiprocessing.active_children())  # Loaders of other tests, which wait for the garbage collection.
     with pytest.raises(kind) as raised:
         launch.run(dict(loop='several_runs.failing', num_gpus=2, run_dir=str(tmp_path), device='cpu', how=how))
     assert re.fullmatch(words + r'\n?', raised.value.message)
     assert time.time() - start < 60
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_a_signal_to_the_parent_stops_all_after_a_step(tmp_path):
