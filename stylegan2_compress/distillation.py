@@ -1,8 +1,6 @@
 """`distill`: from a teacher pickle and a dataset to a training run, with defaults read off the teacher."""
 
-import math
-
-from stylegan2_compress import devices, launch, options, pruning, recipes, runs
+from stylegan2_compress import checks, devices, launch, options, pruning, recipes, runs
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics
 
@@ -63,8 +61,8 @@ def distill(
         ('kimg-per-tick', kimg_per_tick),
         ('state-kimg', state_kimg),
     ]:
-        if value is not None and not 0 <= value < math.inf:
-            raise UserError(f'--{option}={value:g} must be a number from 0 on.')
+        if value is not None:
+            checks.number(f'--{option}', value, least=0)
     options.check_outdir(outdir)
     if device is not None:
         devices.choose(device)  # Refuses one that is not here.

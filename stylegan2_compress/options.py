@@ -12,6 +12,7 @@ import types
 
 import click
 
+from stylegan2_compress import checks
 from stylegan2_compress.errors import UserError
 
 HOST_LOSS = 'training.loss.StyleGAN2Loss'
@@ -344,10 +345,7 @@ def parse_metrics(text: str) -> list[str]:
 
     names = [] if text.lower() in ('', 'none') else [name.strip() for name in text.split(',')]
     for name in names:
-        if not metric_main.is_valid_metric(name):
-            raise UserError(
-                f'--metrics={name} does not exist; there are {", ".join(metric_main.list_valid_metrics())}.'
-            )
+        checks.choice('--metrics', name, metric_main.list_valid_metrics())
     return names
 
 

@@ -4,12 +4,12 @@
 so this is the same mapping once more. A test compares the two, option by option, wherever a real checkout is at hand.
 """
 
-import math
 import zipfile
 from dataclasses import dataclass
 
 import dnnlib
 
+from stylegan2_compress import checks
 from stylegan2_compress.errors import UserError
 
 
@@ -154,8 +154,7 @@ def host_arguments(
         ('--aug', aug, AUG),
         ('--augpipe', augpipe, AUGPIPES),
     ]:
-        if value not in choices:
-            raise UserError(f'{option}={value} does not exist; there are {", ".join(choices)}.')
+        checks.choice(option, value, choices)
     training_set, training_set_kwargs = open_training_set(data)
     resolution = training_set.resolution
     if resolution < 4 or resolution & (resolution - 1):
@@ -179,8 +178,7 @@ def host_arguments(
     config = CONFIGURATIONS[cfg] if cfg != 'auto' else auto_configuration(training_set.resolution, gpus)
     name += [cfg if cfg != 'auto' else f'auto{gpus}']
     if gamma is not None:
-        if not 0 <= gamma < math.inf:
-            raise UserError(f'--gamma={gamma:g} must be a number from 0 on.')
+        checks.number('--gamma', gamma, least=0)
         name += [f'gamma{gamma:g}']
     if kimg is not None:
         if kimg < 1:

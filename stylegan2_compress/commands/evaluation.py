@@ -2,7 +2,7 @@
 
 import click
 
-from stylegan2_compress.commands.shared import SEED
+from stylegan2_compress.commands.shared import SEED, host_option
 
 
 @click.command()
@@ -21,7 +21,7 @@ from stylegan2_compress.commands.shared import SEED
 @click.option('--mirror', is_flag=True, help='Data for fid50k, kid50k and pr50k3 includes flipped images.')
 @click.option('--device', metavar='NAME', help='Where to compute  [default: cuda where there is one, else cpu]')
 @click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')
-@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+@host_option
 def evaluate(files, data, metrics, samples, repeats, seed, mirror, device, trust, host_dir):
     """Measure generators (G_ema), side by side; differences are to the first one.
 
@@ -62,7 +62,7 @@ def evaluate(files, data, metrics, samples, repeats, seed, mirror, device, trust
     '--format', 'form', type=click.Choice(['text', 'markdown', 'csv', 'json']), default='text', show_default=True
 )
 @click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')
-@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+@host_option
 def compare(places, form, trust, host_dir):
     """One table of earlier runs: how they were trained, how large the generator is, and every metric on record.
 

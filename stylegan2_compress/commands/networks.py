@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stylegan2_compress.commands.shared import SEED
+from stylegan2_compress.commands.shared import SEED, force_option, host_option
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import refuse_to_overwrite
 
@@ -14,7 +14,7 @@ from stylegan2_compress.files import refuse_to_overwrite
 @click.command()
 @click.argument('file', metavar='FILE|URL')
 @click.option('--json', 'as_json', is_flag=True, help='As JSON, for machines.')
-@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+@host_option
 def inspect(file, as_json, host_dir):
     """Show what is inside a network file, without running any of it.
 
@@ -38,9 +38,9 @@ def inspect(file, as_json, host_dir):
 @click.command()
 @click.argument('source', metavar='IN|URL')
 @click.argument('dest', metavar='OUT')
-@click.option('--force', is_flag=True, help='Replace OUT if it exists.')
+@force_option
 @click.option('--trust', is_flag=True, help='Run unknown code that IN contains.')
-@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+@host_option
 def convert(source, dest, force, trust, host_dir):
     """Convert networks between .pkl and .safetensors, in both directions without loss.
 
@@ -81,9 +81,9 @@ def convert(source, dest, force, trust, host_dir):
 @click.option('--mask', metavar='FILE.pt', help='TorchScript: images [N,C,H,W] in [-1,1] to content masks [N,1,H,W].')
 @click.option('--device', metavar='NAME', help='Where to judge channels  [default: cuda where there is one, else cpu]')
 @click.option('--out', required=True, type=click.Path(dir_okay=False), metavar='PKL', help='File to write.')
-@click.option('--force', is_flag=True, help='Replace the file to write if it exists.')
+@force_option
 @click.option('--trust', is_flag=True, help='Run unknown code that the teacher pickle contains.')
-@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+@host_option
 def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, device, out, force, trust, host_dir):
     """Prune a trained generator to a smaller one, ready to be distilled.
 
@@ -141,7 +141,7 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
 @click.option('--json', 'as_json', is_flag=True, help='Write JSON instead of a table.')
 @click.option('--device', metavar='NAME', help='Where to measure  [default: cuda where there is one, else cpu]')
 @click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')
-@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+@host_option
 def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
     """Parameters, multiply-accumulates, time and memory of generators (G_ema), compared with the first.
 

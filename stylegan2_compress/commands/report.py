@@ -2,6 +2,8 @@
 
 import click
 
+from stylegan2_compress.commands.shared import host_option
+
 
 @click.command()
 @click.argument('run_dirs', nargs=-1, required=True, metavar='RUN_DIR…')
@@ -17,7 +19,7 @@ import click
     help='Show images of at most N snapshots of each run; 0 opens no network at all.',
 )
 @click.option('--latency', is_flag=True, help='Measure what an image takes here, with CUDA or without.')
-@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+@host_option
 def report(run_dirs, out, snapshots, latency, host_dir):
     """Write one HTML file that shows how runs went, or go.
 

@@ -11,6 +11,7 @@ data_option = click.option(
 )
 outdir_option = click.option('--outdir', required=True, metavar='DIR', help='Where the run directory is created.')
 host_option = click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+force_option = click.option('--force', is_flag=True, help='Replace the file to write if it exists.')
 
 RUN_OPTIONS = (
     click.option('--mirror', type=bool, metavar='BOOL', help='Add flipped images  [default: false]'),

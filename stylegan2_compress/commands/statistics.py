@@ -1,10 +1,8 @@
 """`stats`: what a run would compute first, computed once and for all."""
 
-import math
-
 import click
 
-from stylegan2_compress.commands.shared import SEED
+from stylegan2_compress.commands.shared import SEED, force_option, host_option
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import refuse_to_overwrite
 
@@ -38,8 +36,8 @@ from stylegan2_compress.files import refuse_to_overwrite
 @click.option('--seed', type=SEED, default=0, show_default=True, help='Random seed.')
 @click.option('--device', metavar='NAME', help='cpu, cuda, cuda:1  [default: cuda where there is one]')
 @click.option('--out', required=True, type=click.Path(dir_okay=False), metavar='NPZ', help='File to write.')
-@click.option('--force', is_flag=True, help='Replace the file to write if it exists.')
-@click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
+@force_option
+@host_option
 def stats(teacher, data, embeddings, samples, bank, truncation, mirror, seed, device, out, force, host_dir):
     """Compute what DiME matches: statistics of a teacher's or a data set's images in embedding spaces.
 
@@ -59,10 +57,9 @@ def stats(teacher, data, embeddings, samples, bank, truncation, mirror, seed, de
       # The data set itself, for --loss-arg reference=data
       stylegan2-compress stats --data ffhq256.zip --mirror 1 --out ffhq256-data.npz
     """
-    from stylegan2_compress import host
+    from stylegan2_compress import checks, host
 
-    if not math.isfinite(truncation):
-        raise UserError(f'--truncation={truncation} must be a finite number.')
+    checks.number('--truncation', truncation)
     if teacher is None and data is None:
         raise UserError('Say whose images to look at: --teacher or --data.')
     refuse_to_overwrite(out, force)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from stylegan2_compress.commands.shared import data_option, host_option, outdir_option, run_options
+from stylegan2_compress.commands.shared import data_option, force_option, host_option, outdir_option, run_options
 from stylegan2_compress.errors import UserError
 
 
@@ -76,7 +76,6 @@ def ticket():
     """
 
 
-_force = click.option('--force', is_flag=True, help='Replace the file to write if it exists.')
 _teacher = click.option('--teacher', metavar='PKL|URL', help='Where the weights are from, if they are not random.')
 
 
@@ -84,7 +83,7 @@ _teacher = click.option('--teacher', metavar='PKL|URL', help='Where the weights 
 @click.argument('source', metavar='PKL|URL')
 @click.argument('dest', metavar='TICKET', type=click.Path(dir_okay=False))
 @click.option('--network', default='G_ema', show_default=True, metavar='G|G_ema', help='Which of the two.')
-@_force
+@force_option
 @host_option
 def save(source, dest, network, force, host_dir):
     """Write the ticket of a masked generator in a network pickle of find-ticket's.
@@ -115,7 +114,7 @@ def save(source, dest, network, force, host_dir):
 @click.argument('source', metavar='TICKET')
 @click.argument('dest', metavar='PKL', type=click.Path(dir_okay=False))
 @_teacher
-@_force
+@force_option
 @host_option
 def load(source, dest, teacher, force, host_dir):
     """Write the masked generator of a ticket, weights, scores and all, as a network pickle.
@@ -134,7 +133,7 @@ def load(source, dest, teacher, force, host_dir):
 @click.argument('source', metavar='TICKET')
 @click.argument('dest', metavar='PKL', type=click.Path(dir_okay=False))
 @_teacher
-@_force
+@force_option
 @host_option
 def bake(source, dest, teacher, force, host_dir):
     """Write the generator of a ticket as an ordinary network pickle, masks multiplied out.

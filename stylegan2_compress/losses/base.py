@@ -1,6 +1,6 @@
 """The adversarial base: StyleGAN2's losses as the host computes them, and the places where terms hang."""
 
-import sys
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +11,7 @@ from torch_utils import misc
 from torch_utils.ops import conv2d_gradfix
 from training.loss import Loss
 
-from stylegan2_compress import statistics
-from stylegan2_compress.errors import UserError
+from stylegan2_compress import checks, statistics
 from stylegan2_compress.losses.steps import Steps
 
 STUDENT = ''  # The student's discriminator among several: its statistics have the host's names, without a suffix.
@@ -128,16 +127,14 @@ class AdversarialLoss(Loss):
         Raises:
             UserError: an argument is no number, or none that makes sense.
         """
-        for name, value, most, wanted in [
-            ('style_mixing_prob', style_mixing_prob, 1, 'a number from 0 to 1'),
-            ('r1_gamma', r1_gamma, sys.float_info.max, 'a number from 0 on'),
-            ('pl_decay', pl_decay, 1, 'a number from 0 to 1'),
-            ('pl_weight', pl_weight, sys.float_info.max, 'a number from 0 on'),
+        for name, value, most in [
+            ('style_mixing_prob', style_mixing_prob, 1),
+            ('r1_gamma', r1_gamma, math.inf),
+            ('pl_decay', pl_decay, 1),
+            ('pl_weight', pl_weight, math.inf),
         ]:
-            if not (isinstance(value, (int, float)) and 0 <= value <= most):
-                raise UserError(f'--loss-arg {name}={value} must be {wanted}.')
-        if not (isinstance(pl_batch_shrink, int) and pl_batch_shrink >= 1):
-            raise UserError(f'--loss-arg pl_batch_shrink={pl_batch_shrink} must be a whole number, at least 1.')
+            checks.number(f'--loss-arg {name}', value, 0, most)
+        checks.whole_number('--loss-arg pl_batch_shrink', pl_batch_shrink, least=1)
 
     def state_dict(self) -> dict:
         """What a continued run needs beside the networks: the path length average, and where steps and terms are."""

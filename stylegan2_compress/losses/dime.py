@@ -1,14 +1,13 @@
 """DiME: the student's images are to have a reference's distribution in the spaces of foundation models."""
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
 
-from stylegan2_compress import pickles, references, statistics
+from stylegan2_compress import checks, pickles, references, statistics
 from stylegan2_compress.embeddings import Embedding, load, parse, split
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.base import AdversarialLoss, Batch, Summand, Term
@@ -187,10 +186,9 @@ class Matching:
             ('bank', self.bank, 2, 'images'),
             ('refresh', self.refresh, 0, 'steps'),
         ]:
-            if value is not None and not (isinstance(value, int) and value >= least):
-                raise UserError(f'--loss-arg {option}={value} must be a whole number of {what}, at least {least}.')
-        if not (isinstance(self.truncation_psi, (int, float)) and math.isfinite(self.truncation_psi)):
-            raise UserError(f'--loss-arg truncation_psi={self.truncation_psi} must be a number.')
+            if value is not None:
+                checks.whole_number(f'--loss-arg {option}', value, least, what)
+        checks.number('--loss-arg truncation_psi', self.truncation_psi)
         kernels = [name for name, estimator in ESTIMATORS.items() if estimator.has_bank]
         moments = [name for name, estimator in ESTIMATORS.items() if not estimator.has_bank]
         for option, value, default, needs, has in [
@@ -217,7 +215,7 @@ class Matching:
             paper = {} if estimator.has_bank else PAPER_WEIGHTS
             weights = [paper.get(parse(spec).name, estimator.weight) for spec in specs]
         weights = weights if isinstance(weights, (list, tuple)) else [weights]
-        if len(weights) != len(specs) or not all(isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights):
+        if len(weights) != len(specs) or not all(checks.is_number(weight, least=0) for weight in weights):
             raise UserError(
                 f'--loss-arg weights={weights} must be one number from 0 on for each embedding ({", ".join(specs)}).'
             )

@@ -1,11 +1,10 @@
 """Image distillation: the student is to make the teacher's image for the same latent, in pixels and in features."""
 
-import math
 from collections.abc import Mapping
 
 import torch
 
-from stylegan2_compress import pickles
+from stylegan2_compress import checks, pickles
 from stylegan2_compress.embeddings import Embedding, load
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.base import AdversarialLoss, Batch, Summand, Term
@@ -86,8 +85,7 @@ class ImageDistillationLoss(AdversarialLoss):
                 f'--loss-arg embedding={embedding} shows no layers; use one that does, such as efficientnet_lite0.'
             )
         for name, weight in [('pixel_weight', pixel_weight), ('feature_weight', feature_weight)]:
-            if not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
-                raise UserError(f'--loss-arg {name}={weight} must be a number from 0 on.')
+            checks.number(f'--loss-arg {name}', weight, least=0)
 
     @classmethod
     def adapt(cls, args: dict, networks: Mapping[str, dict]) -> None:

@@ -1,6 +1,5 @@
 """Moment matching: images are to have the reference's means and variances in all layers of a frozen network (SLT)."""
 
-import math
 from collections.abc import Sequence
 
 import dnnlib
@@ -8,7 +7,7 @@ import torch
 from torch_utils import misc
 from training.loss import Loss
 
-from stylegan2_compress import pickles, references, statistics
+from stylegan2_compress import checks, pickles, references, statistics
 from stylegan2_compress.embeddings import load
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses import layer_features
@@ -160,10 +159,8 @@ class MomentMatchingLoss(Loss):
         """Refuse what the constructor would trip over, before a run directory exists."""
         training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
         for name, value, least in [('pool', pool, 0), ('samples', 2 if samples is None else samples, 2)]:
-            if not (isinstance(value, int) and value >= least):
-                raise UserError(f'--loss-arg {name}={value} must be a whole number, at least {least}.')
-        if not (isinstance(moving_average_lr, (int, float)) and 0 < moving_average_lr < math.inf):
-            raise UserError(f'--loss-arg moving_average_lr={moving_average_lr} must be a number above 0.')
+            checks.whole_number(f'--loss-arg {name}', value, least)
+        checks.number('--loss-arg moving_average_lr', moving_average_lr, least=0, above=True)
         for name, value in [('normalize', normalize), ('per_class', per_class)]:
             if value not in (None, False, True):
                 raise UserError(f'--loss-arg {name}={value} must be true or false.')

@@ -11,7 +11,7 @@ import torch
 import torch.distributed
 from torch_utils import misc
 
-from stylegan2_compress import pickles, statistics
+from stylegan2_compress import checks, pickles, statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.base import STUDENT, AdversarialLoss, Batch, Summand, Term
 from stylegan2_compress.losses.dime import DiMELoss
@@ -145,10 +145,8 @@ class NICKELLoss(AdversarialLoss):
     ) -> None:
         """Refuse what the constructor would trip over, before a run directory exists."""
         AdversarialLoss.check_arguments(**adversarial)
-        if student_d not in STUDENT_D:
-            raise UserError(f'--loss-arg student_d={student_d} does not exist; there are {", ".join(STUDENT_D)}.')
-        if not (isinstance(feature_weight, (int, float)) and 0 <= feature_weight < math.inf):
-            raise UserError(f'--loss-arg feature_weight={feature_weight} must be a number from 0 on.')
+        checks.choice('--loss-arg student_d', student_d, STUDENT_D)
+        checks.number('--loss-arg feature_weight', feature_weight, least=0)
         data = networks[teacher]
         levels_by_block(data['G_ema'].img_resolution, resolutions, levels)
         if data['D'] is None:

@@ -2,7 +2,6 @@
 
 import glob
 import json
-import math
 import os
 
 import dnnlib
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stylegan2_compress import devices, embeddings, launch, options, pickles, recipes, runs
+from stylegan2_compress import checks, devices, embeddings, launch, options, pickles, recipes, runs
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.networks import masked as masks
@@ -88,8 +87,8 @@ def find_ticket(
         ('kimg-per-tick', kimg_per_tick),
         ('state-kimg', state_kimg),
     ]:
-        if value is not None and not 0 <= value < math.inf:
-            raise UserError(f'--{option}={value:g} must be a number from 0 on.')
+        if value is not None:
+            checks.number(f'--{option}', value, least=0)
     options.check_outdir(outdir)
     device = devices.choose(device)
     eval_embedding = eval_embedding or embedding
@@ -156,12 +155,10 @@ def check_options(teacher, reference, keep, rule, weight_init, score_init, lr, e
         ('--score-init', score_init or 'uniform', masks.SCORE_INITS),
         ('--reference', reference, ('data', 'teacher')),
     ]:
-        if value not in choices:
-            raise UserError(f'{option}={value} does not exist; there are {", ".join(choices)}.')
+        checks.choice(option, value, choices)
     if reference == 'teacher' and teacher is None:
         raise UserError('--reference=teacher needs --teacher=PKL.')
-    if not 0 < lr < math.inf:
-        raise UserError(f'--lr={lr:g} must be a number above 0.')
+    checks.number('--lr', lr, least=0, above=True)
     if eval_samples < 2:
         raise UserError(f'--eval-samples={eval_samples} must be at least 2.')
     for name, value in shape.items():
