@@ -64,6 +64,7 @@ def distill(
         if value is not None:
             checks.number(f'--{option}', value, least=0)
     options.check_outdir(outdir)
+    runs.check_resume(resume)
     if device is not None:
         devices.choose(device)  # Refuses one that is not here.
     networks = options.Networks()

@@ -79,10 +79,13 @@ def extend_train(module: types.ModuleType) -> None:
     ours = {option.name: None for option in TRAIN_OPTIONS}
 
     def callback(outdir, dry_run, **params):
-        from stylegan2_compress import launch, runs
+        from stylegan2_compress import launch, recipes, runs
+        from stylegan2_compress.evaluation import host_metrics
 
         ours.update((name, params.pop(name)) for name in ours)
         check_outdir(outdir)
+        recipes.open_training_set(params['data'])  # The host finds out later, or not in a sentence.
+        recipes.check_seed(params['seed'] or 0)
         resume = params['resume'] if runs.is_run(params['resume']) else None
         if resume is not None:
             params['resume'] = None
@@ -92,6 +95,8 @@ def extend_train(module: types.ModuleType) -> None:
             desc, args = module.setup_training_loop_kwargs(**params)
         except module.UserError as error:
             raise UserError(str(error)) from error
+        for metric in [] if dry_run else args.metrics:
+            host_metrics.require_detector(metric)  # What is missing now would end the run at its first snapshot.
         if 'loop' in args or resume is not None:
             runs.continue_or_start(outdir, desc, args, resume=resume, dry_run=dry_run)
         else:

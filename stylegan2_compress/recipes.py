@@ -106,6 +106,9 @@ def open_training_set(path: str):
             f'--data={path} has images of {training_set.num_channels} channels, and 1 or 3 are possible; make a data '
             f"set with the host's dataset_tool.py."
         )
+    resolution = training_set.resolution
+    if resolution < 4 or resolution & (resolution - 1):
+        raise UserError(f'--data={path} has images of resolution {resolution}, which must be a power of 2 from 4 on.')
     try:
         kwargs.update(use_labels=training_set.has_labels)
     except (OSError, KeyError, ValueError, TypeError, AssertionError) as error:
@@ -114,6 +117,12 @@ def open_training_set(path: str):
             f'on for every image, as [[FILE, CLASS], …].'
         ) from error
     return training_set, kwargs
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what NumPy's older generator, which the host draws from, does not take."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f'--seed={seed} must be a whole number from 0 on and below 2^32.')
 
 
 def host_arguments(
@@ -156,9 +165,6 @@ def host_arguments(
     ]:
         checks.choice(option, value, choices)
     training_set, training_set_kwargs = open_training_set(data)
-    resolution = training_set.resolution
-    if resolution < 4 or resolution & (resolution - 1):
-        raise UserError(f'--data={data} has images of resolution {resolution}, which must be a power of 2 from 4 on.')
     name = [training_set.name]
     if cond:
         if not training_set_kwargs.use_labels:
@@ -194,8 +200,7 @@ def host_arguments(
     elif batch_gpu < 1 or batch_size % (batch_gpu * gpus):
         share = batch_size // gpus
         raise UserError(f'--batch-gpu={batch_gpu} must be at least 1 and divide {share}, the share of each GPU.')
-    if not 0 <= seed < 2**32:
-        raise UserError(f'--seed={seed} must be a whole number from 0 on and below 2^32.')
+    check_seed(seed)
     if snap < 1:
         raise UserError(f'--snap={snap} must be at least 1.')
     if workers < 0:

@@ -129,6 +129,12 @@ def is_run(resume: str | None) -> bool:
     return resume is not None and (resume == LATEST or os.path.isdir(resume))
 
 
+def check_resume(resume: str | None) -> None:
+    """Refuse what can be no run to continue, whatever its options."""
+    if resume not in (None, LATEST) and read_options(resume) is None:
+        raise UserError(f'--resume={resume} is no run directory: there is no {OPTIONS} in it.')
+
+
 def find(outdir: str, args: dict, student: dict | None, resume: str | None) -> str | None:
     """The run directory that `resume` means, None for a new one; see `continue_or_start`."""
     if resume is None:
@@ -145,9 +151,8 @@ def find(outdir: str, args: dict, student: dict | None, resume: str | None) -> s
         if run_dirs(outdir):
             print(f'There is no run with these options in {outdir}, so this is a new one.')
         return None
+    check_resume(resume)
     old = read_options(resume)
-    if old is None:
-        raise UserError(f'--resume={resume} is no run directory: there is no {OPTIONS} in it.')
     changed = differences(old, in_run_dir(args, old['run_dir'], student))
     if changed:
         raise UserError(f'--resume={resume} has other options: {"; ".join(changed)}. Give those it was started with.')

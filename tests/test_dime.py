@@ -362,6 +362,9 @@ def test_stats_of_a_data_set(tmp_path, teacher, data):
         (['--data', 'data.zip', '--embedding', 'efficientnet_lite7'], 'efficientnet_lite0'),
         (['--teacher', 'teacher.pkl', '--data', 'small.zip'], '--teacher=teacher.pkl has images of resolution 16'),
         (['--teacher', 'teacher.pkl', '--device', 'gpu'], '--device=gpu'),
+        (['--data', 'data.zip', '--truncation', '0.5'], '--truncation=0.5 goes with --teacher'),
+        (['--teacher', 'teacher.pkl', '--mirror', '1'], '--mirror=true goes with --data'),
+        (['--teacher', 'teacher.pkl', '--truncation', 'nan'], '--truncation=nan must be a number'),
     ],
 )
 def test_stats_refuses(tmp_path, monkeypatch, teacher, data, make_dataset_zip, arguments, sentence):

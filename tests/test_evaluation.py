@@ -23,6 +23,7 @@ from metrics import (
     perceptual_path_length,
     precision_recall,
 )
+from torch_utils import training_stats
 
 from stylegan2_compress import datasets, embeddings, pickles
 from stylegan2_compress.cli import main
@@ -142,6 +143,7 @@ def test_equals_calc_metrics_of_a_checkout(metric, place, copies, monkeypatch):
     monkeypatch.setattr(calc_metrics, 'torch', OnCPU())
     monkeypatch.setattr(torch.multiprocessing, 'set_start_method', lambda _name: None)
     monkeypatch.setattr(calc_metrics.dnnlib.util, 'Logger', lambda **_options: None)
+    monkeypatch.setattr(training_stats, '_sync_called', False)  # Trainings of other tests have collected already.
 
     # Ours first, which fills the cache; the number of images is the host's own here, as far as we know.
     monkeypatch.setattr('stylegan2_compress.evaluation.host_metrics.COMPUTED_BY', ())

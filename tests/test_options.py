@@ -253,6 +253,7 @@ def bad_input_cases():
     yield 'batch in groups', dict(batch='6'), 'groups of 4'
     yield 'rounds in groups', {'batch': '12', 'batch-gpu': '6'}, 'groups of 4'
     yield 'seed', dict(seed='-1'), '--seed=-1'
+    yield 'resume', {'resume': 'nope', 'loss-arg': 'embeddings=efficientnet_lite7'}, '--resume=nope is no run directory'
     yield 'gamma', dict(gamma='inf'), '--gamma=inf'
     yield 'lr', dict(lr='-1'), '--lr=-1'
     yield 'lr infinite', dict(lr='inf'), '--lr=inf'

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,12 @@ def patch(checkout, *options):
     main(['patch', str(checkout), *options], standalone_mode=False)
 
 
-def train(checkout, *options, expect=0):
+def train(checkout, *options, expect=0, **variables):
     environment = {k: v for k, v in os.environ.items() if k != 'STYLEGAN2_ADA_PYTORCH'} | {'OMP_NUM_THREADS': '1'}
     result = subprocess.run(
         [sys.executable, 'train.py', *options],
         cwd=checkout,
-        env=environment,
+        env=environment | variables,
         capture_output=True,
         text=True,
         timeout=300,
@@ -126,16 +127,33 @@ def test_trains_with_dime_and_the_snapshot_needs_nothing_of_ours(tmp_path, check
         (['--loop=training.training_loop.training_loop'], 'CUDA'),
         (['--student=teacher.pkl', '--resume=ffhq256'], '--resume'),
         (['--teacher=teacher.pkl', '--cond=0'], 'label dimensions 3'),
+        (['--seed=-1'], '--seed=-1 must be'),
+        (['--data=text.zip'], 'dataset.json that cannot be used'),
+        (['--data=odd.zip'], 'resolution 12'),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )
-def test_bad_input(checkout, tmp_path, data, teacher, given, sentence):
+def test_bad_input(checkout, tmp_path, make_dataset_zip, data, teacher, given, sentence):
     patch(checkout)
     shutil.copy(teacher, checkout)
+    make_dataset_zip(checkout, n=2, resolution=12, name='odd.zip')
+    with zipfile.ZipFile(make_dataset_zip(checkout, n=2, name='text.zip'), 'a') as archive:
+        names = [name for name in archive.namelist() if name.endswith('.png')]
+        archive.writestr('dataset.json', json.dumps({'labels': [[name, 'cat'] for name in names]}))
     output = train(checkout, '--outdir=runs', f'--data={data}', '--metrics=none', *given, expect=2)
     assert sentence in output[output.index('Error:') :]
     assert 'Traceback' not in output
     assert not (checkout / 'runs').exists()
+
+
+def test_a_metric_without_its_detector_is_refused_before_the_run(checkout, tmp_path, data):
+    patch(checkout)
+    offline = dict(DNNLIB_CACHE_DIR=str(tmp_path / 'empty'), HTTPS_PROXY='http://127.0.0.1:1')
+    given = ['--outdir=runs', f'--data={data}', '--metrics=kid50k_full']
+    output = train(checkout, *given, expect=2, **offline)
+    assert '--metrics=kid50k_full needs https://' in output[output.index('Error:') :]
+    assert not (checkout / 'runs').exists()
+    train(checkout, *given, '--dry-run', **offline)
 
 
 def test_distill_writes_the_same_options(checkout, tmp_path, data, teacher, capsys):

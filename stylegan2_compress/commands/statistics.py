@@ -62,6 +62,10 @@ def stats(teacher, data, embeddings, samples, bank, truncation, mirror, seed, de
     checks.number('--truncation', truncation)
     if teacher is None and data is None:
         raise UserError('Say whose images to look at: --teacher or --data.')
+    if teacher is None and truncation != 1:
+        raise UserError(f'--truncation={truncation:g} goes with --teacher, whose images it changes.')
+    if data is None and mirror:
+        raise UserError('--mirror=true goes with --data, whose images it doubles.')
     refuse_to_overwrite(out, force)
     host.activate(host_dir)
     from stylegan2_compress import devices, options, pickles, recipes, references

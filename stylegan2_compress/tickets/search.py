@@ -90,6 +90,7 @@ def find_ticket(
         if value is not None:
             checks.number(f'--{option}', value, least=0)
     options.check_outdir(outdir)
+    runs.check_resume(resume)
     device = devices.choose(device)
     eval_embedding = eval_embedding or embedding
     embeddings.load(eval_embedding, 'cpu')
