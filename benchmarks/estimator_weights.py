@@ -2,8 +2,9 @@
 
     python benchmarks/estimator_weights.py --embedding efficientnet_lite0@size=32
 
-The images are 16 of the quickstart's pruned start, the reference 2048 of its teacher's. `moments` with its weight of 20
-is what the others' default weights are measured by.
+The images are of the pruned teacher, the reference is 2048 of the teacher's. `moments` with its weight of 20 is what
+the others' default weights are measured by. Beside it stand the adversarial loss, against the teacher's discriminator,
+and what is left of each distance where there is none: on images of the teacher itself.
 """
 
 import os
@@ -14,9 +15,11 @@ import click
 
 @click.command()
 @click.option('--embedding', 'spec', default='efficientnet_lite0@size=32', show_default=True)
+@click.option('--teacher', metavar='PKL', help="[default: the quickstart's]")
 @click.option('--ratio', default=0.7, show_default=True, help='Of the pruned start.')
-@click.option('--batches', default=3, show_default=True, help='Of 16 images, to average over.')
-def main(spec, ratio, batches):
+@click.option('--batch', default=16, show_default=True, help='Images that a distance is of.')
+@click.option('--batches', default=3, show_default=True, help='To average over.')
+def main(spec, teacher, ratio, batch, batches):
     from stylegan2_compress import host
 
     host.activate(host.find_or_fetch().path)
@@ -25,28 +28,49 @@ def main(spec, ratio, batches):
     from stylegan2_compress import embeddings, pickles, pruning, quickstart, references
     from stylegan2_compress.losses.dime import ESTIMATORS
 
-    teacher, embedding = quickstart.load_teacher(), embeddings.load(spec, 'cpu')
-    G = teacher['G_ema']
-    student = pruning.make_student(teacher, pruning.widths_for_ratio(G, ratio))['G_ema']
+    networks, embedding = pickles.load(teacher) if teacher else quickstart.load_teacher(), embeddings.load(spec, 'cpu')
+    G, D = networks['G_ema'], networks['D']
+    student = pruning.make_student(networks, pruning.widths_for_ratio(G, ratio))['G_ema']
     with tempfile.TemporaryDirectory() as directory:
         file = os.path.join(directory, 'teacher.pkl')
-        pickles.save(file, teacher)
+        pickles.save(file, networks)
         (reference,) = references.statistics_of(references.TeacherImages(file, G), [embedding], samples=2048, bank=2048)
-    norms = {name: [] for name in ESTIMATORS}
-    for seed in range(batches):
-        torch.manual_seed(seed)
-        z, c = torch.randn(16, G.z_dim), torch.eye(G.c_dim)[torch.randint(G.c_dim, (16,))]
-        images = student(z, c, force_fp32=True).detach().requires_grad_(True)
-        features = embedding(images)
-        for name, estimator in ESTIMATORS.items():
-            distance = estimator.build(*([True] if estimator.has_bank else []), reference)
-            (gradient,) = torch.autograd.grad(distance(features), images, retain_graph=True)
-            norms[name].append(float(gradient.norm()))
-    strength = {name: sum(found) / len(found) for name, found in norms.items()}
-    wanted = strength['moments'] * ESTIMATORS['moments'].weight
-    print('estimator  gradient at weight 1  as strong as moments at  default')
-    for name, estimator in ESTIMATORS.items():
-        print(f'{name:9s}  {strength[name]:20.4f}  {wanted / strength[name]:23.3f}  {estimator.weight:7g}')
+
+    distances = {
+        name: estimator.build(*([True] if estimator.has_bank else []), reference)
+        for name, estimator in ESTIMATORS.items()
+    }
+
+    def measure(generator: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """By loss, [2]: its value and the norm of its gradient with respect to images of this generator."""
+        found = []
+        for seed in range(batches):
+            torch.manual_seed(seed)
+            z, c = torch.randn(batch, G.z_dim), labels(batch, G.c_dim)
+            images = generator(z, c, force_fp32=True).detach().requires_grad_(True)
+            features = embedding(images)
+            losses = {'adversarial': torch.nn.functional.softplus(-D(images, c, force_fp32=True)).mean()}
+            losses |= {name: distance(features) for name, distance in distances.items()}
+            norms = [torch.autograd.grad(loss, images, retain_graph=True)[0].norm() for loss in losses.values()]
+            found.append(torch.stack([torch.stack(list(losses.values())), torch.stack(norms)], dim=1).detach())
+        return dict(zip(losses, torch.stack(found).mean(0), strict=True))
+
+    of_student, of_teacher = measure(student), measure(G)
+    wanted = of_student['moments'][1] * ESTIMATORS['moments'].weight
+    print('             of the pruned start  of the teacher itself  as strong as')
+    print('estimator    distance  gradient   distance  gradient     moments at  default')
+    for name in of_student:
+        (distance, norm), (floor, floor_norm) = of_student[name], of_teacher[name]
+        weight = f'{ESTIMATORS[name].weight:9g}' if name in ESTIMATORS else ''
+        numbers = f'{distance:8.4f}  {norm:8.4f}   {floor:8.4f}  {floor_norm:8.4f}     {wanted / norm:10.3f}'
+        print(f'{name:12s} {numbers}{weight}')
+
+
+def labels(count: int, c_dim: int):
+    """[count, c_dim]: random classes."""
+    import torch
+
+    return torch.eye(c_dim)[torch.randint(c_dim, (count,))] if c_dim else torch.zeros([count, 0])
 
 
 if __name__ == '__main__':

@@ -38,17 +38,22 @@ class Method:
     loss: str
     start: str = 'teacher'  # Where D starts: the teacher's, or from scratch.
     embeds: bool = False  # Takes DiME's arguments.
+    estimator: str = 'moments'  # DiME's.
+    weight: float = 1  # DiME's, in units of --weight.
     layers: bool = False  # Takes an embedding that shows its layers.
     arguments: tuple[str, ...] = ()  # Further ones.
 
 
+RBF = dict(estimator='rbf', weight=0.2)  # Moments pull 0.08 to 0.25 times as hard (estimator_weights.py).
 METHODS = {
     'adversarial': Method('AdversarialLoss', start='scratch'),
     'teacher-d': Method('AdversarialLoss'),
     'images': Method('ImageDistillationLoss', layers=True),
     'dime': Method('DiMELoss', embeds=True),
+    'dime-rbf': Method('DiMELoss', embeds=True, **RBF),
     'nickel': Method('NICKELLoss', start='scratch'),
     'both': Method('NickelDimeLoss', start='scratch', embeds=True),
+    'both-rbf': Method('NickelDimeLoss', start='scratch', embeds=True, **RBF),
     'both-teacher-d': Method('NickelDimeLoss', embeds=True, arguments=('student_d=teacher',)),
 }
 IN_WORDS = {
@@ -56,8 +61,10 @@ IN_WORDS = {
     'teacher-d': "adversarial only, the teacher's D",
     'images': 'L1 and perceptual distance to the teacher’s images',
     'dime': 'DiME',
+    'dime-rbf': 'DiME, Gaussian kernel',
     'nickel': 'NICKEL',
     'both': 'NICKEL and DiME',
+    'both-rbf': 'NICKEL and DiME, Gaussian kernel',
     'both-teacher-d': "NICKEL and DiME, both D the teacher's",
 }
 
@@ -265,9 +272,11 @@ def train_student(settings: Settings, directory: Path, teacher: str, start: Path
     if method.embeds:
         loss_args += [
             f'embeddings={settings.embedding}',
-            f'weights={settings.weight}',
-            f'samples={settings.statistics}',
+            f'weights={settings.weight * method.weight:g}',
+            f'estimator={method.estimator}',
         ]
+        if method.estimator == 'moments':
+            loss_args += [f'samples={settings.statistics}']
     if method.layers:
         loss_args += [f'embedding={settings.embedding}']
     if last_snapshot(directory, settings.kimg) is None:
@@ -424,7 +433,7 @@ def spread(rows: list[dict], name: str, form: str) -> str:
     return form.format(mean(rows, name)) + ('' if deviation is None else f' ± {form.format(deviation)}')
 
 
-COLOURS = ('#4269d0', '#efb118', '#ff725c', '#6cc5b0', '#3ca951', '#a463f2', '#9c6b4e')
+COLOURS = ('#4269d0', '#efb118', '#ff725c', '#6cc5b0', '#1b7f79', '#3ca951', '#a463f2', '#5b2a9d', '#9c6b4e')
 
 
 def draw_curves(
