@@ -56,11 +56,11 @@ def main(resolution: int, channel_base: int, channel_max: int, batch: int, steps
     rare = ticks.inside + states.inside
     step = (reports.end - reports.start - rare) / steps
     times = steps / 10
-    state = f'state ({size / 2**20:.1f} MiB), every {loop.STATE_KIMG} kimg'
+    state = f'state ({size / 2**20:.1f} MiB), every {checkpoint.STATE_KIMG} kimg'
     shares = {
         'reports of scalars, every step': reports.inside / steps,
         'statistics, every 4 kimg': ticks.inside / times * batch / 4000,
-        state: states.inside / times * batch / 1000 / loop.STATE_KIMG,
+        state: states.inside / times * batch / 1000 / checkpoint.STATE_KIMG,
     }
     print(f'{steps} steps of {batch} images at {resolution}×{resolution} on {device}, {step * 1e3:.1f} ms each')
     for name, seconds in shares.items():

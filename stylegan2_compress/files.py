@@ -12,6 +12,11 @@ from typing import BinaryIO
 
 from stylegan2_compress.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None
+
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
@@ -41,6 +46,32 @@ def sha256(path: str | os.PathLike) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def only_process(directory: str | os.PathLike) -> Iterator[None]:
+    """Keep other processes out of a directory that this one works in: they get a sentence.
+
+    The lock is the operating system's and ends with the process, however that ends; the file `.lock` that it is on
+    stays. Where there are no such locks (Windows, some network file systems), nothing is kept out.
+
+    Raises:
+        UserError: another process is in the block with the same directory, or the file cannot be written.
+    """
+    path = Path(directory, '.lock')
+    try:
+        file = open(path, 'a')  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
+    with file:
+        try:
+            # Record locks are not inherited: workers that outlive a killed process do not hold it.
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(f'{directory} is in use: another process is training there.') from error
+        yield
 
 
 def refuse_to_overwrite(path: str, force: bool) -> None:

@@ -1,5 +1,6 @@
 """Run directories: numbered as the host numbers them, started from options that are written down first, continued."""
 
+import contextlib
 import json
 import os
 import re
@@ -54,18 +55,22 @@ def continue_or_start(
     if launch.restarted_by_torchrun():
         resume = resume or LATEST
 
-    def prepare() -> str:
-        run_dir = find(outdir, args, student, resume) or next_run_dir(outdir, desc)
-        print_options(in_run_dir(args, run_dir, student), run_dir)
-        if not dry_run:
-            write(in_run_dir(args, run_dir, student), run_dir, student)
-        return run_dir
+    with contextlib.ExitStack() as held:
 
-    run_dir = launch.first_decides(prepare)
-    if dry_run:
-        print('Dry run; exiting.')
-    else:
-        launch.run(in_run_dir(args, run_dir, student))
+        def prepare() -> str:
+            run_dir = find(outdir, args, student, resume) or next_run_dir(outdir, desc)
+            print_options(in_run_dir(args, run_dir, student), run_dir)
+            if not dry_run:
+                os.makedirs(run_dir, exist_ok=True)
+                held.enter_context(files.only_process(run_dir))
+                write(in_run_dir(args, run_dir, student), run_dir, student)
+            return run_dir
+
+        run_dir = launch.first_decides(prepare)
+        if dry_run:
+            print('Dry run; exiting.')
+        else:
+            launch.run(in_run_dir(args, run_dir, student))
     return run_dir
 
 
@@ -132,7 +137,9 @@ def is_run(resume: str | None) -> bool:
 def check_resume(resume: str | None) -> None:
     """Refuse what can be no run to continue, whatever its options."""
     if resume not in (None, LATEST) and read_options(resume) is None:
-        raise UserError(f'--resume={resume} is no run directory: there is no {OPTIONS} in it.')
+        raise UserError(
+            f'--resume={resume} is no run directory: there is no {OPTIONS} in it, or none that can be read.'
+        )
 
 
 def find(outdir: str, args: dict, student: dict | None, resume: str | None) -> str | None:
@@ -146,8 +153,11 @@ def find(outdir: str, args: dict, student: dict | None, resume: str | None) -> s
             old = read_options(run_dir)
             if old is None or old['total_kimg'] > args['total_kimg']:
                 continue
-            if not differences(old, in_run_dir(args, old['run_dir'], student)):
+            if differences(old, in_run_dir(args, old['run_dir'], student)):
+                continue
+            if not has_lost_states(run_dir, old):
                 return run_dir
+            print(f'{run_dir} has no training state (any more) to go on from.')
         if run_dirs(outdir):
             print(f'There is no run with these options in {outdir}, so this is a new one.')
         return None
@@ -156,16 +166,43 @@ def find(outdir: str, args: dict, student: dict | None, resume: str | None) -> s
     changed = differences(old, in_run_dir(args, old['run_dir'], student))
     if changed:
         raise UserError(f'--resume={resume} has other options: {"; ".join(changed)}. Give those it was started with.')
+    if old['total_kimg'] > args['total_kimg']:
+        raise UserError(f'--kimg={args["total_kimg"]} is shorter than {resume}, whose length is {old["total_kimg"]}.')
+    if has_lost_states(resume, old):
+        raise UserError(
+            f'--resume={resume} cannot go on: it has no training-state-*.pt (any more). Its snapshots can be used as '
+            f'--student of a new run.'
+        )
     return os.path.normpath(resume)
 
 
 def read_options(run_dir: str) -> dict | None:
-    """What a run was started with, or None if it was not."""
+    """What a run was started with, or None if it was not, or cannot be known."""
     try:
         with open(os.path.join(run_dir, OPTIONS)) as file:
-            return json.load(file)
+            args = json.load(file)
     except (OSError, ValueError):
         return None
+    is_ours = isinstance(args, dict) and isinstance(args.get('total_kimg'), (int, float)) and 'run_dir' in args
+    return args if is_ours else None
+
+
+def has_lost_states(run_dir: str, args: dict) -> bool:
+    """Whether a run of these arguments got so far that it must have had a training state, but has none.
+
+    To begin it again would overwrite what it made. (One that was ended before its first state has made little.)
+    """
+    due = min(args.get('state_kimg', checkpoint.STATE_KIMG), args['total_kimg'])
+    return not checkpoint.states_in(run_dir) and kimg_on_record(run_dir) >= due
+
+
+def kimg_on_record(run_dir: str) -> float:
+    """How far the statistics of a run go, in thousands of images."""
+    with contextlib.suppress(OSError), open(os.path.join(run_dir, 'stats.jsonl')) as file:
+        for line in reversed(file.readlines()):
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # The last line may be cut off.
+                return float(json.loads(line)['Progress/kimg']['mean'])
+    return 0.0
 
 
 def differences(old: dict, new: dict) -> list[str]:

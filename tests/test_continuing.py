@@ -18,7 +18,7 @@ import torch
 from metrics import metric_main
 from tiny_runs import loop_arguments
 
-from stylegan2_compress import launch, options, pickles, runs
+from stylegan2_compress import files, launch, options, pickles, runs
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.training_loops import checkpoint, data, snapshots
 from stylegan2_compress.training_loops.distillation import training_loop
@@ -301,6 +301,69 @@ def test_other_options_are_refused_and_listed(begin, tmp_path):
         begin(resume=str(tmp_path))
     assert (tmp_path / 'runs' / '00000-name' / 'training_options.json').read_bytes() == before
     assert begin(resume=run_dir + '/') == run_dir
+
+
+def test_a_shorter_run_is_refused(begin):
+    run_dir = begin()
+    with pytest.raises(UserError, match=r'--kimg=4 is shorter than .*, whose length is 5'):
+        begin(resume=run_dir, total_kimg=4)
+
+
+@pytest.mark.parametrize('content', ['{"a": 1}', '[]', '{"total_kimg": 5,', '{"total_kimg": "5", "run_dir": "x"}'])
+def test_options_that_are_not_ours(begin, tmp_path, content):
+    other = tmp_path / 'runs' / '00007-other'
+    other.mkdir(parents=True)
+    (other / 'training_options.json').write_text(content)
+    with pytest.raises(UserError, match='is no run directory'):
+        begin(resume=str(other))
+    assert begin(resume='latest')[-10:] == '00008-name'
+    assert (other / 'training_options.json').read_text() == content
+
+
+def tick(kimg):
+    return json.dumps({'Progress/kimg': {'mean': kimg}}) + '\n'
+
+
+def test_records_of_a_run_without_states_stay(begin, tmp_path):
+    """It had states, which were deleted: to begin it again would overwrite what it made."""
+    run_dir = begin(state_kimg=2)
+    stats = tmp_path / 'runs' / '00000-name' / 'stats.jsonl'
+    stats.write_text(tick(1) + tick(2) + '{"cut')
+    before = stats.read_text()
+    with pytest.raises(UserError, match=r'cannot go on: it has no training-state-\*\.pt'):
+        begin(resume=run_dir, state_kimg=2)
+    assert begin(resume='latest', state_kimg=2)[-10:] == '00001-name'
+    assert stats.read_text() == before
+
+
+def test_a_run_that_was_ended_before_its_first_state_begins_again(begin, tmp_path):
+    run_dir = begin(state_kimg=2)
+    stats = tmp_path / 'runs' / '00000-name' / 'stats.jsonl'
+    stats.write_text(tick(1))
+    assert begin(resume='latest', state_kimg=2) == run_dir
+    assert stats.read_text() == ''
+
+
+def hold(run_dir, held, done):
+    with files.only_process(run_dir):
+        held.set()
+        done.wait(60)
+
+
+def test_a_run_that_another_process_trains_is_refused(begin, tmp_path):
+    run_dir = begin()
+    options_json = tmp_path / 'runs' / '00000-name' / 'training_options.json'
+    before = options_json.read_bytes()
+    fork = multiprocessing.get_context('fork')
+    held, done = fork.Event(), fork.Event()
+    process = in_a_fork(hold, run_dir, held, done)
+    assert held.wait(60)
+    with pytest.raises(UserError, match=r'00000-name is in use: another process is training there\.'):
+        begin(resume=run_dir, total_kimg=9)
+    assert options_json.read_bytes() == before
+    done.set()
+    process.join()
+    assert begin(resume=run_dir) == run_dir
 
 
 def test_a_run_keeps_its_own_student(begin, make_generator, tmp_path):

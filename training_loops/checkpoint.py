@@ -13,6 +13,7 @@ from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 
 KEEP = 2
+STATE_KIMG = 40  # Thousands of images between states, unless a run says otherwise.
 RECORDS = ('log.txt', 'stats.jsonl', 'metric-*.jsonl')  # What a run appends to.
 COMMENT = b'sha256:'
 

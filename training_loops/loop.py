@@ -20,8 +20,6 @@ from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase, build_phases
 from stylegan2_compress.training_loops.snapshots import ImageGrid, network_snapshot, snapshot_path
 
-STATE_KIMG = 40
-
 
 @dataclass
 class Progress:
@@ -74,7 +72,7 @@ def train(
     abort_fn=None,
     progress_fn=None,
     device=None,
-    state_kimg=STATE_KIMG,
+    state_kimg=checkpoint.STATE_KIMG,
 ):
     """Train G, and D where `D_kwargs` describe one, and leave in `run_dir` what the host's loop leaves there.
 

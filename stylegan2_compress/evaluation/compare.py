@@ -9,6 +9,7 @@ import numpy as np
 from stylegan2_compress import options, pickles, profiling
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
+from stylegan2_compress.tickets import baking
 
 
 def compare(places: list[str], trust: bool = False) -> list[dict[str, object]]:
@@ -45,8 +46,9 @@ def _row(place: str, trust: bool) -> dict[str, object]:
     if (directory / snapshot).is_file():
         contents = pickles.load(directory / snapshot, trust=trust)
         options.require_generator(str(directory / snapshot), contents)
-        row['parameters'] = profiling.parameters(contents['G_ema'])
-        row['MACs'] = profiling.macs(contents['G_ema'])
+        G = baking.plain(contents['G_ema'])
+        row['parameters'] = profiling.parameters(G)
+        row['MACs'] = profiling.macs(G)
     return row | _results(record for record in found if Path(record['snapshot_pkl']).name == snapshot)
 
 
