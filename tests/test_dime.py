@@ -8,14 +8,13 @@ import json
 import os
 import types
 
+import commands
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from sklearn.metrics import pairwise
 
 from stylegan2_compress import options, pickles, recipes, references, statistics
-from stylegan2_compress.cli import main
 from stylegan2_compress.distillation import distill
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses import dime
@@ -291,17 +290,11 @@ def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
 # --- stats, and runs with its files -----------------------------------------------------------------------------------
 
 
-def invoke(*arguments, expect=0):
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == expect, result.output
-    return result.output
-
-
 def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkeypatch):
     """Labels, truncation and mirroring included; a run with the file computes nothing."""
     teacher, file = make_teacher(c_dim=3), tmp_path / 'file.npz'
     common = ['--data', data, '--embedding', SPEC, '--samples', 40, '--out', file]
-    assert '40 images' in invoke('stats', '--teacher', teacher, *common, '--truncation', 0.5, '--bank', 10)
+    assert '40 images' in commands.run('stats', '--teacher', teacher, *common, '--truncation', 0.5, '--bank', 10)
     run = dict(
         loss_args=(f'embeddings={SPEC}', 'truncation_psi=0.5'), kimg=1, batch=4, device='cpu', workers=0, mirror=True,
         pl_weight=0, snap=1000,
@@ -338,7 +331,7 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
 
 def test_stats_of_a_data_set(tmp_path, teacher, data):
     file = tmp_path / 'file.npz'
-    invoke('stats', '--data', data, '--embedding', SPEC, '--mirror', 1, '--out', file)
+    commands.run('stats', '--data', data, '--embedding', SPEC, '--mirror', 1, '--out', file)
     source = references.DatasetImages(training_set(data) | dict(xflip=True))
     found = references.read(file, source, dime.load(SPEC, 'cpu'), 24)
     images = source.draw(0)[0][:24]
@@ -370,20 +363,17 @@ def test_stats_of_a_data_set(tmp_path, teacher, data):
 def test_stats_refuses(tmp_path, monkeypatch, teacher, data, make_dataset_zip, arguments, sentence):
     monkeypatch.chdir(tmp_path)
     make_dataset_zip(tmp_path, resolution=8, name='small.zip')
-    output = invoke('stats', '--embedding', SPEC, '--out', 'file.npz', *arguments, expect=2)
-    message = output[output.index('Error:') :]
-    assert sentence in message
-    assert message.count('\n') == 1
-    assert not (tmp_path / 'file.npz').exists()
+    arguments = ('stats', '--embedding', SPEC, '--out', 'file.npz', *arguments)
+    assert sentence in commands.refused(*arguments, unchanged=tmp_path)
 
 
 def test_stats_does_not_overwrite(tmp_path, data):
     file = tmp_path / 'file.npz'
     file.write_text('precious')
     command = ['stats', '--data', data, '--embedding', SPEC, '--out', file]
-    assert 'file.npz exists' in invoke(*command, expect=2)
+    assert 'file.npz exists' in commands.refused(*command, unchanged=tmp_path)
     assert file.read_text() == 'precious'
-    invoke(*command, '--force')
+    commands.run(*command, '--force')
     assert file.read_bytes()[:2] == b'PK'
 
 

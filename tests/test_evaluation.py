@@ -9,11 +9,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import commands
 import detectors
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from metrics import (
     frechet_inception_distance,
     inception_score,
@@ -26,7 +26,6 @@ from metrics import (
 from torch_utils import training_stats
 
 from stylegan2_compress import datasets, embeddings, pickles
-from stylegan2_compress.cli import main
 from stylegan2_compress.evaluation import distances, features, names, records, samples, tables
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate, table
@@ -358,11 +357,9 @@ def test_repeats_are_other_seeds_with_mean_and_deviation(place, copies):
 
 
 def test_results_are_appended_beside_each_file_and_shown_against_the_first(place, copies):
-    runner = CliRunner()
-    arguments = ['evaluate', *copies, '--data', str(place / 'data.zip'), '--metrics', 'fid50k_full,is50k']
+    arguments = ['evaluate', *copies, '--data', place / 'data.zip', '--metrics', 'fid50k_full,is50k']
     for _ in range(2):
-        done = runner.invoke(main, [*arguments, '--samples', '30', '--device', 'cpu'])
-        assert done.exit_code == 0, done.output
+        text = commands.run(*arguments, '--samples', 30, '--device', 'cpu')
     directory = Path(copies[0]).parent
     found = list(records.read(directory))
     assert [record['snapshot_pkl'] for record in found if record['metric'] == 'fid0.03k_full'] == [
@@ -370,7 +367,7 @@ def test_results_are_appended_beside_each_file_and_shown_against_the_first(place
     ]  # fmt: skip
     fids = [record['results']['fid0.03k_full'] for record in found if record['metric'] == 'fid0.03k_full']
     assert fids[:2] == fids[2:]  # The same seed, with and without cached statistics.
-    student = done.output.splitlines()[-1]
+    student = text.splitlines()[-1]
     assert f'{tables.number(fids[1])} ({fids[1] - fids[0]:+.4g})' in student
     assert not any(directory.glob('*.tmp'))
 
@@ -439,9 +436,7 @@ def test_compare_takes_the_newest_of_each_seed(run_dir):
 
 def test_compare_in_every_format(run_dir, place):
     def printed(form):
-        done = CliRunner().invoke(main, ['compare', str(run_dir), str(place / 'teacher.pkl'), '--format', form])
-        assert done.exit_code == 0, done.output
-        return done.output
+        return commands.run('compare', run_dir, place / 'teacher.pkl', '--format', form)
 
     rows = json.loads(printed('json'))
     assert [row.get('fid50k_full') for row in rows] == [75, None]
@@ -477,14 +472,8 @@ def test_names_of_embeddings_make_file_names():
 
 
 def refused(place, *arguments, network='teacher.pkl', data='data.zip') -> str:
-    before = sorted(place.rglob('*'))
-    options_ = ['--data', str(place / data), '--device', 'cpu', *arguments]
-    done = CliRunner().invoke(main, ['evaluate', str(place / network), *options_])
-    assert done.exit_code == 2, done.output
-    assert done.output.startswith('Error: ')
-    assert done.output.count('\n') == 1
-    assert sorted(place.rglob('*')) == before
-    return done.output
+    arguments = ('evaluate', place / network, '--data', place / data, '--device', 'cpu', *arguments)
+    return commands.refused(*arguments, unchanged=place)
 
 
 def test_unknown_metrics_are_refused(place):
@@ -534,9 +523,7 @@ def test_a_detector_that_cannot_be_had_is_named_with_its_place(place, tmp_path, 
 
 def test_places_without_a_run_are_refused(tmp_path):
     for place in (tmp_path, tmp_path / 'nowhere'):
-        done = CliRunner().invoke(main, ['compare', str(place)])
-        assert done.exit_code == 2
-        assert done.output.startswith('Error: ')
+        commands.refused('compare', place, unchanged=tmp_path)
 
 
 # --- The benchmark ----------------------------------------------------------------------------------------------------
@@ -578,10 +565,7 @@ def test_image_distillation_refuses_bad_arguments(loss_args, said, place, tmp_pa
     arguments += ['--loss', 'stylegan2_compress.ImageDistillationLoss', '--device', 'cpu']
     for argument in loss_args:
         arguments += ['--loss-arg', argument.replace('EMBEDDING', str(place / 'embedding.pt'))]
-    done = CliRunner().invoke(main, list(map(str, arguments)))
-    assert done.exit_code == 2
-    assert said in done.output
-    assert not list(tmp_path.iterdir())
+    assert said in commands.refused(*arguments, unchanged=tmp_path)
 
 
 def test_image_distillation_refuses_a_student_with_other_latents(
@@ -594,6 +578,5 @@ def test_image_distillation_refuses_a_student_with_other_latents(
     pickles.save(student, dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs=None))
     arguments = ['distill', '--teacher', place / 'teacher.pkl', '--data', place / 'data.zip', '--student', student]
     arguments += ['--loss', 'stylegan2_compress.ImageDistillationLoss', '--outdir', tmp_path, '--device', 'cpu']
-    done = CliRunner().invoke(main, list(map(str, arguments)))
-    assert done.exit_code == 2
-    assert 'has latents of 16 numbers, but the student has 8' in done.output
+    message = commands.refused(*arguments, unchanged=tmp_path)
+    assert 'has latents of 16 numbers, but the student has 8' in message

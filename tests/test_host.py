@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import refused, run
 
-from stylegan2_compress import cli, host, host_download, patches
+from stylegan2_compress import host, host_download, patches
 from stylegan2_compress.cache import cache_dir
 from stylegan2_compress.errors import UserError
 
@@ -484,15 +484,12 @@ def test_pickles_of_the_pypi_host_open_in_the_checkout_without_us(trained, tmp_p
 
 
 def test_host_command_reports_where_it_is_and_what_is_repaired():
-    result = CliRunner().invoke(cli.main, ['host', '--host', str(REAL)])
-    assert result.exit_code == 0
-    assert result.stdout.splitlines()[0] == str(REAL)
-    assert '--host' in result.stdout
-    assert 'ImageFolderDataset' in result.stdout
+    report = run('host', '--host', REAL)
+    assert report.splitlines()[0] == str(REAL)
+    assert '--host' in report
+    assert 'ImageFolderDataset' in report
 
 
 def test_host_command_refuses_what_is_no_host(tmp_path):
-    result = CliRunner().invoke(cli.main, ['host', '--host', str(tmp_path)])
-    assert result.exit_code == 2
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert CliRunner().invoke(cli.main, ['host', '--host', str(REAL), '--source', 'git']).exit_code == 2
+    refused('host', '--host', tmp_path, unchanged=tmp_path)
+    refused('host', '--host', REAL, '--source', 'git', usage=True)

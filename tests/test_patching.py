@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from commands import refused, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -137,10 +138,7 @@ def test_the_module_is_handed_over_complete_also_in_processes_that_are_spawned(c
 @pytest.mark.parametrize('options', [[], ['--check'], ['--reverse']])
 def test_what_it_does_not_fit_is_refused_untouched(checkout, content, reason, options):
     (checkout / 'train.py').write_text(content)
-    result = CliRunner().invoke(cli.main, ['patch', str(checkout), *options])
-    assert result.exit_code == 2
-    assert reason in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert reason in refused('patch', checkout, *options, unchanged=checkout)
     assert (checkout / 'train.py').read_text() == content
 
 
@@ -163,19 +161,15 @@ def test_a_link_stays_a_link(checkout, tmp_path_factory):
 
 
 def test_patch_command(checkout, tmp_path_factory):
-    def invoke(*options):
-        result = CliRunner().invoke(cli.main, ['patch', str(checkout), *options])
-        return result.exit_code, result.stdout
-
-    assert invoke('--check')[0] == 1
-    assert invoke()[0] == 0
-    assert 'already' in invoke()[1]
-    assert invoke('--check')[0] == 0
-    assert invoke('--reverse')[0] == 0
-    assert invoke('--reverse') == (0, f'train.py in {checkout} was not patched.\n')
-    assert invoke('--check', '--reverse')[0] == 2
+    assert CliRunner().invoke(cli.main, ['patch', str(checkout), '--check']).exit_code == 1
+    run('patch', checkout)
+    assert 'already' in run('patch', checkout)
+    run('patch', checkout, '--check')
+    run('patch', checkout, '--reverse')
+    assert run('patch', checkout, '--reverse') == f'train.py in {checkout} was not patched.\n'
+    refused('patch', checkout, '--check', '--reverse', unchanged=checkout, usage=True)
     (checkout / 'train.py').unlink()
-    assert invoke()[0] == 2
+    refused('patch', checkout, unchanged=checkout)
 
 
 # --- The patch as a file of its own -------------------------------------------------------------------------------
