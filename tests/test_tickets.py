@@ -349,6 +349,8 @@ def test_other_commands_take_masked_generators_or_say_why_not(tmp_path, ticket):
     for command in ('load', 'bake'):
         profiled = json.loads(run('profile', '--no-measure', '--json', tmp_path / f'{command}.pkl'))
         counts.append([profiled['profiles'][0][name] for name in ('macs', 'parameters')])
+        (compared,) = json.loads(run('compare', tmp_path / f'{command}.pkl', '--format=json'))
+        assert [compared[name] for name in ('MACs', 'parameters')] == counts[-1]
     assert counts[0] == counts[1]
     assert 'Suspicious' not in run('inspect', tmp_path / 'load.pkl')
     arguments = ('prune', '--teacher', tmp_path / 'load.pkl', '--ratio=0.5', '--out', tmp_path / 'x.pkl')
