@@ -17,9 +17,10 @@ import click
 @click.option('--embedding', 'spec', default='efficientnet_lite0@size=32', show_default=True)
 @click.option('--teacher', metavar='PKL', help="[default: the quickstart's]")
 @click.option('--ratio', default=0.7, show_default=True, help='Of the pruned start.')
+@click.option('--criterion', default='l1', show_default=True, help='Likewise.')
 @click.option('--batch', default=16, show_default=True, help='Images that a distance is of.')
 @click.option('--batches', default=3, show_default=True, help='To average over.')
-def main(spec, teacher, ratio, batch, batches):
+def main(spec, teacher, ratio, criterion, batch, batches):
     from stylegan2_compress import host
 
     host.activate(host.find_or_fetch().path)
@@ -30,7 +31,7 @@ def main(spec, teacher, ratio, batch, batches):
 
     networks, embedding = pickles.load(teacher) if teacher else quickstart.load_teacher(), embeddings.load(spec, 'cpu')
     G, D = networks['G_ema'], networks['D']
-    student = pruning.make_student(networks, pruning.widths_for_ratio(G, ratio))['G_ema']
+    student = pruning.make_student(networks, pruning.widths_for_ratio(G, ratio), criterion)['G_ema']
     with tempfile.TemporaryDirectory() as directory:
         file = os.path.join(directory, 'teacher.pkl')
         pickles.save(file, networks)

@@ -44,7 +44,7 @@ class Method:
     arguments: tuple[str, ...] = ()  # Further ones.
 
 
-RBF = dict(estimator='rbf', weight=0.2)  # Moments pull 0.08 to 0.25 times as hard (estimator_weights.py).
+RBF = dict(estimator='rbf', weight=0.2)  # Moments pull 0.18 to 0.27 times as hard (estimator_weights.py).
 METHODS = {
     'adversarial': Method('AdversarialLoss', start='scratch'),
     'teacher-d': Method('AdversarialLoss'),
