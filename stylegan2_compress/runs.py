@@ -61,8 +61,7 @@ def continue_or_start(
             run_dir = find(outdir, args, student, resume) or next_run_dir(outdir, desc)
             print_options(in_run_dir(args, run_dir, student), run_dir)
             if not dry_run:
-                os.makedirs(run_dir, exist_ok=True)
-                held.enter_context(files.only_process(run_dir))
+                held.enter_context(claimed(run_dir))
                 write(in_run_dir(args, run_dir, student), run_dir, student)
             return run_dir
 
@@ -83,8 +82,17 @@ def start(args: dict, run_dir: str, student: dict | None = None) -> None:
         student: contents of the network pickle at `args.resume_pkl`, where the run is to write it first.
     """
     args = dnnlib.EasyDict(args, run_dir=run_dir)
-    write(args, run_dir, student)
-    launch.run(args)
+    with claimed(run_dir):
+        write(args, run_dir, student)
+        launch.run(args)
+
+
+@contextlib.contextmanager
+def claimed(run_dir: str) -> Iterator[None]:
+    """Have the directory, new or not, and keep other processes out of it."""
+    os.makedirs(run_dir, exist_ok=True)
+    with files.only_process(run_dir):
+        yield
 
 
 def in_run_dir(args: dict, run_dir: str, student: dict | None) -> dict:
@@ -96,7 +104,6 @@ def in_run_dir(args: dict, run_dir: str, student: dict | None) -> dict:
 def write(args: dict, run_dir: str, student: dict | None) -> None:
     """Make the run directory what a run starts from. The options come last: a directory with options is complete."""
     new = not os.path.exists(os.path.join(run_dir, OPTIONS))
-    os.makedirs(run_dir, exist_ok=True)
     if student is not None and new:
         pickles.save(args.resume_pkl, student)
     with files.atomic_write(os.path.join(run_dir, OPTIONS)) as file:
