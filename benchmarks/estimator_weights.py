@@ -26,8 +26,10 @@ def main(spec, teacher, ratio, criterion, batch, batches):
     host.activate(host.find_or_fetch().path)
     import torch
 
-    from stylegan2_compress import embeddings, pickles, pruning, quickstart, references
+    from stylegan2_compress import embeddings, pickles, pruning
+    from stylegan2_compress.distributions import sources, statistics
     from stylegan2_compress.losses.dime import ESTIMATORS
+    from stylegan2_compress.quickstart import run as quickstart
 
     networks, embedding = pickles.load(teacher) if teacher else quickstart.load_teacher(), embeddings.load(spec, 'cpu')
     G, D = networks['G_ema'], networks['D']
@@ -35,7 +37,7 @@ def main(spec, teacher, ratio, criterion, batch, batches):
     with tempfile.TemporaryDirectory() as directory:
         file = os.path.join(directory, 'teacher.pkl')
         pickles.save(file, networks)
-        (reference,) = references.statistics_of(references.TeacherImages(file, G), [embedding], samples=2048, bank=2048)
+        (reference,) = statistics.statistics_of(sources.TeacherImages(file, G), [embedding], samples=2048, bank=2048)
 
     distances = {
         name: estimator.build(*([True] if estimator.has_bank else []), reference)

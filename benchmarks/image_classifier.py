@@ -100,9 +100,9 @@ def train(data: str, outdir: str, epochs: int, seed: int) -> dict:
 
 def load(data: str) -> tuple[torch.Tensor, torch.Tensor]:
     """All images [N, 3, H, W] as uint8 and their classes [N]."""
-    from stylegan2_compress import recipes
+    from stylegan2_compress.host import datasets
 
-    training_set, _kwargs = recipes.open_training_set(data)
+    training_set, _kwargs = datasets.open_training_set(data)
     images = np.stack([training_set[index][0] for index in range(len(training_set))])
     labels = np.stack([training_set.get_label(index) for index in range(len(training_set))]).argmax(axis=1)
     return torch.from_numpy(images).expand(-1, 3, -1, -1), torch.from_numpy(labels)

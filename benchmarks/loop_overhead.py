@@ -93,14 +93,16 @@ def arguments_on_random_images(
     directory: str, resolution: int, channel_base: int, channel_max: int, batch: int, device: torch.device
 ) -> dict:
     """Arguments of our training loop with the host's own loss and networks of these widths."""
-    from stylegan2_compress import options, recipes
+    from stylegan2_compress.compression.plan import compress
+    from stylegan2_compress.host import configurations
+    from stylegan2_compress.runs.launch import OUR_LOOP
 
     data = Path(directory, 'random.zip')
     write_random_images(data, resolution)
-    _desc, args = recipes.host_arguments(str(data), batch=batch, aug='noaug', workers=1)
+    _desc, args = configurations.host_arguments(str(data), batch=batch, aug='noaug', workers=1)
     for kwargs in (args.G_kwargs.synthesis_kwargs, args.D_kwargs):
         kwargs.update(channel_base=channel_base, channel_max=channel_max)
-    _desc, args = options.compress('', args, loop=options.OUR_LOOP, device=str(device))
+    _desc, args = compress('', args, loop=OUR_LOOP, device=str(device))
     args.pop('loop')
     return args
 

@@ -12,7 +12,7 @@ import click
 import torch
 from safetensors.torch import save_file
 
-from stylegan2_compress import digits, mnist
+from stylegan2_compress.quickstart import digits, mnist
 
 
 @click.command()

@@ -11,7 +11,8 @@ import os
 
 import click
 
-from stylegan2_compress import host, mnist
+from stylegan2_compress import host
+from stylegan2_compress.quickstart import mnist
 
 
 @click.command()
@@ -21,13 +22,17 @@ from stylegan2_compress import host, mnist
 @click.option('--seed', default=0, show_default=True)
 def main(outdir: str, kimg: int, gamma: float, seed: int) -> None:
     host.activate()
-    from stylegan2_compress import options, pickles, recipes, runs
+    from stylegan2_compress import pickles
+    from stylegan2_compress.compression.plan import compress
+    from stylegan2_compress.host import configurations
+    from stylegan2_compress.runs.directory import next_run_dir
+    from stylegan2_compress.runs.resume import print_options, start_run
 
     os.makedirs(outdir, exist_ok=True)
     data = os.path.join(outdir, 'mnist.zip')
     if not os.path.exists(data):
         mnist.write_zip(data)
-    desc, args = recipes.host_arguments(
+    desc, args = configurations.host_arguments(
         data, kimg=kimg, batch=16, gamma=gamma, aug='noaug', cond=True, seed=seed, workers=1, fp32=True, snap=1
     )
     args.G_kwargs.update(z_dim=64, w_dim=64)
@@ -35,10 +40,10 @@ def main(outdir: str, kimg: int, gamma: float, seed: int) -> None:
     args.D_kwargs.update(channel_base=512, channel_max=64, epilogue_kwargs=dict(mbstd_group_size=8))
     args.loss_kwargs.update(pl_weight=0, style_mixing_prob=0)  # As the host's configuration for 32×32, --cfg=cifar.
     args.kimg_per_tick = 10
-    desc, args = options.compress(desc, args, device='cpu')
-    run_dir = runs.next_run_dir(outdir, desc)
-    runs.print_options(args, run_dir)
-    runs.start(args, run_dir)
+    desc, args = compress(desc, args, device='cpu')
+    run_dir = next_run_dir(outdir, desc)
+    print_options(args, run_dir)
+    start_run(args, run_dir)
     data = pickles.load(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))[-1])
     data['training_set_kwargs']['path'] = 'mnist.zip'  # Wherever it was on this machine.
     pickles.save(f'{run_dir}/mnist_teacher.safetensors', data)

@@ -40,7 +40,9 @@ LOSS_ARGS = ('normalize=true',)
 def main(outdir: str, kimg: int, keep: float, seed: int, loss_args: tuple[str, ...]) -> None:
     host.activate(host.find_or_fetch().path)
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
-    from stylegan2_compress import mnist, pickles, quickstart
+    from stylegan2_compress import pickles
+    from stylegan2_compress.quickstart import mnist
+    from stylegan2_compress.quickstart import run as quickstart
     from stylegan2_compress.tickets import baking, ticket_file
 
     os.makedirs(outdir, exist_ok=True)
@@ -94,7 +96,7 @@ def minutes_of(run_dir: str) -> str:
 
 
 def search(data: str, outdir: str, kimg: int, keep: float, seed: int, loss_args: tuple[str, ...]) -> str:
-    from stylegan2_compress.tickets.search import find_ticket
+    from stylegan2_compress.compression.find_ticket import find_ticket
 
     return find_ticket(
         data,
@@ -121,15 +123,16 @@ def train_dense(ticket_dir: str, outdir: str) -> str:
     """The ticket's run again, with weights that train: the host's generator, and its own initialisation."""
     import dnnlib
 
-    from stylegan2_compress import runs
+    from stylegan2_compress.runs.directory import next_run_dir
+    from stylegan2_compress.runs.resume import start_run
 
     with open(f'{ticket_dir}/training_options.json') as file:
         args = dnnlib.EasyDict(json.load(file))
     shape = ('z_dim', 'w_dim', 'mapping_kwargs', 'synthesis_kwargs')
     args.G_kwargs = dict(class_name='training.networks.Generator', **{name: args.G_kwargs[name] for name in shape})
     args.G_opt_kwargs = dict(args.G_opt_kwargs, lr=WEIGHT_LR)
-    run_dir = runs.next_run_dir(outdir, 'dense')
-    runs.start(dnnlib.EasyDict({name: value for name, value in args.items() if name != 'run_dir'}), run_dir)
+    run_dir = next_run_dir(outdir, 'dense')
+    start_run(dnnlib.EasyDict({name: value for name, value in args.items() if name != 'run_dir'}), run_dir)
     return run_dir
 
 

@@ -26,7 +26,8 @@ def main(ratio: float, criteria: list[str], samples: int, repeats: int) -> None:
     host.activate()
     from training.networks import Generator
 
-    from stylegan2_compress import profiling, pruning
+    from stylegan2_compress import pruning
+    from stylegan2_compress.host import profiling
 
     click.echo(f'{profiling.device_name(torch.device("cpu"))}; {samples} images; medians of {repeats}')
     options = pruning.CriterionOptions(samples=samples, batch=samples)

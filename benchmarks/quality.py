@@ -164,7 +164,7 @@ def method_names(_context, _parameter, text: str | None) -> tuple[str, ...] | No
 @click.option('--minutes', type=float, help='Start no further training after so many minutes  [default: no limit]')
 def main(outdir: str, size: str | None, minutes: float | None, **options) -> None:
     host.activate(host.find_or_fetch().path)
-    from stylegan2_compress import devices
+    from stylegan2_compress.host import devices
 
     size = size or devices.choose(options['device']).type.replace('cuda', 'gpu')
     given = {name: value for name, value in options.items() if value is not None}
@@ -210,12 +210,15 @@ def keep(settings: Settings, path: Path) -> None:
 
 def train_teacher(settings: Settings, outdir: Path) -> str:
     """The last snapshot of a StyleGAN2, a small one by default, trained with the host's loss."""
-    from stylegan2_compress import options, recipes, runs
+    from stylegan2_compress.compression.plan import compress
+    from stylegan2_compress.host import configurations
+    from stylegan2_compress.runs.launch import OUR_LOOP
+    from stylegan2_compress.runs.resume import continue_or_start
 
     finished = last_snapshot(outdir / 'teacher', settings.teacher_kimg)
     if finished:
         return str(finished)
-    desc, args = recipes.host_arguments(
+    desc, args = configurations.host_arguments(
         settings.data,
         kimg=settings.teacher_kimg,
         batch=settings.batch,
@@ -235,8 +238,8 @@ def train_teacher(settings: Settings, outdir: Path) -> str:
     args.loss_kwargs.update(pl_weight=0, style_mixing_prob=0)  # As the host's configuration for 32×32, --cfg=cifar.
     args.G_opt_kwargs.lr = args.D_opt_kwargs.lr = settings.lr
     args.update(ema_kimg=5, kimg_per_tick=5, state_kimg=5)
-    desc, args = options.compress(desc, args, loop=options.OUR_LOOP, device=settings.device)
-    runs.continue_or_start(str(outdir / 'teacher'), desc, args, resume='latest')
+    desc, args = compress(desc, args, loop=OUR_LOOP, device=settings.device)
+    continue_or_start(str(outdir / 'teacher'), desc, args, resume='latest')
     return str(last_snapshot(outdir / 'teacher', settings.teacher_kimg))
 
 
@@ -265,7 +268,7 @@ def write_starts(settings: Settings, outdir: Path, teacher: str, ratio: float) -
 
 def train_student(settings: Settings, directory: Path, teacher: str, start: Path, name: str, seed: int) -> list[Path]:
     """Snapshots of one student's training, which is run unless it is finished."""
-    from stylegan2_compress.distillation import distill
+    from stylegan2_compress.compression.distill import distill
 
     method = METHODS[name]
     loss_args = ['style_mixing_prob=0', *method.arguments]
@@ -317,12 +320,13 @@ class Ruler:
     """Measures generators in the classifier's features, remembers what it measured, and writes the report."""
 
     def __init__(self, settings: Settings, outdir: Path):
-        from stylegan2_compress import devices, embeddings, recipes
+        from stylegan2_compress import embeddings
         from stylegan2_compress.evaluation import features
+        from stylegan2_compress.host import datasets, devices
 
         self.settings, self.outdir = settings, outdir
         self.device = devices.choose(settings.device)
-        training_set, self.training_set_kwargs = recipes.open_training_set(settings.data)
+        training_set, self.training_set_kwargs = datasets.open_training_set(settings.data)
         spec = f'torchscript:{outdir / "classifier.pt"}'
         self.embedding = embeddings.load(f'{spec}@size={training_set.resolution}', self.device)
         self.head = torch.jit.load(outdir / 'classifier.pt').head
@@ -338,9 +342,10 @@ class Ruler:
 
     def measure(self, pkl: str | Path, row: dict) -> None:
         """Add what was measured of a snapshot to a row, and the row to the results, unless the snapshot is in them."""
-        from stylegan2_compress import pickles, profiling
+        from stylegan2_compress import pickles
         from stylegan2_compress.evaluation import features, samples
         from stylegan2_compress.evaluation.distances import frechet_distance
+        from stylegan2_compress.host import profiling
 
         row['file'] = str(Path(pkl).relative_to(self.outdir)) if self.outdir in Path(pkl).parents else str(pkl)
         if any(other.get('file') == row['file'] for other in self.rows):

@@ -35,7 +35,8 @@ ROWS = {
 @click.option('--seed', default=0, show_default=True)
 def main(outdir: str, kimg: int, ratio: float, seed: int) -> None:
     host.activate(host.find_or_fetch().path)
-    from stylegan2_compress import mnist, quickstart
+    from stylegan2_compress.quickstart import mnist
+    from stylegan2_compress.quickstart import run as quickstart
 
     os.makedirs(outdir, exist_ok=True)
     data, teacher = quickstart.write_inputs(outdir)
@@ -56,8 +57,9 @@ def main(outdir: str, kimg: int, ratio: float, seed: int) -> None:
 
 
 def train_and_measure(data: str, teacher: str, outdir: str, reals, run: dict) -> dict:
-    from stylegan2_compress import pickles, quickstart
-    from stylegan2_compress.distillation import distill
+    from stylegan2_compress import pickles
+    from stylegan2_compress.compression.distill import distill
+    from stylegan2_compress.quickstart import run as quickstart
 
     start = time.time()
     run_dir = distill(teacher, data, outdir, **run, workers=1, device='cpu', **quickstart.RECIPE)

@@ -59,7 +59,7 @@ def main(reference: str | None, device: str | None, size: str | None, only: str)
     import pickle_loading
     import step_time
 
-    from stylegan2_compress import profiling
+    from stylegan2_compress.host import profiling
 
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     sections = [section.strip() for section in only.split(',')]
@@ -89,7 +89,8 @@ def statistics(device: torch.device, resolution: int, channel_base: int, samples
     """By turns, twice each: only the generator, only the embedding, and the whole pass."""
     from training.networks import Discriminator
 
-    from stylegan2_compress import embeddings, pickles, references
+    from stylegan2_compress import embeddings, pickles
+    from stylegan2_compress.distributions import sources, statistics
 
     batch = 32
     G = generator(resolution, channel_base, device)
@@ -109,9 +110,9 @@ def statistics(device: torch.device, resolution: int, channel_base: int, samples
 
     def whole_pass():
         seed = len(seconds['statistics'])  # Another one, so that the cache has nothing.
-        source = references.TeacherImages(teacher, pickles.load(teacher)['G_ema'], seed=seed, device=device)
+        source = sources.TeacherImages(teacher, pickles.load(teacher)['G_ema'], seed=seed, device=device)
         with contextlib.redirect_stdout(sys.stderr):
-            references.statistics_of(source, [network], samples=batches * batch)
+            statistics.statistics_of(source, [network], samples=batches * batch)
 
     seconds = dict(generation=[], embedding=[], statistics=[])
     with tempfile.TemporaryDirectory() as directory:
@@ -144,7 +145,8 @@ def timed(function, device: torch.device) -> float:
 
 
 def latency(device: torch.device, resolution: int, channel_base: int, ratios: tuple, seconds: float) -> str:
-    from stylegan2_compress import profiling, pruning
+    from stylegan2_compress import pruning
+    from stylegan2_compress.host import profiling
 
     teacher = generator(resolution, channel_base, torch.device('cpu'))
     generators = {'dense': teacher}

@@ -230,15 +230,16 @@ def plug_in(loss_class: str, inputs: dict, device):
     host.activate()
     import dnnlib
 
-    from stylegan2_compress import options, recipes
+    from stylegan2_compress.compression.plan import compress
+    from stylegan2_compress.host import configurations
 
-    _desc, args = recipes.host_arguments(inputs['data'], cfg='paper256', batch=inputs['batch'], aug='noaug')
+    _desc, args = configurations.host_arguments(inputs['data'], cfg='paper256', batch=inputs['batch'], aug='noaug')
     loss_args = (
         ['samples=16', f'embeddings={json.dumps(inputs["embeddings"])}']
         if 'DiME' in loss_class or 'Dime' in loss_class
         else []
     )
-    _desc, args = options.compress(
+    _desc, args = compress(
         '', args, loss=loss_class, loss_args=tuple(loss_args), student=inputs['student'], device=str(device),
         teacher=None if loss_class == HOST_LOSS else inputs['teacher'],
     )  # fmt: skip

@@ -5,6 +5,7 @@ use, because the modules behind them import the host, which has to be found and 
 """
 
 import importlib
+import sys
 
 from stylegan2_compress.version import __version__ as __version__
 
@@ -18,9 +19,13 @@ _HOME = {
     'NickelDimeLoss': 'stylegan2_compress.losses.nickel',
     'PrunedGenerator': 'stylegan2_compress.networks.pruned',
     'ScoreMaskedGenerator': 'stylegan2_compress.networks.masked',
+    'extend_train': 'stylegan2_compress.compression.train_py',
 }
 
 __all__ = sorted(_HOME)
+
+# Checkouts that an earlier version patched call `stylegan2_compress.options.extend_train`.
+options = sys.modules[f'{__name__}.options'] = sys.modules[__name__]
 
 
 def __getattr__(name: str):

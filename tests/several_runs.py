@@ -7,9 +7,10 @@ import time
 import torch
 import torch.distributed
 
+from stylegan2_compress import distributed
 from stylegan2_compress.errors import Stopped, UserError
-from stylegan2_compress.options import import_named
-from stylegan2_compress.training_loops import processes, snapshots
+from stylegan2_compress.registry import import_named
+from stylegan2_compress.training_loops import snapshots
 from stylegan2_compress.training_loops.interruption import Interruption
 
 
@@ -43,6 +44,6 @@ def endless(rank, num_gpus, run_dir, device):
     """Steps until a signal comes, which reaches one process before the other."""
     with Interruption() as interruption:
         open(f'{run_dir}/ready-{rank}', 'w').close()
-        while not processes.any_process(interruption.signal is not None, torch.device(device)):
+        while not distributed.any_process(interruption.signal is not None, torch.device(device)):
             time.sleep(0.01)
     raise Stopped('Stopped as asked.')

@@ -18,9 +18,12 @@ import torch
 from metrics import metric_main
 from tiny_runs import loop_arguments
 
-from stylegan2_compress import files, launch, options, pickles, runs
+from stylegan2_compress import files, pickles
 from stylegan2_compress.errors import Stopped, UserError
-from stylegan2_compress.training_loops import checkpoint, data, snapshots
+from stylegan2_compress.runs import launch, states
+from stylegan2_compress.runs.launch import OUR_LOOP
+from stylegan2_compress.runs.resume import continue_or_start, start_run
+from stylegan2_compress.training_loops import data, snapshots
 from stylegan2_compress.training_loops.distillation import training_loop
 from stylegan2_compress.training_loops.tensorboard import TensorBoard
 
@@ -98,7 +101,7 @@ def in_a_fork(function, *args, **kwargs):
 
 def start(run_dir, **given):
     """Start a run, or go on with it."""
-    runs.start(dict(given, loop=options.OUR_LOOP, num_gpus=1), run_dir)
+    start_run(dict(given, loop=OUR_LOOP, num_gpus=1), run_dir)
 
 
 def train(**given):
@@ -135,18 +138,18 @@ def test_killed_at_any_moment(arguments, tmp_path, uninterrupted):
     moments = [(rnd.randint(1, 7), 0.0), (12, 0.0), *((rnd.randint(1, 16), rnd.uniform(0, 0.3)) for _ in range(3))]
     print('Killed at (phase, seconds after it began):', moments)
     given = arguments(tmp_path / 'killed')
-    exitcodes, states = [], []
+    exitcodes, counts = [], []
     for phase, delay in moments:
         process = in_a_fork(killed, phase, delay, **given)
         process.join()
         exitcodes.append(process.exitcode)
-        states.append(len(checkpoint.states_in(tmp_path / 'killed')))
+        counts.append(len(states.states_in(tmp_path / 'killed')))
     assert exitcodes[:2] == [-signal.SIGKILL] * 2
-    assert states[:2] == [0, 1]
+    assert counts[:2] == [0, 1]
     assert set(exitcodes) <= {0, -signal.SIGKILL}
     train(**given)
     assert_same(tmp_path / 'killed', uninterrupted)
-    assert len(checkpoint.states_in(tmp_path / 'killed')) == 2
+    assert len(states.states_in(tmp_path / 'killed')) == 2
 
 
 def stopped(number, phase, times=1, **given):
@@ -170,7 +173,7 @@ def stopped(number, phase, times=1, **given):
 def test_a_signal_ends_the_run_after_the_step(arguments, tmp_path, capfd, uninterrupted, number):
     process = in_a_fork(stopped, number, phase=5, **arguments(tmp_path / 'stopped'))
     process.join()
-    assert len(checkpoint.states_in(tmp_path / 'stopped')) == 1
+    assert len(states.states_in(tmp_path / 'stopped')) == 1
     assert re.search(rf'Stopped: Stopped at 0.0\d+ kimg.*--resume={tmp_path}/stopped', capfd.readouterr().err)
     train(**arguments(tmp_path / 'stopped'))
     assert_same(tmp_path / 'stopped', uninterrupted)
@@ -180,7 +183,7 @@ def test_a_second_interrupt_ends_it_at_once(arguments, tmp_path, capfd):
     process = in_a_fork(stopped, signal.SIGINT, phase=5, times=2, **arguments(tmp_path / 'stopped'))
     process.join()
     assert 'KeyboardInterrupt' in capfd.readouterr().err
-    assert checkpoint.states_in(tmp_path / 'stopped') == []
+    assert states.states_in(tmp_path / 'stopped') == []
 
 
 def damage(path):
@@ -198,13 +201,13 @@ def truncate(path):
 @pytest.mark.parametrize('harm', [damage, truncate])
 def test_a_damaged_state_is_told_and_the_one_before_it_used(arguments, tmp_path, capfd, uninterrupted, harm):
     run_dir = shutil.copytree(uninterrupted, tmp_path / 'damaged')
-    newest, _before = checkpoint.states_in(run_dir)
+    newest, _before = states.states_in(run_dir)
     harm(newest)
     capfd.readouterr()
     train(**arguments(run_dir))
     assert f'{newest} is damaged: its checksum does not fit. The one before it is used.' in capfd.readouterr().out
     assert_same(run_dir, uninterrupted)
-    for path in checkpoint.states_in(run_dir):
+    for path in states.states_in(run_dir):
         harm(path)
     with pytest.raises(UserError, match=r'All states in .* are damaged'):
         training_loop(**arguments(run_dir))
@@ -227,14 +230,14 @@ def test_a_full_disk_leaves_the_last_state(arguments, tmp_path, capfd):
 
     def train_with_little_space():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        saved = checkpoint.write_state
+        saved = states.write_state
 
         def write_state(file, state):
-            if len(checkpoint.states_in(given['run_dir'])) == 1:
+            if len(states.states_in(given['run_dir'])) == 1:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             saved(file, state)
 
-        checkpoint.write_state = write_state
+        states.write_state = write_state
         try:
             training_loop(**given)
         except UserError as error:
@@ -243,20 +246,20 @@ def test_a_full_disk_leaves_the_last_state(arguments, tmp_path, capfd):
     process = in_a_fork(train_with_little_space)
     process.join()
     assert re.search(r'Cannot write .*training-state-000000\.048\.pt: File too large', capfd.readouterr().err)
-    (state,) = checkpoint.states_in(tmp_path / 'full')
-    assert checkpoint.read_state(state)['progress']['cur_nimg'] == 24
+    (state,) = states.states_in(tmp_path / 'full')
+    assert states.read_state(state)['progress']['cur_nimg'] == 24
     assert not list((tmp_path / 'full').glob('.*'))
 
 
 def test_a_state_holds_no_code(tmp_path):
-    path = checkpoint.save_state(tmp_path, 5, {'bad': os.path.join}, finished=False)
+    path = states.save_state(tmp_path, 5, {'bad': os.path.join}, finished=False)
     with pytest.raises(Exception, match=r'[Ww]eights.only'):
-        checkpoint.read_state(path)
+        states.read_state(path)
 
 
 def test_a_state_opens_with_torch_alone(tmp_path):
     """The checksum is the comment of the zip archive."""
-    path = checkpoint.save_state(tmp_path, 12345, {'G': {'weight': torch.arange(5.0)}}, finished=True)
+    path = states.save_state(tmp_path, 12345, {'G': {'weight': torch.arange(5.0)}}, finished=True)
     assert path.name == 'training-state-000012.345.pt'
     assert torch.equal(torch.load(path, weights_only=True)['G']['weight'], torch.arange(5.0))
     with zipfile.ZipFile(path) as archive:
@@ -275,7 +278,7 @@ def begin(tmp_path, monkeypatch):
         loop='idle.training_loop', num_gpus=1, total_kimg=5, batch_size=4, loss_kwargs=dict(r1_gamma=1),
         training_set_kwargs=dict(path='data.zip'),
     )  # fmt: skip
-    return lambda resume=None, student=None, **changes: runs.continue_or_start(
+    return lambda resume=None, student=None, **changes: continue_or_start(
         str(tmp_path / 'runs'), 'name', args | changes, resume=resume, student=student
     )
 
@@ -379,7 +382,7 @@ def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch, number, k
     def loop(**_arguments):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(options, 'run_loop', loop)
+    monkeypatch.setattr(launch, 'run_loop', loop)
     with pytest.raises(kind) as raised:
         launch.run_rank(0, dict(run_dir=str(tmp_path)))
     if kind is UserError:

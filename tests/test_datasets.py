@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from training.dataset import ImageFolderDataset
 
-from stylegan2_compress import datasets
+from stylegan2_compress.host import datasets
 
 
 def test_data_are_known_by_their_contents(make_dataset_zip, tmp_path):

@@ -14,11 +14,15 @@ import pytest
 import torch
 from sklearn.metrics import pairwise
 
-from stylegan2_compress import options, pickles, recipes, references, statistics
-from stylegan2_compress.distillation import distill
+from stylegan2_compress import pickles
+from stylegan2_compress.compression.distill import distill
+from stylegan2_compress.compression.plan import compress
+from stylegan2_compress.distributions import mmd, moments, sources, statistics
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import configurations
 from stylegan2_compress.losses import dime
 from stylegan2_compress.losses.dime import DiMELoss, DistributionMatching
+from stylegan2_compress.pickles.networks import Networks
 
 DIME = 'stylegan2_compress.DiMELoss'
 SPEC = f'module:{__name__}:colours@size=16@preprocess=raw'
@@ -98,7 +102,7 @@ def test_kernel_estimators_compare_with_the_teachers_first_images(teacher, estim
     images = torch.randn(6, 3, 16, 16)
     (summand,) = term.generator(batch_of(images))
     assert (summand.name, summand.weight) == (f'DiME/{SPEC}', 3)
-    source = references.TeacherImages(teacher, pickles.load(teacher)['G_ema'])
+    source = sources.TeacherImages(teacher, pickles.load(teacher)['G_ema'])
     y = colours()(torch.cat([source.draw(0)[0], source.draw(1)[0]])[:42]).double().numpy()
     x = colours()(images).double().numpy()
     within = []
@@ -122,7 +126,7 @@ def test_the_gradient_of_accumulated_rounds_is_right_on_average():
     """What the README says against `moments` in small rounds, and for kernels: the mean over rounds of 2 of a batch."""
     torch.manual_seed(0)
     x, y = torch.randn(4000, 3, dtype=torch.float64), torch.randn(500, 3, dtype=torch.float64) + 0.2
-    found = references.Statistics(*statistics.moments(y), bank=y)
+    found = statistics.Statistics(*moments.moments(y), bank=y)
     distances = {
         'cubic': dime.KernelDistance('cubic', True, found), 'moments': dime.MomentDistance(found),
     }  # fmt: skip
@@ -150,7 +154,7 @@ def test_weights_by_default(teacher):
 
 def test_the_oldest_chunk_makes_way(teacher):
     _loss, term = build(teacher, estimator='linear', bank=80, refresh=2)
-    source = references.TeacherImages(teacher, pickles.load(teacher)['G_ema'])
+    source = sources.TeacherImages(teacher, pickles.load(teacher)['G_ema'])
     chunks = [colours()(source.draw(index)[0]) for index in range(6)]  # Of 32; the bank starts with two and a half.
     first = torch.cat(chunks[:3])[:80]
     distance = term.parts[0][1]
@@ -160,7 +164,7 @@ def test_the_oldest_chunk_makes_way(teacher):
     torch.testing.assert_close(distance.bank, first)
     term.after_step()
     torch.testing.assert_close(distance.bank, torch.cat([chunks[3], first[32:]]))
-    torch.testing.assert_close(distance.within, statistics.mean_within(distance.bank, statistics.linear))
+    torch.testing.assert_close(distance.within, mmd.mean_within(distance.bank, mmd.linear))
     assert not torch.equal(distance.within, within)
     for _ in range(4):
         term.after_step()
@@ -200,10 +204,10 @@ def test_features_that_are_not_finite_do_not_enter_the_bank(teacher, monkeypatch
 
 def test_a_bank_for_each_of_several_embeddings(teacher):
     networks = [colours(), lambda images: colours()(images).square()]
-    source = references.TeacherImages(teacher, pickles.load(teacher)['G_ema'])
+    source = sources.TeacherImages(teacher, pickles.load(teacher)['G_ema'])
     bank = colours()(source.draw(0)[0])
     distances = [
-        dime.KernelDistance('linear', True, references.Statistics(None, None, each)) for each in (bank, bank.square())
+        dime.KernelDistance('linear', True, statistics.Statistics(None, None, each)) for each in (bank, bank.square())
     ]
     term = DistributionMatching(networks, distances, [1, 1], source, refresh=1)
     term.after_step()
@@ -221,7 +225,7 @@ def test_data_as_reference_need_no_teacher(teacher, data):
     modules = dict(G_mapping=networks['G'].mapping, G_synthesis=networks['G'].synthesis, D=networks['D'])
     loss = DiMELoss('cpu', embeddings=SPEC, reference='data', training_set_kwargs=kwargs, **modules)
     reference = loss.terms[0].parts[0][1].reference
-    images = torch.cat([references.DatasetImages(kwargs).draw(0)[0]])[:12]
+    images = torch.cat([sources.DatasetImages(kwargs).draw(0)[0]])[:12]
     torch.testing.assert_close(reference.m1, colours()(images).double().mean(0))
     kernel = DiMELoss(
         'cpu', embeddings=SPEC, reference='data', training_set_kwargs=kwargs, estimator='cubic', **modules
@@ -260,20 +264,20 @@ def test_data_as_reference_need_no_teacher(teacher, data):
 def test_refused(teacher, data, kwargs, sentence):
     with pytest.raises(UserError, match=sentence):
         DiMELoss.check_arguments(
-            networks=options.Networks(),
+            networks=Networks(),
             **{'teacher': teacher, 'embeddings': SPEC, 'training_set_kwargs': training_set(data), **kwargs},
         )
 
 
 def test_features_that_are_all_the_same_are_refused(teacher):
     with pytest.raises(UserError, match='estimator=rbf has nothing to go by'):
-        dime.KernelDistance('rbf', True, references.Statistics(None, None, torch.ones(8, 3)))
+        dime.KernelDistance('rbf', True, statistics.Statistics(None, None, torch.ones(8, 3)))
 
 
 def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
     def printed(loss_args=(), **host_options):
-        run = recipes.host_arguments(data, aug='noaug', **host_options)
-        options.compress(*run, loss=DIME, teacher=teacher, loss_args=(f'embeddings={SPEC}', *loss_args), device='cpu')
+        run = configurations.host_arguments(data, aug='noaug', **host_options)
+        compress(*run, loss=DIME, teacher=teacher, loss_args=(f'embeddings={SPEC}', *loss_args), device='cpu')
         return capsys.readouterr().out
 
     assert 'moments over 8 images at a time, not over the batch of 32' in printed(batch=32, batch_gpu=8)
@@ -301,13 +305,13 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
     )  # fmt: skip
     G = pickles.load(teacher)['G_ema']
     kwargs = training_set(data) | dict(use_labels=True, xflip=True)
-    source = references.TeacherImages(teacher, G, truncation_psi=0.5, training_set_kwargs=kwargs)
+    source = sources.TeacherImages(teacher, G, truncation_psi=0.5, training_set_kwargs=kwargs)
     embedding = dime.load(SPEC, 'cpu')
-    (expected,) = references.compute(source, [embedding], 40, 10)
-    found = references.read(file, source, embedding, 40, 10)
+    (expected,) = statistics.compute(source, [embedding], 40, 10)
+    found = statistics.read(file, source, embedding, 40, 10)
     assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in ('m1', 'm2', 'bank'))
 
-    monkeypatch.setattr(references.TeacherImages, 'draw', lambda *_args: pytest.fail('statistics are there already'))
+    monkeypatch.setattr(sources.TeacherImages, 'draw', lambda *_args: pytest.fail('statistics are there already'))
     run['loss_args'] += (f'statistics={file}',)
     run_dir = distill(teacher, data, str(tmp_path / 'out'), **run)
     assert json.loads((tmp_path / run_dir / 'training_options.json').read_text())['loss_kwargs']['statistics'] == str(
@@ -332,16 +336,16 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
 def test_stats_of_a_data_set(tmp_path, teacher, data):
     file = tmp_path / 'file.npz'
     commands.run('stats', '--data', data, '--embedding', SPEC, '--mirror', 1, '--out', file)
-    source = references.DatasetImages(training_set(data) | dict(xflip=True))
-    found = references.read(file, source, dime.load(SPEC, 'cpu'), 24)
+    source = sources.DatasetImages(training_set(data) | dict(xflip=True))
+    found = statistics.read(file, source, dime.load(SPEC, 'cpu'), 24)
     images = source.draw(0)[0][:24]
     torch.testing.assert_close(found.m2, colours()(images).double().square().mean(0))
-    run = recipes.host_arguments(data, aug='noaug', mirror=True)
+    run = configurations.host_arguments(data, aug='noaug', mirror=True)
     loss_args = (f'embeddings={SPEC}', 'reference=data', f'statistics={file}')
-    _desc, args = options.compress(*run, loss=DIME, loss_args=loss_args, device='cpu')
+    _desc, args = compress(*run, loss=DIME, loss_args=loss_args, device='cpu')
     assert 'teacher' not in args.loss_kwargs
     with pytest.raises(UserError, match='subset or mirroring'):
-        options.compress(*recipes.host_arguments(data, aug='noaug'), loss=DIME, loss_args=loss_args, device='cpu')
+        compress(*configurations.host_arguments(data, aug='noaug'), loss=DIME, loss_args=loss_args, device='cpu')
 
 
 @pytest.mark.parametrize(

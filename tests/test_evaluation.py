@@ -25,13 +25,14 @@ from metrics import (
 )
 from torch_utils import training_stats
 
-from stylegan2_compress import datasets, embeddings, pickles
+from stylegan2_compress import embeddings, pickles
+from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.evaluation import distances, features, names, records, samples, tables
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate, table
-from stylegan2_compress.losses.base import Batch, StyleMixing
+from stylegan2_compress.host import datasets
+from stylegan2_compress.losses.adversarial import Batch, StyleMixing
 from stylegan2_compress.losses.images import ImageMatching
-from stylegan2_compress.perceptual import perceptual_distance
 
 REPOSITORY = Path(__file__).parents[1]
 pytestmark = [

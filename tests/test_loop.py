@@ -203,7 +203,7 @@ def test_a_search_for_tickets_trains_no_discriminator(arguments, tmp_path, monke
 
 def test_a_run_that_diverges_leaves_a_snapshot_without_nan(arguments, tmp_path, monkeypatch):
     """A step whose loss is not finite moves neither weights nor averages; after ten the loss gives up."""
-    from stylegan2_compress.losses.base import AdversarialLoss
+    from stylegan2_compress.losses.adversarial import AdversarialLoss
 
     judge = AdversarialLoss.judge
     monkeypatch.setattr(

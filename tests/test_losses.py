@@ -9,8 +9,9 @@ from training.augment import AugmentPipe
 from training.loss import StyleGAN2Loss
 
 import stylegan2_compress
-from stylegan2_compress import pickles, references
-from stylegan2_compress.losses.base import AdversarialLoss, Summand, Term
+from stylegan2_compress import pickles
+from stylegan2_compress.distributions import statistics
+from stylegan2_compress.losses.adversarial import AdversarialLoss, Summand, Term
 from stylegan2_compress.losses.dime import DiMELoss, DistributionMatching, MomentDistance
 
 PHASES = ['Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth']
@@ -163,7 +164,7 @@ def test_moment_matching_is_the_formula():
     flat = images.reshape(6, 12)
     expected = 20 * (np.abs(flat.mean(0) - m1).mean() + np.abs((flat**2).mean(0) - m2).mean())
     tensor = torch.from_numpy(images).requires_grad_(True)
-    moments = references.Statistics(torch.from_numpy(m1), torch.from_numpy(m2), bank=None)
+    moments = statistics.Statistics(torch.from_numpy(m1), torch.from_numpy(m2), bank=None)
     term = DistributionMatching([Flattener()], [MomentDistance(moments)], [20.0])
     batch = type('Batch', (), {'images': tensor})()
     value = total(term.generator(batch))

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import stylegan2_compress
-from stylegan2_compress import embeddings, pickles, references
+from stylegan2_compress import embeddings, pickles
+from stylegan2_compress.distributions import layer_features, sources
+from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.embeddings import vgg
 from stylegan2_compress.errors import DivergedError, UserError
-from stylegan2_compress.losses import layer_features
-from stylegan2_compress.losses.layer_features import LayerFeatures
 from stylegan2_compress.losses.moment_matching import AdamAverage, MomentMatchingLoss
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 from stylegan2_compress.training_loops.distillation import training_loop
@@ -84,7 +84,7 @@ def step(loss, z, c, phase='Gboth', sync=True, gain=1):
 
 
 def reals(data):
-    training_set = references.DatasetImages(data).training_set
+    training_set = sources.DatasetImages(data).training_set
     images = np.stack([training_set[index][0] for index in range(len(training_set))])
     labels = np.stack([training_set.get_label(index) for index in range(len(training_set))])
     return torch.from_numpy(images).float() / 127.5 - 1, torch.from_numpy(labels)
@@ -288,7 +288,7 @@ def test_moments_of_a_data_set(data, classes):
     f = features(images).double()
     groups = [f[labels[:, k] > 0] for k in range(classes)] or [f]
     layered = LayerFeatures(embeddings.load(EMBEDDING, 'cpu'), (3, 16, 16))
-    mean, variance = layer_features.reference_moments(layered, references.DatasetImages(data), None, classes)
+    mean, variance = layer_features.reference_moments(layered, sources.DatasetImages(data), None, classes)
     torch.testing.assert_close(mean, torch.stack([g.mean(0) for g in groups]).float())
     torch.testing.assert_close(variance, torch.stack([g.var(0) for g in groups]).float(), rtol=1e-4, atol=1e-6)
 
@@ -296,7 +296,7 @@ def test_moments_of_a_data_set(data, classes):
 def test_moments_of_a_teacher_by_label(data, teacher):
     loss = make_loss(masked_generator(), data, teacher=teacher, samples=90)
     G = pickles.load(teacher)['G_ema']
-    source = references.TeacherImages(teacher, G, training_set_kwargs=data)
+    source = sources.TeacherImages(teacher, G, training_set_kwargs=data)
     for label in range(3):
         images = layer_features.of_class(source, label, 3).draw(0)[0][:30]
         torch.manual_seed(0)
@@ -308,8 +308,10 @@ def test_moments_of_a_teacher_by_label(data, teacher):
 
 
 def test_moments_are_computed_once(data, monkeypatch):
+    from stylegan2_compress.distributions import statistics
+
     first = make_loss(masked_generator(), data)
-    monkeypatch.setattr(references, 'compute', None)
+    monkeypatch.setattr(statistics, 'compute', None)
     second = make_loss(masked_generator(), data)
     assert torch.equal(first.variance, second.variance)
     with pytest.raises(TypeError):

@@ -15,10 +15,14 @@ import pytest
 import torch
 from commands import refused
 
-from stylegan2_compress import datasets, options, pickles, recipes, references
-from stylegan2_compress.distillation import distill
+from stylegan2_compress import pickles
+from stylegan2_compress.compression.distill import distill
+from stylegan2_compress.compression.plan import compress, parse_loss_arg
+from stylegan2_compress.distributions import sources
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
+from stylegan2_compress.host import configurations, datasets
+from stylegan2_compress.runs.launch import OUR_LOOP
 from stylegan2_compress.training_loops.data import Share, real_batches
 
 SPEC = 'efficientnet_lite0@size=32'
@@ -62,12 +66,12 @@ def host_train():
 HOST_OPTIONS = [
     dict(),
     dict(cfg='auto', gpus=4),
-    *(dict(cfg=cfg, gpus=2) for cfg in recipes.CONFIGURATIONS),
+    *(dict(cfg=cfg, gpus=2) for cfg in configurations.CONFIGURATIONS),
     dict(cond=True, mirror=True, subset=7, seed=5),
     dict(gamma=0.5, kimg=3, batch=8, snap=2, workers=2),
     dict(aug='noaug', fp32=True),
     dict(aug='fixed', p=0.3, augpipe='blit'),
-    *(dict(aug='ada', target=0.5, augpipe=augpipe) for augpipe in recipes.AUGPIPES),
+    *(dict(aug='ada', target=0.5, augpipe=augpipe) for augpipe in configurations.AUGPIPES),
     dict(freezed=3, metrics=['fid50k_full', 'kid50k']),
 ]
 
@@ -77,7 +81,7 @@ HOST_OPTIONS = [
 def test_host_arguments_equal_the_hosts(host_train, data, given):
     """Against the unpatched train.py of a real checkout, as it would be written to training_options.json."""
     _desc, theirs = host_train.setup_training_loop_kwargs(data=data, **dict(dict(metrics=[]), **given))
-    _desc, ours = recipes.host_arguments(data, **given)
+    _desc, ours = configurations.host_arguments(data, **given)
     assert json.loads(json.dumps(ours)) == json.loads(json.dumps(theirs))
 
 
@@ -96,7 +100,7 @@ def test_host_arguments_refuse_what_the_host_refuses(host_train, tmp_path, make_
     with pytest.raises(host_train.UserError):
         host_train.setup_training_loop_kwargs(data=data, **given)
     with pytest.raises(UserError):
-        recipes.host_arguments(data, **given)
+        configurations.host_arguments(data, **given)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_configuration_is_read_off_the_teacher(resolution, channel_base, layers,
         img_resolution=resolution,
         init_kwargs=dict(mapping_kwargs=dict(num_layers=layers), synthesis_kwargs=dict(channel_base=channel_base)),
     )
-    assert recipes.configuration_of(G) == cfg
+    assert configurations.configuration_of(G) == cfg
 
 
 # --- compress -------------------------------------------------------------------------------------------------------
@@ -117,7 +121,7 @@ def test_configuration_is_read_off_the_teacher(resolution, channel_base, layers,
 
 @pytest.fixture
 def plain(data):
-    return recipes.host_arguments(data, kimg=1, batch=4, aug='noaug')
+    return configurations.host_arguments(data, kimg=1, batch=4, aug='noaug')
 
 
 def with_cuda(monkeypatch, available):
@@ -127,20 +131,20 @@ def with_cuda(monkeypatch, available):
 def test_without_options_and_with_cuda_nothing_changes(monkeypatch, plain):
     with_cuda(monkeypatch, True)
     before = json.dumps(plain)
-    assert json.dumps(options.compress(*plain)) == before
+    assert json.dumps(compress(*plain)) == before
 
 
 def test_without_cuda_our_loop_runs_in_fp32(monkeypatch, plain):
     with_cuda(monkeypatch, False)
-    _desc, args = options.compress(*plain)
-    assert args.loop == options.OUR_LOOP
+    _desc, args = compress(*plain)
+    assert args.loop == OUR_LOOP
     assert args.G_kwargs.synthesis_kwargs.num_fp16_res == args.D_kwargs.num_fp16_res == 0
     assert args.data_loader_kwargs.pin_memory is False
 
 
 def test_student_gives_shapes_and_weights(plain, make_teacher):
     student = make_teacher('student.pkl', synthesis_kwargs=dict(channel_base=128, channel_max=8))
-    _desc, args = options.compress(*plain, student=student)
+    _desc, args = compress(*plain, student=student)
     assert args.resume_pkl == student
     assert args.G_kwargs == dict(
         class_name='training.networks.Generator', z_dim=16, w_dim=16, mapping_kwargs=dict(num_layers=2),
@@ -154,14 +158,14 @@ def test_student_gives_shapes_and_weights(plain, make_teacher):
 
 
 def test_freezed_survives_the_students_discriminator(data, make_teacher):
-    desc_and_args = recipes.host_arguments(data, aug='noaug', freezed=2)
-    _desc, args = options.compress(*desc_and_args, student=make_teacher())
+    desc_and_args = configurations.host_arguments(data, aug='noaug', freezed=2)
+    _desc, args = compress(*desc_and_args, student=make_teacher())
     assert args.D_kwargs.block_kwargs == dict(freeze_layers=2)
 
 
 def test_loss_and_its_arguments(plain, make_teacher):
     teacher = make_teacher()
-    desc, args = options.compress(
+    desc, args = compress(
         *plain, loss=DIME, teacher=teacher, loss_args=(f'embeddings={SPEC}', 'weights=[3]', 'pl_weight=0')
     )
     assert args.loss_kwargs == dict(
@@ -186,7 +190,7 @@ def test_a_loss_of_the_users_own(plain, tmp_path, monkeypatch):
         '        pass\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
-    _desc, args = options.compress(*plain, loss='my_losses.Mine', loss_args=('strength=2.5',))
+    _desc, args = compress(*plain, loss='my_losses.Mine', loss_args=('strength=2.5',))
     assert args.loss_kwargs == dict(class_name='my_losses.Mine', strength=2.5)
 
 
@@ -196,7 +200,7 @@ def test_a_loss_of_the_users_own(plain, tmp_path, monkeypatch):
      ('a="1"', '1'), ('a=', '')],
 )  # fmt: skip
 def test_loss_arg_values_are_json_or_text(text, parsed):
-    assert options.parse_loss_arg(text) == ('a', parsed)
+    assert parse_loss_arg(text) == ('a', parsed)
 
 
 # --- Bad input: exit status 2, one sentence, nothing written ----------------------------------------------------------
@@ -222,9 +226,9 @@ def bad_input_cases():
     yield 'loss is no loss', dict(loss='json.dumps'), 'not a loss class'
     yield 'loss without dot', dict(loss='DiMELoss'), DIME
     yield 'loss empty', dict(loss=''), DIME
-    yield 'loop', dict(loop='training_loops.lopp'), options.OUR_LOOP
-    yield 'loop is no loop', dict(loop=DIME), options.OUR_LOOP
-    yield 'loop is no function of ours', dict(loop='os.getcwd'), options.OUR_LOOP
+    yield 'loop', dict(loop='training_loops.lopp'), OUR_LOOP
+    yield 'loop is no loop', dict(loop=DIME), OUR_LOOP
+    yield 'loop is no function of ours', dict(loop='os.getcwd'), OUR_LOOP
     yield 'embedding', {'loss-arg': 'embeddings=efficientnet_lite7'}, 'efficientnet_lite0'
     yield 'loss-arg', {'loss-arg': 'embedings=x'}, 'embeddings'
     yield 'loss-arg form', {'loss-arg': 'embeddings'}, 'KEY=VALUE'
@@ -307,13 +311,13 @@ PLAIN = np.zeros([16, 16, 3], np.uint8)
 def test_a_dataset_json_that_is_no_such_thing(tmp_path, labels):
     path = images_and_labels(tmp_path / 'data.zip', [PLAIN, PLAIN], labels)
     with pytest.raises(UserError, match=r'--data=.*data\.zip has a dataset\.json that cannot be used'):
-        recipes.open_training_set(path)
+        datasets.open_training_set(path)
 
 
 def test_images_of_four_channels(tmp_path):
     path = images_and_labels(tmp_path / 'data.zip', [np.zeros([16, 16, 4], np.uint8)])
     with pytest.raises(UserError, match=r'--data=.*data\.zip has images of 4 channels'):
-        recipes.open_training_set(path)
+        datasets.open_training_set(path)
 
 
 @pytest.mark.parametrize('workers', [0, 1])
@@ -328,13 +332,13 @@ def test_images_of_four_channels(tmp_path):
 )
 def test_an_image_that_is_not_like_the_first_is_named(tmp_path, image, reason, workers):
     path = images_and_labels(tmp_path / 'data.zip', [PLAIN, PLAIN, image, PLAIN])
-    training_set, kwargs = recipes.open_training_set(path)
+    training_set, kwargs = datasets.open_training_set(path)
     sentence = rf'The image 2\.png in --data=.*data\.zip cannot be used \(.*{reason}'
     batches = real_batches(training_set, Share(4, 4), 0, 0, torch.device('cpu'), num_workers=workers)
     with pytest.raises(UserError, match=sentence):
         next(batches)
     with pytest.raises(UserError, match=sentence):
-        references.DatasetImages(kwargs).draw(0)
+        sources.DatasetImages(kwargs).draw(0)
     with pytest.raises(UserError, match=sentence):
         next(samples.reals(training_set))
 
@@ -343,7 +347,7 @@ def test_an_image_that_is_not_like_the_first_is_named(tmp_path, image, reason, w
 def test_images_of_a_size_that_no_generator_makes(tmp_path, side):
     path = images_and_labels(tmp_path / 'data.zip', [np.zeros([side, side, 3], np.uint8)])
     with pytest.raises(UserError, match=f'resolution {side}, which must be a power of 2'):
-        recipes.host_arguments(path)
+        configurations.host_arguments(path)
 
 
 def test_a_metric_without_its_detector_is_refused_before_the_run(tmp_path, monkeypatch, data, make_teacher):
@@ -358,7 +362,7 @@ def test_a_metric_without_its_detector_is_refused_before_the_run(tmp_path, monke
 
 
 def test_an_error_that_no_image_explains_stays(tmp_path):
-    training_set, _kwargs = recipes.open_training_set(images_and_labels(tmp_path / 'data.zip', [PLAIN]))
+    training_set, _kwargs = datasets.open_training_set(images_and_labels(tmp_path / 'data.zip', [PLAIN]))
     with pytest.raises(ZeroDivisionError), datasets.reading(training_set):
         1 / 0  # noqa: B018
 

@@ -14,8 +14,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import networks
 
-from stylegan2_compress import embeddings, pickles, references
-from stylegan2_compress.losses.base import StyleMixing
+from stylegan2_compress import embeddings, pickles
+from stylegan2_compress.distributions import sources, statistics
+from stylegan2_compress.losses.adversarial import StyleMixing
 from stylegan2_compress.losses.dime import DiMELoss
 from stylegan2_compress.losses.nickel import NickelDimeLoss, NICKELLoss
 from stylegan2_compress.networks.dual import DualDiscriminator
@@ -247,9 +248,9 @@ def compare(run, monkeypatch, loss_class, phase, distance_name, **given):
     loss, D = build(loss_class, run, monkeypatch, **given)
     distance = None
     if issubclass(loss_class, DiMELoss):
-        source = references.TeacherImages(run.path, pickles.load(run.path)['G_ema'])
+        source = sources.TeacherImages(run.path, pickles.load(run.path)['G_ema'])
         kept = dict(samples=given['bank'], bank=given['bank']) if given else dict(samples=6)
-        (matched,) = references.statistics_of(source, [embeddings.load(EMBEDDING, 'cpu')], **kept)  # From the cache.
+        (matched,) = statistics.statistics_of(source, [embeddings.load(EMBEDDING, 'cpu')], **kept)  # From the cache.
         distance = lambda features: DISTANCES[distance_name](features, matched)  # noqa: E731
     dual = issubclass(loss_class, NICKELLoss)
     module = run.G if phase.startswith('G') else D

@@ -15,8 +15,10 @@ from commands import refused, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stylegan2_compress import cli, patching
+import stylegan2_compress
+from stylegan2_compress import cli
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import patch as patching
 
 PATCH = Path(__file__).parent.parent / 'patches' / 'train.patch'
 
@@ -108,10 +110,7 @@ def test_the_module_is_handed_over_complete_also_in_processes_that_are_spawned(c
         handed_over.append((module.__name__, module.training_loop, callable(module.main)))
         module.training_loop = 'ours'
 
-    options = types.ModuleType('stylegan2_compress.options')
-    options.extend_train = extend_train
-    monkeypatch.setitem(sys.modules, 'stylegan2_compress.options', options)
-    monkeypatch.setattr(sys.modules['stylegan2_compress'], 'options', options, raising=False)
+    monkeypatch.setattr(stylegan2_compress, 'extend_train', extend_train, raising=False)
     loop = types.ModuleType('training_loop')
     monkeypatch.setitem(sys.modules, 'training_loop', loop)
 
@@ -132,7 +131,7 @@ def test_the_module_is_handed_over_complete_also_in_processes_that_are_spawned(c
         (TRAIN.replace('if __name__ == "__main__":', 'if True:'), 'has 0 lines'),
         (TRAIN + '\nif __name__ == "__main__": pass\n', 'has 2 lines'),
         ('if __name__ == "__main__"\n    main()\n', 'not valid Python'),
-        (TRAIN.replace('def main', 'import stylegan2_compress.options\ndef main'), 'already mentions'),
+        (TRAIN.replace('def main', 'import stylegan2_compress\ndef main'), 'already mentions'),
     ],
 )
 @pytest.mark.parametrize('options', [[], ['--check'], ['--reverse']])

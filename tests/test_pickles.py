@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from pickling import assert_same, edited, snapshot, write, write_tensorflow
 from training import augment, networks
 
-from stylegan2_compress import pickles, profiling
+from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import profiling
 from stylegan2_compress.pickles import sources
 from stylegan2_compress.pickles.machine import Blob, Machine
 

@@ -16,11 +16,13 @@ import several_runs
 import torch
 from tiny_runs import ADAM, loop_arguments
 
-from stylegan2_compress import host, launch, options, pickles
+from stylegan2_compress import host, pickles
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.losses.nickel import dual_arguments
+from stylegan2_compress.runs import launch
+from stylegan2_compress.runs.launch import OUR_LOOP
 
-DISTILLATION = options.OUR_LOOP
+DISTILLATION = OUR_LOOP
 TICKETS = 'stylegan2_compress.training_loops.ticket_search.training_loop'
 AUGMENT = dict(
     augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1, cutout=1),

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch_utils.ops import upfirdn2d
 from training.networks import Generator
 
-from stylegan2_compress import pickles, profiling, pruning
+from stylegan2_compress import pickles, pruning
+from stylegan2_compress.host import profiling
 
 
 def ffhq_generator(img_resolution, channel_base):

@@ -11,8 +11,9 @@ import pytest
 import torch
 from commands import refused, run
 
-from stylegan2_compress import pickles, profiling, pruning
+from stylegan2_compress import pickles, pruning
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import profiling
 from stylegan2_compress.pruning import graph
 
 ARCHITECTURES = ('skip', 'resnet', 'orig')

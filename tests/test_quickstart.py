@@ -11,9 +11,10 @@ import pytest
 import torch
 from commands import refused
 
-from stylegan2_compress import digits, mnist, quickstart
 from stylegan2_compress.errors import Stopped
 from stylegan2_compress.evaluation import distances, samples
+from stylegan2_compress.quickstart import digits, mnist
+from stylegan2_compress.quickstart import run as quickstart
 from stylegan2_compress.training_loops import data
 
 

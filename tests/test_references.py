@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from stylegan2_compress import embeddings, pickles, references
+from stylegan2_compress import embeddings, pickles
+from stylegan2_compress.distributions import sources, statistics
 from stylegan2_compress.errors import UserError
 
 SPEC = 'efficientnet_lite0@size=32'
@@ -40,18 +41,18 @@ def make_teacher(tmp_path, make_generator):
 def count_chunks(monkeypatch):
     """How many chunks of images teachers have made so far."""
     seen = []
-    original = references.TeacherImages.draw
+    original = sources.TeacherImages.draw
 
     def counting(self, index):
         seen.append(index)
         return original(self, index)
 
-    monkeypatch.setattr(references.TeacherImages, 'draw', counting)
+    monkeypatch.setattr(sources.TeacherImages, 'draw', counting)
     return lambda: len(seen)
 
 
 def teacher_images(file, **kwargs):
-    return references.TeacherImages(file, pickles.load(file)['G_ema'], **kwargs)
+    return sources.TeacherImages(file, pickles.load(file)['G_ema'], **kwargs)
 
 
 @pytest.fixture
@@ -99,12 +100,12 @@ def test_large_images_come_in_small_chunks(make_teacher):
     file, G = make_teacher(), pickles.load(make_teacher())['G_ema']
     for resolution, chunk in [(32, 32), (256, 32), (512, 8), (1024, 4)]:
         G.img_resolution = resolution
-        assert references.TeacherImages(file, G).chunk == chunk
+        assert sources.TeacherImages(file, G).chunk == chunk
 
 
 def test_data_come_in_random_order_each_once_an_epoch(make_data):
     kwargs = make_data(n=40)
-    source = references.DatasetImages(kwargs)
+    source = sources.DatasetImages(kwargs)
     images = torch.cat([source.draw(index)[0] for index in range(3)])
     assert (images.min(), images.max()) == (-1, 1)
     training_set = dnnlib.util.construct_class_by_name(**kwargs)
@@ -112,15 +113,13 @@ def test_data_come_in_random_order_each_once_an_epoch(make_data):
     order = [int((everything == image).flatten(1).all(1).nonzero()) for image in images]
     assert sorted(order[:40]) == sorted(order[40:80]) == list(range(40))
     assert order[:40] != order[40:80] != list(range(40))
-    again = references.DatasetImages(kwargs)
+    again = sources.DatasetImages(kwargs)
     assert torch.equal(again.draw(2)[0], images[64:])
 
 
 def test_other_choices_of_the_same_data_are_other_sources(make_data):
     kwargs = make_data(n=4)
-    facts = [
-        references.DatasetImages(kwargs | changes).facts for changes in (dict(), dict(xflip=True), dict(max_size=3))
-    ]
+    facts = [sources.DatasetImages(kwargs | changes).facts for changes in (dict(), dict(xflip=True), dict(max_size=3))]
     assert len({fact['subset or mirroring'] for fact in facts}) == 3
 
 
@@ -129,7 +128,7 @@ def test_other_choices_of_the_same_data_are_other_sources(make_data):
 
 def test_moments_and_bank_are_those_of_the_images(make_teacher, embedding):
     source = teacher_images(make_teacher())
-    (found,) = references.statistics_of(source, [embedding], samples=40, bank=35)
+    (found,) = statistics.statistics_of(source, [embedding], samples=40, bank=35)
     features = torch.cat([embedding(source.draw(0)[0]), embedding(source.draw(1)[0][:8])])
     torch.testing.assert_close(found.m1, features.double().mean(0), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(found.m2, features.double().square().mean(0), rtol=1e-6, atol=1e-9)
@@ -138,18 +137,18 @@ def test_moments_and_bank_are_those_of_the_images(make_teacher, embedding):
 
 def test_statistics_of_a_data_set(make_data, embedding):
     kwargs = make_data(n=10)
-    (found,) = references.statistics_of(references.DatasetImages(kwargs), [embedding], samples=10)
+    (found,) = statistics.statistics_of(sources.DatasetImages(kwargs), [embedding], samples=10)
     training_set = dnnlib.util.construct_class_by_name(**kwargs)
     images = torch.stack([torch.from_numpy(training_set[i][0]) for i in range(10)]).float() / 127.5 - 1
     torch.testing.assert_close(found.m1, embedding(images).double().mean(0), rtol=1e-6, atol=1e-9)
     with pytest.raises(UserError, match='samples=11 is more than the 10 images'):
-        references.statistics_of(references.DatasetImages(kwargs), [embedding], samples=11)
+        statistics.statistics_of(sources.DatasetImages(kwargs), [embedding], samples=11)
 
 
 def test_embeddings_that_are_not_finite_are_named(make_teacher, embedding, monkeypatch):
     monkeypatch.setattr(embedding, 'forward', lambda images: torch.full([len(images), embedding.dim], torch.inf))
     with pytest.raises(UserError, match='efficientnet_lite0@size=32 is not finite'):
-        references.statistics_of(teacher_images(make_teacher()), [embedding], samples=4)
+        statistics.statistics_of(teacher_images(make_teacher()), [embedding], samples=4)
 
 
 # --- The cache, and files ---------------------------------------------------------------------------------------------
@@ -157,9 +156,9 @@ def test_embeddings_that_are_not_finite_are_named(make_teacher, embedding, monke
 
 def test_second_time_comes_from_the_cache(make_teacher, embedding, count_chunks):
     teacher = make_teacher()
-    (first,) = references.statistics_of(teacher_images(teacher), [embedding], samples=33, bank=3)
+    (first,) = statistics.statistics_of(teacher_images(teacher), [embedding], samples=33, bank=3)
     assert count_chunks() == 2
-    (second,) = references.statistics_of(teacher_images(teacher), [embedding], samples=33, bank=3)
+    (second,) = statistics.statistics_of(teacher_images(teacher), [embedding], samples=33, bank=3)
     assert count_chunks() == 2
     assert same(first, second)
 
@@ -174,17 +173,17 @@ def test_whatever_changes_the_statistics_is_in_the_key(make_teacher, make_data, 
         (teacher_images(teacher), embedding, 5),
         (teacher_images(teacher, truncation_psi=0.5), embedding, 4),
         (teacher_images(teacher, seed=1), embedding, 4),
-        (references.DatasetImages(make_data(n=4)), embedding, 4),
-        (references.DatasetImages(make_data(n=4) | dict(xflip=True)), embedding, 8),
+        (sources.DatasetImages(make_data(n=4)), embedding, 4),
+        (sources.DatasetImages(make_data(n=4) | dict(xflip=True)), embedding, 8),
     ]
-    found = [references.statistics_of(source, [each], samples=samples)[0].m1 for source, each, samples in runs]
+    found = [statistics.statistics_of(source, [each], samples=samples)[0].m1 for source, each, samples in runs]
     assert count_chunks() == 6
     assert len({tuple(m1.tolist()) for m1 in found}) == len(runs)
 
 
 def test_one_pass_for_several_embeddings(make_teacher, embedding, count_chunks):
     other = embeddings.load(f'{SPEC}@preprocess=raw', 'cpu')
-    both = references.statistics_of(teacher_images(make_teacher()), [embedding, other], samples=4)
+    both = statistics.statistics_of(teacher_images(make_teacher()), [embedding, other], samples=4)
     assert count_chunks() == 1
     assert not torch.equal(both[0].m1, both[1].m1)
 
@@ -194,39 +193,39 @@ def test_one_pass_for_several_embeddings(make_teacher, embedding, count_chunks):
 )
 def test_a_damaged_cache_file_is_made_again(make_teacher, embedding, count_chunks, damage, tmp_path):
     source = teacher_images(make_teacher())
-    (first,) = references.statistics_of(source, [embedding], samples=4)
+    (first,) = statistics.statistics_of(source, [embedding], samples=4)
     (path,) = (tmp_path / 'cache' / 'statistics').iterdir()
     damage(path)
-    (second,) = references.statistics_of(source, [embedding], samples=4)
+    (second,) = statistics.statistics_of(source, [embedding], samples=4)
     assert count_chunks() == 2
     assert same(first, second)
 
 
 def test_a_foreign_cache_file_is_not_believed(make_teacher, embedding, tmp_path):
     source, other = teacher_images(make_teacher()), teacher_images(make_teacher('other.pkl', seed=1))
-    (right,) = references.statistics_of(source, [embedding], samples=4)
+    (right,) = statistics.statistics_of(source, [embedding], samples=4)
     (path,) = (tmp_path / 'cache' / 'statistics').iterdir()
-    references.statistics_of(other, [embedding], samples=4)
+    statistics.statistics_of(other, [embedding], samples=4)
     (foreign,) = set((tmp_path / 'cache' / 'statistics').iterdir()) - {path}
     path.write_bytes(foreign.read_bytes())
-    assert same(references.statistics_of(source, [embedding], samples=4)[0], right)
+    assert same(statistics.statistics_of(source, [embedding], samples=4)[0], right)
 
 
 def test_a_file_gives_back_what_it_got(make_teacher, embedding, tmp_path):
     source, raw = teacher_images(make_teacher()), embeddings.load(f'{SPEC}@preprocess=raw', 'cpu')
-    found = references.compute(source, [embedding, raw], samples=6, bank=4)
-    references.write(tmp_path / 'file.npz', source, 6, list(zip([embedding, raw], found, strict=True)))
+    found = statistics.compute(source, [embedding, raw], samples=6, bank=4)
+    statistics.write(tmp_path / 'file.npz', source, 6, list(zip([embedding, raw], found, strict=True)))
     for each, expected in zip([embedding, raw], found, strict=True):
-        assert same(references.read(tmp_path / 'file.npz', source, each, samples=6, bank=4), expected)
+        assert same(statistics.read(tmp_path / 'file.npz', source, each, samples=6, bank=4), expected)
     other_seed = teacher_images(str(tmp_path / 'teacher.pkl'), seed=5)
-    assert torch.equal(references.read(tmp_path / 'file.npz', other_seed, raw, bank=2).bank, found[1].bank[:2])
+    assert torch.equal(statistics.read(tmp_path / 'file.npz', other_seed, raw, bank=2).bank, found[1].bank[:2])
 
 
 def test_a_foreign_file_is_refused_by_what_differs(make_teacher, make_data, embedding, tmp_path):
     teacher, data = make_teacher(c_dim=3), make_data(n=6, labels=3)
     file = tmp_path / 'file.npz'
     source = teacher_images(teacher)
-    references.write(file, source, 4, [(embedding, references.compute(source, [embedding], 4)[0])])
+    statistics.write(file, source, 4, [(embedding, statistics.compute(source, [embedding], 4)[0])])
     other_weights = copy.copy(embedding)
     other_weights.fingerprint = 'f' * 64
     other_size = copy.copy(embedding)
@@ -240,17 +239,17 @@ def test_a_foreign_file_is_refused_by_what_differs(make_teacher, make_data, embe
         (source, other_weights, {}, r'\(weights \w{8}, not ffffffff\)'),
         (source, other_size, {}, r'\(preprocessing .*32.*, not .*64'),
         (source, embeddings.load(f'{SPEC}@dtype=fp64', 'cpu'), {}, f'no statistics of .*fp64, but of {SPEC}'),
-        (references.DatasetImages(data), embedding, {}, 'data none, not .*; teacher'),
+        (sources.DatasetImages(data), embedding, {}, 'data none, not .*; teacher'),
     ]  # fmt: skip
     for wrong_source, wrong_embedding, kwargs, sentence in cases:
         with pytest.raises(UserError, match=sentence):
-            references.read(file, wrong_source, wrong_embedding, **kwargs)
+            statistics.read(file, wrong_source, wrong_embedding, **kwargs)
     for content in (b'', b'no such thing', (tmp_path / 'teacher.pkl').read_bytes()):
         file.write_bytes(content)
         with pytest.raises(UserError, match='holds no statistics'):
-            references.read(file, source, embedding)
+            statistics.read(file, source, embedding)
     with pytest.raises(UserError, match='Cannot read'):
-        references.read(tmp_path / 'nowhere.npz', source, embedding)
+        statistics.read(tmp_path / 'nowhere.npz', source, embedding)
 
 
 # --- Two processes ----------------------------------------------------------------------------------------------------
@@ -261,7 +260,7 @@ def test_two_processes_share_the_work(tmp_path, make_teacher, embedding):
     make_teacher()
     torch.multiprocessing.spawn(_share, args=(str(tmp_path),), nprocs=2)
     source = teacher_images(str(tmp_path / 'teacher.pkl'))
-    alone = references.compute(source, [embedding], samples=70, bank=50)[0]
+    alone = statistics.compute(source, [embedding], samples=70, bank=50)[0]
     found = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
     (first, chunks), (second, chunks_then) = found[0]
@@ -269,7 +268,7 @@ def test_two_processes_share_the_work(tmp_path, make_teacher, embedding):
     torch.testing.assert_close(second, first, rtol=0, atol=0)
     assert (chunks, chunks_then) == (3, 0)  # Then from the cache of the first, which the second does not see.
     assert [path.name for path in (tmp_path / 'cache0' / 'statistics').iterdir()] == [
-        references.cache_path(source, embedding, 70, 50).name
+        statistics.cache_path(source, embedding, 70, 50).name
     ]
     assert not (tmp_path / 'cache1').exists()
 
@@ -284,7 +283,7 @@ def _share(rank, directory):
     embedding, results = embeddings.load(SPEC, 'cpu'), []
     for _ in range(2):
         drawn.clear()
-        (found,) = references.statistics_of(source, [embedding], samples=70, bank=50)
+        (found,) = statistics.statistics_of(source, [embedding], samples=70, bank=50)
         count = torch.tensor(len(drawn))
         torch.distributed.all_reduce(count)
         results.append(([found.m1, found.m2, found.bank], int(count)))
@@ -295,10 +294,10 @@ def _share(rank, directory):
 def test_labels_follow_the_training_set(tmp_path, make_dataset_zip):
     data = make_dataset_zip(tmp_path, n=4, labels=3)  # Classes 0, 1, 2, 0.
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=str(data), use_labels=True)
-    labels = references.LabelSource(3, kwargs)
+    labels = sources.LabelSource(3, kwargs)
     drawn = labels.draw(20000, np.random.default_rng(0), torch.device('cpu'))
     torch.testing.assert_close(drawn.mean(0), torch.tensor([0.5, 0.25, 0.25]), atol=0.02, rtol=0)
-    uniform = references.LabelSource(3, None)
+    uniform = sources.LabelSource(3, None)
     assert uniform.fingerprint != labels.fingerprint
-    assert references.LabelSource(0, kwargs).draw(2, np.random.default_rng(0), torch.device('cpu')).shape == (2, 0)
+    assert sources.LabelSource(0, kwargs).draw(2, np.random.default_rng(0), torch.device('cpu')).shape == (2, 0)
     assert copy.deepcopy(labels).fingerprint == labels.fingerprint

@@ -15,11 +15,13 @@ import pytest
 import torch
 from commands import refused
 
-from stylegan2_compress import errors, launch, pickles, profiling, report
+from stylegan2_compress import errors, pickles, report
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import profiling
 from stylegan2_compress.report import charts, generators, reading
 from stylegan2_compress.report.page import flatten, short_names
 from stylegan2_compress.report.reading import Point
+from stylegan2_compress.runs import launch
 
 # --- Runs to report on ------------------------------------------------------------------------------------------------
 
@@ -603,7 +605,7 @@ def test_the_log_tells_what_ended_a_run(make_run, monkeypatch, error, word, word
         print('Loading training set...')
         raise error
 
-    monkeypatch.setattr('stylegan2_compress.options.run_loop', loop)
+    monkeypatch.setattr('stylegan2_compress.runs.launch.run_loop', loop)
     run_dir = make_run(options={})
     with pytest.raises(type(error)):
         launch.run(dict(run_dir=str(run_dir), num_gpus=1))

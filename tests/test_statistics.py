@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from stylegan2_compress import statistics
+from stylegan2_compress import distributed
+from stylegan2_compress.distributions import mmd, moments
 
 BANDWIDTHS = [0.7, 1.5, 4.0]
 KERNELS = {
-    'linear': statistics.linear,
-    'cubic': statistics.cubic,
-    'rbf': partial(statistics.rbf, bandwidths=BANDWIDTHS),
+    'linear': mmd.linear,
+    'cubic': mmd.cubic,
+    'rbf': partial(mmd.rbf, bandwidths=BANDWIDTHS),
 }
 
 
@@ -43,7 +44,7 @@ def normal(*shape, **kwargs):
 
 
 def test_moments_are_means_of_powers():
-    m1, m2 = statistics.moments(torch.tensor([[1.0, 2.0], [3.0, -4.0]]))
+    m1, m2 = moments.moments(torch.tensor([[1.0, 2.0], [3.0, -4.0]]))
     assert m1.tolist() == [2, -1]
     assert m2.tolist() == [5, 10]
 
@@ -51,20 +52,20 @@ def test_moments_are_means_of_powers():
 def test_moment_distance_is_the_papers_formula():
     x, m1, m2 = normal(5, 3).numpy(), normal(3).numpy(), normal(3).numpy()
     expected = sum(abs(x[:, d].mean() - m1[d]) + abs((x[:, d] ** 2).mean() - m2[d]) for d in range(3)) / 3
-    distance = statistics.moment_distance(*map(torch.from_numpy, (x, m1, m2)))
+    distance = moments.moment_distance(*map(torch.from_numpy, (x, m1, m2)))
     assert float(distance) == pytest.approx(expected, rel=1e-12)
 
 
 def test_moment_distance_has_the_features_precision_and_their_gradient():
     x = normal(5, 3, requires_grad=True)
     m1, m2 = normal(3), normal(3)
-    assert torch.autograd.gradcheck(lambda x: statistics.moment_distance(x, m1, m2), (x,))
-    assert statistics.moment_distance(x.float(), m1, m2).dtype == torch.float32
+    assert torch.autograd.gradcheck(lambda x: moments.moment_distance(x, m1, m2), (x,))
+    assert moments.moment_distance(x.float(), m1, m2).dtype == torch.float32
 
 
 def test_accumulated_moments_are_those_of_all_batches_in_float64():
     batches = [100 + torch.randn(n, 4) for n in (1, 7, 30, 62)]  # float32 sums would lose digits
-    first, second = (statistics.MomentAccumulator(4) for _ in range(2))
+    first, second = (moments.MomentAccumulator(4) for _ in range(2))
     for batch in batches[:2]:
         first.update(batch)
     for batch in batches[2:]:
@@ -79,7 +80,7 @@ def test_accumulated_moments_are_those_of_all_batches_in_float64():
 
 def test_moments_of_nothing_are_refused():
     with pytest.raises(ValueError, match='no vectors'):
-        statistics.MomentAccumulator(4).moments()
+        moments.MomentAccumulator(4).moments()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,13 +97,13 @@ def test_mmd2_is_the_double_sum_over_another_librarys_kernel(name, unbiased):
         pairs = [(i, j) for i, j in itertools.product(range(len(z)), repeat=2) if i != j or not unbiased]
         within.append(sum(k[i, j] for i, j in pairs) / len(pairs))
     expected = sum(within) - 2 * scikit_learns(name, x, y).mean()
-    assert float(statistics.mmd2(x, y, KERNELS[name], unbiased=unbiased)) == pytest.approx(expected, rel=1e-10)
+    assert float(mmd.mmd2(x, y, KERNELS[name], unbiased=unbiased)) == pytest.approx(expected, rel=1e-10)
 
 
 def test_biased_linear_mmd2_is_the_squared_distance_of_means():
     x, y = normal(5, 3), normal(7, 3)
     expected = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
-    torch.testing.assert_close(statistics.mmd2(x, y, statistics.linear, unbiased=False), expected)
+    torch.testing.assert_close(mmd.mmd2(x, y, mmd.linear, unbiased=False), expected)
 
 
 def test_rbf_mmd2_of_gaussians_approaches_its_closed_form():
@@ -111,7 +112,7 @@ def test_rbf_mmd2_of_gaussians_approaches_its_closed_form():
     x, y = normal(n, dim), normal(n, dim) + torch.tensor([shift, 0, 0])
     scale = (s**2 / (s**2 + 2)) ** (dim / 2)
     expected = 2 * scale * (1 - math.exp(-(shift**2) / (2 * (s**2 + 2))))
-    estimate = statistics.mmd2(x, y, partial(statistics.rbf, bandwidths=[s]))
+    estimate = mmd.mmd2(x, y, partial(mmd.rbf, bandwidths=[s]))
     assert float(estimate) == pytest.approx(expected, rel=0.05)
 
 
@@ -129,53 +130,53 @@ def test_unbiased_cubic_mmd2_is_the_hosts_kid(monkeypatch):
     expected = kernel_inception_distance.compute_kid(
         SimpleNamespace(rank=0), max_real=20, num_gen=20, num_subsets=1, max_subset_size=20
     )
-    assert float(statistics.mmd2(x, y, statistics.cubic)) == pytest.approx(expected, rel=1e-10)
+    assert float(mmd.mmd2(x, y, mmd.cubic)) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize('name', KERNELS)
 def test_mmd2_has_a_gradient(name):
     x, y = normal(4, 3, requires_grad=True), normal(5, 3)
-    assert torch.autograd.gradcheck(lambda x: statistics.mmd2(x, y, KERNELS[name]), (x,))
+    assert torch.autograd.gradcheck(lambda x: mmd.mmd2(x, y, KERNELS[name]), (x,))
 
 
 def test_rbf_is_precise_far_from_the_origin():
     x, y = torch.randn(6, 4) + 1000, torch.randn(6, 4) + 1000
-    expected = statistics.rbf(x.double(), y.double(), BANDWIDTHS)
-    torch.testing.assert_close(statistics.rbf(x, y, BANDWIDTHS).double(), expected, rtol=1e-4, atol=0)
+    expected = mmd.rbf(x.double(), y.double(), BANDWIDTHS)
+    torch.testing.assert_close(mmd.rbf(x, y, BANDWIDTHS).double(), expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize('unbiased', [True, False])
 def test_the_references_share_can_be_computed_once_and_in_pieces(unbiased):
     kernel = KERNELS['rbf']
     x, y = normal(4, 3), normal(11, 3)
-    within_y = statistics.mean_within(y, kernel, unbiased, rows=3)
-    torch.testing.assert_close(within_y, statistics.mean_within(y, kernel, unbiased))
-    whole = statistics.mmd2(x, y, kernel, unbiased=unbiased)
-    torch.testing.assert_close(statistics.mmd2(x, y, kernel, unbiased=unbiased, within_y=within_y), whole)
+    within_y = mmd.mean_within(y, kernel, unbiased, rows=3)
+    torch.testing.assert_close(within_y, mmd.mean_within(y, kernel, unbiased))
+    whole = mmd.mmd2(x, y, kernel, unbiased=unbiased)
+    torch.testing.assert_close(mmd.mmd2(x, y, kernel, unbiased=unbiased, within_y=within_y), whole)
 
 
 def test_bandwidths_are_multiples_of_the_median_distance():
     y = normal(7, 3)
     squared = [float((a - b).square().sum()) for a, b in itertools.combinations(y, 2)]  # 21 of them: the median is one
     expected = [math.sqrt(multiple * np.median(squared)) for multiple in (0.25, 0.5, 1, 2, 4)]
-    assert statistics.median_bandwidths(y) == pytest.approx(expected)
+    assert mmd.median_bandwidths(y) == pytest.approx(expected)
 
 
 def test_kernels_by_name_get_what_they_need():
     y = normal(7, 3)
     x = normal(2, 3)
-    assert set(statistics.KERNELS) == {'linear', 'rbf', 'cubic'}
-    expected = statistics.rbf(x, y, statistics.median_bandwidths(y))
-    torch.testing.assert_close(statistics.KERNELS['rbf'](y)(x, y), expected)
-    torch.testing.assert_close(statistics.KERNELS['cubic'](y)(x, y), statistics.cubic(x, y))
+    assert set(mmd.KERNELS) == {'linear', 'rbf', 'cubic'}
+    expected = mmd.rbf(x, y, mmd.median_bandwidths(y))
+    torch.testing.assert_close(mmd.KERNELS['rbf'](y)(x, y), expected)
+    torch.testing.assert_close(mmd.KERNELS['cubic'](y)(x, y), mmd.cubic(x, y))
 
 
 def test_too_few_vectors_are_refused():
     with pytest.raises(ValueError, match='two vectors'):
-        statistics.mmd2(normal(1, 3), normal(4, 3), statistics.linear)
+        mmd.mmd2(normal(1, 3), normal(4, 3), mmd.linear)
     for y in (normal(1, 3), torch.ones(4, 3)):
         with pytest.raises(ValueError, match='differ'):
-            statistics.median_bandwidths(y)
+            mmd.median_bandwidths(y)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -183,10 +184,9 @@ def test_too_few_vectors_are_refused():
 
 
 LOSSES = {
-    'moments': lambda x, y, group: statistics.moment_distance(x, *statistics.moments(y), group),
+    'moments': lambda x, y, group: moments.moment_distance(x, *moments.moments(y), group),
     **{
-        name: lambda x, y, group, kernel=kernel: statistics.mmd2(x, y, kernel, group=group)
-        for name, kernel in KERNELS.items()
+        name: lambda x, y, group, kernel=kernel: mmd.mmd2(x, y, kernel, group=group) for name, kernel in KERNELS.items()
     },
 }
 
@@ -196,8 +196,8 @@ def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(tmp_path):
     images, reference = normal(8, 3), normal(9, 4)
     torch.save((images, reference), tmp_path / 'data.pt')
     torch.multiprocessing.spawn(_train_one_step, args=(str(tmp_path),), nprocs=2)
-    assert statistics.world() is None
-    expected = {**_values_and_gradients(images, reference, _network()), 'accumulated': statistics.moments(images)}
+    assert distributed.world() is None
+    expected = {**_values_and_gradients(images, reference, _network()), 'accumulated': moments.moments(images)}
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f'rank{rank}.pt'), expected)
 
@@ -208,9 +208,9 @@ def _train_one_step(rank: int, directory: str) -> None:
     network = torch.nn.parallel.DistributedDataParallel(_network())
     results = _values_and_gradients(images.chunk(2)[rank], reference, network)
     # The accumulator counts vectors, not batches: its processes have 3 and 5 of them.
-    accumulator = statistics.MomentAccumulator(3)
+    accumulator = moments.MomentAccumulator(3)
     accumulator.update(images.split([3, 5])[rank])
-    accumulator.merge_processes(statistics.world())
+    accumulator.merge_processes(distributed.world())
     torch.save({**results, 'accumulated': accumulator.moments()}, f'{directory}/rank{rank}.pt')
     torch.distributed.destroy_process_group()
 
@@ -225,7 +225,7 @@ def _values_and_gradients(images, reference, network) -> dict[str, tuple[torch.T
     results = {}
     for name, loss in LOSSES.items():
         network.zero_grad()
-        value = loss(network(images), reference, statistics.world())
+        value = loss(network(images), reference, distributed.world())
         value.backward()
         results[name] = value.detach(), torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
     return results

@@ -8,7 +8,7 @@ from torch_utils import misc, training_stats
 from training import networks
 
 from stylegan2_compress.errors import DivergedError
-from stylegan2_compress.losses.base import AdversarialLoss, Summand, Term
+from stylegan2_compress.losses.adversarial import AdversarialLoss, Summand, Term
 
 NAN = float('nan')
 

@@ -22,11 +22,11 @@ from test_pruned import HOST_SCRIPT
 from training import networks
 
 from stylegan2_compress import host, pickles
+from stylegan2_compress.compression.find_ticket import find_ticket
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 from stylegan2_compress.tickets import baking, coding, rules, ticket_file
-from stylegan2_compress.tickets.search import find_ticket
 
 HOST = host.activate().path
 EMBEDDING = 'module:test_moment_matching:tiny@size=image'

@@ -4,7 +4,7 @@ import pytest
 import pywt
 import torch
 
-from stylegan2_compress.wavelets import haar_levels
+from stylegan2_compress.losses.wavelets import haar_levels
 
 
 @pytest.mark.parametrize(('shape', 'J'), [((2, 3, 16, 16), 4), ((1, 2, 8, 24), 3), ((2, 1, 6, 10), 1)])

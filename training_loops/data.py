@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from stylegan2_compress import datasets
+from stylegan2_compress.host import datasets
 
 # What is drawn: numbers that keep the random streams of one seed apart.
 SETUP, GRID, ORDER, LATENTS, ROUND = range(5)

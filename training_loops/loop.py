@@ -12,9 +12,10 @@ from metrics import metric_main
 from torch_utils import misc
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
 
-from stylegan2_compress import pickles
+from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import DivergedError, Stopped
-from stylegan2_compress.training_loops import checkpoint, data, processes
+from stylegan2_compress.runs import states
+from stylegan2_compress.training_loops import data
 from stylegan2_compress.training_loops.interruption import Interruption
 from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase, build_phases
@@ -72,7 +73,7 @@ def train(
     abort_fn=None,
     progress_fn=None,
     device=None,
-    state_kimg=checkpoint.STATE_KIMG,
+    state_kimg=states.STATE_KIMG,
 ):
     """Train G, and D where `D_kwargs` describe one, and leave in `run_dir` what the host's loop leaves there.
 
@@ -92,7 +93,7 @@ def train(
         Stopped: by a signal, after the state has been saved.
         UserError: a state cannot be saved, or all are damaged.
     """
-    device = processes.local_device(device)
+    device = distributed.local_device(device)
     torch.backends.cudnn.benchmark = cudnn_benchmark
     torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     torch.backends.cudnn.allow_tf32 = allow_tf32
@@ -102,11 +103,11 @@ def train(
     share = data.Share(batch_size, batch_gpu, num_gpus, rank)
     monitor = Monitor(run_dir, total_kimg, device, rank)
     progress = Progress()
-    state = checkpoint.load_latest_state(run_dir)
+    state = states.load_latest_state(run_dir)
     if rank == 0:
-        checkpoint.delete_temporary_files(run_dir)
+        states.delete_temporary_files(run_dir)
         if state is not None and not state['finished']:
-            checkpoint.cut_records(run_dir, state['records'])
+            states.cut_records(run_dir, state['records'])
 
     print('Loading training set...')
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
@@ -156,7 +157,7 @@ def train(
     parts = dict(networks, **optimizers, loss=loss, monitor=monitor, ada_stats=ada_stats, progress=progress)
     if state is not None:
         load_parts(parts, state)
-    processes.broadcast(networks.values())
+    distributed.broadcast(networks.values())
 
     if rank == 0:
         data.seed_everything(random_seed, data.GRID)
@@ -217,7 +218,7 @@ def train(
                     grid.save_fakes(G_ema, fakes_png, **precision)
                     monitor.report_image('Images/fakes', fakes_png, progress.cur_nimg)
                 if networks_due:
-                    processes.check_consistency(networks.values())
+                    distributed.check_consistency(networks.values())
                     snapshot_pkl, snapshot = save_snapshot(
                         networks, training_set_kwargs, run_dir, progress.cur_nimg, rank
                     )
@@ -239,12 +240,12 @@ def train(
                 progress.cur_tick += 1
                 progress.tick_start_nimg = progress.cur_nimg
 
-            stopping = processes.any_process(interruption.signal is not None, device)
+            stopping = distributed.any_process(interruption.signal is not None, device)
             if done or stopping or progress.cur_nimg >= progress.state_nimg + state_kimg * 1000:
                 progress.state_nimg = progress.cur_nimg
                 state = state_of(parts)
                 if rank == 0:
-                    checkpoint.save_state(run_dir, progress.cur_nimg, state, finished=done)
+                    states.save_state(run_dir, progress.cur_nimg, state, finished=done)
                 del state
             if stopping and not done:
                 monitor.close()

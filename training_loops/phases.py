@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import dnnlib
 import torch
 
-from stylegan2_compress.training_loops import processes
+from stylegan2_compress import distributed
 
 
 class Stopwatch:
@@ -66,7 +66,7 @@ class Phase:
     def finish(self, rounds: int) -> None:
         """Step the optimizer with the mean gradient of the batch, of which this process did so many rounds."""
         self.module.requires_grad_(False)
-        processes.average_gradients(self.parameters, rounds)
+        distributed.average_gradients(self.parameters, rounds)
         self.opt.step()
         self.stopwatch.stop()
 
@@ -102,7 +102,7 @@ class MovingAverages:
         else:
             for total in self.sums:
                 total /= self.rounds
-            processes.average(self.sums)
+            distributed.average(self.sums)
         for tensor, before, mean in zip(self.tensors, self.before, self.sums, strict=True):
             tensor.copy_(torch.where(mean.isfinite().all(), mean, before))
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from training.networks import Discriminator
 
-from stylegan2_compress import datasets
+from stylegan2_compress.host import datasets
 from stylegan2_compress.images import grid, to_uint8
 
 

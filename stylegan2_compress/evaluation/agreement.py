@@ -4,11 +4,11 @@ import torch
 from tqdm import tqdm
 
 from stylegan2_compress import embeddings
+from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.names import count_text, slug
-from stylegan2_compress.perceptual import perceptual_distance
 
 SAMPLES = 1000
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stylegan2_compress import options, pickles, profiling
+from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
+from stylegan2_compress.host import profiling
+from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.tickets import baking
 
 
@@ -45,7 +47,7 @@ def _row(place: str, trust: bool) -> dict[str, object]:
     row |= _options(directory)
     if (directory / snapshot).is_file():
         contents = pickles.load(directory / snapshot, trust=trust)
-        options.require_generator(str(directory / snapshot), contents)
+        require_generator(str(directory / snapshot), contents)
         G = baking.plain(contents['G_ema'])
         row['parameters'] = profiling.parameters(G)
         row['MACs'] = profiling.macs(G)

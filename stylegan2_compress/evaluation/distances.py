@@ -4,7 +4,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from stylegan2_compress import statistics
+from stylegan2_compress.distributions import mmd
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -38,7 +38,7 @@ def kernel_distance(
     total = 0.0
     for _ in range(subsets):
         mine, theirs = (each[rnd.choice(len(each), size, replace=False)] for each in (x, y))
-        total += statistics.mmd2(mine, theirs, statistics.cubic).item()
+        total += mmd.mmd2(mine, theirs, mmd.cubic).item()
     return total / subsets
 
 

@@ -8,11 +8,13 @@ import dnnlib
 import numpy as np
 import torch
 
-from stylegan2_compress import devices, options, pickles, recipes
+from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import metrics, records
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.tables import number, render
+from stylegan2_compress.host import datasets, devices
+from stylegan2_compress.host.networks import require_generator
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,11 @@ def evaluate(
     """
     chosen = metrics.parse(metric_names, samples)
     torch_device = devices.choose(device)
-    training_set, kwargs = recipes.open_training_set(data)
+    training_set, kwargs = datasets.open_training_set(data)
     generators = []
     for file in files:
         contents = pickles.load(file, trust=trust)
-        options.require_generator(file, contents)
+        require_generator(file, contents)
         generators.append(contents['G_ema'].eval().requires_grad_(False))
         check(file, generators[-1], generators[0], files[0], training_set, kwargs.use_labels, data)
         if not is_url(file) and not os.access(os.path.dirname(os.path.abspath(file)), os.W_OK):

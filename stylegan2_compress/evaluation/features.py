@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stylegan2_compress import datasets, files
-from stylegan2_compress.cache import cache_dir
+from stylegan2_compress import files
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.evaluation import samples
+from stylegan2_compress.files import cache_dir
+from stylegan2_compress.host import datasets
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import dnnlib
 import numpy as np
 import torch
 
-from stylegan2_compress import datasets
+from stylegan2_compress.host import datasets
 from stylegan2_compress.images import to_uint8
 
 

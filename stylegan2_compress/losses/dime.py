@@ -7,10 +7,12 @@ from functools import partial
 
 import torch
 
-from stylegan2_compress import checks, pickles, references, statistics
+from stylegan2_compress import distributed, pickles
+from stylegan2_compress.arguments import is_number, require_number, require_whole_number
+from stylegan2_compress.distributions import mmd, moments, sources, statistics
 from stylegan2_compress.embeddings import Embedding, load, parse, split
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.base import AdversarialLoss, Batch, Summand, Term
+from stylegan2_compress.losses.adversarial import AdversarialLoss, Batch, Summand, Term
 
 PAPER_EMBEDDINGS = ('dino_resnet50', 'clip_rn50')
 PAPER_WEIGHTS = {'dino_resnet50': 20.0, 'clip_rn50': 15.0}
@@ -28,11 +30,11 @@ class MomentDistance:
     1/√batch; its gradient pulls single images to the mean.
     """
 
-    def __init__(self, reference: references.Statistics):
+    def __init__(self, reference: statistics.Statistics):
         self.reference = reference
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        return statistics.moment_distance(features, self.reference.m1, self.reference.m2, statistics.world())
+        return moments.moment_distance(features, self.reference.m1, self.reference.m2, distributed.world())
 
 
 class KernelDistance:
@@ -41,14 +43,14 @@ class KernelDistance:
     The gradient of the unbiased estimate is right on average for batches of any size.
 
     Args:
-        kernel: name in `statistics.KERNELS`.
-        unbiased: see `statistics.mmd2`.
+        kernel: name in `mmd.KERNELS`.
+        unbiased: see `mmd.mmd2`.
         reference: whose `bank` is used. The bandwidths of `rbf` are its, and stay when it is refreshed.
     """
 
-    def __init__(self, kernel: str, unbiased: bool, reference: references.Statistics):
+    def __init__(self, kernel: str, unbiased: bool, reference: statistics.Statistics):
         try:
-            self.kernel = statistics.KERNELS[kernel](reference.bank)
+            self.kernel = mmd.KERNELS[kernel](reference.bank)
         except ValueError as error:
             raise UserError(f'--loss-arg estimator={kernel} has nothing to go by: {error}.') from error
         self.unbiased = unbiased
@@ -56,14 +58,14 @@ class KernelDistance:
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         bank = self.bank.to(features)  # Of another precision only under @dtype=fp64.
-        return statistics.mmd2(
-            features, bank, self.kernel, unbiased=self.unbiased, within_y=self.within, group=statistics.world()
+        return mmd.mmd2(
+            features, bank, self.kernel, unbiased=self.unbiased, within_y=self.within, group=distributed.world()
         )
 
     def fill(self, bank: torch.Tensor) -> None:
         """Use other features [bank, dim] of the reference."""
         self.bank = bank
-        self.within = statistics.mean_within(bank, self.kernel, self.unbiased)
+        self.within = mmd.mean_within(bank, self.kernel, self.unbiased)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class DistributionMatching(Term):
         networks: Sequence[Embedding],
         distances: Sequence[Callable[[torch.Tensor], torch.Tensor]],
         weights: Sequence[float],
-        source: references.Source | None = None,
+        source: sources.Source | None = None,
         refresh: int = 0,
     ):
         self.parts = list(zip(networks, distances, weights, strict=True))
@@ -187,8 +189,8 @@ class Matching:
             ('refresh', self.refresh, 0, 'steps'),
         ]:
             if value is not None:
-                checks.whole_number(f'--loss-arg {option}', value, least, what)
-        checks.number('--loss-arg truncation_psi', self.truncation_psi)
+                require_whole_number(f'--loss-arg {option}', value, least, what)
+        require_number('--loss-arg truncation_psi', self.truncation_psi)
         kernels = [name for name, estimator in ESTIMATORS.items() if estimator.has_bank]
         moments = [name for name, estimator in ESTIMATORS.items() if not estimator.has_bank]
         for option, value, default, needs, has in [
@@ -215,7 +217,7 @@ class Matching:
             paper = {} if estimator.has_bank else PAPER_WEIGHTS
             weights = [paper.get(parse(spec).name, estimator.weight) for spec in specs]
         weights = weights if isinstance(weights, (list, tuple)) else [weights]
-        if len(weights) != len(specs) or not all(checks.is_number(weight, least=0) for weight in weights):
+        if len(weights) != len(specs) or not all(is_number(weight, least=0) for weight in weights):
             raise UserError(
                 f'--loss-arg weights={weights} must be one number from 0 on for each embedding ({", ".join(specs)}).'
             )
@@ -226,14 +228,14 @@ class Matching:
         training_set_kwargs: Mapping | None,
         device: torch.device | str = 'cpu',
         networks: Mapping[str, dict] | None = None,
-    ) -> references.Source:
+    ) -> sources.Source:
         """The images to match. `networks` are contents of network pickles by path, as `options.Networks` has them."""
         if self.reference == 'data':
             if training_set_kwargs is None:
                 raise UserError('--loss-arg reference=data needs training_set_kwargs, the training set to match.')
-            return references.DatasetImages(training_set_kwargs, device=device)
+            return sources.DatasetImages(training_set_kwargs, device=device)
         teacher = pickles.load(self.teacher) if networks is None else networks[self.teacher]
-        return references.TeacherImages(
+        return sources.TeacherImages(
             self.teacher,
             teacher['G_ema'],
             truncation_psi=self.truncation_psi,
@@ -241,7 +243,7 @@ class Matching:
             device=device,
         )
 
-    def statistics_of(self, source: references.Source, networks: Sequence[Embedding]) -> list[references.Statistics]:
+    def statistics_of(self, source: sources.Source, networks: Sequence[Embedding]) -> list[statistics.Statistics]:
         """What to match, of each embedding: from the user's file, or made and cached.
 
         Raises:
@@ -249,26 +251,26 @@ class Matching:
         """
         if self.statistics is None:
             samples, bank = self._counts(source)
-            return references.statistics_of(source, networks, samples=samples, bank=bank)
+            return statistics.statistics_of(source, networks, samples=samples, bank=bank)
         bank = self.bank if ESTIMATORS[self.estimator].has_bank else 0
-        found = [references.read(self.statistics, source, network, self.samples, bank) for network in networks]
-        return [references.to(each, source.device) for each in found]
+        found = [statistics.read(self.statistics, source, network, self.samples, bank) for network in networks]
+        return [statistics.to(each, source.device) for each in found]
 
-    def check(self, source: references.Source, networks: Sequence[Embedding]) -> None:
+    def check(self, source: sources.Source, networks: Sequence[Embedding]) -> None:
         """Refuse what `statistics_of` would refuse, without its work."""
         if self.statistics is not None:
             self.statistics_of(source, networks)
         samples, bank = self._counts(source)
-        references.check_size(source, 'bank' if bank else 'samples', samples)
+        sources.check_size(source, 'bank' if bank else 'samples', samples)
 
-    def _counts(self, source: references.Source) -> tuple[int, int]:
+    def _counts(self, source: sources.Source) -> tuple[int, int]:
         """Over how many images moments are taken, and of how many features are kept."""
         if ESTIMATORS[self.estimator].has_bank:
             bank = self.bank or min(BANK, source.size or BANK)
             return bank, bank
         return self.samples or source.size or TEACHER_SAMPLES, 0
 
-    def distance(self, reference: references.Statistics) -> Callable[[torch.Tensor], torch.Tensor]:
+    def distance(self, reference: statistics.Statistics) -> Callable[[torch.Tensor], torch.Tensor]:
         estimator = ESTIMATORS[self.estimator]
         choices = [self.unbiased is not False] if estimator.has_bank else []
         return estimator.build(*choices, reference)

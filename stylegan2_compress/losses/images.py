@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import torch
 
-from stylegan2_compress import checks, pickles
+from stylegan2_compress import pickles
+from stylegan2_compress.arguments import require_number
 from stylegan2_compress.embeddings import Embedding, load
+from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.base import AdversarialLoss, Batch, Summand, Term
+from stylegan2_compress.losses.adversarial import AdversarialLoss, Batch, Summand, Term
 from stylegan2_compress.losses.features import require_same_latents, teacher_ws
-from stylegan2_compress.perceptual import perceptual_distance
 
 
 class ImageMatching(Term):
@@ -85,7 +86,7 @@ class ImageDistillationLoss(AdversarialLoss):
                 f'--loss-arg embedding={embedding} shows no layers; use one that does, such as efficientnet_lite0.'
             )
         for name, weight in [('pixel_weight', pixel_weight), ('feature_weight', feature_weight)]:
-            checks.number(f'--loss-arg {name}', weight, least=0)
+            require_number(f'--loss-arg {name}', weight, least=0)
 
     @classmethod
     def adapt(cls, args: dict, networks: Mapping[str, dict]) -> None:

@@ -7,11 +7,12 @@ import torch
 from torch_utils import misc
 from training.loss import Loss
 
-from stylegan2_compress import checks, pickles, references, statistics
+from stylegan2_compress import distributed, pickles
+from stylegan2_compress.arguments import require_number, require_whole_number
+from stylegan2_compress.distributions import layer_features, moments, sources
+from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.embeddings import load
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses import layer_features
-from stylegan2_compress.losses.layer_features import LayerFeatures
 from stylegan2_compress.losses.steps import Steps
 from stylegan2_compress.networks.masked import ScoreMasked
 from stylegan2_compress.tickets.rules import RULES
@@ -116,11 +117,11 @@ class MomentMatchingLoss(Loss):
         side = synthesis.img_resolution
         self.features = LayerFeatures(load(embedding, self.device), (synthesis.img_channels, side, side), layers, pool)
         if teacher is None:
-            source = references.DatasetImages(training_set_kwargs, device=self.device)
+            source = sources.DatasetImages(training_set_kwargs, device=self.device)
         else:
             G = pickles.load(teacher)['G_ema']
             common = dict(training_set_kwargs=training_set_kwargs, device=self.device)
-            source = references.TeacherImages(teacher, G, **common)
+            source = sources.TeacherImages(teacher, G, **common)
             samples = samples or TEACHER_SAMPLES
         per_class = mapping.c_dim > 0 if per_class is None else per_class
         self.classes = mapping.c_dim if per_class else 0
@@ -159,8 +160,8 @@ class MomentMatchingLoss(Loss):
         """Refuse what the constructor would trip over, before a run directory exists."""
         training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
         for name, value, least in [('pool', pool, 0), ('samples', 2 if samples is None else samples, 2)]:
-            checks.whole_number(f'--loss-arg {name}', value, least)
-        checks.number('--loss-arg moving_average_lr', moving_average_lr, least=0, above=True)
+            require_whole_number(f'--loss-arg {name}', value, least)
+        require_number('--loss-arg moving_average_lr', moving_average_lr, least=0, above=True)
         for name, value in [('normalize', normalize), ('per_class', per_class)]:
             if value not in (None, False, True):
                 raise UserError(f'--loss-arg {name}={value} must be true or false.')
@@ -230,7 +231,7 @@ class MomentMatchingLoss(Loss):
         """v_μ·(μ − mean f) + v_σ·(σ² − var f), after v has followed the differences."""
         groups = c if self.classes else c.new_ones([len(images), 1])
         f = self.features(images) * self.scale
-        mean, variance, counts = statistics.mean_and_variance(f, groups, statistics.world())
+        mean, variance, counts = moments.mean_and_variance(f, groups, distributed.world())
         total = images.new_zeros([])
         for name, v, wanted, got, least in [
             ('mean', self.v_mean, self.mean, mean, 1),

@@ -11,13 +11,14 @@ import torch
 import torch.distributed
 from torch_utils import misc
 
-from stylegan2_compress import checks, pickles, statistics
+from stylegan2_compress import distributed, pickles
+from stylegan2_compress.arguments import require_choice, require_number
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.base import STUDENT, AdversarialLoss, Batch, Summand, Term
+from stylegan2_compress.losses.adversarial import STUDENT, AdversarialLoss, Batch, Summand, Term
 from stylegan2_compress.losses.dime import DiMELoss
 from stylegan2_compress.losses.features import block_outputs, require_same_latents, teacher_ws
+from stylegan2_compress.losses.wavelets import haar_levels
 from stylegan2_compress.networks.dual import DualDiscriminator
-from stylegan2_compress.wavelets import haar_levels
 
 TEACHER = '/teacher'
 PAPER_FEATURE_WEIGHT = 10.0
@@ -145,8 +146,8 @@ class NICKELLoss(AdversarialLoss):
     ) -> None:
         """Refuse what the constructor would trip over, before a run directory exists."""
         AdversarialLoss.check_arguments(**adversarial)
-        checks.choice('--loss-arg student_d', student_d, STUDENT_D)
-        checks.number('--loss-arg feature_weight', feature_weight, least=0)
+        require_choice('--loss-arg student_d', student_d, STUDENT_D)
+        require_number('--loss-arg feature_weight', feature_weight, least=0)
         data = networks[teacher]
         levels_by_block(data['G_ema'].img_resolution, resolutions, levels)
         if data['D'] is None:
@@ -279,7 +280,7 @@ def start_discriminators(D: torch.nn.Module, teacher_D: torch.nn.Module, student
     if not isinstance(D, DualDiscriminator):
         raise UserError(f'NICKEL needs D_kwargs with class_name stylegan2_compress.DualDiscriminator, not a '
                         f'{type(D).__name__}; train.py and distill write them.')  # fmt: skip
-    if statistics.world() is not None:
+    if distributed.world() is not None:
         # Only the first process resumes in the host's loop, and some versions of torch hand on its parameters only.
         for buffer in D.buffers():
             torch.distributed.broadcast(buffer, src=0)

@@ -6,7 +6,7 @@ import torch
 import torch.distributed
 from torch_utils import training_stats
 
-from stylegan2_compress import statistics
+from stylegan2_compress import distributed
 from stylegan2_compress.errors import DivergedError
 
 PATIENCE = 10  # Steps of one phase in a row that may be left out.
@@ -40,7 +40,7 @@ class Steps:
 
     def count(self, images: int) -> None:
         """Say that this process, like all others, has made so many images in a main phase of the generator."""
-        self.nimg += images * (torch.distributed.get_world_size() if statistics.world() else 1)
+        self.nimg += images * (torch.distributed.get_world_size() if distributed.world() else 1)
 
     def report(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """What `training_stats.report` does, but at the end of the phase, and not if the step is left out."""
@@ -82,7 +82,7 @@ class Steps:
             return []
         names, scalars = zip(*self._scalars, strict=True)
         bad = torch.stack(scalars).isfinite().logical_not().to(torch.uint8)
-        if statistics.world() is not None:
+        if distributed.world() is not None:
             torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
         return list(dict.fromkeys(name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad))
 
@@ -93,7 +93,7 @@ class Steps:
                 f'Training diverged {where}: {culprits} not finite in {PATIENCE} {phase} steps in a row; go back to an '
                 'earlier snapshot, with a lower learning rate or without mixed precision (--fp32=1).'
             )
-        if statistics.world() is None or torch.distributed.get_rank() == 0:
+        if distributed.world() is None or torch.distributed.get_rank() == 0:
             print(f'{phase} step left out {where}: {culprits} not finite.')
 
     def state_dict(self) -> dict:

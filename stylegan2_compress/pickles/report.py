@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from stylegan2_compress import files, profiling
+from stylegan2_compress import files
+from stylegan2_compress.host import profiling
 from stylegan2_compress.pickles import host_pickle, safetensors_file, sources, tensorflow
 from stylegan2_compress.pickles.contents import Allowance, Foreign, Network, Reader, Refused, plain
 from stylegan2_compress.pickles.machine import Malformed

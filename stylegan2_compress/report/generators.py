@@ -12,11 +12,12 @@ import PIL.Image
 import torch
 from tqdm import tqdm
 
-from stylegan2_compress import devices, images, pickles, profiling
+from stylegan2_compress import images, pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.samples import generate
+from stylegan2_compress.host import devices, profiling
+from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
-from stylegan2_compress.options import require_generator
 from stylegan2_compress.report.reading import Run
 from stylegan2_compress.tickets import baking
 

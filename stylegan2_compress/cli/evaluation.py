@@ -1,0 +1,83 @@
+"""`evaluate` and `compare`: numbers."""
+
+import click
+
+from stylegan2_compress.cli.shared import SEED, host_option
+
+
+@click.command()
+@click.argument('files', nargs=-1, required=True, metavar='PKL|URL…')
+@click.option(
+    '--data', required=True, metavar='PATH', help="Images to compare with: directory or zip in the host's format."
+)
+@click.option(
+    '--metrics', default='fid50k_full', show_default=True, metavar='NAME,…', help='What to measure, see above.'
+)
+@click.option('--samples', type=click.IntRange(min=10), metavar='N', help='Images per number  [default: as named, 50k]')
+@click.option(
+    '--repeats', type=click.IntRange(min=1), default=1, show_default=True, metavar='R', help='Seeds per number.'
+)
+@click.option('--seed', type=SEED, default=0, show_default=True, metavar='N', help='The first seed.')
+@click.option('--mirror', is_flag=True, help='Data for fid50k, kid50k and pr50k3 includes flipped images.')
+@click.option('--device', metavar='NAME', help='Where to compute  [default: cuda where there is one, else cpu]')
+@click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')
+@host_option
+def evaluate(files, data, metrics, samples, repeats, seed, mirror, device, trust, host_dir):
+    """Measure generators (G_ema), side by side; differences are to the first one.
+
+    Every result is appended to metric-<name>.jsonl beside its file, in the host's format; `compare` reads them.
+
+    \b
+    Metrics, separated by commas:
+      fid50k_full, kid50k_full, pr50k3_full, ppl2_wend, is50k, …
+                          the host's, through the host's code; with --samples 5000 it is called fid5k_full
+      fd:EMBEDDING        Frechet distance in any embedding, as for `distill`: fd:dinov2_vits14
+      kd:EMBEDDING        kernel distance (unbiased, cubic kernel, 100 subsets of 1000)
+      dc:EMBEDDING        density and coverage, 5 neighbours
+      agreement           mean difference of pixels to the first file's images for the same z
+      agreement:EMBEDDING and of an embedding's layers, as LPIPS measures it
+      fd_dinov2, kd_dinov2
+                          short for DINOv2 ViT-L/14
+
+    \b
+    Examples:
+      # A teacher and its student, in the host's terms
+      stylegan2-compress evaluate ffhq256.pkl student.pkl --data ffhq256.zip --metrics fid50k_full,kid50k_full
+    \b
+      # Quick, on a CPU, three seeds, without Inception
+      stylegan2-compress evaluate teacher.pkl student.pkl --data mnist.zip --samples 2000 --repeats 3 \\
+          --metrics fd:efficientnet_lite0@size=64,agreement
+    """
+    from stylegan2_compress import host
+
+    host.activate(host_dir)
+    from stylegan2_compress.evaluation.evaluate import evaluate, table
+
+    click.echo(table(evaluate(list(files), data, metrics, samples, repeats, seed, mirror, device, trust)))
+
+
+@click.command()
+@click.argument('places', nargs=-1, required=True, metavar='RUN_DIR|PKL…')
+@click.option(
+    '--format', 'form', type=click.Choice(['text', 'markdown', 'csv', 'json']), default='text', show_default=True
+)
+@click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')
+@host_option
+def compare(places, form, trust, host_dir):
+    """One table of earlier runs: how they were trained, how large the generator is, and every metric on record.
+
+    Reads training_options.json, metric-*.jsonl and the network file, of our runs and the host's. Of a run directory the
+    last snapshot with a metric counts; name the file for another one.
+
+    \b
+    Examples:
+      stylegan2-compress compare runs/00000-* runs/00001-*
+      stylegan2-compress compare teacher.pkl runs/00003-ffhq-DiMELoss --format markdown
+    """
+    from stylegan2_compress import host
+
+    host.activate(host_dir)
+    from stylegan2_compress.evaluation.compare import compare
+    from stylegan2_compress.evaluation.tables import render
+
+    click.echo(render(compare(places, trust), form))

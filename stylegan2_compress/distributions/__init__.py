@@ -1,0 +1,1 @@
+"""Distributions of features: moments and kernel distances, and the reference they are compared with."""

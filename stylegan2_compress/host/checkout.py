@@ -1,0 +1,228 @@
+"""Where the host (NVlabs/stylegan2-ada-pytorch) is: find it, fetch it, put it on `sys.path`, repair it."""
+
+import importlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.files import cache_dir
+from stylegan2_compress.host import download as host_download
+
+ENVIRONMENT = 'STYLEGAN2_ADA_PYTORCH'
+
+# Files that make a directory a host. Its relatives (StyleGAN3, the TensorFlow original) lack one or another.
+_LANDMARKS = (
+    'dnnlib/util.py',
+    'legacy.py',
+    'metrics/metric_main.py',
+    'torch_utils/misc.py',
+    'torch_utils/ops/grid_sample_gradfix.py',
+    'torch_utils/persistence.py',
+    'training/dataset.py',
+    'training/loss.py',
+    'training/networks.py',
+)
+_TOP_LEVEL_MODULES = ('dnnlib', 'legacy', 'metrics', 'torch_utils', 'training')
+
+_RECEIPT = '.stylegan2-compress.json'  # In a host that we fetched: where it came from, and how long its modules are.
+
+_active: 'Host | None' = None
+
+
+@dataclass(frozen=True)
+class Host:
+    """A directory with the host's modules, and how it was found.
+
+    `source` is '--host', 'STYLEGAN2_ADA_PYTORCH', 'current directory', 'cached copy', 'already imported' or '--dest'.
+    """
+
+    path: Path
+    source: str
+
+    @property
+    def is_checkout(self) -> bool:
+        """Whether the scripts (train.py, generate.py) are there too; the PyPI wheels have only the modules."""
+        return (self.path / 'train.py').is_file()
+
+    @property
+    def origin(self) -> str:
+        """Where we fetched it from, if we did."""
+        receipt = self.path / _RECEIPT
+        return json.loads(receipt.read_text())['origin'] if receipt.is_file() else 'not fetched by stylegan2-compress'
+
+
+def find(host: str | Path | None = None) -> Host:
+    """Look for the host: the directory given, `STYLEGAN2_ADA_PYTORCH`, the current directory, the cached copy.
+
+    Raises:
+        UserError: if a directory that was named is no host, or if there is none anywhere.
+    """
+    found = _find(host)
+    if found is None:
+        raise UserError(
+            f'There is no stylegan2-ada-pytorch here: run `stylegan2-compress host` to fetch it, or name a checkout '
+            f'with --host or {ENVIRONMENT}.'
+        )
+    return found
+
+
+def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
+    """Get a host into `dest`, by default our cache, unless one is there.
+
+    It appears there whole or not at all: what goes wrong on the way leaves nothing behind.
+
+    Args:
+        dest: a directory that is new, empty, or a host already.
+        source: 'git' (a clone at the pinned commit), 'pypi' (the modules only, no train.py), or 'auto': whichever
+            answers, in this order.
+
+    Raises:
+        UserError: if `dest` is something else or cannot be written, or if nothing answers.
+    """
+    if dest is None:
+        target, label = cache_dir('host').absolute(), 'cached copy'
+        replaceable = not _is_intact(target) or not _is_from(target, source)
+    else:
+        target, label = Path(dest).absolute(), '--dest'
+        replaceable = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+        if not replaceable and _missing(target):
+            raise UserError(f'--dest={dest} holds something else than stylegan2-ada-pytorch: name a new directory.')
+    if replaceable:
+        click.echo(f'Fetching stylegan2-ada-pytorch into {target} …', err=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix='.host-', dir=target.parent) as temp:
+                fresh = Path(temp, 'host')
+                _write_receipt(fresh, _download(fresh, source))
+                if not (_is_intact(target) and _is_from(target, source)):  # Else another process was quicker.
+                    if target.exists():
+                        target.rename(Path(temp, 'replaced'))
+                    fresh.rename(target)
+        except OSError as err:
+            if not _is_intact(target):  # Else another process was quicker, by less.
+                raise UserError(f'{target} cannot be written ({err.strerror}): name another with --dest.') from None
+    return Host(target.resolve(), label)
+
+
+def find_or_fetch(host: str | Path | None = None) -> Host:
+    """Find the host as `find` does, or the one that is active already; where there is none, fetch it into our cache."""
+    if host is None and _active is not None:
+        return _active
+    return _find(host) or fetch()
+
+
+def activate(host: str | Path | None = None) -> Host:
+    """Find the host, put it first on `sys.path`, and apply the run-time repairs it needs; call it as often as you like.
+
+    A process that has the host imported already (the host's own `train.py`) goes on with that one.
+
+    Raises:
+        UserError: if there is no host, if another one is active, or if foreign modules took its modules' names.
+    """
+    global _active
+    if _active is None:
+        found = _already_imported() or find(host)
+        _refuse_foreign_modules(found)
+        if sys.path[:1] != [str(found.path)]:
+            sys.path.insert(0, str(found.path))
+        importlib.import_module('stylegan2_compress.patches').apply_needed()
+        _active = found
+    if host is not None and Path(host).resolve() != _active.path:
+        raise UserError(
+            f'--host={host} comes too late: this process already uses {_active.path} ({_active.source}); '
+            f'leave --host out or start a new process.'
+        )
+    return _active
+
+
+def _find(host: str | Path | None) -> Host | None:
+    for named, source in ((host, '--host'), (os.environ.get(ENVIRONMENT), ENVIRONMENT)):
+        if named:
+            missing = _missing(Path(named))
+            if missing:
+                raise UserError(
+                    f'{source}={named} is no checkout of stylegan2-ada-pytorch: it has no {missing[0]}; '
+                    f'`stylegan2-compress host --dest DIR` makes one.'
+                )
+            return Host(Path(named).resolve(), source)
+    if not _missing(Path.cwd()):
+        return Host(Path.cwd(), 'current directory')
+    if _is_intact(cache_dir('host')):
+        return Host(cache_dir('host').resolve(), 'cached copy')
+    return None
+
+
+def _missing(path: Path) -> list[str]:
+    return [name for name in _LANDMARKS if not (path / name).is_file()]
+
+
+def _download(path: Path, source: str) -> str:
+    downloads = {'git': [host_download.clone], 'pypi': [host_download.unpack_wheels]}
+    downloads['auto'] = downloads['git'] + downloads['pypi']
+    reasons = []
+    for download in downloads[source]:
+        try:
+            return download(path)
+        except host_download.Unavailable as unavailable:
+            reasons.append(str(unavailable))
+            shutil.rmtree(path, ignore_errors=True)  # A clone that was stopped leaves pieces.
+    raise UserError(
+        f'stylegan2-ada-pytorch cannot be fetched: {"; ".join(reasons)}; check the network, or bring a checkout here '
+        f'some other way and name it with --host.'
+    )
+
+
+def _write_receipt(path: Path, origin: str) -> None:
+    modules = [file for name in _TOP_LEVEL_MODULES for file in (path / name).rglob('*') if file.is_file()]
+    sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in [path / 'legacy.py', *modules]}
+    (path / _RECEIPT).write_text(json.dumps({'origin': origin, 'sizes': sizes}, indent=2))
+    exclude = path / '.git' / 'info' / 'exclude'
+    if exclude.is_file():
+        exclude.write_text(exclude.read_text() + _RECEIPT + '\n')  # `git status` stays clean.
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether every module that we fetched is there in its full length (the scripts beside them may be patched)."""
+    try:
+        sizes = json.loads((path / _RECEIPT).read_text())['sizes']
+        return all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _is_from(path: Path, source: str) -> bool:
+    return source == 'auto' or Host(path, '').origin.lower().startswith(source)
+
+
+def _already_imported() -> Host | None:
+    if 'dnnlib' not in sys.modules:
+        return None
+    path = _location(sys.modules['dnnlib']).parent
+    if _missing(path):
+        raise UserError(
+            f'The module dnnlib is already imported from {path}, which is no stylegan2-ada-pytorch; '
+            f'start a new process without it.'
+        )
+    return Host(path, 'already imported')
+
+
+def _refuse_foreign_modules(host: Host) -> None:
+    for name in _TOP_LEVEL_MODULES:
+        if name in sys.modules and host.path not in _location(sys.modules[name]).parents:
+            raise UserError(
+                f'A module named {name!r} is already imported from {_location(sys.modules[name])} and hides the '
+                f"host's in {host.path}; start a new process without it, or rename it."
+            )
+
+
+def _location(module: ModuleType) -> Path:
+    """Directory of a package, file of a module."""
+    return Path(module.__path__[0] if hasattr(module, '__path__') else module.__file__ or '').resolve()

@@ -1,0 +1,46 @@
+"""The host's networks from outside: their constructor arguments, and whether they fit a run."""
+
+import dnnlib
+
+from stylegan2_compress.errors import UserError
+
+
+def constructor_arguments(network) -> dict:
+    """Class name and arguments that build a network like this one, but for what the training set decides."""
+    network_class = type(network).__mro__[1]  # Below it stands the host's decorator, which has the same name.
+    kwargs = dnnlib.EasyDict(class_name=f'{network_class.__module__}.{network_class.__qualname__}')
+    kwargs.update(network.init_kwargs)
+    for name in ('c_dim', 'img_resolution', 'img_channels'):
+        kwargs.pop(name, None)
+    return kwargs
+
+
+def check_batch(args: dict) -> None:
+    """Refuse a batch that the discriminator's minibatch standard deviation cannot cut into groups."""
+    D_kwargs = args.D_kwargs.get('student_kwargs', args.D_kwargs)  # Of a discriminator that NICKEL trained.
+    epilogue = D_kwargs.get('epilogue_kwargs', {})
+    group = epilogue.get('mbstd_group_size', 4)
+    if epilogue.get('mbstd_num_channels', 1) and group is not None and args.batch_gpu % min(group, args.batch_gpu):
+        raise UserError(
+            f'--batch={args.batch_size} means {args.batch_gpu} images on a GPU at a time, and D compares '
+            f'them in groups of {group}: choose --batch or --batch-gpu so that it is a multiple of {group}, or less.'
+        )
+
+
+def require_generator(file: str, data: dict) -> None:
+    """Refuse the contents of a network file without a StyleGAN2 generator as G_ema."""
+    if not hasattr(getattr(data['G_ema'], 'synthesis', None), 'block_resolutions'):
+        raise UserError(f'{file} has no StyleGAN2 generator as G_ema: `stylegan2-compress inspect` shows what it has.')
+
+
+def check_against_data(option: str, name: str, G, training_set_kwargs: dict) -> None:
+    """Refuse a generator that makes other images than the training set holds."""
+    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
+    for what, mine, theirs, way_out in [
+        ('images of resolution', G.img_resolution, training_set.resolution, 'dataset_tool.py resizes'),
+        ('channels', G.img_channels, training_set.num_channels, 'convert the images'),
+        ('label dimensions', G.c_dim, training_set.label_dim, '--cond=1 turns labels on, --cond=0 off'),
+    ]:
+        if mine != theirs:
+            data = training_set_kwargs['path']
+            raise UserError(f'{option}={name} has {what} {mine}, but --data={data} has {theirs} ({way_out}).')

@@ -1,0 +1,1 @@
+"""`quickstart`: a small StyleGAN2 compressed on real digits."""

@@ -1,0 +1,1 @@
+"""Runs: their directories and states, their processes, and how they are continued."""
