@@ -1,14 +1,45 @@
-"""Objects by their importable names, as the host's class-name registry finds them."""
+"""Objects by name: those in a table, and anything importable, as the host's class-name registry finds its classes."""
 
 import importlib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
+from stylegan2_compress.arguments import require_choice
 from stylegan2_compress.errors import UserError
 
+Entry = TypeVar('Entry')
 
-def import_named(name: str, option: str, kind: str, existing: str):
-    """The object of an importable dotted name, or a sentence that says which exist."""
-    module_name, _dot, attribute = name.rpartition('.')
+
+def lookup(option: str, name: str, table: Mapping[str, Entry]) -> Entry:
+    """The entry of a table, or the object of an importable dotted name such as `my_module.my_criterion`.
+
+    Args:
+        option: what the name was given for, such as `--criterion`, for the error.
+        name: a key of the table, or `module.attribute`.
+        table: the entries of this package by name.
+
+    Raises:
+        UserError: there is no such entry, or the name cannot be imported.
+    """
+    if name not in table and '.' in name:
+        return import_named(option, name, table)
+    require_choice(option, name, table)
+    return table[name]
+
+
+def import_named(option: str, name: str, existing: Iterable[str]):
+    """The object of an importable dotted name.
+
+    Args:
+        option: what the name was given for, for the error.
+        name: `module.attribute`; the module may be anywhere on Python's path.
+        existing: names that this package has, for the error.
+
+    Raises:
+        UserError: there is no such module or attribute.
+    """
+    module, _dot, attribute = name.rpartition('.')
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f'{option}={name} cannot be imported as {kind} ({error}); there are {existing}.') from error
+        raise UserError(f'{option}={name} cannot be imported ({error}); there are {", ".join(existing)}.') from error

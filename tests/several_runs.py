@@ -19,7 +19,7 @@ def training_loop(rank, num_gpus, run_dir, device, cases):
     snapshots.grid_size = lambda _shape: (2, 2)
     for case in cases:
         case = dict(case)
-        loop = import_named(case.pop('loop'), '', '', '')
+        loop = import_named('', case.pop('loop'), [])
         randn_like = torch.randn_like
         if case.pop('same_noise_for_all', False):  # Of path lengths: rounds of other sizes draw other noise.
             torch.randn_like = lambda x: torch.linspace(-1, 1, x[0].numel()).sin().view(1, *x.shape[1:]).expand_as(x)

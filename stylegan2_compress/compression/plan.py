@@ -49,7 +49,7 @@ def compress(
 
     on_cpu = torch.device(device).type == 'cpu' if device else not torch.cuda.is_available()
     loop = loop or (OUR_LOOP if on_cpu else HOST_LOOP)
-    if not is_loop(import_named(loop, '--loop', 'a training loop', f'{HOST_LOOP} and {OUR_LOOP}')):
+    if not is_loop(import_named('--loop', loop, [HOST_LOOP, OUR_LOOP])):
         raise UserError(f'--loop={loop} is not a training loop; there are {HOST_LOOP} and {OUR_LOOP}.')
     if on_cpu and loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} runs on CUDA only; leave the option out to train on this machine.')
@@ -106,7 +106,7 @@ def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | N
     A loss class may have three class methods for that: `check_arguments(networks=…, **loss_kwargs)` refuses arguments,
     `adapt(args, networks)` changes the networks of the run, and `warn(args)` tells the user about it.
     """
-    loss_class = import_named(loss, '--loss', 'a loss class', ', '.join([HOST_LOSS, *our_losses()]))
+    loss_class = import_named('--loss', loss, [HOST_LOSS, *our_losses()])
     if not (isinstance(loss_class, type) and hasattr(loss_class, 'accumulate_gradients')):
         raise UserError(f'--loss={loss} is not a loss class; there are {", ".join([HOST_LOSS, *our_losses()])}.')
     accepted = accepted_arguments(loss_class)

@@ -31,3 +31,11 @@ def prepare_for_cpu(args: dict) -> None:
             kwargs['num_fp16_res'] = 0
     args.data_loader_kwargs.pin_memory = False
     args.data_loader_kwargs.num_workers = min(args.data_loader_kwargs.num_workers, os.cpu_count() or 1)
+
+
+def precision(device: torch.device) -> dict[str, bool]:
+    """Keyword arguments of a forward pass of the host's networks on a device: FP32 everywhere but on CUDA.
+
+    The host's FP16 blocks have no fast path on a CPU, and some of their operations none at all.
+    """
+    return {} if device.type == 'cuda' else {'force_fp32': True}

@@ -1,14 +1,40 @@
 """The host's networks from outside: their constructor arguments, and whether they fit a run."""
 
+import inspect
+
 import dnnlib
+import torch
 
 from stylegan2_compress.errors import UserError
 
 
-def constructor_arguments(network) -> dict:
-    """Class name and arguments that build a network like this one, but for what the training set decides."""
-    network_class = type(network).__mro__[1]  # Below it stands the host's decorator, which has the same name.
-    kwargs = dnnlib.EasyDict(class_name=f'{network_class.__module__}.{network_class.__qualname__}')
+def written_class(network: torch.nn.Module) -> type:
+    """The class of a network as it was written: the host's decorator derives a class of the same name from it."""
+    return type(network).__mro__[1]
+
+
+def class_name(network: torch.nn.Module) -> str:
+    """The name of a network's class, without its module: of classes that a pickle brought along, too."""
+    return type(network).__name__
+
+
+def bound_arguments(network: torch.nn.Module, defaults: bool = False) -> dict:
+    """The constructor arguments of a network by name, positional ones included.
+
+    Args:
+        network: an instance of one of the host's persistent classes.
+        defaults: whether arguments that were not given are there with their defaults.
+    """
+    bound = inspect.signature(written_class(network)).bind(*network.init_args, **network.init_kwargs)
+    if defaults:
+        bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def constructor_arguments(network: torch.nn.Module) -> dict:
+    """Class name and arguments that build a network like this one, without those that the training set decides."""
+    written = written_class(network)
+    kwargs = dnnlib.EasyDict(class_name=f'{written.__module__}.{written.__qualname__}')
     kwargs.update(network.init_kwargs)
     for name in ('c_dim', 'img_resolution', 'img_channels'):
         kwargs.pop(name, None)

@@ -206,4 +206,4 @@ OUR_LOOP = 'stylegan2_compress.training_loops.distillation.training_loop'
 
 def run_loop(rank: int, loop: str = HOST_LOOP, **args) -> None:
     """Run the training loop that the arguments name; without a name, the host's."""
-    import_named(loop, '--loop', 'a training loop', f'{HOST_LOOP} and {OUR_LOOP}')(rank=rank, **args)
+    import_named('--loop', loop, [HOST_LOOP, OUR_LOOP])(rank=rank, **args)
