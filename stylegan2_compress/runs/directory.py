@@ -5,18 +5,7 @@ import json
 import os
 import re
 
-from stylegan2_compress.errors import UserError
 from stylegan2_compress.runs import states
-
-
-def check_outdir(outdir: str) -> None:
-    """Refuse a directory that results could not be written to."""
-    existing = os.path.abspath(outdir)
-    while not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f'--outdir={outdir} cannot be written to, because of {existing}; choose another directory.')
-
 
 OPTIONS = 'training_options.json'
 STUDENT = 'student.pkl'

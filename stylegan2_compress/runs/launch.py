@@ -17,7 +17,7 @@ import torch.distributed
 import torch.multiprocessing
 
 from stylegan2_compress import distributed, errors, host
-from stylegan2_compress.registry import import_named
+from stylegan2_compress.runs import loops
 
 # What a loop raises to say a sentence; anything else is a failure of the program.
 SENTENCES = (errors.Stopped, errors.DivergedError, errors.UserError)
@@ -51,10 +51,10 @@ def run_rank(rank: int, args: dict) -> None:
     if rank == 0:
         log = os.path.join(args['run_dir'], 'log.txt')
         with last_words(log), full_disk(args['run_dir']), dnnlib.util.Logger(log, file_mode='a', should_flush=True):
-            run_loop(rank=rank, **args)
+            loops.run_loop(rank=rank, **args)
     else:
         with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
-            run_loop(rank=rank, **args)
+            loops.run_loop(rank=rank, **args)
 
 
 @contextmanager
@@ -198,12 +198,3 @@ def only_the_first_shows_bars(rank: int):
         yield
     finally:
         os.environ.pop('TQDM_DISABLE', None)
-
-
-HOST_LOOP = 'training.training_loop.training_loop'
-OUR_LOOP = 'stylegan2_compress.training_loops.distillation.training_loop'
-
-
-def run_loop(rank: int, loop: str = HOST_LOOP, **args) -> None:
-    """Run the training loop that the arguments name; without a name, the host's."""
-    import_named('--loop', loop, [HOST_LOOP, OUR_LOOP])(rank=rank, **args)
