@@ -14,7 +14,6 @@ from stylegan2_compress.distributed import Group, gather
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
-
 def linear(x: Tensor, y: Tensor) -> Tensor:
     """k(x, y) = x . y for all pairs of rows: [n, dim] and [m, dim] give [n, m]. Its MMD compares means only."""
     return x @ y.T

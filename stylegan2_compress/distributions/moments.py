@@ -46,8 +46,8 @@ def mean_and_variance(x: Tensor, labels: Tensor, group: Group | None = None) -> 
         group: processes whose batches count as one; None for this process only.
 
     Returns:
-        Means and variances [labels, dim], and the number of rows with each label [labels]. The mean of no rows is 0, the
-        variance of fewer than two is 0.
+        Means and variances [labels, dim], and the number of rows with each label [labels]. The mean of no rows and the
+        variance of fewer than two are 0.
     """
     labels = labels.to(x)
     sums = sum_of_processes(torch.cat([labels.T @ x, labels.sum(0)[:, None]], dim=1), group)

@@ -66,9 +66,7 @@ def reference_statistics(
             path = cache_path(source, embedding, samples, bank)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_statistics(path, source, samples, [embedding], [statistics])
-    return [
-        (hit or computed[embedding]).to(source.device) for embedding, hit in zip(embeddings, cached, strict=True)
-    ]
+    return [(hit or computed[embedding]).to(source.device) for embedding, hit in zip(embeddings, cached, strict=True)]
 
 
 @torch.no_grad()
@@ -162,7 +160,9 @@ def read_statistics(
             indices = {facts['embedding']: index for index, facts in enumerate(key['embeddings'])}
             images, index = key['images'], indices.get(embedding.spec)
             if index is None:
-                raise UserError(f'{path} has no statistics of embedding {embedding.spec}, only of {", ".join(indices)}.')
+                raise UserError(
+                    f'{path} has no statistics of embedding {embedding.spec}, only of {", ".join(indices)}.'
+                )
             wanted = source.facts | ({} if samples is None else {'samples': samples})
             _refuse_differences(path, images, wanted, leave_out=('seed', 'samples') if samples is None else ('seed',))
             _refuse_differences(path, key['embeddings'][index], _embedding_facts(embedding))
