@@ -1,15 +1,6 @@
-"""Moments and maximum mean discrepancy of feature vectors: tensors in, tensors out.
+"""Maximum mean discrepancy of feature vectors: tensors in, tensors out.
 
-Several processes: functions that take a `group` see the batches of all its processes as one batch; None is this
-process alone, `world()` all of them. Every process then computes the *same* value, the loss of the whole batch, and
-gradients flow through the reduction under this convention:
-
-    each process calls `backward` on its copy of that value, and gradients of parameters are averaged over the
-    processes, as DistributedDataParallel does; the average is the gradient that one process with the whole batch gets.
-
-For R processes this means that the gradient which reaches the local features is R times dL/dx: averaging divides the
-sum over processes by R, but each process contributes the dL/dx of its own images only. The factor is exact because the
-copies are equal, and so the backward pass needs no communication.
+Functions that take a `group` treat the batches of all its processes as one; `distributed` explains their gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from stylegan2_compress.distributed import Group, gather
+from stylegan2_compress.distributed import Group, gather_with_gradient
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
@@ -98,7 +89,7 @@ def mmd2(
     Raises:
         ValueError: The unbiased estimate of fewer than two vectors.
     """
-    x = gather(x, group)
+    x = gather_with_gradient(x, group)
     if within_y is None:
         within_y = mean_within(y, kernel, unbiased)
     return mean_within(x, kernel, unbiased) + within_y - 2 * kernel(x, y).mean()
@@ -129,7 +120,3 @@ def mean_within(x: Tensor, kernel: Kernel, unbiased: bool = True, rows: int = 10
         if unbiased:
             total = total - pairs.diagonal(offset=start).sum()
     return total / (n * (n - 1) if unbiased else n * n)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Reductions over processes; the module's docstring explains their gradient

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed
 from tqdm import tqdm
 
 from stylegan2_compress import distributed, files
@@ -59,11 +58,10 @@ def statistics_of(source: Source, embeddings: Sequence[Embedding], *, samples: i
     Raises:
         UserError: the source has fewer images, or an embedding is not finite.
     """
-    first = distributed.world() is None or torch.distributed.get_rank() == 0
+    first = distributed.is_rank_zero()
     found = [_read_cache(source, embedding, samples, bank) if first else None for embedding in embeddings]
-    if distributed.world() is not None:  # The first process decides: another might see a file that is just appearing.
-        on = source.device if source.device.type == 'cuda' else None
-        torch.distributed.broadcast_object_list(found, src=0, device=on)
+    # Rank 0 decides: another process might see a file that is just appearing.
+    found = distributed.broadcast_object(found, source.device)
     missing = [embedding for embedding, cached in zip(embeddings, found, strict=True) if cached is None]
     made = dict(zip(missing, compute(source, missing, samples, bank), strict=True)) if missing else {}
     for embedding, new in made.items():
@@ -78,11 +76,10 @@ def statistics_of(source: Source, embeddings: Sequence[Embedding], *, samples: i
 def compute(source: Source, embeddings: Sequence[Embedding], samples: int, bank: int = 0) -> list[Statistics]:
     """What `statistics_of` returns, without the cache: in float64, and in memory that does not grow with `samples`."""
     check_size(source, 'samples', samples)
-    group = distributed.world()
-    rank, processes = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if group else (0, 1)
+    group, rank = distributed.world(), distributed.rank()
     moments = [MomentAccumulator(embedding.dim, source.device) for embedding in embeddings]
     banks = [torch.zeros([bank, embedding.dim], device=source.device) for embedding in embeddings]
-    chunks = range(-(-samples // source.chunk))[rank::processes]
+    chunks = range(-(-samples // source.chunk))[rank :: distributed.world_size()]
     if rank == 0:
         print(f'Computing reference statistics over {samples:,} images...')
     quiet = (
@@ -98,8 +95,7 @@ def compute(source: Source, embeddings: Sequence[Embedding], samples: int, bank:
             kept.copy_(new[: len(kept)])
     for embedding, accumulator, features in zip(embeddings, moments, banks, strict=True):
         accumulator.merge_processes(group)
-        if group is not None:
-            torch.distributed.all_reduce(features, group=group)  # Each row is zero in all processes but one.
+        distributed.sum_over_processes(features, group)  # Each row is zero in all processes but one.
         if not accumulator.moments()[1].isfinite().all():
             raise UserError(f'Embedding {embedding.spec} is not finite on the images to match: add @dtype=fp32.')
     return [Statistics(*accumulator.moments(), features) for accumulator, features in zip(moments, banks, strict=True)]
