@@ -87,6 +87,19 @@ def refuse_to_overwrite(path: str, force: bool) -> None:
         raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')
 
 
+def require_writable_directory(option: str, directory: str) -> None:
+    """Refuse a directory that cannot be written to, or made.
+
+    Raises:
+        UserError: so is it, or what exists of its path.
+    """
+    existing = os.path.abspath(directory)
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f'{option}={directory} cannot be written to, because of {existing}; choose another directory.')
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a binary file that appears under `path` when the block ends, complete and on disk, or not at all.

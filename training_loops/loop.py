@@ -127,7 +127,7 @@ def stop(run: Run) -> None:
     run.monitor.close()
     raise Stopped(
         f'Stopped at {run.progress.cur_nimg / 1000:g} kimg, with everything saved; the same command with '
-        f'--resume={run.options.run_dir} goes on from there.'
+        f'--resume={run.options.run_dir} continues from there.'
     )
 
 

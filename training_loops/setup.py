@@ -132,7 +132,9 @@ def print_summaries(
         misc.print_module_summary(D, [images, c])
 
 
-def build_augmentation(options: SimpleNamespace, device: torch.device) -> tuple[torch.nn.Module | None, Collector | None]:
+def build_augmentation(
+    options: SimpleNamespace, device: torch.device
+) -> tuple[torch.nn.Module | None, Collector | None]:
     """The augmentation pipeline, and the statistics that ADA adapts its strength to; None where not in use."""
     if options.augment_kwargs is None or not (options.augment_p > 0 or options.ada_target is not None):
         return None, None

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stylegan2_compress import files
-from stylegan2_compress.errors import UserError
 
 OPTIONS = 'training_options.json'
 STUDENT = 'student.pkl'
@@ -28,23 +27,15 @@ RECORDS = (LOG, STATS, METRICS)  # What a run appends to.
 STATE_KIMG = 40  # Thousands of images between states, unless a run says otherwise.
 
 
-def check_outdir(outdir: str) -> None:
-    """Refuse a directory that results could not be written to.
-
-    Raises:
-        UserError: the directory, or the one that it would be created in, is not writable.
-    """
-    existing = os.path.abspath(outdir)
-    while not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f'--outdir={outdir} cannot be written to, because of {existing}; choose another directory.')
-
-
 def kimg_of(path: Path) -> int | None:
     """The thousands of images in the name of a snapshot or an image grid; `fakes_init.png` has none."""
     match = re.search(r'(\d+)\.\w+$', path.name)
     return int(match[1]) if match else None
+
+
+def is_snapshot(name: str) -> bool:
+    """Whether a file of this name is a network pickle of a run, or made from one (`convert` keeps the name)."""
+    return name.startswith(SNAPSHOTS.partition('*')[0])
 
 
 class RunDirectory(os.PathLike):
@@ -116,9 +107,7 @@ class RunDirectory(os.PathLike):
             args = json.loads(self.options_path.read_bytes())
         except (OSError, ValueError):
             return None
-        kinds = {'total_kimg': (int, float), 'run_dir': str}
-        is_run = isinstance(args, dict) and all(isinstance(args.get(name), kind) for name, kind in kinds.items())
-        return args if is_run else None
+        return args if isinstance(args, dict) else None
 
     def write_options(self, args: Mapping) -> None:
         """Record the loop arguments, which must be JSON.

@@ -16,11 +16,8 @@ import dnnlib
 import torch.multiprocessing
 
 from stylegan2_compress import distributed, errors, host
-from stylegan2_compress.registry import import_named
+from stylegan2_compress.runs import loops
 from stylegan2_compress.runs.directory import RunDirectory
-
-HOST_LOOP = 'training.training_loop.training_loop'
-OUR_LOOP = 'stylegan2_compress.training_loops.distillation.training_loop'
 
 USER_ERRORS = (errors.Stopped, errors.DivergedError, errors.UserError)  # Others are shown with their traceback.
 SECONDS_TO_FIND_THE_CAUSE = 2
@@ -30,7 +27,7 @@ def run(args: dict) -> None:
     """Run the training loop that the arguments name in `num_gpus` processes, and wait for its end.
 
     Args:
-        args: keyword arguments of `run_loop`, without `rank`.
+        args: keyword arguments of `loops.run_loop`, without `rank`.
 
     Raises:
         UserError, DivergedError, Stopped: from the loop.
@@ -52,7 +49,7 @@ def run_rank(rank: int, args: dict) -> None:
     """Run the loop as one process of the run. Only rank 0 prints; its output is also written to the run's log."""
     if rank != 0:
         with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
-            run_loop(rank=rank, **args)
+            loops.run_loop(rank=rank, **args)
         return
     log = str(RunDirectory(args['run_dir']).log_path)
     with (
@@ -60,16 +57,7 @@ def run_rank(rank: int, args: dict) -> None:
         full_disk_explained(args['run_dir']),
         dnnlib.util.Logger(log, file_mode='a', should_flush=True),
     ):
-        run_loop(rank=rank, **args)
-
-
-def run_loop(rank: int, loop: str = HOST_LOOP, **args) -> None:
-    """Run the training loop that the arguments name; without a name, the host's.
-
-    Raises:
-        UserError: there is no such loop.
-    """
-    import_named('--loop', loop, [HOST_LOOP, OUR_LOOP])(rank=rank, **args)
+        loops.run_loop(rank=rank, **args)
 
 
 @contextmanager

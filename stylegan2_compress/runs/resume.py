@@ -36,7 +36,7 @@ def continue_or_start(
     Args:
         outdir: directory of run directories.
         desc: what follows the number in the name of a new run directory.
-        args: keyword arguments of `launch.run_loop`, without `rank` and `run_dir`.
+        args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
         student: contents of a network pickle that the run starts from; written to its own directory.
         resume: None starts a new run; 'latest' continues the newest one in `outdir` that has the same options, and
             starts one if there is none, or if that was to be longer; a run directory continues that one.
@@ -75,7 +75,7 @@ def start_run(args: dict, run_dir: str | os.PathLike, student: dict | None = Non
     """Create a run directory, record its options, and run the loop there; wait for its end.
 
     Args:
-        args: keyword arguments of `launch.run_loop`, without `rank` and `run_dir`.
+        args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
         run_dir: where; what is left of a run there is continued.
         student: contents of the network pickle at `args.resume_pkl`, which is written first.
 
@@ -129,8 +129,15 @@ def check_resume(resume: str | None) -> None:
     Raises:
         UserError: `resume` is a path, but not of a run directory.
     """
-    if resume not in (None, LATEST) and RunDirectory(resume).read_options() is None:
+    if resume not in (None, LATEST) and recorded_options(RunDirectory(resume)) is None:
         raise UserError(f'--resume={resume} is no run directory: {OPTIONS} is missing there or cannot be parsed.')
+
+
+def recorded_options(run: RunDirectory) -> dict | None:
+    """The options that a run was started with, or None if they are missing, or are not those of a training loop."""
+    args = run.read_options() or {}
+    complete = isinstance(args.get('total_kimg'), (int, float)) and isinstance(args.get('run_dir'), str)
+    return args if complete else None
 
 
 def run_to_continue(outdir: str, args: dict, student: dict | None, resume: str | None) -> RunDirectory | None:
@@ -143,7 +150,7 @@ def run_to_continue(outdir: str, args: dict, student: dict | None, resume: str |
         return latest_run(outdir, args, student)
     check_resume(resume)
     run = RunDirectory(resume)
-    old = run.read_options()
+    old = recorded_options(run)
     changed = differences(old, args, student)
     if changed:
         raise UserError(f'--resume={resume} has other options: {"; ".join(changed)}. Give those it was started with.')
@@ -161,7 +168,7 @@ def latest_run(outdir: str, args: dict, student: dict | None) -> RunDirectory | 
     """The newest run in `outdir` with these options, no longer than they say; None, and a message, if there is none."""
     runs = RunDirectory.numbered(outdir)
     for run in reversed(runs):
-        old = run.read_options()
+        old = recorded_options(run)
         if old is None or old['total_kimg'] > args['total_kimg'] or differences(old, args, student):
             continue
         if not run.has_lost_states(old):
