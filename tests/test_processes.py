@@ -20,7 +20,7 @@ from stylegan2_compress import host, pickles
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.losses.discriminators import pair_arguments
 from stylegan2_compress.runs import launch
-from stylegan2_compress.runs.launch import OUR_LOOP
+from stylegan2_compress.runs.loops import OUR_LOOP
 
 DISTILLATION = OUR_LOOP
 TICKETS = 'stylegan2_compress.training_loops.ticket_search.training_loop'
@@ -183,7 +183,7 @@ def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, dir
     """The second process is killed once, in the middle; the run ends as if it had not been."""
     (tmp_path / 'fragile.py').write_text(
         'import os, signal\n'
-        'from stylegan2_compress.losses.base import AdversarialLoss\n'
+        'from stylegan2_compress.losses.adversarial import AdversarialLoss\n'
         'class Fragile(AdversarialLoss):\n'
         '    steps_left = 40\n'
         '    def accumulate_gradients(self, **kwargs):\n'
