@@ -12,11 +12,11 @@ import commands
 import numpy as np
 import pytest
 import torch
+from plans import checked, compressed
 from sklearn.metrics import pairwise
 
 from stylegan2_compress import pickles
 from stylegan2_compress.compression.distill import distill
-from plans import checked, compressed
 from stylegan2_compress.distributions import mmd, moments, sources, statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations

@@ -14,13 +14,13 @@ import pywt
 import torch
 from commands import refused
 from host_alone import WITHOUT_OUR_PACKAGE
+from plans import compressed
 from torch_utils import misc, training_stats
 from training import networks
 from training.augment import AugmentPipe
 
 from stylegan2_compress import host, pickles
 from stylegan2_compress.compression.distill import distill
-from plans import compressed
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
 from stylegan2_compress.losses.adversarial import AdversarialLoss
@@ -32,6 +32,7 @@ from stylegan2_compress.losses.nickel import (
     NICKELLoss,
     high_frequency_distance,
 )
+from stylegan2_compress.losses.terms import Batch, StyleMixing
 from stylegan2_compress.networks.dual import DualDiscriminator
 
 HOST = host.activate().path

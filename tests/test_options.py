@@ -14,15 +14,15 @@ import PIL.Image
 import pytest
 import torch
 from commands import refused
+from plans import compressed
 
 from stylegan2_compress import arguments, pickles
 from stylegan2_compress.compression.distill import distill
-from plans import compressed
 from stylegan2_compress.distributions import sources
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.host import configurations, datasets
-from stylegan2_compress.runs.launch import OUR_LOOP
+from stylegan2_compress.runs.loops import OUR_LOOP
 from stylegan2_compress.training_loops.data import Share, real_batches
 
 SPEC = 'efficientnet_lite0@size=32'

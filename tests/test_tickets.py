@@ -26,6 +26,7 @@ from stylegan2_compress.compression.find_ticket import find_ticket
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.moment_matching import MomentMatching
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
+from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.tickets import baking, coding, rules, ticket_file
 
 HOST = host.activate().path
