@@ -301,16 +301,16 @@ def test_data_features_are_kept_until_the_data_changes(place, make_dataset_zip, 
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', resolution=16)
     kwargs['path'] = str(make_dataset_zip(tmp_path, n=8))
-    first = features.of_data(embedding, kwargs, torch.device('cpu'))
+    first = features.data_features(embedding, kwargs, torch.device('cpu'))
     with monkeypatch.context() as patch:
         patch.setattr(samples, 'reals', None)  # Cannot be read again.
-        assert np.array_equal(features.of_data(embedding, kwargs, torch.device('cpu')), first)
+        assert np.array_equal(features.data_features(embedding, kwargs, torch.device('cpu')), first)
     with zipfile.ZipFile(kwargs['path']) as archive:
         contents = {name: archive.read(name) for name in archive.namelist() if name.endswith('.png')}
     with zipfile.ZipFile(kwargs['path'], 'w') as archive:  # The same names, backwards.
         for name, content in zip(contents, reversed(contents.values()), strict=True):
             archive.writestr(name, content)
-    again = features.of_data(embedding, kwargs, torch.device('cpu'))
+    again = features.data_features(embedding, kwargs, torch.device('cpu'))
     assert again == pytest.approx(first[::-1], rel=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""`metric-<name>.jsonl`: results of metrics, a line each, as the host writes them."""
+"""Files `metric-<name>.jsonl` in the host's format: one result of a metric per line."""
 
 import json
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def append(pkl: str, record: dict) -> None:
-    """Add a record beside a network pickle.
+    """Append a record to the file of its metric, in the directory of a network pickle.
 
     Args:
         pkl: local path.
-        record: what the host's `calc_metric` returns, and more.
+        record: entries as in the result of the host's `calc_metric`, and more.
     """
     directory = os.path.dirname(os.path.abspath(pkl))
     line = json.dumps(dict(record, snapshot_pkl=os.path.basename(pkl), timestamp=time.time()))
@@ -21,7 +21,7 @@ def append(pkl: str, record: dict) -> None:
 
 
 def read(directory: Path) -> Iterator[dict]:
-    """Records in a directory with a snapshot's name and results; lines that are none are left out."""
+    """All records in a directory that have a snapshot's name and results; other lines are ignored."""
     for path in sorted(directory.glob('metric-*.jsonl')):
         for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
             try:
