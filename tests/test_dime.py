@@ -12,17 +12,16 @@ import commands
 import numpy as np
 import pytest
 import torch
+from plans import checked, compressed
 from sklearn.metrics import pairwise
 
 from stylegan2_compress import pickles
 from stylegan2_compress.compression.distill import distill
-from stylegan2_compress.compression.plan import compress
 from stylegan2_compress.distributions import mmd, moments, sources, statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
 from stylegan2_compress.losses import dime
 from stylegan2_compress.losses.dime import DiMELoss, DistributionMatching
-from stylegan2_compress.pickles.networks import Networks
 
 DIME = 'stylegan2_compress.DiMELoss'
 SPEC = f'module:{__name__}:colours@size=16@preprocess=raw'
@@ -263,9 +262,8 @@ def test_data_as_reference_need_no_teacher(teacher, data):
 )
 def test_refused(teacher, data, kwargs, sentence):
     with pytest.raises(UserError, match=sentence):
-        DiMELoss.check_arguments(
-            networks=Networks(),
-            **{'teacher': teacher, 'embeddings': SPEC, 'training_set_kwargs': training_set(data), **kwargs},
+        checked(
+            DiMELoss, **{'teacher': teacher, 'embeddings': SPEC, 'training_set_kwargs': training_set(data), **kwargs}
         )
 
 
@@ -277,7 +275,7 @@ def test_features_that_are_all_the_same_are_refused(teacher):
 def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
     def printed(loss_args=(), **host_options):
         run = configurations.host_arguments(data, aug='noaug', **host_options)
-        compress(*run, loss=DIME, teacher=teacher, loss_args=(f'embeddings={SPEC}', *loss_args), device='cpu')
+        compressed(*run, loss=DIME, teacher=teacher, loss_args=(f'embeddings={SPEC}', *loss_args), device='cpu')
         return capsys.readouterr().out
 
     assert 'moments over 8 images at a time, not over the batch of 32' in printed(batch=32, batch_gpu=8)
@@ -341,10 +339,10 @@ def test_stats_of_a_data_set(tmp_path, teacher, data):
     torch.testing.assert_close(found.m2, colours()(images).double().square().mean(0))
     run = configurations.host_arguments(data, aug='noaug', mirror=True)
     loss_args = (f'embeddings={SPEC}', 'reference=data', f'statistics={file}')
-    _desc, args = compress(*run, loss=DIME, loss_args=loss_args, device='cpu')
+    _desc, args = compressed(*run, loss=DIME, loss_args=loss_args, device='cpu')
     assert 'teacher' not in args.loss_kwargs
     with pytest.raises(UserError, match='subset or mirroring'):
-        compress(*configurations.host_arguments(data, aug='noaug'), loss=DIME, loss_args=loss_args, device='cpu')
+        compressed(*configurations.host_arguments(data, aug='noaug'), loss=DIME, loss_args=loss_args, device='cpu')
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from plans import checked
 from torch import nn
 
 import stylegan2_compress
@@ -351,7 +352,7 @@ def test_layers_and_pooling():
 )
 def test_arguments_are_refused_before_a_run(data, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
-        MomentMatchingLoss.check_arguments(**({'embedding': EMBEDDING, 'training_set_kwargs': data} | arguments))
+        checked(MomentMatchingLoss, **({'embedding': EMBEDDING, 'training_set_kwargs': data} | arguments))
 
 
 def no_layers():

@@ -16,9 +16,9 @@ from training import networks
 
 from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.distributions import sources, statistics
-from stylegan2_compress.losses.adversarial import StyleMixing
 from stylegan2_compress.losses.dime import DiMELoss
 from stylegan2_compress.losses.nickel import NickelDimeLoss, NICKELLoss
+from stylegan2_compress.losses.terms import StyleMixing
 from stylegan2_compress.networks.dual import DualDiscriminator
 
 SIDE, BATCH, ROUNDS, GAMMA, PL_WEIGHT = 16, 4, 2, 3.0, 2.0

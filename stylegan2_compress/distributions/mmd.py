@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from stylegan2_compress.distributed import Group, gather
+from stylegan2_compress.distributed import Group, gather_with_gradient
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
@@ -85,7 +85,7 @@ def mmd2(
     Raises:
         ValueError: unbiased, of fewer than two vectors.
     """
-    x = gather(x, group)
+    x = gather_with_gradient(x, group)
     if within_y is None:
         within_y = mean_within(y, kernel, unbiased)
     return mean_within(x, kernel, unbiased) + within_y - 2 * kernel(x, y).mean()

@@ -1,10 +1,9 @@
 """Moments of feature vectors: tensors in, tensors out. `distributed` explains gradients with several processes."""
 
 import torch
-import torch.distributed
 from torch import Tensor
 
-from stylegan2_compress.distributed import Group, sum_of_processes
+from stylegan2_compress.distributed import Group, sum_over_processes, sum_with_gradient
 
 
 def moments(x: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor]:
@@ -17,7 +16,7 @@ def moments(x: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors [dim].
     """
-    sums = sum_of_processes(_power_sums(x), group)
+    sums = sum_with_gradient(_power_sums(x), group)
     m1, m2 = (sums[:-1] / sums[-1]).chunk(2)
     return m1, m2
 
@@ -50,12 +49,12 @@ def mean_and_variance(x: Tensor, labels: Tensor, group: Group | None = None) -> 
         variance of fewer than two are 0.
     """
     labels = labels.to(x)
-    sums = sum_of_processes(torch.cat([labels.T @ x, labels.sum(0)[:, None]], dim=1), group)
+    sums = sum_with_gradient(torch.cat([labels.T @ x, labels.sum(0)[:, None]], dim=1), group)
     counts = sums[:, -1].detach()
     means = sums[:, :-1] / counts.clamp_min(1)[:, None]
     # Deviations from the mean sum to zero over the whole batch, so that the variance has no gradient through the mean.
     # (Over one process's share of the batch they do not, so that the mean has to be detached.)
-    squares = sum_of_processes(labels.T @ (x - labels @ means.detach()).square(), group)
+    squares = sum_with_gradient(labels.T @ (x - labels @ means.detach()).square(), group)
     return means, squares / (counts - 1).clamp_min(1)[:, None], counts
 
 
@@ -87,8 +86,7 @@ class MomentAccumulator:
 
     def merge_processes(self, group: Group | None) -> None:
         """Add the vectors of the other processes of a group, all of which end up equal. None changes nothing."""
-        if group is not None:
-            torch.distributed.all_reduce(self._sums, group=group)
+        sum_over_processes(self._sums, group)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """m1 and m2, float64 [dim].

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed
 from tqdm import tqdm
 
 from stylegan2_compress import distributed, files
@@ -53,12 +52,10 @@ def reference_statistics(
     Raises:
         UserError: the source has fewer images, or features are not finite.
     """
-    group = distributed.world()
-    writes = group is None or torch.distributed.get_rank() == 0
+    writes = distributed.is_rank_zero()
     cached = [_read_cache(source, embedding, samples, bank) if writes else None for embedding in embeddings]
-    if group is not None:  # Rank 0 decides: another process might see a file that has only just been written.
-        on = source.device if source.device.type == 'cuda' else None
-        torch.distributed.broadcast_object_list(cached, src=0, device=on)
+    # Rank 0 decides: another process might see a file that has only just been written.
+    cached = distributed.broadcast_object(cached, source.device)
     missing = [embedding for embedding, hit in zip(embeddings, cached, strict=True) if hit is None]
     computed = dict(zip(missing, compute_statistics(source, missing, samples, bank), strict=True)) if missing else {}
     if writes:
@@ -76,7 +73,7 @@ def compute_statistics(
     """`reference_statistics` without the cache: in float64, with memory that does not grow with `samples`."""
     check_size(source, 'samples', samples)
     group = distributed.world()
-    rank, processes = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if group else (0, 1)
+    rank, processes = distributed.rank(), distributed.world_size()
     accumulators = [MomentAccumulator(embedding.dim, source.device) for embedding in embeddings]
     banks = [torch.zeros([bank, embedding.dim], device=source.device) for embedding in embeddings]
     chunks = range(-(-samples // source.chunk))[rank::processes]
@@ -94,8 +91,7 @@ def compute_statistics(
             rows.copy_(features[: len(rows)])
     for embedding, accumulator, kept in zip(embeddings, accumulators, banks, strict=True):
         accumulator.merge_processes(group)
-        if group is not None:
-            torch.distributed.all_reduce(kept, group=group)  # Each row is zero in all processes but one.
+        distributed.sum_over_processes(kept, group)  # Each row is zero in all processes but one.
         if not accumulator.moments()[1].isfinite().all():
             raise UserError(f'Embedding {embedding.spec} is not finite on the images to match: add @dtype=fp32.')
     return [Statistics(*accumulator.moments(), kept) for accumulator, kept in zip(accumulators, banks, strict=True)]

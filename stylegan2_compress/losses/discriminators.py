@@ -75,7 +75,7 @@ def start(D: torch.nn.Module, teacher_D: torch.nn.Module, student_d: str) -> Non
         raise UserError(f'NICKEL needs D_kwargs with class_name stylegan2_compress.DualDiscriminator, not a '
                         f'{type(D).__name__}; train.py and distill write them.')  # fmt: skip
     # Only rank 0 resumes in the host's loop, and some versions of torch hand on its parameters only.
-    distributed.broadcast(D.buffers())
+    distributed.broadcast_from_rank_zero(D.buffers())
     if D.started:
         return
     with torch.no_grad():

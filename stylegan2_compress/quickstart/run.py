@@ -1,6 +1,5 @@
 """`quickstart`: compress a small StyleGAN2 on real digits, on a CPU, in minutes, and show what came out."""
 
-import glob
 import os
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from stylegan2_compress.evaluation.samples import generate
 from stylegan2_compress.files import require_writable_directory
 from stylegan2_compress.host import profiling
 from stylegan2_compress.quickstart import digits, mnist
+from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.resume import LATEST
 
 TEACHER = 'mnist_teacher.safetensors'
@@ -80,10 +80,10 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
         resume=LATEST,
         **RECIPE,
     )
-    student = sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))[-1]
+    student = RunDirectory(run_dir).snapshots()[-1]
     generators = {
         'teacher': pickles.load(teacher)['G_ema'],
-        'pruned': pickles.load(f'{run_dir}/student.pkl')['G_ema'],
+        'pruned': pickles.load(RunDirectory(run_dir).student_path)['G_ema'],
         'distilled': pickles.load(student)['G_ema'],
     }
     print('Comparing the three generators…')

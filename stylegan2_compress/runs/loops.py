@@ -7,5 +7,9 @@ OUR_LOOP = 'stylegan2_compress.training_loops.distillation.training_loop'
 
 
 def run_loop(rank: int, loop: str = HOST_LOOP, **args) -> None:
-    """Run the training loop that the arguments name; without a name, the host's."""
+    """Run the training loop that the arguments name; without a name, the host's.
+
+    Raises:
+        UserError: there is no such loop.
+    """
     import_named('--loop', loop, (HOST_LOOP, OUR_LOOP))(rank=rank, **args)
