@@ -96,7 +96,7 @@ def load_dino_resnet50(spec: Spec, device: torch.device) -> tuple[nn.Module, Pre
     """
     transformers = _transformers()
     model = transformers.ResNetModel(transformers.ResNetConfig())
-    weights.fill(model, spec, weights.file(spec, DINO_RESNET50), _renamed)
+    weights.fill(model, spec, weights.local_path(spec, DINO_RESNET50), _renamed)
     return HuggingFace(model, pooled=True), DINO_256
 
 

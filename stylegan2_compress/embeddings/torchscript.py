@@ -43,17 +43,17 @@ class Scripted(nn.Module):
 
 def load_inception(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `inception`: the 2048 features of the host's FID and KID."""
-    return Scripted(read(spec, weights.file(spec, INCEPTION), device), return_features=True), DETECTOR
+    return Scripted(read(spec, weights.local_path(spec, INCEPTION), device), return_features=True), DETECTOR
 
 
 def load_vgg16(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `vgg16`: the 4096 features of the host's precision and recall."""
-    return Scripted(read(spec, weights.file(spec, VGG16), device), return_features=True), DETECTOR
+    return Scripted(read(spec, weights.local_path(spec, VGG16), device), return_features=True), DETECTOR
 
 
 def load_clip_rn50(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `clip_rn50`: OpenAI's archive, 1024 features."""
-    return Scripted(read(spec, weights.file(spec, CLIP_RN50), device), 'encode_image'), CLIP_224
+    return Scripted(read(spec, weights.local_path(spec, CLIP_RN50), device), 'encode_image'), CLIP_224
 
 
 def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
@@ -61,7 +61,7 @@ def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     location, method = _location_and_method(spec)
     path = location
     if _is_url(location):
-        path = weights.downloaded(spec, location, 'download it yourself and use its path')
+        path = weights.download(spec, location, 'download it yourself and use its path')
     archive = read(spec, path, device)
     if not hasattr(archive, method):
         raise UserError(f'Embedding {spec} has no method {method!r} in {location}: use another one after the #.')

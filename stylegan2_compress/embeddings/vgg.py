@@ -55,6 +55,6 @@ class VGG19(nn.Module):
 def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `vgg19_bn`."""
     network = VGG19()
-    path = weights.file(spec, URL)
+    path = weights.local_path(spec, URL)
     weights.fill(network, spec, path, lambda name: name if name.startswith('features.') else None)
     return network, OWN

@@ -11,16 +11,16 @@ from stylegan2_compress.embeddings.specs import Spec
 from stylegan2_compress.errors import UserError
 
 
-def file(spec: Spec, url: str) -> str:
+def local_path(spec: Spec, url: str) -> str:
     """Path of a preset's weights: `@weights=PATH` if given, or the cached download.
 
     Raises:
         UserError: the file cannot be downloaded.
     """
-    return spec.weights or downloaded(spec, url, f'download it yourself and use {spec.name}@weights=PATH')
+    return spec.weights or download(spec, url, f'download it yourself and use {spec.name}@weights=PATH')
 
 
-def downloaded(spec: Spec, url: str, way_out: str) -> str:
+def download(spec: Spec, url: str, way_out: str) -> str:
     """Path of a URL's content in the host's cache (`DNNLIB_CACHE_DIR`), downloaded if it is not there yet.
 
     Args:
