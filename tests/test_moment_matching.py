@@ -339,7 +339,7 @@ def test_layers_and_pooling():
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        (dict(embedding='module:test_moment_matching:no_layers@size=16'), 'shows no layers'),
+        (dict(embedding='module:test_moment_matching:no_layers@size=16'), 'exposes no layers'),
         (dict(layers='a-b'), 'layers=a-b'),
         (dict(layers=''), 'layers='),
         (dict(pool=-1), 'pool=-1'),

@@ -462,7 +462,7 @@ def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_
         (['--score-init=zero'], '--score-init=zero'),
         (['--unmasked=encoder.*'], 'encoder.*'),
         (['--masked=*bais'], '*bais'),
-        (['--embedding=module:test_moment_matching:no_layers@size=16'], 'shows no layers'),
+        (['--embedding=module:test_moment_matching:no_layers@size=16'], 'exposes no layers'),
         (['--embedding=nothing'], "'nothing'"),
         (['--lr=0'], '--lr=0'),
         (['--reference=teacher'], '--reference=teacher needs'),
