@@ -100,15 +100,15 @@ def save(source, dest, network, force, host_dir):
     host.activate(host_dir)
     from stylegan2_compress import pickles
     from stylegan2_compress.host.networks import require_generator
-    from stylegan2_compress.tickets import ticket_file
+    from stylegan2_compress.tickets.ticket_file import Ticket
 
     data = pickles.load(source)
     require_generator(source, data)
     if type(data[network]).__name__ != 'ScoreMaskedGenerator':
         raise UserError(f'{source} holds a {type(data[network]).__name__}, whose weights are not masked: tickets are '
                         "made of find-ticket's network snapshots.")  # fmt: skip
-    found = ticket_file.of(data[network], {'snapshot': source, 'network': network})
-    click.echo(f'{ticket_file.save(dest, found):,} bytes for {found.kept:,} of {found.total:,} weights')
+    contents = Ticket.from_generator(data[network], {'snapshot': source, 'network': network})
+    click.echo(f'{contents.write(dest):,} bytes for {contents.kept:,} of {contents.total:,} weights')
 
 
 @ticket.command()
@@ -174,25 +174,24 @@ def show(source, layers, as_json, host_dir):
     from stylegan2_compress import host
 
     host.activate(host_dir)
-    from stylegan2_compress.tickets import ticket_file
+    from stylegan2_compress.tickets.ticket_file import Ticket
 
-    found = ticket_file.read(source)
-    sparsity = {name: [int(mask.sum()), mask.size] for name, mask in found.masks.items()}
+    contents = Ticket.read(source)
+    sparsity = {name: [int(mask.sum()), mask.size] for name, mask in contents.masks.items()}
     if as_json:
-        click.echo(json.dumps({'arguments': found.arguments, 'facts': found.facts, 'layers': sparsity}))
+        click.echo(json.dumps({'arguments': contents.arguments, 'facts': contents.facts, 'layers': sparsity}))
         return
-    of = f'seed {found.arguments["seed"]}, {found.arguments["weight_init"]}'
-    if found.arguments['teacher'] is not None:
-        of = f'a teacher with SHA-256 {found.arguments["teacher"]}'
-    bits = 8 * Path(source).stat().st_size / found.total
-    shape = (found.arguments[name] for name in ('img_resolution', 'img_channels', 'c_dim'))
+    of = f'seed {contents.arguments["seed"]}, {contents.arguments["weight_init"]}'
+    if contents.arguments['teacher'] is not None:
+        of = f'a teacher with SHA-256 {contents.arguments["teacher"]}'
+    bits = 8 * Path(source).stat().st_size / contents.total
+    shape = (contents.arguments[name] for name in ('img_resolution', 'img_channels', 'c_dim'))
     click.echo('images   {0}x{0}, {1} channels, {2} labels'.format(*shape))
     click.echo(f'weights  of {of}')
-    click.echo(
-        f'mask     {found.arguments["rule"]}: {found.kept:,} of {found.total:,} ({found.kept / found.total:.2%})'
-    )
+    share = f'{contents.kept:,} of {contents.total:,} ({contents.kept / contents.total:.2%})'
+    click.echo(f'mask     {contents.arguments["rule"]}: {share}')
     click.echo(f'file     {bits:.3f} bits per weight')
-    for name, value in found.facts.items():
+    for name, value in contents.facts.items():
         click.echo(f'{name}: {value}')
     for name, (kept, total) in sparsity.items() if layers else ():
         click.echo(f'{name:40} {kept:>10,} of {total:>10,}  {kept / total:7.2%}')
@@ -205,9 +204,9 @@ def _write_networks(source, dest, teacher, force, host_dir, made_of) -> None:
     files.refuse_to_overwrite(dest, force)
     host.activate(host_dir)
     from stylegan2_compress import pickles
-    from stylegan2_compress.tickets import ticket_file
+    from stylegan2_compress.tickets.ticket_file import Ticket
     from stylegan2_compress.training_loops import snapshots
 
-    G = made_of(ticket_file.generator(ticket_file.read(source), source, teacher))
+    G = made_of(Ticket.read(source).generator(source, teacher))
     networks = dict(G=G, G_ema=G, D=None, augment_pipe=None)
     pickles.save(dest, snapshots.network_snapshot(networks, {}))

@@ -14,8 +14,7 @@ from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.embeddings import load
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.steps import Steps
-from stylegan2_compress.networks.masked import ScoreMasked
-from stylegan2_compress.tickets.rules import RULES
+from stylegan2_compress.networks.masked import ScoreMasked, rule_of
 
 PAPER_EMBEDDING = 'vgg19_bn'
 PAPER_RATE = 1e-5
@@ -130,7 +129,7 @@ class MomentMatchingLoss(Loss):
         self.mean, self.variance = mean * self.scale, variance * self.scale.square()
         self.v_mean, self.v_variance = (AdamAverage(mean.shape, moving_average_lr, self.device) for _ in range(2))
         self.parts = [part for part in (mapping, synthesis) if isinstance(part, ScoreMasked)]
-        self.rule = RULES[self.parts[0].rule] if self.parts else None
+        self.rule = rule_of(self.parts[0].rule) if self.parts else None
         self.steps = Steps()
         self.is_first_round = True
         self.precision = {'force_fp32': True} if self.device.type == 'cpu' else {}
@@ -139,7 +138,7 @@ class MomentMatchingLoss(Loss):
     def adapt(cls, args: dict, networks: dict | None = None) -> None:
         """Tell the loss how long the run is, if a schedule of masks goes by it. (Other runs can be made longer.)"""
         rule = args.G_kwargs.get('rule')
-        if rule is not None and RULES[rule].scheduled:
+        if rule is not None and rule_of(rule).scheduled:
             args.loss_kwargs.total_kimg = args.total_kimg
 
     @classmethod
