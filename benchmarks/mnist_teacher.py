@@ -25,7 +25,7 @@ def main(outdir: str, kimg: int, gamma: float, seed: int) -> None:
     from stylegan2_compress import pickles
     from stylegan2_compress.compression.plan import compress
     from stylegan2_compress.host import configurations
-    from stylegan2_compress.runs.directory import next_run_dir
+    from stylegan2_compress.runs.directory import RunDirectory
     from stylegan2_compress.runs.resume import print_options, start_run
 
     os.makedirs(outdir, exist_ok=True)
@@ -41,7 +41,7 @@ def main(outdir: str, kimg: int, gamma: float, seed: int) -> None:
     args.loss_kwargs.update(pl_weight=0, style_mixing_prob=0)  # As the host's configuration for 32×32, --cfg=cifar.
     args.kimg_per_tick = 10
     desc, args = compress(desc, args, device='cpu')
-    run_dir = next_run_dir(outdir, desc)
+    run_dir = os.fspath(RunDirectory.next(outdir, desc))
     print_options(args, run_dir)
     start_run(args, run_dir)
     data = pickles.load(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))[-1])

@@ -124,7 +124,7 @@ def train_dense(ticket_dir: str, outdir: str) -> str:
     """The ticket's run again, with weights that train: the host's generator, and its own initialisation."""
     import dnnlib
 
-    from stylegan2_compress.runs.directory import next_run_dir
+    from stylegan2_compress.runs.directory import RunDirectory
     from stylegan2_compress.runs.resume import start_run
 
     with open(f'{ticket_dir}/training_options.json') as file:
@@ -132,7 +132,7 @@ def train_dense(ticket_dir: str, outdir: str) -> str:
     shape = ('z_dim', 'w_dim', 'mapping_kwargs', 'synthesis_kwargs')
     args.G_kwargs = dict(class_name='training.networks.Generator', **{name: args.G_kwargs[name] for name in shape})
     args.G_opt_kwargs = dict(args.G_opt_kwargs, lr=WEIGHT_LR)
-    run_dir = next_run_dir(outdir, 'dense')
+    run_dir = os.fspath(RunDirectory.next(outdir, 'dense'))
     start_run(dnnlib.EasyDict({name: value for name, value in args.items() if name != 'run_dir'}), run_dir)
     return run_dir
 

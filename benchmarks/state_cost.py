@@ -30,14 +30,16 @@ def main(resolution: int, channel_base: int, channel_max: int, batch: int, steps
     from torch_utils import training_stats
 
     from stylegan2_compress.runs import states
-    from stylegan2_compress.training_loops import distillation, loop, monitor
+    from stylegan2_compress.runs.directory import STATE_KIMG, RunDirectory
+    from stylegan2_compress.training_loops import distillation, monitor
+    from stylegan2_compress.training_loops.run import Run
 
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     reports, ticks, saving = (Meter(device, warmup_steps=10) for _ in range(3))
     training_stats.report = reports.timed(training_stats.report)
     for name in ('print_tick', 'end_tick'):
         setattr(monitor.Monitor, name, ticks.timed(getattr(monitor.Monitor, name)))
-    loop.state_of = saving.timed(loop.state_of)
+    Run.state_dict = saving.timed(Run.state_dict)
     states.save_state = saving.timed(states.save_state)
     advance = monitor.Monitor.advance
     monitor.Monitor.advance = lambda self, images: (
@@ -52,16 +54,16 @@ def main(resolution: int, channel_base: int, channel_max: int, batch: int, steps
         args.update(image_snapshot_ticks=None, network_snapshot_ticks=None)
         with contextlib.redirect_stdout(io.StringIO()):
             distillation.training_loop(run_dir=directory, **args)
-        size = max(path.stat().st_size for path in states.states_in(directory))
+        size = max(path.stat().st_size for path in RunDirectory(directory).states())
 
     rare = ticks.inside + saving.inside
     step = (reports.end - reports.start - rare) / steps
     times = steps / 10
-    state = f'state ({size / 2**20:.1f} MiB), every {states.STATE_KIMG} kimg'
+    state = f'state ({size / 2**20:.1f} MiB), every {STATE_KIMG} kimg'
     shares = {
         'reports of scalars, every step': reports.inside / steps,
         'statistics, every 4 kimg': ticks.inside / times * batch / 4000,
-        state: saving.inside / times * batch / 1000 / states.STATE_KIMG,
+        state: saving.inside / times * batch / 1000 / STATE_KIMG,
     }
     print(f'{steps} steps of {batch} images at {resolution}×{resolution} on {device}, {step * 1e3:.1f} ms each')
     for name, seconds in shares.items():

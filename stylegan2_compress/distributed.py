@@ -1,4 +1,18 @@
-"""What the processes of a run say to each other while it trains. A process that is alone says nothing."""
+"""The processes of a run: how they join, and what they exchange. The only file that uses `torch.distributed`.
+
+A process that is alone exchanges nothing: every function works there too, and returns what it was given.
+
+Gradients. Functions that take a `group` treat the batches of all its processes as one batch; the group None is this
+process alone, `world()` all of them. Every process then computes the *same* value, the loss of the whole batch, and
+gradients flow through the reduction under this convention:
+
+    each process calls `backward` on its copy of that value, and gradients of parameters are averaged over the
+    processes, as DistributedDataParallel does; the average is the gradient that one process with the whole batch gets.
+
+For R processes this means that the gradient which reaches the local features is R times dL/dx: averaging divides the
+sum over processes by R, but each process contributes the dL/dx of its own images only. The factor is exact because the
+copies are equal, and so the backward pass needs no communication.
+"""
 
 import os
 import sys
@@ -13,69 +27,50 @@ from torch_utils import custom_ops, misc, training_stats
 from stylegan2_compress import errors
 
 Group = torch.distributed.ProcessGroup
+Store = torch.distributed.Store
 Result = TypeVar('Result')
+
+LOCALHOST = '127.0.0.1'
+
+
+# --- Who takes part ---------------------------------------------------------------------------------------------------
+
+
+def world() -> Group | None:
+    """All processes, or None if this one is alone."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.group.WORLD if together and torch.distributed.get_world_size() > 1 else None
+
+
+def rank() -> int:
+    """The number of this process, from 0 to `world_size() - 1`."""
+    return 0 if world() is None else torch.distributed.get_rank()
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return 1 if world() is None else torch.distributed.get_world_size()
+
+
+def is_rank_zero() -> bool:
+    """Whether this is the process that prints and writes files."""
+    return rank() == 0
 
 
 def local_device(name: str | None) -> torch.device:
     """The device that this process trains on: of several processes with CUDA, each has the GPU of its local rank."""
     device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if device.type == 'cuda' and world() is not None:
-        return torch.device('cuda', int(os.environ.get('LOCAL_RANK', torch.distributed.get_rank())))
+        return torch.device('cuda', int(os.environ.get('LOCAL_RANK', rank())))
     return device
 
 
-def average(tensors: Sequence[torch.Tensor]) -> None:
-    """Replace tensors by their means over the processes, in one exchange."""
-    if world() is None or not tensors:
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    for tensor, averaged in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(averaged.view_as(tensor))
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """The module inside DistributedDataParallel, or the module itself if it is not wrapped."""
+    return module.module if isinstance(module, torch.nn.parallel.DistributedDataParallel) else module
 
 
-def average_gradients(parameters: Iterable[torch.nn.Parameter], rounds: int) -> None:
-    """Replace the sums over one's own rounds in `grad` by averages over all rounds of all processes.
-
-    What is not finite becomes 0 or ±1e5, as in the host. A parameter without gradient keeps none: a loss that leaves
-    gradients out does so in all processes alike.
-    """
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    average(grads)
-    for grad in grads:
-        grad /= rounds
-        misc.nan_to_num(grad, nan=0, posinf=1e5, neginf=-1e5, out=grad)
-
-
-def broadcast(modules: Iterable[torch.nn.Module | None]) -> None:
-    """Give every process the first one's parameters and buffers."""
-    if world() is None:
-        return
-    for module in filter(None, modules):
-        for tensor in misc.params_and_buffers(module):
-            torch.distributed.broadcast(tensor.detach(), src=0)
-
-
-def check_consistency(modules: Iterable[torch.nn.Module | None]) -> None:
-    """Make sure that every process still has what the first one has, bit for bit.
-
-    Raises:
-        AssertionError: with the name of a parameter or buffer that differs.
-    """
-    if world() is None:
-        return
-    for module in filter(None, modules):
-        misc.check_ddp_consistency(module)
-
-
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set in any process."""
-    if world() is None:
-        return flag
-    raised = torch.tensor(float(flag), device=device)
-    torch.distributed.all_reduce(raised)
-    return bool(raised > 0)
+# --- Joining ----------------------------------------------------------------------------------------------------------
 
 
 def torchrun_processes() -> int | None:
@@ -103,22 +98,29 @@ def restarted_by_torchrun() -> bool:
 
 
 def join_torchrun(device: str | None) -> None:
-    """Meet the other processes, if torchrun started this one. The first keeps its voice, the others fall silent."""
+    """Join the other processes, if torchrun started this one. Only rank 0 prints from then on."""
     if torchrun_processes() is None or torch.distributed.is_initialized():
         return
-    store, rank, size = next(torch.distributed.rendezvous('env://'))
+    store, own_rank, size = next(torch.distributed.rendezvous('env://'))
     if os.environ.get('GROUP_WORLD_SIZE') == '1':
         # On one machine, torchrun keeps its store when it starts processes again, and some versions of torch would find
-        # the addresses of the processes before in it.
+        # the addresses of the previous processes in it.
         attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)
         store = torch.distributed.PrefixStore(f'attempt {attempt}', store)
-    join(device, rank, size, store)
-    if torch.distributed.get_rank() != 0:
+    join(device, own_rank, size, store)
+    if own_rank != 0:
         sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (for as long as the process lives)
 
 
-def join(device: str | None, rank: int, size: int, store: torch.distributed.Store | None = None) -> None:
-    """Form the process group: NCCL where training runs on CUDA, gloo elsewhere."""
+def join(device: str | None, own_rank: int, size: int, store: Store) -> None:
+    """Form the process group: NCCL where training runs on CUDA, gloo elsewhere.
+
+    Args:
+        device: that the run was asked for, such as 'cpu' or 'cuda'; None is CUDA where available.
+        own_rank: of this process.
+        size: of the group.
+        store: through which the processes find each other.
+    """
     on_cuda = torch.device(device).type == 'cuda' if device else torch.cuda.is_available()
     sync_device = torch.device('cpu')
     if on_cuda:
@@ -126,42 +128,145 @@ def join(device: str | None, rank: int, size: int, store: torch.distributed.Stor
         torch.cuda.set_device(sync_device)
     elif 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(max((os.cpu_count() or 1) // size, 1))
-    torch.distributed.init_process_group('nccl' if on_cuda else 'gloo', rank=rank, world_size=size, store=store)
-    training_stats.init_multiprocessing(rank=rank, sync_device=sync_device if size > 1 else None)
-    if rank != 0:
+    torch.distributed.init_process_group('nccl' if on_cuda else 'gloo', rank=own_rank, world_size=size, store=store)
+    training_stats.init_multiprocessing(rank=own_rank, sync_device=sync_device if size > 1 else None)
+    if own_rank != 0:
         custom_ops.verbosity = 'none'
 
 
-def first_decides(decide: Callable[[], Result]) -> Result:
-    """What `decide` returns in the first process; the others do not call it. Where it fails, all end."""
-    if not torch.distributed.is_initialized():
-        return decide()
-    answer = [None, None]  # A result, or an exit status.
-    if torch.distributed.get_rank() == 0:
+def leave() -> None:
+    """End the process group."""
+    torch.distributed.destroy_process_group()
+
+
+def open_store() -> tuple[Store, int]:
+    """A store on this machine through which processes find each other, and the port that they reach it on."""
+    store = torch.distributed.TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)
+    return store, store.port
+
+
+def connect_to_store(port: int) -> Store:
+    """The store that another process of this machine opened."""
+    return torch.distributed.TCPStore(LOCALHOST, port, is_master=False)
+
+
+# --- Without gradient -------------------------------------------------------------------------------------------------
+
+
+def average(tensors: Sequence[torch.Tensor]) -> None:
+    """Replace tensors by their means over the processes, in one exchange."""
+    if world() is None or not tensors:
+        return
+    flat = sum_over_processes(torch.cat([tensor.flatten() for tensor in tensors]), world())
+    flat /= world_size()
+    for tensor, averaged in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(averaged.view_as(tensor))
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter], rounds: int) -> None:
+    """Replace the sums over this process's rounds in `grad` by averages over all rounds of all processes.
+
+    What is not finite becomes 0 or ±1e5, as in the host. A parameter without gradient keeps none: a loss that leaves
+    gradients out does so in all processes alike.
+    """
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    average(grads)
+    for grad in grads:
+        grad /= rounds
+        misc.nan_to_num(grad, nan=0, posinf=1e5, neginf=-1e5, out=grad)
+
+
+def sum_over_processes(tensor: torch.Tensor, group: Group | None) -> torch.Tensor:
+    """Replace a tensor by its sum over the processes of a group; returns the tensor."""
+    if group is not None:
+        torch.distributed.all_reduce(tensor, group=group)
+    return tensor
+
+
+def max_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """Replace a tensor by its elementwise maximum over the processes; returns the tensor."""
+    if world() is not None:
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return tensor
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set in any process; `device` is where the processes exchange tensors."""
+    if world() is None:
+        return flag
+    return bool(sum_over_processes(torch.tensor(float(flag), device=device), world()) > 0)
+
+
+def broadcast_from_rank_zero(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace the values of tensors, in every process, by those of rank 0."""
+    if world() is None:
+        return
+    for tensor in tensors:
+        torch.distributed.broadcast(tensor.detach(), src=0)
+
+
+def broadcast_modules(modules: Iterable[torch.nn.Module | None]) -> None:
+    """Give every process the parameters and buffers of rank 0."""
+    for module in filter(None, modules):
+        broadcast_from_rank_zero(misc.params_and_buffers(module))
+
+
+def check_consistency(modules: Iterable[torch.nn.Module | None]) -> None:
+    """Make sure that every process still has the parameters and buffers of rank 0, bit for bit.
+
+    Raises:
+        AssertionError: with the name of a parameter or buffer that differs.
+    """
+    if world() is None:
+        return
+    for module in filter(None, modules):
+        misc.check_ddp_consistency(module)
+
+
+def broadcast_object(value: Result, device: torch.device | None = None) -> Result:
+    """The value of rank 0, which is pickled; those of the other processes are ignored.
+
+    Args:
+        value: anything that can be pickled.
+        device: with NCCL, the device through which its bytes are sent; None is the current one.
+    """
+    if world() is None:
+        return value
+    values = [value]
+    on_cuda = device is not None and device.type == 'cuda'
+    torch.distributed.broadcast_object_list(values, src=0, device=device if on_cuda else None)
+    return values[0]
+
+
+def result_of_rank_zero(function: Callable[[], Result]) -> Result:
+    """What `function` returns on rank 0; the other processes do not call it.
+
+    Raises:
+        click.ClickException: on rank 0, from `function`; the other processes exit with its status.
+    """
+    if world() is None:
+        return function()
+    result = exit_code = None
+    if is_rank_zero():
         try:
-            answer[0] = decide()
+            result = function()
         except click.ClickException as error:
-            torch.distributed.broadcast_object_list([None, error.exit_code])
+            broadcast_object((None, error.exit_code))
             raise
-    torch.distributed.broadcast_object_list(answer)
-    if answer[1] is not None:
-        sys.exit(answer[1])
-    return answer[0]
+    result, exit_code = broadcast_object((result, exit_code))
+    if exit_code is not None:
+        sys.exit(exit_code)
+    return result
 
 
-def world() -> Group | None:
-    """All processes, or None if this one is alone."""
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.group.WORLD if together and torch.distributed.get_world_size() > 1 else None
+# --- With gradient ----------------------------------------------------------------------------------------------------
 
 
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, group: Group) -> torch.Tensor:
         ctx.processes = torch.distributed.get_world_size(group)
-        total = x.clone()
-        torch.distributed.all_reduce(total, group=group)
-        return total
+        return sum_over_processes(x.clone(), group)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -182,9 +287,23 @@ class _Gather(torch.autograd.Function):
         return grad.chunk(ctx.processes)[ctx.rank] * ctx.processes, None
 
 
-def sum_of_processes(x: torch.Tensor, group: Group | None) -> torch.Tensor:
+def sum_with_gradient(x: torch.Tensor, group: Group | None) -> torch.Tensor:
+    """The sum of `x`, of any shape, over the processes of a group. The module's docstring explains its gradient."""
     return x if group is None else _Sum.apply(x, group)
 
 
-def gather(x: torch.Tensor, group: Group | None) -> torch.Tensor:
+def gather_with_gradient(x: torch.Tensor, group: Group | None) -> torch.Tensor:
+    """The rows [n, ...] of all processes of a group, by rank: [processes * n, ...]; n must be the same everywhere.
+
+    The module's docstring explains its gradient.
+    """
     return x if group is None else _Gather.apply(x, group)
+
+
+def mean_of_all_processes(x: torch.Tensor) -> torch.Tensor:
+    """The mean over the batches of all processes, equally large; its gradient is that of this process's share."""
+    mean = x.mean()
+    if world() is None:
+        return mean
+    total = sum_over_processes(mean.detach().clone(), world())
+    return mean + (total / world_size() - mean.detach())

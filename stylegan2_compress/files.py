@@ -49,16 +49,19 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def only_process(directory: str | os.PathLike) -> Iterator[None]:
-    """Keep other processes out of a directory that this one works in: they get a sentence.
+def only_process(path: str | os.PathLike, in_use: str) -> Iterator[None]:
+    """Hold a lock on the file `path`, which is created if necessary and stays.
 
-    The lock is the operating system's and ends with the process, however that ends; the file `.lock` that it is on
-    stays. Where there are no such locks (Windows, some network file systems), nothing is kept out.
+    The lock is the operating system's and ends with the process, however that ends. Where there are no such locks
+    (Windows, some network file systems), no process is refused.
+
+    Args:
+        path: file to lock.
+        in_use: message for a process that is refused.
 
     Raises:
-        UserError: another process is in the block with the same directory, or the file cannot be written.
+        UserError: another process holds the lock, or the file cannot be written.
     """
-    path = Path(directory, '.lock')
     try:
         file = open(path, 'a')  # noqa: SIM115
     except OSError as error:
@@ -70,7 +73,7 @@ def only_process(directory: str | os.PathLike) -> Iterator[None]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(f'{directory} is in use: another process is training there.') from error
+                raise UserError(in_use) from error
         yield
 
 
@@ -82,6 +85,19 @@ def refuse_to_overwrite(path: str, force: bool) -> None:
         raise UserError(f'{path} exists: name another file, or add --force to replace it.')
     if not os.access(Path(path).absolute().parent, os.W_OK):
         raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')
+
+
+def require_writable_directory(option: str, directory: str) -> None:
+    """Refuse a directory that cannot be written to, or made.
+
+    Raises:
+        UserError: so is it, or what exists of its path.
+    """
+    existing = os.path.abspath(directory)
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f'{option}={directory} cannot be written to, because of {existing}; choose another directory.')
 
 
 @contextlib.contextmanager

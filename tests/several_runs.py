@@ -5,7 +5,6 @@ import signal
 import time
 
 import torch
-import torch.distributed
 
 from stylegan2_compress import distributed
 from stylegan2_compress.errors import Stopped, UserError

@@ -18,10 +18,11 @@ import torch
 from metrics import metric_main
 from tiny_runs import loop_arguments
 
-from stylegan2_compress import files, pickles
+from stylegan2_compress import pickles
 from stylegan2_compress.errors import Stopped, UserError
-from stylegan2_compress.runs import launch, states
-from stylegan2_compress.runs.launch import OUR_LOOP
+from stylegan2_compress.runs import launch, loops, states
+from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.runs.loops import OUR_LOOP
 from stylegan2_compress.runs.resume import continue_or_start, start_run
 from stylegan2_compress.training_loops import data, snapshots
 from stylegan2_compress.training_loops.distillation import training_loop
@@ -143,13 +144,13 @@ def test_killed_at_any_moment(arguments, tmp_path, uninterrupted):
         process = in_a_fork(killed, phase, delay, **given)
         process.join()
         exitcodes.append(process.exitcode)
-        counts.append(len(states.states_in(tmp_path / 'killed')))
+        counts.append(len(RunDirectory(tmp_path / 'killed').states()))
     assert exitcodes[:2] == [-signal.SIGKILL] * 2
     assert counts[:2] == [0, 1]
     assert set(exitcodes) <= {0, -signal.SIGKILL}
     train(**given)
     assert_same(tmp_path / 'killed', uninterrupted)
-    assert len(states.states_in(tmp_path / 'killed')) == 2
+    assert len(RunDirectory(tmp_path / 'killed').states()) == 2
 
 
 def stopped(number, phase, times=1, **given):
@@ -173,7 +174,7 @@ def stopped(number, phase, times=1, **given):
 def test_a_signal_ends_the_run_after_the_step(arguments, tmp_path, capfd, uninterrupted, number):
     process = in_a_fork(stopped, number, phase=5, **arguments(tmp_path / 'stopped'))
     process.join()
-    assert len(states.states_in(tmp_path / 'stopped')) == 1
+    assert len(RunDirectory(tmp_path / 'stopped').states()) == 1
     assert re.search(rf'Stopped: Stopped at 0.0\d+ kimg.*--resume={tmp_path}/stopped', capfd.readouterr().err)
     train(**arguments(tmp_path / 'stopped'))
     assert_same(tmp_path / 'stopped', uninterrupted)
@@ -183,7 +184,7 @@ def test_a_second_interrupt_ends_it_at_once(arguments, tmp_path, capfd):
     process = in_a_fork(stopped, signal.SIGINT, phase=5, times=2, **arguments(tmp_path / 'stopped'))
     process.join()
     assert 'KeyboardInterrupt' in capfd.readouterr().err
-    assert states.states_in(tmp_path / 'stopped') == []
+    assert RunDirectory(tmp_path / 'stopped').states() == []
 
 
 def damage(path):
@@ -201,13 +202,13 @@ def truncate(path):
 @pytest.mark.parametrize('harm', [damage, truncate])
 def test_a_damaged_state_is_told_and_the_one_before_it_used(arguments, tmp_path, capfd, uninterrupted, harm):
     run_dir = shutil.copytree(uninterrupted, tmp_path / 'damaged')
-    newest, _before = states.states_in(run_dir)
+    newest, _before = RunDirectory(run_dir).states()
     harm(newest)
     capfd.readouterr()
     train(**arguments(run_dir))
-    assert f'{newest} is damaged: its checksum does not fit. The one before it is used.' in capfd.readouterr().out
+    assert f'{newest} is damaged: its checksum does not match. The one before it is used.' in capfd.readouterr().out
     assert_same(run_dir, uninterrupted)
-    for path in states.states_in(run_dir):
+    for path in RunDirectory(run_dir).states():
         harm(path)
     with pytest.raises(UserError, match=r'All states in .* are damaged'):
         training_loop(**arguments(run_dir))
@@ -233,7 +234,7 @@ def test_a_full_disk_leaves_the_last_state(arguments, tmp_path, capfd):
         saved = states.write_state
 
         def write_state(file, state):
-            if len(states.states_in(given['run_dir'])) == 1:
+            if len(RunDirectory(given['run_dir']).states()) == 1:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             saved(file, state)
 
@@ -246,20 +247,20 @@ def test_a_full_disk_leaves_the_last_state(arguments, tmp_path, capfd):
     process = in_a_fork(train_with_little_space)
     process.join()
     assert re.search(r'Cannot write .*training-state-000000\.048\.pt: File too large', capfd.readouterr().err)
-    (state,) = states.states_in(tmp_path / 'full')
+    (state,) = RunDirectory(tmp_path / 'full').states()
     assert states.read_state(state)['progress']['cur_nimg'] == 24
     assert not list((tmp_path / 'full').glob('.*'))
 
 
 def test_a_state_holds_no_code(tmp_path):
-    path = states.save_state(tmp_path, 5, {'bad': os.path.join}, finished=False)
+    path = states.save_state(RunDirectory(tmp_path), 5, {'bad': os.path.join}, finished=False)
     with pytest.raises(Exception, match=r'[Ww]eights.only'):
         states.read_state(path)
 
 
 def test_a_state_opens_with_torch_alone(tmp_path):
     """The checksum is the comment of the zip archive."""
-    path = states.save_state(tmp_path, 12345, {'G': {'weight': torch.arange(5.0)}}, finished=True)
+    path = states.save_state(RunDirectory(tmp_path), 12345, {'G': {'weight': torch.arange(5.0)}}, finished=True)
     assert path.name == 'training-state-000012.345.pt'
     assert torch.equal(torch.load(path, weights_only=True)['G']['weight'], torch.arange(5.0))
     with zipfile.ZipFile(path) as archive:
@@ -333,7 +334,7 @@ def test_records_of_a_run_without_states_stay(begin, tmp_path):
     stats = tmp_path / 'runs' / '00000-name' / 'stats.jsonl'
     stats.write_text(tick(1) + tick(2) + '{"cut')
     before = stats.read_text()
-    with pytest.raises(UserError, match=r'cannot go on: it has no training-state-\*\.pt'):
+    with pytest.raises(UserError, match=r'cannot be continued: it has no training-state-\*\.pt'):
         begin(resume=run_dir, state_kimg=2)
     assert begin(resume='latest', state_kimg=2)[-10:] == '00001-name'
     assert stats.read_text() == before
@@ -348,7 +349,7 @@ def test_a_run_that_was_ended_before_its_first_state_begins_again(begin, tmp_pat
 
 
 def hold(run_dir, held, done):
-    with files.only_process(run_dir):
+    with RunDirectory(run_dir).claimed():
         held.set()
         done.wait(60)
 
@@ -382,7 +383,7 @@ def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch, number, k
     def loop(**_arguments):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(launch, 'run_loop', loop)
+    monkeypatch.setattr(loops, 'run_loop', loop)
     with pytest.raises(kind) as raised:
         launch.run_rank(0, dict(run_dir=str(tmp_path)))
     if kind is UserError:

@@ -31,8 +31,8 @@ from stylegan2_compress.evaluation import distances, features, names, records, s
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate, table
 from stylegan2_compress.host import datasets
-from stylegan2_compress.losses.adversarial import Batch, StyleMixing
 from stylegan2_compress.losses.images import ImageMatching
+from stylegan2_compress.losses.terms import Batch, StyleMixing
 
 REPOSITORY = Path(__file__).parents[1]
 pytestmark = [

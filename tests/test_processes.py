@@ -18,9 +18,9 @@ from tiny_runs import ADAM, loop_arguments
 
 from stylegan2_compress import host, pickles
 from stylegan2_compress.errors import Stopped, UserError
-from stylegan2_compress.losses.nickel import dual_arguments
+from stylegan2_compress.losses.discriminators import pair_arguments
 from stylegan2_compress.runs import launch
-from stylegan2_compress.runs.launch import OUR_LOOP
+from stylegan2_compress.runs.loops import OUR_LOOP
 
 DISTILLATION = OUR_LOOP
 TICKETS = 'stylegan2_compress.training_loops.ticket_search.training_loop'
@@ -85,7 +85,7 @@ def cases(directory, make_dataset_zip, make_generator, make_discriminator):
         dict(batch_gpu=8),
         loss_kwargs=dict(class_name='stylegan2_compress.NickelDimeLoss', **both),
         G_kwargs=dict(G_kwargs, class_name='training.networks.Generator'),
-        D_kwargs=dual_arguments(D_kwargs, D, 'scratch', {'b4': 16}),
+        D_kwargs=pair_arguments(D_kwargs, D, 'scratch', {'b4': 16}),
         **shared,
     )
     tickets = case(
@@ -183,7 +183,7 @@ def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, dir
     """The second process is killed once, in the middle; the run ends as if it had not been."""
     (tmp_path / 'fragile.py').write_text(
         'import os, signal\n'
-        'from stylegan2_compress.losses.base import AdversarialLoss\n'
+        'from stylegan2_compress.losses.adversarial import AdversarialLoss\n'
         'class Fragile(AdversarialLoss):\n'
         '    steps_left = 40\n'
         '    def accumulate_gradients(self, **kwargs):\n'

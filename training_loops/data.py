@@ -1,8 +1,9 @@
-"""What a step gets, as a function of where it is in the run: randomness, real images, latents, labels.
+"""The inputs of a step as a function of its position in the run: randomness, real images, latents, labels.
 
-A run is one long row of images. A step takes the next `batch_size` of them, in rounds of `batch_gpu`, spread over the
-processes; everything random about a round follows from the seed of the run and the place of the round's images. So a
-run can start anywhere in the row, and the processes of a step make what one process makes in as many rounds.
+A run is one long sequence of images. A step takes the next `batch_size` of them, in rounds of `batch_gpu`, spread over
+the processes; everything random about a round is a function of the seed of the run and the position of the round's
+images. So a run can start anywhere in the sequence, and several processes compute in a step what one process computes
+in as many rounds.
 """
 
 import itertools
@@ -17,18 +18,18 @@ import torch
 
 from stylegan2_compress.host import datasets
 
-# What is drawn: numbers that keep the random streams of one seed apart.
+# Purposes of random numbers: each has a stream of its own.
 SETUP, GRID, ORDER, LATENTS, ROUND = range(5)
 
 
-def generator(random_seed: int, *where: int) -> np.random.Generator:
-    """A random generator that the run's seed and `where` determine."""
-    return np.random.default_rng(np.random.SeedSequence(random_seed, spawn_key=where))
+def generator(random_seed: int, *position: int) -> np.random.Generator:
+    """A random generator that is determined by the run's seed and a purpose and position in the run."""
+    return np.random.default_rng(np.random.SeedSequence(random_seed, spawn_key=position))
 
 
-def seed_everything(random_seed: int, *where: int) -> None:
-    """Make torch's randomness on every device, and Python's and NumPy's, a function of the run's seed and `where`."""
-    torch_seed, other_seed = generator(random_seed, *where).integers(2**32, size=2).tolist()
+def seed_everything(random_seed: int, *position: int) -> None:
+    """Seed torch on every device, Python and NumPy; see `generator`."""
+    torch_seed, other_seed = generator(random_seed, *position).integers(2**32, size=2).tolist()
     torch.manual_seed(torch_seed)
     random.seed(other_seed)
     np.random.seed(other_seed)  # noqa: NPY002 (for code that draws from it)
@@ -36,7 +37,7 @@ def seed_everything(random_seed: int, *where: int) -> None:
 
 @dataclass(frozen=True)
 class Share:
-    """What one process does of every batch: some rounds of `batch_gpu` images.
+    """The part of every batch that one process computes: some rounds of `batch_gpu` images.
 
     Round k of process r has the images from (k · num_gpus + r) · batch_gpu on: the k-th rounds of all processes are
     neighbours, so that together they are what one process does in a round that is `num_gpus` times as large.
@@ -50,12 +51,13 @@ class Share:
     def __post_init__(self):
         if self.batch_size % (self.batch_gpu * self.num_gpus):
             raise ValueError(
-                f'batch_size={self.batch_size} is no multiple of batch_gpu={self.batch_gpu} times '
+                f'batch_size={self.batch_size} is not a multiple of batch_gpu={self.batch_gpu} times '
                 f'num_gpus={self.num_gpus}.'
             )
 
     @property
     def rounds(self) -> int:
+        """How many rounds there are per batch."""
         return self.batch_size // (self.batch_gpu * self.num_gpus)
 
     def offsets(self) -> list[int]:
@@ -64,13 +66,13 @@ class Share:
 
 
 class ShuffledSampler(torch.utils.data.Sampler):
-    """Indices of a process's real images without end: every epoch all images once, each in another order.
+    """Indices of a process's real images, without end: every epoch has all images once, in an order of its own.
 
     Args:
-        size: of the data set.
-        share: of the batches.
-        random_seed: of the order.
-        start: how many images the run, all processes together, has seen already.
+        size: number of images in the data set.
+        share: of the batches that this process has.
+        random_seed: of the run.
+        start: how many images all processes of the run together have seen already.
     """
 
     def __init__(self, size: int, share: Share, random_seed: int, start: int = 0):
@@ -83,8 +85,8 @@ class ShuffledSampler(torch.utils.data.Sampler):
     def __iter__(self) -> Iterator[int]:
         for batch_start in itertools.count(self.start, self.share.batch_size):
             for offset in self.share.offsets():
-                for place in range(batch_start + offset, batch_start + offset + self.share.batch_gpu):
-                    yield int(self.order(place // self.size)[place % self.size])
+                for position in range(batch_start + offset, batch_start + offset + self.share.batch_gpu):
+                    yield int(self.order(position // self.size)[position % self.size])
 
 
 def real_batches(
@@ -95,7 +97,7 @@ def real_batches(
     Args:
         training_set: the host's dataset.
         share, random_seed, start: see `ShuffledSampler`.
-        device: where the images are to be.
+        device: of the images and labels.
         loader_kwargs: of torch's `DataLoader`.
     """
     loader = torch.utils.data.DataLoader(
@@ -114,7 +116,7 @@ def real_batches(
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach workers too, whose images are wanted until the step is done."""
+    """Ignore Ctrl-C and SIGTERM, which reach workers too: their images are needed until the step is done."""
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, signal.SIG_IGN)
 
@@ -128,31 +130,31 @@ def rounds(
     cur_nimg: int,
     phase: int,
 ) -> Iterator[dict]:
-    """Yield what `accumulate_gradients` takes in each of this process's rounds of a phase, with its randomness seeded.
+    """Yield the arguments of `accumulate_gradients` for each round of a phase that this process does.
 
-    Latents are drawn for the whole batch and one's own taken: an image gets its latent whatever the rounds are. The
-    labels that go with them are those of real images.
+    Before each, everything random is seeded. Latents are drawn for the whole batch, of which the process takes its
+    own: an image has the same latent however the batch is split. The labels for them are those of random real images.
 
     Args:
         real_rounds: of the batch, from `real_batches`.
         training_set: where labels come from.
-        z_dim: width of latents.
-        share: of the batch.
+        z_dim: width of the latents.
+        share: of the batch that this process has.
         random_seed: of the run.
-        cur_nimg: images that the run had seen before this batch.
-        phase: number of the phase.
+        cur_nimg: how many images the run had seen before this batch.
+        phase: index of the phase.
     """
     rnd = generator(random_seed, LATENTS, cur_nimg, phase)
     all_z = rnd.standard_normal([share.batch_size, z_dim], np.float32)
-    label_of = rnd.integers(len(training_set), size=share.batch_size)
+    label_indices = rnd.integers(len(training_set), size=share.batch_size)
     for offset, (real_img, real_c) in zip(share.offsets(), real_rounds, strict=True):
-        mine = slice(offset, offset + share.batch_gpu)
-        gen_c = np.stack([training_set.get_label(index) for index in label_of[mine]])
+        own = slice(offset, offset + share.batch_gpu)
+        gen_c = np.stack([training_set.get_label(index) for index in label_indices[own]])
         seed_everything(random_seed, ROUND, cur_nimg, phase, offset)
         yield dict(
             real_img=real_img,
             real_c=real_c,
-            gen_z=torch.from_numpy(all_z[mine]).to(real_img.device),
+            gen_z=torch.from_numpy(all_z[own]).to(real_img.device),
             gen_c=torch.from_numpy(gen_c).to(real_img.device),
             sync=offset == share.offsets()[-1],
         )

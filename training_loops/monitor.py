@@ -1,10 +1,10 @@
-"""Tells people and files how a run goes: the status line, a progress bar, `stats.jsonl`."""
+"""How a run goes, printed and written down: status lines, a progress bar, statistics per tick, TensorBoard."""
 
 import json
-import os
 import re
 import sys
 import time
+from pathlib import Path
 
 import dnnlib
 import psutil
@@ -13,14 +13,18 @@ from metrics import metric_main
 from torch_utils import training_stats
 from tqdm import tqdm
 
+from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops.tensorboard import TensorBoard
 
 
 class Collector(training_stats.Collector):
-    """The host's collector of statistics, which a continued run takes up where the state was saved."""
+    """The host's collector of statistics, which has a state: a continued run goes on collecting."""
 
     def state_dict(self) -> dict:
-        """What was reported since the last `update`, by all processes together, and what is visible. Called by all."""
+        """What all processes have reported since the last `update`, and what that made visible.
+
+        To be called in all processes.
+        """
         totals = training_stats._sync(self.names())
         zero = torch.zeros([training_stats._num_moments], dtype=training_stats._counter_dtype)
         return {
@@ -38,48 +42,49 @@ class Collector(training_stats.Collector):
 class Monitor:
     """Keeps a run's clocks, and writes its progress at the end of each tick.
 
-    Every process has one, because statistics are of all of them; only the first writes and shows anything.
+    Every process has one, because statistics are of all of them; only rank 0 prints and writes.
 
     Args:
-        run_dir: `stats.jsonl` and `metric-*.jsonl` go there.
+        directory: of the run.
         total_kimg: length of the run in thousands of images.
         device: where memory is measured.
         rank: of this process.
     """
 
-    def __init__(self, run_dir: str, total_kimg: float, device: torch.device, rank: int = 0):
-        self.run_dir = run_dir
+    def __init__(self, directory: RunDirectory, total_kimg: float, device: torch.device, rank: int = 0):
+        self.directory = directory
         self.total_nimg = total_kimg * 1000
         self.device = device
-        self.first = rank == 0
+        self.is_rank_zero = rank == 0
         self.run_start = self.tick_start = time.time()
         self.maintenance = 0.0
         self.tick_start_nimg = 0
         self.collector = Collector(regex='.*')
 
     def begin(self, cur_nimg: int = 0) -> None:
-        """Training starts, at so many images. At the first one, what went before counts as maintenance."""
+        """Start the clocks of training after so many images. In a new run, setting up counts as maintenance."""
         if cur_nimg == 0:
             now = time.time()
             self.maintenance, self.tick_start = now - self.run_start, now
-        self.tensorboard = TensorBoard.open(self.run_dir, cur_nimg) if self.first else None
-        if self.first:
-            self.stats_jsonl = open(os.path.join(self.run_dir, 'stats.jsonl'), 'a' if cur_nimg else 'w')  # noqa: SIM115
+        self.tensorboard = TensorBoard.open(self.directory.path, cur_nimg) if self.is_rank_zero else None
+        if self.is_rank_zero:
+            self.stats_jsonl = open(self.directory.stats_path, 'a' if cur_nimg else 'w')  # noqa: SIM115
         self.bar = tqdm(
             total=self.total_nimg / 1000,
             initial=cur_nimg / 1000,
             unit='kimg',
             bar_format='{percentage:3.0f}% |{bar}| {n:.1f}/{total:g} kimg, {remaining} left{postfix}',
             file=sys.__stderr__,  # The host's Logger stands in for sys.stderr and would log the bar.
-            disable=not (self.first and sys.__stderr__.isatty()),
+            disable=not (self.is_rank_zero and sys.__stderr__.isatty()),
             smoothing=0.05,
         )
 
     def advance(self, images: int) -> None:
+        """Move the progress bar."""
         self.bar.update(images / 1000)
 
     def print_tick(self, tick: int, cur_nimg: int, augment_p: float) -> None:
-        """The host's status line, its numbers collected as statistics too."""
+        """Print the host's status line, and report its numbers as statistics."""
         self.tick_end = time.time()
         total, spent = self.tick_end - self.run_start, self.tick_end - self.tick_start
         kimg = (cur_nimg - self.tick_start_nimg) / 1e3
@@ -102,29 +107,29 @@ class Monitor:
         ]
         report('Timing/total_hours', total / 3600)
         report('Timing/total_days', total / 86400)
-        self.say(' '.join(fields))
+        self.print_line(' '.join(fields))
 
-    def report_image(self, name: str, png_path: str, cur_nimg: int) -> None:
-        """Show a grid of images that was written to a file."""
+    def report_image(self, name: str, png_path: Path, cur_nimg: int) -> None:
+        """Pass a grid of images, which was written to a file, to TensorBoard."""
         if self.tensorboard is not None:
             self.tensorboard.image(name, png_path, cur_nimg)
 
-    def report_metric(self, result: dict, snapshot_pkl: str, cur_nimg: int) -> None:
-        """Print and write down what the host's `calc_metric` returned."""
-        if self.first:
+    def report_metric(self, result: dict, snapshot_pkl: Path, cur_nimg: int) -> None:
+        """Print and record what the host's `calc_metric` returned."""
+        if self.is_rank_zero:
             self.bar.clear()
-            metric_main.report_metric(result, run_dir=self.run_dir, snapshot_pkl=snapshot_pkl)
+            metric_main.report_metric(result, run_dir=str(self.directory.path), snapshot_pkl=str(snapshot_pkl))
             self.bar.refresh()
         if self.tensorboard is not None:
             self.tensorboard.metrics(result['results'], cur_nimg)
 
     def end_tick(self, phases, cur_nimg: int) -> None:
-        """Append the statistics since the last tick to `stats.jsonl`, show the losses, restart the tick's clocks."""
+        """Record the statistics since the last tick, show the losses, restart the tick's clocks."""
         for phase in phases:
             training_stats.report0(f'Timing/{phase.name}', phase.stopwatch.milliseconds())
         self.collector.update()
         stats = self.collector.as_dict()
-        if self.first:
+        if self.is_rank_zero:
             self.stats_jsonl.write(json.dumps(dict(stats, timestamp=time.time())) + '\n')
             self.stats_jsonl.flush()
             self._show_losses(stats, cur_nimg)
@@ -135,7 +140,7 @@ class Monitor:
         self.maintenance = self.tick_start - self.tick_end
 
     def _show_losses(self, stats: dict, cur_nimg: int) -> None:
-        """Speed and main losses in the bar; where there is none, in a line with the time that is left."""
+        """Show speed and main losses in the bar; without a bar, print them with the remaining time."""
         seconds = (time.time() - self.tick_start) / (cur_nimg - self.tick_start_nimg)
         shown = [f'{1 / seconds:.1f} images/s']
         for name, value in stats.items():
@@ -146,14 +151,14 @@ class Monitor:
             left = dnnlib.util.format_time(max(self.total_nimg - cur_nimg, 0) * seconds)
             print(f'  {", ".join(shown)}, {left} left', flush=True)
 
-    def say(self, line: str) -> None:
-        """Print a line without tearing the bar."""
+    def print_line(self, line: str) -> None:
+        """Print a line above the progress bar."""
         self.bar.clear()
         print(line, flush=True)
         self.bar.refresh()
 
     def state_dict(self) -> dict:
-        """The clocks and what was collected since the last tick."""
+        """The clocks, and the statistics since the last tick."""
         now = time.time()
         return {
             'seconds': now - self.run_start,
@@ -164,14 +169,16 @@ class Monitor:
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Set the clocks as if the run had not been interrupted."""
         now = time.time()
         self.run_start, self.tick_start = now - state['seconds'], now - state['tick_seconds']
         self.maintenance, self.tick_start_nimg = state['maintenance'], state['tick_start_nimg']
         self.collector.load_state_dict(state['collector'])
 
     def close(self) -> None:
+        """Close the bar and all files."""
         self.bar.close()
-        if self.first:
+        if self.is_rank_zero:
             self.stats_jsonl.close()
         if self.tensorboard is not None:
             self.tensorboard.close()

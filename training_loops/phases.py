@@ -12,26 +12,29 @@ from stylegan2_compress import distributed
 
 
 class Stopwatch:
-    """Time between `start` and `stop` on one device: CUDA events there, the wall clock elsewhere."""
+    """The time between `start` and `stop`: on CUDA by events in the device's current stream, else by the wall clock."""
 
     def __init__(self, device: torch.device):
+        self.device = device
         self.events = None
         if device.type == 'cuda':
             self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
         self.started = self.elapsed = None
 
     def start(self) -> None:
+        """Start measuring; the last time is kept until `stop`."""
         if self.events:
-            self.events[0].record()
+            self.events[0].record(torch.cuda.current_stream(self.device))
         self.started = time.perf_counter()
 
     def stop(self) -> None:
+        """Stop measuring."""
         if self.events:
-            self.events[1].record()
+            self.events[1].record(torch.cuda.current_stream(self.device))
         self.elapsed = time.perf_counter() - self.started
 
     def milliseconds(self) -> list[float]:
-        """The last time measured, or nothing if there was none, as `training_stats.report0` wants it."""
+        """The last time measured, as a list for `training_stats.report0`: empty if nothing was measured yet."""
         if self.elapsed is None:
             return []
         if self.events:
@@ -55,16 +58,21 @@ class Phase:
         self.parameters = list(self.module.parameters())
 
     def begin(self) -> None:
+        """Delete the gradients of the last step, and let the module have new ones."""
         self.stopwatch.start()
         self.opt.zero_grad(set_to_none=True)
         self.module.requires_grad_(True)
 
     def has_gradients(self) -> bool:
-        """Whether the loss has left any: it leaves out steps whose loss is not finite."""
+        """Whether any parameter has a gradient: a loss deletes them all in a step that is to be left out."""
         return any(parameter.grad is not None for parameter in self.parameters)
 
     def finish(self, rounds: int) -> None:
-        """Step the optimizer with the mean gradient of the batch, of which this process did so many rounds."""
+        """Step the optimizer with the mean gradient of the batch.
+
+        Args:
+            rounds: in how many rounds this process did its share of the batch.
+        """
         self.module.requires_grad_(False)
         distributed.average_gradients(self.parameters, rounds)
         self.opt.step()
@@ -72,22 +80,24 @@ class Phase:
 
 
 class MovingAverages:
-    """Tensors that every forward pass moves, such as the average of W, kept independent of how a batch is split.
+    """Tensors that every forward pass moves, such as the average of W, made independent of how a batch is split.
 
     In a phase, every round of every process starts from the same values, and the results are averaged: one round with
-    all the images does the same. Values that are not finite are forgotten.
+    all the images does the same. Results that are not finite are discarded.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor]):
         self.tensors = list(tensors)
 
     def begin(self) -> None:
+        """Start a phase."""
         self.before = [tensor.clone() for tensor in self.tensors]
         self.sums = [torch.zeros_like(tensor) for tensor in self.tensors]
         self.rounds = 0
 
     @contextlib.contextmanager
     def round(self) -> Iterator[None]:
+        """A context for the forward passes of one round."""
         for tensor, before in zip(self.tensors, self.before, strict=True):
             tensor.copy_(before)
         yield
@@ -96,7 +106,7 @@ class MovingAverages:
         self.rounds += 1
 
     def finish(self, used: bool) -> None:
-        """End the phase. A step that the loss left out, not `used`, leaves the averages alone."""
+        """End the phase. A step that was left out, not `used`, does not change the tensors."""
         if not used:
             self.sums = self.before
         else:

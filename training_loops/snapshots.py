@@ -1,7 +1,7 @@
-"""What a run leaves behind: image grids and network pickles, named and shaped as the host's."""
+"""Image grids and the contents of network pickles, in the host's formats."""
 
 import copy
-import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,13 +18,13 @@ def grid_size(image_shape: tuple[int, int, int]) -> tuple[int, int]:
 
 
 class ImageGrid:
-    """A fixed grid of latents and labels whose images are written through the run.
+    """A fixed grid of latents and labels, whose images show the progress of a run.
 
     Args:
         training_set: gives the image shape, and the labels: one per row where there are any.
         z_dim: width of the generator's latents.
         batch: how many images are generated at a time.
-        device: where the latents are to be.
+        device: of the latents.
     """
 
     def __init__(self, training_set, z_dim: int, batch: int, device: torch.device):
@@ -36,7 +36,7 @@ class ImageGrid:
         self.batches = list(zip(z.split(batch), c.split(batch), strict=True))
 
     def _choose(self, training_set) -> list[int]:
-        """Indices of real images: any ones in random order, or one label per row."""
+        """Indices of real images: random ones, or where there are labels, one label per row."""
         rnd = np.random.RandomState(0)
         count = self.rows * self.columns
         if not training_set.has_labels:
@@ -51,19 +51,23 @@ class ImageGrid:
             cells += list(np.resize(np.roll(pool, -self.columns * (row // len(labels))), self.columns))
         return cells
 
-    def save_reals(self, path: str) -> None:
+    def save_reals(self, path: Path) -> None:
+        """Write the real images to an image file."""
         grid(np.stack(self.reals), self.columns).save(path)
 
-    def save_fakes(self, G_ema: torch.nn.Module, path: str, **synthesis_kwargs) -> None:
+    def save_fakes(self, G_ema: torch.nn.Module, path: Path, **synthesis_kwargs) -> None:
+        """Generate the images of the grid and write them to an image file."""
         with torch.no_grad():
             images = [G_ema(z=z, c=c, noise_mode='const', **synthesis_kwargs).cpu() for z, c in self.batches]
         grid(to_uint8(torch.cat(images)), self.columns).save(path)
 
 
 def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
-    """The contents of a `network-snapshot-*.pkl`: modules on the CPU, in eval mode, without gradients.
+    """The contents of a network pickle: modules on the CPU, in eval mode, without gradients.
 
-    `networks` are G, D, G_ema and augment_pipe. Where D is None, the snapshot has one that means nothing.
+    Args:
+        networks: G, D, G_ema and augment_pipe, copied. For a D that is None, the pickle has a placeholder.
+        training_set_kwargs: of the host's dataset.
     """
     data = {'training_set_kwargs': dict(training_set_kwargs)}
     for name, module in networks.items():
@@ -86,7 +90,3 @@ def placeholder_discriminator(G: torch.nn.Module) -> torch.nn.Module:
             epilogue_kwargs=dict(mbstd_num_channels=0),
         )
     return D.eval().requires_grad_(False)
-
-
-def snapshot_path(run_dir: str, prefix: str, cur_nimg: int, suffix: str) -> str:
-    return os.path.join(run_dir, f'{prefix}{cur_nimg // 1000:06d}{suffix}')

@@ -1,34 +1,46 @@
-"""The `stylegan2-compress` command: its sub-commands are in `commands/`.
+"""The `stylegan2-compress` command: a table of sub-commands, whose modules are imported when they are asked for.
 
-Imports of torch and of our rooms happen inside the commands, so that `--help` answers at once.
+Nothing here imports torch, so that `--help`, and refusals of what needs no look at a file, come at once.
 """
+
+import importlib
 
 import click
 
-from stylegan2_compress.cli import evaluation, host, networks, report, statistics, tickets, training
 from stylegan2_compress.version import __version__
 
+COMMANDS = {
+    'compare': 'evaluation:compare',
+    'convert': 'networks:convert',
+    'distill': 'training:distill',
+    'evaluate': 'evaluation:evaluate',
+    'find-ticket': 'training:find_ticket',
+    'host': 'host:host',
+    'inspect': 'networks:inspect',
+    'patch': 'host:patch',
+    'profile': 'networks:profile',
+    'prune': 'networks:prune',
+    'quickstart': 'training:quickstart',
+    'report': 'report:report',
+    'stats': 'statistics:stats',
+    'ticket': 'tickets:ticket',
+}
 
-@click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 120})
+
+class Commands(click.Group):
+    """A group whose commands are found in `COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _colon, function = COMMANDS[cmd_name].partition(':')
+        return getattr(importlib.import_module(f'{__name__}.{module}'), function)
+
+
+@click.group(cls=Commands, context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 120})
 @click.version_option(__version__, prog_name='stylegan2-compress')
 def main() -> None:
-    """Compress StyleGAN2 generators: pruning, DiME distillation, and what they need around them."""
-
-
-for command in (
-    host.host,
-    host.patch,
-    networks.inspect,
-    networks.convert,
-    networks.prune,
-    networks.profile,
-    statistics.stats,
-    training.distill,
-    training.quickstart,
-    report.report,
-    evaluation.evaluate,
-    evaluation.compare,
-    tickets.find_ticket,
-    tickets.ticket,
-):
-    main.add_command(command)
+    """Compress StyleGAN2 generators: pruning, distillation with DiME and NICKEL, lottery tickets, evaluation."""

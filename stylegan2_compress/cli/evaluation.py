@@ -2,7 +2,7 @@
 
 import click
 
-from stylegan2_compress.cli.shared import SEED, host_option
+from stylegan2_compress.cli.shared import SEED, device_option, host_option, load, trust_option
 
 
 @click.command()
@@ -19,8 +19,8 @@ from stylegan2_compress.cli.shared import SEED, host_option
 )
 @click.option('--seed', type=SEED, default=0, show_default=True, metavar='N', help='The first seed.')
 @click.option('--mirror', is_flag=True, help='Data for fid50k, kid50k and pr50k3 includes flipped images.')
-@click.option('--device', metavar='NAME', help='Where to compute  [default: cuda where there is one, else cpu]')
-@click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')
+@device_option
+@trust_option
 @host_option
 def evaluate(files, data, metrics, samples, repeats, seed, mirror, device, trust, host_dir):
     """Measure generators (G_ema), side by side; differences are to the first one.
@@ -48,12 +48,9 @@ def evaluate(files, data, metrics, samples, repeats, seed, mirror, device, trust
       stylegan2-compress evaluate teacher.pkl student.pkl --data mnist.zip --samples 2000 --repeats 3 \\
           --metrics fd:efficientnet_lite0@size=64,agreement
     """
-    from stylegan2_compress import host
-
-    host.activate(host_dir)
-    from stylegan2_compress.evaluation.evaluate import evaluate, table
-
-    click.echo(table(evaluate(list(files), data, metrics, samples, repeats, seed, mirror, device, trust)))
+    evaluate = load('evaluation.evaluate:evaluate', host_dir)
+    results = evaluate(list(files), data, metrics, samples, repeats, seed, mirror, device, trust)
+    click.echo(load('evaluation.evaluate:table')(results))
 
 
 @click.command()
@@ -61,7 +58,7 @@ def evaluate(files, data, metrics, samples, repeats, seed, mirror, device, trust
 @click.option(
     '--format', 'form', type=click.Choice(['text', 'markdown', 'csv', 'json']), default='text', show_default=True
 )
-@click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')
+@trust_option
 @host_option
 def compare(places, form, trust, host_dir):
     """One table of earlier runs: how they were trained, how large the generator is, and every metric on record.
@@ -74,10 +71,5 @@ def compare(places, form, trust, host_dir):
       stylegan2-compress compare runs/00000-* runs/00001-*
       stylegan2-compress compare teacher.pkl runs/00003-ffhq-DiMELoss --format markdown
     """
-    from stylegan2_compress import host
-
-    host.activate(host_dir)
-    from stylegan2_compress.evaluation.compare import compare
-    from stylegan2_compress.evaluation.tables import render
-
-    click.echo(render(compare(places, trust), form))
+    rows = load('evaluation.compare:compare', host_dir)(places, trust)
+    click.echo(load('evaluation.tables:render')(rows, form))

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import click
 
-from stylegan2_compress.cli.shared import SEED, force_option, host_option
+from stylegan2_compress.arguments import command_options
+from stylegan2_compress.cli.shared import device_option, force_option, host_option, load, trust_option
+from stylegan2_compress.compression.options import PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import refuse_to_overwrite
 
@@ -26,12 +27,7 @@ def inspect(file, as_json, host_dir):
       stylegan2-compress inspect ffhq.pkl
       stylegan2-compress inspect --json student.safetensors
     """
-    from stylegan2_compress import host
-
-    host.activate(host_dir)
-    from stylegan2_compress import pickles
-
-    report = pickles.inspect(file)
+    report = load('pickles:inspect', host_dir)(file)
     click.echo(json.dumps(dataclasses.asdict(report), default=repr) if as_json else report.text())
 
 
@@ -39,7 +35,7 @@ def inspect(file, as_json, host_dir):
 @click.argument('source', metavar='IN|URL')
 @click.argument('dest', metavar='OUT')
 @force_option
-@click.option('--trust', is_flag=True, help='Run unknown code that IN contains.')
+@trust_option
 @host_option
 def convert(source, dest, force, trust, host_dir):
     """Convert networks between .pkl and .safetensors, in both directions without loss.
@@ -52,42 +48,23 @@ def convert(source, dest, force, trust, host_dir):
       stylegan2-compress convert ffhq.pkl ffhq.safetensors
       stylegan2-compress convert student.safetensors student.pkl
     """
-    from stylegan2_compress import host
-
     if not dest.endswith(('.pkl', '.safetensors')):
         raise UserError(f'Cannot tell what to convert to: {dest} ends neither in .pkl nor in .safetensors.')
     refuse_to_overwrite(dest, force)
-    host.activate(host_dir)
-    from stylegan2_compress import pickles
-
-    pickles.save(dest, pickles.load(source, trust=trust))
+    networks = load('pickles:load', host_dir)(source, trust=trust)
+    load('pickles:save')(dest, networks)
 
 
 @click.command()
-@click.option('--teacher', required=True, metavar='PKL|URL', help='Network pickle whose G_ema is pruned.')
-@click.option('--ratio', type=float, metavar='P', help='Part, in [0, 1), of the channels of every layer to leave out.')
-@click.option('--widths', metavar='RES:N,…', help='Instead: channels to keep by resolution; the others stay whole.')
-@click.option(
-    '--criterion',
-    default='l1',
-    show_default=True,
-    metavar='NAME',
-    help='How channels are chosen: l1, l1-styled, random, content-aware, diversity.',
-)
-@click.option('--init', default='none', show_default=True, metavar='NAME', help='Then change the weights: none, svs.')
-@click.option('--samples', type=click.IntRange(min=1), default=400, show_default=True, help='Images to judge by.')
-@click.option('--batch', type=click.IntRange(min=1), default=8, show_default=True, help='Images at a time.')
-@click.option('--seed', type=SEED, default=0, show_default=True, help='Seed of the criterion.')
-@click.option('--mask', metavar='FILE.pt', help='TorchScript: images [N,C,H,W] in [-1,1] to content masks [N,1,H,W].')
-@click.option('--device', metavar='NAME', help='Where to judge channels  [default: cuda where there is one, else cpu]')
-@click.option('--out', required=True, type=click.Path(dir_okay=False), metavar='PKL', help='File to write.')
+@command_options(PruneOptions)
 @force_option
-@click.option('--trust', is_flag=True, help='Run unknown code that the teacher pickle contains.')
+@trust_option
 @host_option
-def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, device, out, force, trust, host_dir):
+def prune(force, trust, host_dir, **options):
     """Prune a trained generator to a smaller one, ready to be distilled.
 
-    The file written is an ordinary network pickle: every tool of the host opens it, and train.py resumes from it.
+    The file written is an ordinary network pickle: every tool of the host opens it, and `--student` of train.py and
+    distill takes it.
 
     \b
     Examples:
@@ -100,39 +77,9 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
       # The channels that faces depend on, found by a face parser of your own
       stylegan2-compress prune --teacher ffhq.pkl --ratio 0.9 --criterion content-aware --mask parser.pt --out s.pkl
     """
-    from stylegan2_compress import host
-
-    if (ratio is None) == (widths is None):
-        raise UserError('Say either --ratio or --widths, one of the two.')
-    if mask is not None and criterion != 'content-aware':
-        raise UserError(f'--mask has no meaning for the criterion {criterion}, only for content-aware.')
-    refuse_to_overwrite(out, force)
-    host.activate(host_dir)
-    from stylegan2_compress import pickles, pruning
-    from stylegan2_compress.host import devices, profiling
-    from stylegan2_compress.host.networks import require_generator
-
-    device = devices.choose(device)
-    content_mask = None if mask is None else pruning.load_content_mask(mask, device)
-    criterion_options = pruning.CriterionOptions(samples, batch, seed, content_mask)
-    data = pickles.load(teacher, trust=trust)
-    require_generator(teacher, data)
-    if type(data['G_ema']).__name__ == 'ScoreMaskedGenerator':
-        raise UserError(f'{teacher} has masked weights: prune what `ticket save` and `ticket bake` make of it.')
-    if data['D'] is None:
-        raise UserError(f'{teacher} has no discriminator, without which the host opens no pickle: name one that has.')
-    if widths is None:
-        channels = pruning.widths_for_ratio(data['G_ema'], ratio)
-    else:
-        channels = pruning.widths_from_text(data['G_ema'], widths)
-    data['G_ema'].to(device)
-    student = pruning.make_student(data, channels, criterion, criterion_options, init)
-    for network in (student['G'], student['G_ema']):
-        network.cpu()
-    pickles.save(out, student)
-    for what, count in (('parameters', profiling.parameters), ('MACs per image', profiling.macs)):
-        before, after = count(data['G_ema']), count(student['G_ema'])
-        click.echo(f'{what}: {before:,} -> {after:,} ({after / before - 1:+.2%})')
+    chosen = PruneOptions(**options)
+    refuse_to_overwrite(chosen.out, force)
+    click.echo(load('compression.prune:prune', host_dir)(chosen, trust))
 
 
 @click.command()
@@ -141,10 +88,10 @@ def prune(teacher, ratio, widths, criterion, init, samples, batch, seed, mask, d
 @click.option('--layers', is_flag=True, help='Show every layer.')
 @click.option('--no-measure', is_flag=True, help='Only count: nothing is run.')
 @click.option('--json', 'as_json', is_flag=True, help='Write JSON instead of a table.')
-@click.option('--device', metavar='NAME', help='Where to measure  [default: cuda where there is one, else cpu]')
-@click.option('--trust', is_flag=True, help='Run unknown code that the pickles contain.')
+@device_option
+@trust_option
 @host_option
-def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
+def profile(host_dir, **options):
     """Parameters, multiply-accumulates, time and memory of generators (G_ema), compared with the first.
 
     MACs are counted as the GAN compression papers do: convolutions at their input's resolution, toRGB, mapping network
@@ -158,38 +105,4 @@ def profile(files, batch, layers, no_measure, as_json, device, trust, host_dir):
       # Counts of every layer, for another program
       stylegan2-compress profile --no-measure --layers --json ffhq.pkl
     """
-    from tqdm import tqdm
-
-    from stylegan2_compress import host
-
-    host.activate(host_dir)
-    from stylegan2_compress import pickles
-    from stylegan2_compress.host import devices, profiling
-    from stylegan2_compress.host.networks import require_generator
-    from stylegan2_compress.tickets import baking
-
-    device = devices.choose(device)
-    generators = []
-    for file in files:
-        data = pickles.load(file, trust=trust)
-        require_generator(file, data)
-        generators.append(baking.plain(data['G_ema']).eval())
-    profiles = []
-    for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
-        file_bytes = Path(pickles.local_file(file)).stat().st_size
-        batches = [] if no_measure else sorted({1, batch})
-        try:
-            profiles.append(profiling.profile(G.to(device), file, file_bytes, layers, batches))
-        except RuntimeError as error:
-            if 'memory' not in str(error):  # What the allocators of all devices say.
-                raise
-            raise UserError(f'--batch={batch} is more than memory holds on {device}: give a smaller one.') from error
-        G.cpu()
-    if as_json:
-        measured_on = None if no_measure else profiling.device_name(device)
-        entries = [{**dataclasses.asdict(p), 'against_first': profiling.reductions(p, profiles[0])} for p in profiles]
-        click.echo(json.dumps({'measured_on': measured_on, 'profiles': entries}, indent=2))
-    else:
-        click.echo(profiling.table(profiles))
-        if not no_measure:
-            click.echo(f'measured on {profiling.device_name(device)}')
+    click.echo(load('evaluation.profile:profile', host_dir)(**options))

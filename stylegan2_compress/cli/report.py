@@ -2,7 +2,7 @@
 
 import click
 
-from stylegan2_compress.cli.shared import host_option
+from stylegan2_compress.cli.shared import host_option, load_light
 
 
 @click.command()
@@ -35,10 +35,6 @@ def report(run_dirs, out, snapshots, latency, host_dir):
       # Two runs side by side, without opening a network
       stylegan2-compress report runs/00000-a runs/00001-b --out comparison.html --snapshots 0
     """
-    from stylegan2_compress import host
-
     if snapshots:
-        host.activate(host_dir)
-    from stylegan2_compress.report import write
-
-    click.echo(write(run_dirs, out, snapshots, latency))
+        load_light('host:activate')(host_dir)
+    click.echo(load_light('report:write')(run_dirs, out, snapshots, latency))

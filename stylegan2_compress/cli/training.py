@@ -1,46 +1,15 @@
-"""`distill` and `quickstart`: runs."""
-
-import os
+"""`distill`, `find-ticket` and `quickstart`: runs."""
 
 import click
 
-from stylegan2_compress.cli.shared import SEED, data_option, outdir_option, run_options
+from stylegan2_compress.arguments import command_options
+from stylegan2_compress.cli.shared import SEED, host_option, load, load_light
+from stylegan2_compress.compression.options import DistillOptions, TicketOptions
 
 
 @click.command()
-@click.option('--teacher', required=True, metavar='PKL|URL', help='Network pickle to learn from.')
-@data_option
-@outdir_option
-@click.option('--student', metavar='PKL|URL', help='Network pickle to start from  [default: the teacher, pruned]')
-@click.option('--ratio', type=float, metavar='P', help='Without --student: share of channels to cut  [default: 0.7]')
-@click.option('--loss', default='stylegan2_compress.DiMELoss', show_default=True, metavar='CLASS', help='Loss class.')
-@click.option(
-    '--loss-arg', 'loss_args', multiple=True, metavar='KEY=VALUE', help='Argument of the loss class; may be repeated.'
-)
-@click.option('--loop', metavar='MODULE.FUNCTION', help='Training loop  [default: ours]')
-@click.option(
-    '--cfg', metavar='NAME', help='Base configuration of the host  [default: the one the teacher fits, or auto]'
-)
-@click.option('--kimg', type=int, metavar='N', help='Length of the training in thousands of images.')
-@click.option('--batch', type=int, metavar='N', help='Batch size.')
-@click.option(
-    '--batch-gpu',
-    type=int,
-    metavar='N',
-    help="How much of it a GPU works on at a time; DiME compares that many images  [default: the configuration's]",
-)
-@click.option('--gamma', type=float, help='Weight of the R1 penalty.')
-@click.option('--lr', type=float, help='Learning rate of generator and discriminator.')
-@click.option('--ema-kimg', type=float, metavar='N', help='Half-life of the averaged generator in thousands of images.')
-@click.option('--pl-weight', type=float, help='Weight of path length regularisation; 0 switches it off.')
-@click.option('--aug', metavar='noaug|ada|fixed', help='Augmentation  [default: noaug, as in the paper]')
-@click.option('--p', type=float, help='Augmentation probability for --aug=fixed.')
-@click.option('--target', type=float, help='ADA target for --aug=ada  [default: 0.6]')
-@click.option('--augpipe', metavar='NAME', help='Augmentation pipeline  [default: bgc]')
-@click.option('--freezed', type=int, metavar='N', help='Freeze the first N layers of the discriminator.')
-@click.option('--fp32', type=bool, metavar='BOOL', help='No mixed precision  [default: false; on a CPU always true]')
-@click.option('--metrics', default='none', show_default=True, metavar='NAME,…', help="The host's metrics, or none.")
-@run_options
+@command_options(DistillOptions)
+@host_option
 def distill(host_dir, **options):
     """Train a small generator to do what a big one does.
 
@@ -63,12 +32,35 @@ def distill(host_dir, **options):
       torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 --max-restarts=3 \\
           -m stylegan2_compress distill --teacher ffhq256.pkl --data ffhq256.zip --outdir runs --resume latest
     """
-    from stylegan2_compress import host
+    DistillOptions(**options)  # Refuses what it can before torch is imported.
+    load('compression.distill:distill', host_dir)(**options)
 
-    host.activate(host_dir)
-    from stylegan2_compress.compression.distill import distill
 
-    distill(**options)
+@click.command('find-ticket')
+@command_options(TicketOptions)
+@host_option
+def find_ticket(host_dir, **options):
+    """Search for a strong lottery ticket: the mask under which a generator of random weights generates.
+
+    No weight is ever trained. The run directory holds what other runs leave (training_options.json, log.txt,
+    stats.jsonl, fakes*.png, network-snapshot-*.pkl), and at the end best.ticket, last.ticket and tickets.jsonl, which
+    compares all snapshots with the data. With --resume=latest, the same command starts and continues.
+
+    \b
+    Examples:
+      # A tenth of random weights, as in the paper
+      stylegan2-compress find-ticket --data ffhq64.zip --outdir runs --keep 0.1 --kimg 10000
+    \b
+      # Digits, by label, on a CPU
+      stylegan2-compress find-ticket --data mnist.zip --cond 1 --outdir runs --keep 0.1 --kimg 150 --lr 3e-3 \\
+          --channel-base 512 --channel-max 64 --z-dim 64 --w-dim 64 --mapping-layers 2 \\
+          --embedding efficientnet_lite0@size=32 --loss-arg normalize=true
+    \b
+      # A teacher's weights instead of random ones: pruning without training
+      stylegan2-compress find-ticket --data ffhq256.zip --teacher ffhq256.pkl --reference teacher --outdir runs
+    """
+    TicketOptions(**options)  # Refuses what it can before torch is imported.
+    load('compression.find_ticket:find_ticket', host_dir)(**options)
 
 
 @click.command()
@@ -80,19 +72,12 @@ def distill(host_dir, **options):
 def quickstart(host_dir, **options):
     """Compress a small StyleGAN2 on real digits, on a CPU, in minutes.
 
-    Needs the extra: pip install "stylegan2-compress[quickstart]". Interrupted, it goes on when it is started again.
+    Needs the extra `quickstart`: pip install ".[quickstart]" in a checkout. Interrupted, it goes on when it is started
+    again.
 
     \b
     Example:
       stylegan2-compress quickstart --outdir quickstart
     """
-    from stylegan2_compress import host
-
-    host.activate(host.find_or_fetch(host_dir).path)
-    import torch
-
-    from stylegan2_compress.quickstart.run import quickstart
-
-    # Operations this small gain little from a second core, and wait for long where another program has it.
-    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
-    quickstart(**options)
+    host = load_light('host:find_or_fetch')(host_dir)
+    load('quickstart.run:quickstart', host.path)(**options)

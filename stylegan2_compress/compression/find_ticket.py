@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stylegan2_compress import distributed, embeddings, pickles
-from stylegan2_compress.arguments import require_choice, require_number
-from stylegan2_compress.compression.plan import use_loss
+from stylegan2_compress import distributed, embeddings, pickles, registry
+from stylegan2_compress.arguments import require_choice
+from stylegan2_compress.compression import plan as planning
+from stylegan2_compress.compression.options import TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
-from stylegan2_compress.host.devices import prepare_for_cpu
-from stylegan2_compress.host.networks import check_against_data, constructor_arguments, require_generator
+from stylegan2_compress.host.networks import check_against_data, class_name, constructor_arguments, require_generator
+from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks import masked as masks
-from stylegan2_compress.pickles.networks import Networks
-from stylegan2_compress.runs.directory import check_outdir
-from stylegan2_compress.runs.resume import check_resume, continue_or_start
+from stylegan2_compress.runs.plan import Plan
+from stylegan2_compress.runs.resume import check_resume
 from stylegan2_compress.tickets import baking
 from stylegan2_compress.tickets.ticket_file import Ticket
 from stylegan2_compress.training_loops import snapshots
@@ -29,58 +29,14 @@ LOSS = 'stylegan2_compress.MomentMatchingLoss'
 GENERATOR = 'stylegan2_compress.ScoreMaskedGenerator'
 LOOP = 'stylegan2_compress.training_loops.ticket_search.training_loop'
 BETAS = [0.5, 0.999]  # Of Adam on scores (SLT, section 4).
-SHAPE = ('z_dim', 'w_dim', 'channel_base', 'channel_max', 'mapping_layers')
 
 
-def find_ticket(
-    data: str,
-    outdir: str,
-    teacher: str | None = None,
-    reference: str = 'data',
-    keep: float = 0.1,
-    rule: str = 'edge-popup',
-    masked: tuple[str, ...] = ('*weight',),
-    unmasked: tuple[str, ...] = (),
-    weight_init: str = 'signed-constant',
-    score_init: str | None = None,
-    embedding: str = 'vgg19_bn',
-    loss_args: tuple[str, ...] = (),
-    lr: float = 5e-5,
-    ema_kimg: float | None = None,
-    kimg_per_tick: float | None = None,
-    eval_embedding: str | None = None,
-    eval_samples: int = 2000,
-    state_kimg: float | None = None,
-    resume: str | None = None,
-    device: str | None = None,
-    dry_run: bool = False,
-    z_dim: int | None = None,
-    w_dim: int | None = None,
-    channel_base: int | None = None,
-    channel_max: int | None = None,
-    mapping_layers: int | None = None,
-    **host_options,
-) -> str:
+def find_ticket(**options) -> str:
     """Search for the mask under which a generator of fixed weights makes images like the reference's.
 
     Args:
-        data: directory or zip of training images in the host's format.
-        outdir: where the run directory is created.
-        teacher: network pickle whose weights are masked; random ones by default.
-        reference: `data` or `teacher`, whose images' moments are to be matched.
-        keep, rule, masked, unmasked, weight_init, score_init: of `ScoreMaskedGenerator`.
-        embedding, loss_args: of `MomentMatchingLoss`.
-        lr: Adam's learning rate for scores.
-        ema_kimg: half-life of the average that G_ema is, in thousands of images.
-        kimg_per_tick: thousands of images between two lines of progress.
-        eval_embedding: in whose features snapshots are compared with the data; the loss's by default.
-        eval_samples: how many images for that.
-        state_kimg: thousands of images after which the state is saved that a run is continued from.
-        resume: 'latest' or a run directory, to continue: see `continue_or_start`.
-        device: 'cpu', 'cuda', 'cuda:1'; CUDA where there is one by default.
-        dry_run: print the options and write nothing.
-        z_dim, w_dim, channel_base, channel_max, mapping_layers: of a random generator; the configuration's by default.
-        host_options: of `configurations.host_arguments`.
+        options: the fields of `TicketOptions`, of which `data` and `outdir` are required. `loss_args` may be a
+            dictionary of values.
 
     Returns:
         The run directory, with `best.ticket` and `last.ticket` in it.
@@ -88,107 +44,101 @@ def find_ticket(
     Raises:
         UserError: before anything is written, for anything that could not be searched for.
     """
-    shape = dict(zip(SHAPE, (z_dim, w_dim, channel_base, channel_max, mapping_layers), strict=True))
-    check_options(teacher, reference, keep, rule, weight_init, score_init, lr, eval_samples, shape)
-    given = {name: value for name, value in host_options.items() if value is not None}
-    for option, value in [
-        ('ema-kimg', ema_kimg),
-        ('kimg-per-tick', kimg_per_tick),
-        ('state-kimg', state_kimg),
-    ]:
-        if value is not None:
-            require_number(f'--{option}', value, least=0)
-    check_outdir(outdir)
-    check_resume(resume)
-    device = devices.choose(device)
-    eval_embedding = eval_embedding or embedding
-    embeddings.load(eval_embedding, 'cpu')
-    G = None
-    if teacher is not None:
-        teacher_data = pickles.load(teacher)
-        require_generator(teacher, teacher_data)
-        G = teacher_data['G_ema']
-        if type(G).__name__ != 'Generator':
-            raise UserError(f"--teacher={teacher} is a {type(G).__name__}: tickets are made of the host's Generator.")
-        given['cond'] = G.c_dim > 0
-    given['gpus'] = distributed.number_of_processes(given.get('gpus'))
-    desc, args = configurations.host_arguments(data, aug='noaug', **given)
-    desc += f'-ticket-{rule}-keep{keep:g}'
-    if channel_base is not None and channel_base < args.training_set_kwargs.resolution:
-        least = args.training_set_kwargs.resolution
-        raise UserError(f'--channel-base={channel_base} must be at least the resolution, {least}.')
-
-    if G is None:
-        use_shape(args.G_kwargs, shape)
-    else:
-        check_against_data('--teacher', teacher, G, args.training_set_kwargs)
-        args.G_kwargs = constructor_arguments(G)
-        args.G_kwargs.update(weight_init=None, teacher=pickles.sha256(pickles.local_file(teacher)))
-    args.G_kwargs.update(class_name=GENERATOR, keep=keep, rule=rule)
-    args.G_kwargs.update(masked=list(masked), unmasked=list(unmasked), seed=args.random_seed)
-    if G is None:
-        args.G_kwargs.weight_init = weight_init
-    if score_init is not None:
-        args.G_kwargs.score_init = score_init
-    args.G_opt_kwargs = dnnlib.EasyDict(class_name='torch.optim.Adam', lr=lr, betas=BETAS, eps=1e-8)
-    args.G_reg_interval = None
-    if ema_kimg is not None:
-        args.ema_kimg = ema_kimg
-    if kimg_per_tick is not None:
-        args.kimg_per_tick = kimg_per_tick
-    if state_kimg is not None:
-        args.state_kimg = state_kimg
-    args.loop = LOOP
-    args.device = str(device)
-    if device.type == 'cpu':
-        prepare_for_cpu(args)
-    given_to_loss = (f'embedding={embedding}', *loss_args)
-    if reference == 'teacher':
-        given_to_loss += (f'teacher={teacher}',)
-    use_loss(args, LOSS, given_to_loss, None, Networks())
-    args.D_kwargs = args.D_opt_kwargs = None
-    masked_G = build(args.G_kwargs, args.training_set_kwargs)
-    start = None if G is None else starting_networks(masked_G, G, args.training_set_kwargs)
-    run_dir = continue_or_start(outdir, desc, args, student=start, resume=resume, dry_run=dry_run)
-    if not dry_run:
-        keep_tickets(run_dir, eval_embedding, eval_samples, device)  # Under torchrun, only the first process is left.
+    chosen = TicketOptions(**options)
+    plan = plan_search(chosen)
+    run_dir = planning.run(plan, chosen.outdir, chosen.resume, chosen.dry_run)
+    if not chosen.dry_run:  # Under torchrun, only rank 0 is left.
+        keep_tickets(run_dir, chosen.eval_embedding or chosen.embedding, chosen.eval_samples, plan.device)
     return run_dir
 
 
-def check_options(teacher, reference, keep, rule, weight_init, score_init, lr, eval_samples, shape) -> None:
-    """Refuse what needs no look at any file."""
-    if not 0 < keep <= 1:
-        raise UserError(f'--keep={keep:g} must be above 0 and at most 1: the share of weights that a ticket keeps.')
-    for option, value, choices in [
-        ('--rule', rule, masks.RULES),
-        ('--weight-init', weight_init, masks.WEIGHT_INITS),
-        ('--score-init', score_init or 'uniform', masks.SCORE_INITS),
-        ('--reference', reference, ('data', 'teacher')),
-    ]:
-        require_choice(option, value, choices)
-    if reference == 'teacher' and teacher is None:
-        raise UserError('--reference=teacher needs --teacher=PKL.')
-    require_number('--lr', lr, least=0, above=True)
-    if eval_samples < 2:
-        raise UserError(f'--eval-samples={eval_samples} must be at least 2.')
-    for name, value in shape.items():
-        option = f'--{name.replace("_", "-")}={value}'
-        if value is not None and teacher is not None:
-            raise UserError(f"{option} and --teacher exclude each other: the shape is the teacher's.")
-        if value is not None and value < 1:
-            raise UserError(f'{option} must be at least 1.')
+def plan_search(options: TicketOptions) -> Plan:
+    """What `find-ticket` runs with these options.
+
+    Raises:
+        UserError: for anything that could not be searched for.
+    """
+    check_names(options)
+    check_resume(options.resume)
+    device = devices.choose(options.device)
+    plan = Plan('', {})
+    plan.resources.embedding(options.eval_embedding or options.embedding, 'cpu')
+    G = None if options.teacher is None else teacher_generator(plan, options.teacher)
+    given = options.host_options()
+    if G is not None:
+        given['cond'] = G.c_dim > 0
+    gpus = distributed.number_of_processes(options.gpus)
+    plan.name, plan.args = configurations.host_arguments(options.data, aug='noaug', gpus=gpus, **given)
+    plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
+    set_generator(plan, options, G)
+    set_options(plan.args, options, device)
+    loss_args = planning.values_of(LOSS, MomentMatchingLoss, options.loss_args)
+    loss_args.setdefault('embedding', options.embedding)
+    if options.reference == 'teacher':
+        loss_args['teacher'] = options.teacher
+    planning.use_loss(plan, LOSS, loss_args)
+    plan.args.D_kwargs = plan.args.D_opt_kwargs = None
+    masked_G = build(plan.args.G_kwargs, plan.args.training_set_kwargs)
+    plan.student = None if G is None else starting_networks(masked_G, G, plan.args.training_set_kwargs)
+    return plan
 
 
-def use_shape(G_kwargs: dict, shape: dict) -> None:
+def check_names(options: TicketOptions) -> None:
+    """Refuse names that do not exist."""
+    registry.lookup('--rule', options.rule, masks.RULES)
+    require_choice('--weight-init', options.weight_init, masks.WEIGHT_INITS)
+    if options.score_init is not None:
+        require_choice('--score-init', options.score_init, masks.SCORE_INITS)
+
+
+def teacher_generator(plan: Plan, teacher: str) -> torch.nn.Module:
+    """The G_ema whose weights are masked."""
+    data = plan.resources.networks[teacher]
+    require_generator(teacher, data)
+    G = data['G_ema']
+    if class_name(G) != 'Generator':
+        raise UserError(f"--teacher={teacher} is a {class_name(G)}: tickets are made of the host's Generator.")
+    return G
+
+
+def set_generator(plan: Plan, options: TicketOptions, G: torch.nn.Module | None) -> None:
+    """Put the masked generator into a loop's arguments: of a teacher's weights, or of random ones."""
+    args = plan.args
+    if G is None:
+        use_shape(args, options.shape())
+        args.G_kwargs.weight_init = options.weight_init
+    else:
+        check_against_data('--teacher', options.teacher, G, args.training_set_kwargs)
+        args.G_kwargs = constructor_arguments(G)
+        args.G_kwargs.update(weight_init=None, teacher=plan.resources.networks.sha256(options.teacher))
+    args.G_kwargs.update(class_name=GENERATOR, keep=options.keep, rule=options.rule)
+    args.G_kwargs.update(masked=list(options.masked), unmasked=list(options.unmasked), seed=args.random_seed)
+    args.G_kwargs.update(options.given('score_init'))
+
+
+def set_options(args: dict, options: TicketOptions, device: torch.device) -> None:
+    """Put optimizer, lengths, loop and device into a loop's arguments."""
+    args.G_opt_kwargs = dnnlib.EasyDict(class_name='torch.optim.Adam', lr=options.lr, betas=BETAS, eps=1e-8)
+    args.G_reg_interval = None
+    args.update(options.given('ema_kimg', 'kimg_per_tick', 'state_kimg'))
+    args.loop = LOOP
+    args.device = str(device)
+    if device.type == 'cpu':
+        devices.prepare_for_cpu(args)
+
+
+def use_shape(args: dict, shape: dict[str, int]) -> None:
     """Put the sizes that were asked for in the place of the configuration's."""
+    resolution = args.training_set_kwargs.resolution
+    if shape.get('channel_base', resolution) < resolution:
+        raise UserError(f'--channel-base={shape["channel_base"]} must be at least the resolution, {resolution}.')
     for name, value in shape.items():
-        if value is not None:
-            place, key = {
-                'channel_base': (G_kwargs.synthesis_kwargs, 'channel_base'),
-                'channel_max': (G_kwargs.synthesis_kwargs, 'channel_max'),
-                'mapping_layers': (G_kwargs.mapping_kwargs, 'num_layers'),
-            }.get(name, (G_kwargs, name))
-            place[key] = value
+        place, key = {
+            'channel_base': (args.G_kwargs.synthesis_kwargs, 'channel_base'),
+            'channel_max': (args.G_kwargs.synthesis_kwargs, 'channel_max'),
+            'mapping_layers': (args.G_kwargs.mapping_kwargs, 'num_layers'),
+        }.get(name, (args.G_kwargs, name))
+        place[key] = value
 
 
 def build(G_kwargs: dict, training_set_kwargs: dict) -> torch.nn.Module:

@@ -1,95 +1,94 @@
-"""What `train.py` gains, and how it becomes the arguments of a training loop.
+"""From options to a plan. `distill`, `find-ticket` and the patched `train.py` end here.
 
-There are two ways in, the patched `train.py` and `stylegan2-compress distill`. Both end in `compress`, which turns the
-arguments of an ordinary run into those of a compression run. What runs is what `training_options.json` says.
+What runs is what `training_options.json` says.
 """
 
+import contextlib
 import inspect
-import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import torch
+from metrics import metric_main
+
+import stylegan2_compress
+from stylegan2_compress import arguments
 from stylegan2_compress.arguments import require_choice
+from stylegan2_compress.compression.options import HOST_LOSS, MethodOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.devices import prepare_for_cpu
 from stylegan2_compress.host.networks import check_against_data, check_batch, constructor_arguments, require_generator
-from stylegan2_compress.pickles.networks import Networks
+from stylegan2_compress.losses import discriminators, method
+from stylegan2_compress.losses.method import MethodLoss
 from stylegan2_compress.registry import import_named
-from stylegan2_compress.runs.launch import HOST_LOOP, OUR_LOOP
+from stylegan2_compress.runs import resources
+from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
+from stylegan2_compress.runs.plan import Plan
+from stylegan2_compress.runs.resume import continue_or_start
 
-HOST_LOSS = 'training.loss.StyleGAN2Loss'
+LOOPS = (HOST_LOOP, OUR_LOOP)
 
 
-def compress(
-    desc: str,
-    args: dict,
-    *,
-    loss: str | None = None,
-    loss_args: tuple[str, ...] = (),
-    teacher: str | None = None,
-    student: str | dict | None = None,
-    loop: str | None = None,
-    device: str | None = None,
-    networks: Networks | None = None,
-) -> tuple[str, dict]:
-    """Turn the arguments of an ordinary run into those of a compression run.
+def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None) -> Plan:
+    """Make a compression run of an ordinary one.
 
     Args:
-        desc, args: name and loop arguments of the ordinary run, as the host's `setup_training_loop_kwargs` gives them.
-        loss, loss_args, teacher, student, loop: the options of the same names. `student` may also be the contents of
-            a network pickle that is yet to be written; then `args.resume_pkl` names it.
-        device: where our loop runs, by default CUDA where there is one.
-        networks: what has been read of pickles already.
-
-    Returns:
-        The same two, changed. Without any option, on a machine with CUDA, they come back as they were.
+        plan: name and loop arguments of the ordinary run, as the host's `setup_training_loop_kwargs` gives them; it is
+            changed. `args.device` says where our loop runs, by default CUDA where there is one.
+        options: what it becomes. Without any option, on a machine with CUDA, nothing changes.
+        student: contents of the network pickle to train, if it is yet to be written; instead of `options.student`.
 
     Raises:
         UserError: for anything that could not train. Nothing has been written by then.
     """
-    import torch
-
+    args = plan.args
+    device = args.get('device')
     on_cpu = torch.device(device).type == 'cpu' if device else not torch.cuda.is_available()
-    loop = loop or (OUR_LOOP if on_cpu else HOST_LOOP)
-    if not is_loop(import_named('--loop', loop, [HOST_LOOP, OUR_LOOP])):
-        raise UserError(f'--loop={loop} is not a training loop; there are {HOST_LOOP} and {OUR_LOOP}.')
+    loop = options.loop or (OUR_LOOP if on_cpu else HOST_LOOP)
+    if not is_loop(import_named('--loop', loop, LOOPS)):
+        raise UserError(f'--loop={loop} is not a training loop; there are {" and ".join(LOOPS)}.')
     if on_cpu and loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} runs on CUDA only; leave the option out to train on this machine.')
 
-    networks = Networks() if networks is None else networks
-    if student is not None:
-        use_networks(args, student, networks)
+    if options.student is not None or student is not None:
+        use_networks(plan, options, student)
         args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
     check_batch(args)
-    use_loss(args, HOST_LOSS if loss is None else loss, loss_args, teacher, networks)
-    if loss is not None:
-        desc += f'-{loss.rpartition(".")[2]}'
+    use_loss(plan, options.loss or HOST_LOSS, options.loss_args, options.teacher)
+    if options.loss is not None:
+        plan.name += f'-{options.loss.rpartition(".")[2]}'
     if on_cpu:
         prepare_for_cpu(args)
-    if loop != HOST_LOOP:
-        args.loop = loop
-        if device is not None:
-            args.device = device
-    return desc, args
-
-
-def use_networks(args: dict, student: str | dict, networks: Networks) -> None:
-    """Take the shapes of G and D from a network pickle, and its weights as the start."""
-    if isinstance(student, str):
-        data = networks[student]
-        args.resume_pkl = student
+    if loop == HOST_LOOP:
+        args.pop('device', None)  # It knows no such argument.
     else:
-        data = student
-    name = args.get('resume_pkl') or 'the teacher'
-    require_generator(name, data)
-    for network in ('G', 'D'):
-        if data[network] is None:
-            raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
-    if isinstance(student, str):  # Else it is the teacher's, which is compared with the data itself.
-        check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
-    freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')
-    args.G_kwargs = constructor_arguments(data['G'])
-    args.D_kwargs = constructor_arguments(data['D'])
-    if freeze is not None:
-        args.D_kwargs.setdefault('block_kwargs', {})['freeze_layers'] = freeze
+        args.loop = loop
+    return plan
+
+
+def run(plan: Plan, outdir: str, resume: str | None = None, dry_run: bool = False) -> str:
+    """Run what is planned in a new run directory, or go on in one that is there; wait for the end.
+
+    Args:
+        plan: what runs. Its resources are the loss's from here on.
+        outdir: directory of run directories.
+        resume, dry_run: see `continue_or_start`.
+
+    Returns:
+        The run directory.
+    """
+    with handed_over(plan):
+        return continue_or_start(outdir, plan.name, plan.args, student=plan.student, resume=resume, dry_run=dry_run)
+
+
+@contextlib.contextmanager
+def handed_over(plan: Plan) -> Iterator[None]:
+    """Let the loss of the run take what planning has loaded, if it is constructed in this process."""
+    loss_class = import_named('--loss', plan.args.loss_kwargs['class_name'], all_losses())
+    if plan.args.num_gpus > 1 or not issubclass(loss_class, MethodLoss):
+        plan.resources.release()
+    with resources.handed_over(plan.resources):
+        yield
 
 
 def is_loop(candidate) -> bool:
@@ -100,91 +99,93 @@ def is_loop(candidate) -> bool:
     return any(each.name == 'run_dir' or each.kind == each.VAR_KEYWORD for each in parameters)
 
 
-def use_loss(args: dict, loss: str, loss_args: tuple[str, ...], teacher: str | None, networks: Networks) -> None:
-    """Put the loss class and its arguments in, and let the class look at them before anything runs.
+def use_networks(plan: Plan, options: MethodOptions, student: Mapping | None) -> None:
+    """Take the shapes of G and D from a network pickle, and its weights as the start."""
+    args = plan.args
+    if student is None:
+        data, name = plan.resources.networks[options.student], options.student
+        args.resume_pkl = options.student
+    else:
+        data, name = student, options.teacher
+        plan.student = dict(student)
+    require_generator(name, data)
+    for network in ('G', 'D'):
+        if data[network] is None:
+            raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
+    if student is None:  # Else it is the teacher's, which is compared with the data itself.
+        check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
+    freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')
+    args.G_kwargs = constructor_arguments(data['G'])
+    args.D_kwargs = constructor_arguments(data['D'])
+    if freeze is not None:
+        args.D_kwargs.setdefault('block_kwargs', {})['freeze_layers'] = freeze
 
-    A loss class may have three class methods for that: `check_arguments(networks=…, **loss_kwargs)` refuses arguments,
-    `adapt(args, networks)` changes the networks of the run, and `warn(args)` tells the user about it.
+
+def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, Any], teacher: str | None = None) -> None:
+    """Put the loss class and its arguments in, and let its methods look at the run before anything is written.
+
+    A class that is no `MethodLoss` is taken by its signature.
+
+    Args:
+        plan: whose `args` get `loss_kwargs`.
+        loss: importable name of the class.
+        loss_args: `KEY=VALUE` texts, or values by name.
+        teacher: network pickle, for losses that take one.
+
+    Raises:
+        UserError: there is no such class or argument, or a method refuses the run.
     """
-    loss_class = import_named('--loss', loss, [HOST_LOSS, *our_losses()])
+    args = plan.args
+    loss_class = import_named('--loss', loss, all_losses())
     if not (isinstance(loss_class, type) and hasattr(loss_class, 'accumulate_gradients')):
-        raise UserError(f'--loss={loss} is not a loss class; there are {", ".join([HOST_LOSS, *our_losses()])}.')
-    accepted = accepted_arguments(loss_class)
+        raise UserError(f'--loss={loss} is not a loss class; there are {", ".join(all_losses())}.')
+    accepted = method.accepted(loss_class)
     kwargs = {name: value for name, value in args.loss_kwargs.items() if name in accepted}
-    for name, value in map(parse_loss_arg, loss_args):
-        if name not in accepted:
-            raise UserError(f'--loss-arg {name}=… is not an argument of {loss}, which takes {", ".join(accepted)}.')
-        kwargs[name] = value
+    kwargs.update(values_of(loss, loss_class, loss_args))
     if teacher is not None:
-        require_generator(teacher, networks[teacher])
-        check_against_data('--teacher', teacher, networks[teacher]['G_ema'], args.training_set_kwargs)
+        data = plan.resources.networks[teacher]
+        require_generator(teacher, data)
+        check_against_data('--teacher', teacher, data['G_ema'], args.training_set_kwargs)
         if 'teacher' in accepted:
             kwargs.setdefault('teacher', teacher)
     if 'training_set_kwargs' in accepted:
         kwargs['training_set_kwargs'] = dict(args.training_set_kwargs)
-    missing = [name for name, default in accepted.items() if default is inspect.Parameter.empty and name not in kwargs]
-    if missing:
-        options = ', '.join('--teacher' if name == 'teacher' else f'--loss-arg {name}=…' for name in missing)
-        raise UserError(f'--loss={loss} needs {options}.')
-    if hasattr(loss_class, 'check_arguments'):
-        loss_class.check_arguments(networks=networks, **kwargs)
+    method.require(loss, accepted, kwargs)
+    methods = method.methods_of(loss_class, kwargs)
     args.loss_kwargs = type(args.loss_kwargs)(class_name=loss, **kwargs)
-    if 'teacher_kwargs' in args.D_kwargs:  # NICKEL trained the student.
-        from stylegan2_compress.losses.nickel import NICKELLoss
-
-        if not issubclass(loss_class, NICKELLoss):
-            args.D_kwargs = alone(args.D_kwargs)
-    if hasattr(loss_class, 'adapt'):
-        loss_class.adapt(args, networks)
-    if hasattr(loss_class, 'warn'):
-        loss_class.warn(args)
+    warnings = [warning for each in methods for warning in each.check(plan)]
+    if args.D_kwargs.get('teacher_kwargs') and not any(each.judge for each in methods):
+        args.D_kwargs = discriminators.without_teacher(args.D_kwargs)  # NICKEL trained the student before.
+    for each in methods:
+        each.adapt(plan)
+    for warning in warnings:
+        print(warning)
 
 
-def alone(D_kwargs: dict) -> dict:
-    """Arguments of a `DualDiscriminator` of which only the student's is left, frozen layers and all."""
-    left = type(D_kwargs)(D_kwargs, teacher_kwargs=None)
-    left.pop('matched_channels', None)
-    block_kwargs = {**left.student_kwargs.get('block_kwargs', {}), **left.pop('block_kwargs', {})}
-    left.student_kwargs = {**left.student_kwargs, 'block_kwargs': block_kwargs}
-    return left
+def values_of(loss: str, loss_class: type, loss_args: tuple[str, ...] | Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a loss class by name, from texts `KEY=VALUE` or from values.
+
+    Raises:
+        UserError: the class takes no such argument.
+    """
+    offered = method.offered(loss_class)
+    is_parsed = isinstance(loss_args, Mapping)
+    given = dict(loss_args if is_parsed else [arguments.split_text('--loss-arg', text) for text in loss_args])
+    for name in given:
+        if name not in offered:
+            raise UserError(f'--loss-arg {name}=… is not an argument of {loss}, which takes {", ".join(offered)}.')
+    return given if is_parsed else {name: method.parse(loss_class, name, text) for name, text in given.items()}
 
 
-def accepted_arguments(loss_class: type) -> dict:
-    """The keyword arguments a loss class takes beyond the host's contract, with their defaults."""
-    found = {}
-    for parent in loss_class.__mro__:
-        parameters = inspect.signature(parent.__init__).parameters.values() if '__init__' in vars(parent) else []
-        for parameter in parameters:
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                found.setdefault(parameter.name, parameter.default)
-        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters) and parameters:
-            break
-    for given_by_the_loop in ('self', 'device', 'G_mapping', 'G_synthesis', 'D', 'augment_pipe', 'terms'):
-        found.pop(given_by_the_loop, None)
-    return found
-
-
-def parse_loss_arg(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition('=')
-    if not equals or not name.isidentifier():
-        raise UserError(f'--loss-arg {text} must have the form KEY=VALUE.')
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+def all_losses() -> list[str]:
+    """The loss classes there are: the host's and ours."""
+    ours = [f'stylegan2_compress.{name}' for name in stylegan2_compress.__all__ if name.endswith('Loss')]
+    return [HOST_LOSS, *ours]
 
 
 def parse_metrics(text: str) -> list[str]:
     """The host's metrics named in a comma-separated list; none for 'none'."""
-    from metrics import metric_main
-
     names = [] if text.lower() in ('', 'none') else [name.strip() for name in text.split(',')]
     for name in names:
         require_choice('--metrics', name, metric_main.list_valid_metrics())
     return names
-
-
-def our_losses() -> list[str]:
-    import stylegan2_compress
-
-    return [f'stylegan2_compress.{name}' for name in stylegan2_compress.__all__ if name.endswith('Loss')]

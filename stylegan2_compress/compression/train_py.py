@@ -3,38 +3,18 @@
 import os
 import types
 
-import click
-
-from stylegan2_compress.compression.plan import HOST_LOSS, compress
+from stylegan2_compress import distributed, host
+from stylegan2_compress.arguments import click_options
+from stylegan2_compress.compression import plan as planning
+from stylegan2_compress.compression.options import MethodOptions
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.pickles.networks import Networks
-from stylegan2_compress.runs.directory import check_outdir
-from stylegan2_compress.runs.launch import HOST_LOOP, OUR_LOOP, run_loop
+from stylegan2_compress.evaluation import host_metrics
+from stylegan2_compress.files import require_writable_directory
+from stylegan2_compress.host import configurations, datasets
+from stylegan2_compress.runs.loops import run_loop
+from stylegan2_compress.runs.plan import Plan
+from stylegan2_compress.runs.resume import is_run
 
-TRAIN_OPTIONS = [
-    click.Option(
-        ['--loss'],
-        metavar='CLASS',
-        help=f'Loss class, any importable name: stylegan2_compress.DiMELoss, … [default: {HOST_LOSS}]',
-    ),
-    click.Option(
-        ['--loss-arg', 'loss_args'],
-        metavar='KEY=VALUE',
-        multiple=True,
-        help='Argument of the loss class, the value as JSON or plain text; may be repeated',
-    ),
-    click.Option(['--teacher'], metavar='PKL', help='Network pickle (path or URL) to learn from'),
-    click.Option(
-        ['--student'],
-        metavar='PKL',
-        help='Network pickle to train: shapes and weights come from it, whatever --cfg says about shapes',
-    ),
-    click.Option(
-        ['--loop'],
-        metavar='MODULE.FUNCTION',
-        help=f'Training loop [default: {HOST_LOOP} with CUDA, {OUR_LOOP} without]',
-    ),
-]
 TRAIN_EXAMPLES = """
 
     \b
@@ -53,28 +33,22 @@ TRAIN_EXAMPLES = """
 
 
 def extend_train(module: types.ModuleType) -> None:
-    """Give the host's `train.py`, imported as `module`, our options. `patches/train.patch` calls this.
+    """Give the host's `train.py`, imported as `module`, our options. The lines of `patches/train.patch` call this.
 
     The command keeps everything it had. Three names of the module are replaced: `main`'s callback takes our options
-    out before the host's code sees them, and starts the run itself if that is one of our loops', which can be
-    continued; `setup_training_loop_kwargs` hands its result through `compress`; and `training_loop` runs the loop that
-    the arguments name.
+    out before the host's code sees them, plans the run, and starts it itself if that is one of our loops', which can be
+    continued; `setup_training_loop_kwargs`, once that is done, returns what was planned; and `training_loop` runs the
+    loop that the arguments name.
     """
-    from stylegan2_compress import host
-
     host.activate(os.path.dirname(os.path.abspath(module.__file__)))
     host_callback = module.main.callback
     host_setup = module.setup_training_loop_kwargs
-    ours = {option.name: None for option in TRAIN_OPTIONS}
+    our_options = click_options(MethodOptions)
+    plan = Plan('', {})
 
     def callback(outdir, dry_run, **params):
-        from stylegan2_compress import distributed
-        from stylegan2_compress.evaluation import host_metrics
-        from stylegan2_compress.host import configurations, datasets
-        from stylegan2_compress.runs.resume import continue_or_start, is_run
-
-        ours.update((name, params.pop(name)) for name in ours)
-        check_outdir(outdir)
+        options = MethodOptions(**{option.name: params.pop(option.name) for option in our_options})
+        require_writable_directory('--outdir', outdir)
         datasets.open_training_set(params['data'])  # The host finds out later, or not in a sentence.
         configurations.check_seed(params['seed'] or 0)
         resume = params['resume'] if is_run(params['resume']) else None
@@ -83,30 +57,29 @@ def extend_train(module: types.ModuleType) -> None:
         if distributed.torchrun_processes() is not None:
             params['gpus'] = distributed.number_of_processes(params['gpus'])
         try:
-            desc, args = module.setup_training_loop_kwargs(**params)
+            make_plan(options, params)
         except module.UserError as error:
             raise UserError(str(error)) from error
-        for metric in [] if dry_run else args.metrics:
+        for metric in [] if dry_run else plan.args.metrics:
             host_metrics.require_detector(metric)  # What is missing now would end the run at its first snapshot.
-        if 'loop' in args or resume is not None:
-            continue_or_start(outdir, desc, args, resume=resume, dry_run=dry_run)
+        if 'loop' in plan.args or resume is not None:
+            planning.run(plan, outdir, resume, dry_run)
         else:
-            module.setup_training_loop_kwargs = lambda **_params: (desc, args)  # It has been done.
-            host_callback(outdir=outdir, dry_run=dry_run, **params)
+            module.setup_training_loop_kwargs = lambda **_params: (plan.name, plan.args)  # It has been done.
+            with planning.handed_over(plan):
+                host_callback(outdir=outdir, dry_run=dry_run, **params)
 
-    def setup_training_loop_kwargs(**config):
-        if ours['student'] is not None and config.get('resume') is not None:
-            both = f'--student={ours["student"]} and --resume={config["resume"]}'
+    def make_plan(options, params):
+        if options.student is not None and params.get('resume') is not None:
+            both = f'--student={options.student} and --resume={params["resume"]}'
             raise UserError(f'{both} both name the weights to start from; give one.')
-        networks = Networks()
-        source = ours['student'] or ours['teacher']
-        if source is not None and config.get('cond') is None:
-            config['cond'] = networks[source]['G_ema'].c_dim > 0  # The shapes come from the pickle.
-        desc, args = host_setup(**config)
-        return compress(desc, args, networks=networks, **ours)
+        source = options.student or options.teacher
+        if source is not None and params.get('cond') is None:
+            params['cond'] = plan.resources.networks[source]['G_ema'].c_dim > 0  # The shapes come from the pickle.
+        plan.name, plan.args = host_setup(**params)
+        planning.compress(plan, options)
 
     module.main.callback = callback
-    module.main.params.extend(TRAIN_OPTIONS)
+    module.main.params.extend(our_options)
     module.main.help += TRAIN_EXAMPLES
-    module.setup_training_loop_kwargs = setup_training_loop_kwargs
     module.training_loop = types.SimpleNamespace(training_loop=run_loop)

@@ -1,6 +1,5 @@
 """`compare`: earlier runs, ours and the host's, from what they left behind."""
 
-import json
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.runs.directory import RunDirectory, is_snapshot
 from stylegan2_compress.tickets import baking
 
 
@@ -36,36 +36,36 @@ def _row(place: str, trust: bool) -> dict[str, object]:
     path = Path(place)
     if not path.exists():
         raise UserError(f'{place} does not exist; name run directories or network files.')
-    directory = path if path.is_dir() else path.parent
-    found = list(records.read(directory))
-    snapshot = _last_snapshot(directory, found) if path.is_dir() else path.name
+    run = RunDirectory(path if path.is_dir() else path.parent)
+    measured = list(records.read(run.path))
+    snapshot = _last_snapshot(run, measured) if path.is_dir() else path.name
     if snapshot is None:
         raise UserError(f'{place} holds neither a network-snapshot-*.pkl nor a metric-*.jsonl; name a run directory.')
     row: dict[str, object] = {'run': place}
     if path.is_dir():
         row['snapshot'] = snapshot
-    row |= _options(directory)
-    if (directory / snapshot).is_file():
-        contents = pickles.load(directory / snapshot, trust=trust)
-        require_generator(str(directory / snapshot), contents)
+    row |= _options(run)
+    file = run.path / snapshot
+    if file.is_file():
+        contents = pickles.load(file, trust=trust)
+        require_generator(str(file), contents)
         G = baking.plain(contents['G_ema'])
         row['parameters'] = profiling.parameters(G)
         row['MACs'] = profiling.macs(G)
-    return row | _results(record for record in found if Path(record['snapshot_pkl']).name == snapshot)
+    return row | _results(record for record in measured if Path(record['snapshot_pkl']).name == snapshot)
 
 
-def _last_snapshot(directory: Path, found: list[dict]) -> str | None:
-    measured = [Path(record['snapshot_pkl']).name for record in found]
-    snapshots = [name for name in measured if name.startswith('network-snapshot-')]
-    there = [path.name for path in directory.glob('network-snapshot-*.pkl')]
-    return max(snapshots or there or measured, default=None)
+def _last_snapshot(run: RunDirectory, measured: list[dict]) -> str | None:
+    """The name of the last snapshot that was measured; of the last one, or of any file measured, if there is none."""
+    names = [Path(record['snapshot_pkl']).name for record in measured]
+    existing = [path.name for path in run.snapshots()]
+    return max([name for name in names if is_snapshot(name)] or existing or names, default=None)
 
 
-def _options(directory: Path) -> dict[str, object]:
-    """What training_options.json says about how the run was made; nothing where there is none."""
-    try:
-        args = json.loads((directory / 'training_options.json').read_text())
-    except (OSError, ValueError):
+def _options(run: RunDirectory) -> dict[str, object]:
+    """What the run was trained with; nothing where that is not on record."""
+    args = run.read_options()
+    if args is None:
         return {}
     loss = args.get('loss_kwargs', {})
     return {

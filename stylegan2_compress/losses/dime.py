@@ -1,18 +1,23 @@
 """DiME: the student's images are to have a reference's distribution in the spaces of foundation models."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from stylegan2_compress import distributed, pickles
-from stylegan2_compress.arguments import is_number, require_number, require_whole_number
-from stylegan2_compress.distributions import mmd, moments, sources, statistics
-from stylegan2_compress.embeddings import Embedding, load, parse, split
+from stylegan2_compress import distributed
+from stylegan2_compress.arguments import argument, is_number
+from stylegan2_compress.distributions import mmd, moments, statistics
+from stylegan2_compress.distributions.sources import DatasetImages, Source, TeacherImages, check_size
+from stylegan2_compress.distributions.statistics import Statistics
+from stylegan2_compress.embeddings import Embedding, parse, split
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.adversarial import AdversarialLoss, Batch, Summand, Term
+from stylegan2_compress.losses.adversarial import AdversarialLoss
+from stylegan2_compress.losses.method import Context, Method
+from stylegan2_compress.losses.terms import Batch, Summand, Term
+from stylegan2_compress.pickles.networks import Networks
+from stylegan2_compress.runs.plan import Plan
 
 PAPER_EMBEDDINGS = ('dino_resnet50', 'clip_rn50')
 PAPER_WEIGHTS = {'dino_resnet50': 20.0, 'clip_rn50': 15.0}
@@ -30,7 +35,7 @@ class MomentDistance:
     1/√batch; its gradient pulls single images to the mean.
     """
 
-    def __init__(self, reference: statistics.Statistics):
+    def __init__(self, reference: Statistics):
         self.reference = reference
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
@@ -48,7 +53,7 @@ class KernelDistance:
         reference: whose `bank` is used. The bandwidths of `rbf` are its, and stay when it is refreshed.
     """
 
-    def __init__(self, kernel: str, unbiased: bool, reference: statistics.Statistics):
+    def __init__(self, kernel: str, unbiased: bool, reference: Statistics):
         try:
             self.kernel = mmd.KERNELS[kernel](reference.bank)
         except ValueError as error:
@@ -108,7 +113,7 @@ class DistributionMatching(Term):
         networks: Sequence[Embedding],
         distances: Sequence[Callable[[torch.Tensor], torch.Tensor]],
         weights: Sequence[float],
-        source: sources.Source | None = None,
+        source: Source | None = None,
         refresh: int = 0,
     ):
         self.parts = list(zip(networks, distances, weights, strict=True))
@@ -152,70 +157,108 @@ class DistributionMatching(Term):
                 distance.fill(bank.to(distance.bank))
 
 
-# --- The loss ---------------------------------------------------------------------------------------------------------
+# --- The method -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Matching:
-    """The arguments of `DiMELoss`, which documents them, looked over as far as that takes no file.
+class DiME(Method):
+    """Distribution matching in embedding spaces (DiME, arXiv 2405.11614)."""
 
-    Raises:
-        UserError: for what makes no sense.
-    """
-
-    teacher: str | None
-    embeddings: str | Sequence[str]
-    weights: float | Sequence[float] | None
-    estimator: str
-    unbiased: bool | None
-    bank: int | None
-    refresh: int
-    reference: str
-    samples: int | None
-    truncation_psi: float
-    statistics: str | None
+    teacher: str | None = argument('Network pickle whose G_ema is matched.', None, default_text='`--teacher`')
+    embeddings: str | Sequence[str] = argument(
+        'Spec strings of the embeddings, separated by commas or as a JSON list.',
+        PAPER_EMBEDDINGS,
+        default_text='`dino_resnet50,clip_rn50` (paper)',
+    )
+    weights: float | Sequence[float] | None = argument(
+        'λ, one number or one per embedding.',
+        None,
+        default_text='`moments`: 20 for `dino_resnet50`, 15 for `clip_rn50` (paper), 20 for others; `linear` 0.1, '
+        '`rbf` 2, `cubic` 30 (ours)',
+    )
+    estimator: str = argument(
+        "How distributions are compared: `moments` (the paper's code), or the squared maximum mean discrepancy (the "
+        "paper's derivation) with a kernel, of which `cubic` is KID's.",
+        'moments',
+        choices=ESTIMATORS,
+    )
+    unbiased: bool | None = argument('Kernels: leave out pairs of an image with itself.', None, default_text='`true`')
+    bank: int | None = argument(
+        "Kernels: how many of the reference's images the student's are compared with.",
+        None,
+        least=2,
+        unit='images',
+        default_text='2048, or all that a smaller data set or the file of statistics has',
+    )
+    refresh: int = argument(
+        'Kernels: after how many generator steps the oldest 32 of them (8 at 512 px, 4 at 1024 px) make way for new '
+        'ones; 0 is never.',
+        0,
+        least=0,
+        unit='steps',
+    )
+    reference: str = argument(
+        'What to match: the `teacher` (paper), or the `data` set, which needs no `--teacher`.',
+        'teacher',
+        choices=REFERENCES,
+    )
+    samples: int | None = argument(
+        "`moments`: how many images the reference's moments are taken over; cached between runs.",
+        None,
+        least=1,
+        unit='images',
+        default_text='10000 of a teacher, all of a data set',
+    )
+    truncation_psi: float = argument("Of the teacher's images; 1 is the distribution it was trained for.", 1)
+    statistics: str | None = argument(
+        'File of `stylegan2-compress stats` to take moments or bank from.',
+        None,
+        default_text='made and cached by the run',
+    )
+    training_set_kwargs: dict | None = argument('The data set; also where labels come from.', None, internal=True)
 
     def __post_init__(self):
-        for option, value, choices in [
-            ('estimator', self.estimator, ESTIMATORS),
-            ('reference', self.reference, REFERENCES),
-            ('unbiased', self.unbiased, (True, False, None)),
-        ]:
-            if value not in tuple(choices):
-                raise UserError(f'--loss-arg {option}={value} does not exist; there are {_words(choices)}.')
-        for option, value, least, what in [
-            ('samples', self.samples, 1, 'images'),
-            ('bank', self.bank, 2, 'images'),
-            ('refresh', self.refresh, 0, 'steps'),
-        ]:
-            if value is not None:
-                require_whole_number(f'--loss-arg {option}', value, least, what)
-        require_number('--loss-arg truncation_psi', self.truncation_psi)
+        super().__post_init__()
         kernels = [name for name, estimator in ESTIMATORS.items() if estimator.has_bank]
-        moments = [name for name, estimator in ESTIMATORS.items() if not estimator.has_bank]
-        for option, value, default, needs, has in [
-            ('unbiased', self.unbiased, None, 'estimator', kernels),
-            ('bank', self.bank, None, 'estimator', kernels),
-            ('refresh', self.refresh, 0, 'estimator', kernels),
-            ('samples', self.samples, None, 'estimator', moments),
-            ('truncation_psi', self.truncation_psi, 1, 'reference', ['teacher']),
+        without_bank = [name for name, estimator in ESTIMATORS.items() if not estimator.has_bank]
+        for option, default, needs, possible in [
+            ('unbiased', None, 'estimator', kernels),
+            ('bank', None, 'estimator', kernels),
+            ('refresh', 0, 'estimator', kernels),
+            ('samples', None, 'estimator', without_bank),
+            ('truncation_psi', 1, 'reference', ['teacher']),
         ]:
-            if value != default and getattr(self, needs) not in has:
-                given = getattr(self, needs)
-                raise UserError(f'--loss-arg {option}={value} goes with {needs}={_words(has)}, not with {given}.')
+            value, given = getattr(self, option), getattr(self, needs)
+            if value != default and given not in possible:
+                raise UserError(
+                    f'--loss-arg {option}={value} goes with {needs}={", ".join(possible)}, not with {given}.'
+                )
         if self.reference == 'teacher' and self.teacher is None:
             raise UserError('DiME needs --teacher, or --loss-arg reference=data to match the data set.')
         if self.statistics is not None and self.refresh:
             both = f'statistics={self.statistics} and refresh={self.refresh}'
-            raise UserError(f'--loss-arg {both} exclude each other: what a file holds stays.')
+            raise UserError(f'--loss-arg {both} exclude each other: the contents of a file do not change.')
         self.embeddings_and_weights()
 
+    @property
+    def has_bank(self) -> bool:
+        """Whether the estimator compares with images of the reference, and not with their moments."""
+        return ESTIMATORS[self.estimator].has_bank
+
+    @property
+    def is_unbiased(self) -> bool:
+        return self.unbiased is not False
+
     def embeddings_and_weights(self) -> list[tuple[str, float]]:
-        """Specs φ_k and λ_k."""
-        specs, weights, estimator = split(self.embeddings), self.weights, ESTIMATORS[self.estimator]
+        """Specs of φ_k, and λ_k.
+
+        Raises:
+            UserError: there are no such embeddings, or not one weight for each.
+        """
+        specs, weights = split(self.embeddings), self.weights
         if weights is None:
-            paper = {} if estimator.has_bank else PAPER_WEIGHTS
-            weights = [paper.get(parse(spec).name, estimator.weight) for spec in specs]
+            paper = {} if self.has_bank else PAPER_WEIGHTS
+            weights = [paper.get(parse(spec).name, ESTIMATORS[self.estimator].weight) for spec in specs]
         weights = weights if isinstance(weights, (list, tuple)) else [weights]
         if len(weights) != len(specs) or not all(is_number(weight, least=0) for weight in weights):
             raise UserError(
@@ -223,27 +266,48 @@ class Matching:
             )
         return list(zip(specs, weights, strict=True))
 
-    def source(
-        self,
-        training_set_kwargs: Mapping | None,
-        device: torch.device | str = 'cpu',
-        networks: Mapping[str, dict] | None = None,
-    ) -> sources.Source:
-        """The images to match. `networks` are contents of network pickles by path, as `options.Networks` has them."""
+    def check(self, plan: Plan) -> Iterable[str]:
+        batch, at_once = plan.args['batch_size'], plan.args['batch_gpu'] * plan.args['num_gpus']
+        if self.has_bank and self.is_unbiased and at_once < 2:
+            raise UserError(
+                f'--loss-arg estimator={self.estimator} compares the images of a batch with each other: with one at a '
+                'time, add unbiased=false or raise --batch-gpu.'
+            )
+        source = self._source(plan.resources.networks, plan.device)
+        networks = [plan.resources.embedding(spec, plan.device) for spec, _weight in self.embeddings_and_weights()]
+        if self.statistics is not None:
+            self._reference(source, networks)
+        samples, bank = self._counts(source)
+        check_size(source, 'bank' if bank else 'samples', samples)
+        if at_once < batch and not self.has_bank:
+            yield (
+                f'DiME takes moments over {at_once} images at a time, not over the batch of {batch}. If memory allows, '
+                'raise that: `distill --batch-gpu`, `train.py --batch`; or take an estimator that does not mind, '
+                '--loss-arg estimator=rbf.'
+            )
+
+    def terms(self, context: Context) -> Sequence[Term]:
+        source = self._source(context.networks, context.device)
+        specs, weights = zip(*self.embeddings_and_weights(), strict=True)
+        networks = [context.embedding(spec) for spec in specs]
+        distances = [self._distance(reference) for reference in self._reference(source, networks)]
+        return [DistributionMatching(networks, distances, weights, source if self.refresh else None, self.refresh)]
+
+    def _source(self, networks: Networks, device: torch.device) -> Source:
+        """The images to match."""
         if self.reference == 'data':
-            if training_set_kwargs is None:
+            if self.training_set_kwargs is None:
                 raise UserError('--loss-arg reference=data needs training_set_kwargs, the training set to match.')
-            return sources.DatasetImages(training_set_kwargs, device=device)
-        teacher = pickles.load(self.teacher) if networks is None else networks[self.teacher]
-        return sources.TeacherImages(
+            return DatasetImages(self.training_set_kwargs, device=device)
+        return TeacherImages(
             self.teacher,
-            teacher['G_ema'],
+            networks,
             truncation_psi=self.truncation_psi,
-            training_set_kwargs=training_set_kwargs,
+            training_set_kwargs=self.training_set_kwargs,
             device=device,
         )
 
-    def statistics_of(self, source: sources.Source, networks: Sequence[Embedding]) -> list[statistics.Statistics]:
+    def _reference(self, source: Source, networks: Sequence[Embedding]) -> list[Statistics]:
         """What to match, of each embedding: from the user's file, or made and cached.
 
         Raises:
@@ -251,122 +315,26 @@ class Matching:
         """
         if self.statistics is None:
             samples, bank = self._counts(source)
-            return statistics.statistics_of(source, networks, samples=samples, bank=bank)
-        bank = self.bank if ESTIMATORS[self.estimator].has_bank else 0
-        found = [statistics.read(self.statistics, source, network, self.samples, bank) for network in networks]
-        return [statistics.to(each, source.device) for each in found]
+            return statistics.reference_statistics(source, networks, samples=samples, bank=bank)
+        bank = self.bank if self.has_bank else 0
+        return [
+            statistics.read_statistics(self.statistics, source, network, self.samples, bank).to(source.device)
+            for network in networks
+        ]
 
-    def check(self, source: sources.Source, networks: Sequence[Embedding]) -> None:
-        """Refuse what `statistics_of` would refuse, without its work."""
-        if self.statistics is not None:
-            self.statistics_of(source, networks)
-        samples, bank = self._counts(source)
-        sources.check_size(source, 'bank' if bank else 'samples', samples)
-
-    def _counts(self, source: sources.Source) -> tuple[int, int]:
+    def _counts(self, source: Source) -> tuple[int, int]:
         """Over how many images moments are taken, and of how many features are kept."""
-        if ESTIMATORS[self.estimator].has_bank:
+        if self.has_bank:
             bank = self.bank or min(BANK, source.size or BANK)
             return bank, bank
         return self.samples or source.size or TEACHER_SAMPLES, 0
 
-    def distance(self, reference: statistics.Statistics) -> Callable[[torch.Tensor], torch.Tensor]:
-        estimator = ESTIMATORS[self.estimator]
-        choices = [self.unbiased is not False] if estimator.has_bank else []
-        return estimator.build(*choices, reference)
-
-
-def _words(values) -> str:
-    return ', '.join(str(value).lower() for value in values if value is not None)
+    def _distance(self, reference: Statistics) -> Callable[[torch.Tensor], torch.Tensor]:
+        choices = [self.is_unbiased] if self.has_bank else []
+        return ESTIMATORS[self.estimator].build(*choices, reference)
 
 
 class DiMELoss(AdversarialLoss):
-    """The adversarial loss and distribution matching in embedding spaces (DiME, arXiv 2405.11614).
+    """The adversarial loss and distribution matching in embedding spaces (DiME, arXiv 2405.11614)."""
 
-    Args:
-        teacher: network pickle (path or URL) whose G_ema is to be matched.
-        embeddings: spec strings, one or several, as a list or separated by commas. The paper's by default.
-        weights: λ, one number or one per embedding. By default the paper's 20 for DINO ResNet-50 and 15 for CLIP RN50,
-            and 20 for any other; for estimators other than `moments` see `ESTIMATORS`.
-        estimator: how distributions are compared: 'moments' (the paper's), or the squared maximum mean discrepancy
-            with the kernel 'linear', 'rbf' or 'cubic'.
-        unbiased: for kernels, whether to leave out pairs of an image with itself; True by default.
-        bank: for kernels, how many of the reference's images the student's are compared with; 2048 by default, or all
-            that the data set or the file of statistics has.
-        refresh: for kernels, after how many of the generator's steps 32 (or fewer, of large images) of them make way
-            for new ones; 0 is never.
-        reference: what to match, the 'teacher' or the 'data' set.
-        samples: how many images the reference's moments are taken over, by default 10000 of a teacher's and all of a
-            data set's. They are cached.
-        truncation_psi: of the teacher's images; 1 is the distribution it was trained for.
-        statistics: file of `stylegan2-compress stats` to take the reference's moments or bank from.
-        training_set_kwargs: the data set, which labels for the teacher's images come from, too; the training loops'
-            options fill it in.
-        adversarial: arguments of `AdversarialLoss`.
-
-    Raises:
-        UserError: for an embedding that does not exist or cannot be loaded here, or arguments that make no sense.
-    """
-
-    def __init__(
-        self,
-        device: torch.device,
-        *,
-        teacher: str | None = None,
-        embeddings: str | Sequence[str] = PAPER_EMBEDDINGS,
-        weights: float | Sequence[float] | None = None,
-        estimator: str = 'moments',
-        unbiased: bool | None = None,
-        bank: int | None = None,
-        refresh: int = 0,
-        reference: str = 'teacher',
-        samples: int | None = None,
-        truncation_psi: float = 1,
-        statistics: str | None = None,
-        training_set_kwargs: dict | None = None,
-        **adversarial,
-    ):
-        matching = Matching(
-            teacher, embeddings, weights, estimator, unbiased, bank, refresh, reference, samples, truncation_psi,
-            statistics,
-        )  # fmt: skip
-        super().__init__(device, **adversarial)
-        source = matching.source(training_set_kwargs, self.device)
-        specs, weights = zip(*matching.embeddings_and_weights(), strict=True)
-        networks = [load(spec, self.device) for spec in specs]
-        distances = [matching.distance(found) for found in matching.statistics_of(source, networks)]
-        self.terms.append(DistributionMatching(networks, distances, weights, source if refresh else None, refresh))
-
-    @classmethod
-    def check_arguments(
-        cls, *, networks: Mapping[str, dict], training_set_kwargs: dict | None = None, **arguments
-    ) -> None:
-        """Refuse what the constructor would trip over, before a run directory exists."""
-        AdversarialLoss.check_arguments(**arguments)
-        matching = _matching(arguments)
-        source = matching.source(training_set_kwargs, networks=networks)
-        specs = [spec for spec, _weight in matching.embeddings_and_weights()]
-        matching.check(source, [load(spec, 'cpu') for spec in specs])  # What is missing now is missing in an hour, too.
-
-    @classmethod
-    def warn(cls, args: Mapping) -> None:
-        """Say what a user should know about such a run, or refuse it. `args` are the training loop's."""
-        matching = _matching(args['loss_kwargs'])
-        batch, at_once = args['batch_size'], args['batch_gpu'] * args['num_gpus']
-        if ESTIMATORS[matching.estimator].has_bank and matching.unbiased is not False and at_once < 2:
-            raise UserError(
-                f'--loss-arg estimator={matching.estimator} compares the images of a batch with each other: with one '
-                'at a time, add unbiased=false or raise --batch-gpu.'
-            )
-        if at_once < batch and not ESTIMATORS[matching.estimator].has_bank:
-            print(
-                f'DiME takes moments over {at_once} images at a time, not over the batch of {batch}. If memory allows, '
-                'raise that: `distill --batch-gpu`, `train.py --batch`; or take an estimator that does not mind, '
-                '--loss-arg estimator=rbf.'
-            )
-
-
-def _matching(arguments: Mapping) -> Matching:
-    """From some of the arguments of `DiMELoss`, among others."""
-    defaults = {name: each.default for name, each in inspect.signature(DiMELoss.__init__).parameters.items()}
-    return Matching(**{field.name: arguments.get(field.name, defaults[field.name]) for field in fields(Matching)})
+    methods = (DiME,)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.adversarial import Batch
+from stylegan2_compress.losses.terms import Batch
 
 
 @contextlib.contextmanager

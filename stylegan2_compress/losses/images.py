@@ -1,16 +1,19 @@
 """Image distillation: the student is to make the teacher's image for the same latent, in pixels and in features."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from stylegan2_compress import pickles
-from stylegan2_compress.arguments import require_number
-from stylegan2_compress.embeddings import Embedding, load
+from stylegan2_compress.arguments import argument
+from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.adversarial import AdversarialLoss, Batch, Summand, Term
+from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.features import require_same_latents, teacher_ws
+from stylegan2_compress.losses.method import Context, Method
+from stylegan2_compress.losses.terms import Batch, Summand, Term
+from stylegan2_compress.runs.plan import Plan
 
 
 class ImageMatching(Term):
@@ -46,50 +49,36 @@ class ImageMatching(Term):
         ]
 
 
-class ImageDistillationLoss(AdversarialLoss):
-    """The adversarial loss, and L1 and perceptual distance to the teacher's images (Content-Aware GAN Compression).
+@dataclass(frozen=True)
+class ImageDistillation(Method):
+    """L1 and perceptual distance to the teacher's images (Content-Aware GAN Compression, arXiv 2104.02244)."""
 
-    Args:
-        teacher: network pickle (path or URL) whose G_ema is to be matched.
-        embedding: spec string of a network that shows its layers. The paper uses LPIPS, whose weights are not for us
-            to ship.
-        pixel_weight, feature_weight: weights of the two; 3 each in the paper.
-        adversarial: arguments of `AdversarialLoss`.
+    teacher: str = argument('Network pickle whose G_ema is matched.', default_text='`--teacher`')
+    embedding: str = argument(
+        "Network whose layers are compared; the paper's LPIPS weights cannot be shipped.", 'efficientnet_lite0'
+    )
+    pixel_weight: float = argument('Weight of the L1 distance.', 3.0, least=0, paper=3)
+    feature_weight: float = argument('Weight of the perceptual distance.', 3.0, least=0, paper=3)
 
-    Raises:
-        UserError: for an embedding that cannot be loaded here or shows no layers.
-    """
-
-    def __init__(
-        self,
-        device: torch.device,
-        *,
-        teacher: str,
-        embedding: str = 'efficientnet_lite0',
-        pixel_weight: float = 3.0,
-        feature_weight: float = 3.0,
-        **adversarial,
-    ):
-        super().__init__(device, **adversarial)
-        G = pickles.load(teacher, device=self.device)['G_ema'].eval().requires_grad_(False)
-        network = load(embedding, self.device)
-        self.terms.append(ImageMatching(G, network, pixel_weight, feature_weight, self.precision))
-
-    @classmethod
-    def check_arguments(
-        cls, *, embedding: str = 'efficientnet_lite0', pixel_weight=3.0, feature_weight=3.0, **adversarial
-    ) -> None:
-        """Refuse what the constructor would trip over, before a run directory exists."""
-        AdversarialLoss.check_arguments(**adversarial)
-        if not load(embedding, 'cpu').has_layers:
+    def check(self, plan: Plan) -> Iterable[str]:
+        if not plan.resources.embedding(self.embedding, plan.device).has_layers:
             raise UserError(
-                f'--loss-arg embedding={embedding} shows no layers; use one that does, such as efficientnet_lite0.'
+                f'--loss-arg embedding={self.embedding} shows no layers; use one that does, such as efficientnet_lite0.'
             )
-        for name, weight in [('pixel_weight', pixel_weight), ('feature_weight', feature_weight)]:
-            require_number(f'--loss-arg {name}', weight, least=0)
+        return ()
 
-    @classmethod
-    def adapt(cls, args: dict, networks: Mapping[str, dict]) -> None:
-        """Refuse a student that takes other latents than the teacher. `args` are the training loop's."""
-        teacher = args['loss_kwargs']['teacher']
-        require_same_latents('image distillation', teacher, networks[teacher]['G_ema'], args)
+    def adapt(self, plan: Plan) -> None:
+        """Refuse a student that takes other latents than the teacher."""
+        G = plan.resources.networks[self.teacher]['G_ema']
+        require_same_latents('image distillation', self.teacher, G, plan.args)
+
+    def terms(self, context: Context) -> Sequence[Term]:
+        G = context.networks[self.teacher]['G_ema'].to(context.device).eval().requires_grad_(False)
+        embedding = context.embedding(self.embedding)
+        return [ImageMatching(G, embedding, self.pixel_weight, self.feature_weight, context.precision)]
+
+
+class ImageDistillationLoss(AdversarialLoss):
+    """The adversarial loss, and L1 and perceptual distance to the teacher's images (Content-Aware GAN Compression)."""
+
+    methods = (ImageDistillation,)

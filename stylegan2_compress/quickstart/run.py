@@ -1,6 +1,5 @@
 """`quickstart`: compress a small StyleGAN2 on real digits, on a CPU, in minutes, and show what came out."""
 
-import glob
 import os
 import time
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.distances import frechet_distance
 from stylegan2_compress.evaluation.samples import generate
+from stylegan2_compress.files import require_writable_directory
 from stylegan2_compress.host import profiling
 from stylegan2_compress.quickstart import digits, mnist
-from stylegan2_compress.runs.directory import check_outdir
+from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.resume import LATEST
 
 TEACHER = 'mnist_teacher.safetensors'
@@ -56,7 +56,9 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
         The run directory.
     """
     start = time.time()
-    check_outdir(outdir)
+    # Operations this small gain little from a second core, and wait for long where another program has it.
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
+    require_writable_directory('--outdir', outdir)
     pruning.widths_for_ratio(load_teacher()['G_ema'], ratio)  # Refuses a bad one.
     if kimg < 1:
         raise UserError(f'--kimg={kimg} must be at least 1.')
@@ -78,10 +80,10 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
         resume=LATEST,
         **RECIPE,
     )
-    student = sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))[-1]
+    student = RunDirectory(run_dir).snapshots()[-1]
     generators = {
         'teacher': pickles.load(teacher)['G_ema'],
-        'pruned': pickles.load(f'{run_dir}/student.pkl')['G_ema'],
+        'pruned': pickles.load(RunDirectory(run_dir).student_path)['G_ema'],
         'distilled': pickles.load(student)['G_ema'],
     }
     print('Comparing the three generators…')
@@ -114,9 +116,9 @@ def write_inputs(outdir: str) -> tuple[str, str]:
     return data, teacher
 
 
-def loss_args(weight: float, samples: int) -> tuple[str, ...]:
-    """The quickstart's `--loss-arg`s."""
-    return f'embeddings={EMBEDDING}', f'weights={weight}', f'samples={samples}', 'style_mixing_prob=0'
+def loss_args(weight: float, samples: int) -> dict[str, object]:
+    """The quickstart's arguments of the loss."""
+    return dict(embeddings=EMBEDDING, weights=weight, samples=samples, style_mixing_prob=0)
 
 
 def measure(name: str, G: torch.nn.Module, real_features: np.ndarray) -> Row:

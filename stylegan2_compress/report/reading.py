@@ -13,15 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.runs.directory import RunDirectory, kimg_of
 
-RUN_FILES = (
-    'training_options.json',
-    'log.txt',
-    'stats.jsonl',
-    'metric-*.jsonl',
-    'network-snapshot-*.pkl',
-    'fakes*.png',
-)
 LOG_TAIL = 1 << 18  # Bytes at the end of log.txt that are looked at.
 DEEPEST = 50  # Levels of JSON.
 PATIENCE = 900  # Seconds without a line after which a run is taken for dead, unless its ticks take longer.
@@ -101,21 +94,22 @@ def read(run_dir: str | os.PathLike) -> Run:
 
 def _read(path: Path) -> Run:
     _require_run(path)
+    directory = RunDirectory(path)
     notes = []
-    options = _read_options(path / 'training_options.json', notes)
-    statistics, last_tick = _read_statistics(path / 'stats.jsonl', notes)
-    metrics, last_metric = _read_metrics(path, notes)
-    log = path / 'log.txt'
+    options = _read_options(directory.options_path, notes)
+    statistics, last_tick = _read_statistics(directory.stats_path, notes)
+    metrics, last_metric = _read_metrics(directory, notes)
+    log = directory.log_path
     last_sign = max(last_tick, last_metric, log.stat().st_mtime if log.is_file() else 0)
-    last_sign = last_sign or max(file.stat().st_mtime for file in _files(path))
+    last_sign = last_sign or max(file.stat().st_mtime for file in directory.existing_files())
     run = Run(
         path=path,
         name=path.resolve().name,
         options=options,
         statistics=statistics,
         metrics=metrics,
-        snapshots=_numbered(path, 'network-snapshot-*.pkl'),
-        fakes=_numbered(path, 'fakes*.png'),
+        snapshots=_numbered(directory.snapshots()),
+        fakes=_numbered(directory.fakes()),
         state=State('running', ''),
         notes=notes,
     )
@@ -128,20 +122,16 @@ def _require_run(path: Path) -> None:
         raise UserError(
             f'{path} is no run directory: {"it is a file" if path.exists() else "there is no such directory"}.'
         )
-    if not any(_files(path)):
-        inside = sorted(child.name for child in path.iterdir() if child.is_dir() and any(_files(child)))
+    if not any(RunDirectory(path).existing_files()):
+        children = (child for child in path.iterdir() if child.is_dir())
+        inside = sorted(child.name for child in children if any(RunDirectory(child).existing_files()))
         hint = f'; there are runs in it, such as {path / inside[-1]}' if inside else ''
         raise UserError(f'{path} is no run directory: it has no training_options.json, log.txt or stats.jsonl{hint}.')
 
 
-def _files(path: Path) -> Iterator[Path]:
-    return (file for pattern in RUN_FILES for file in path.glob(pattern) if file.is_file())
-
-
-def _numbered(path: Path, pattern: str) -> list[tuple[int, Path]]:
-    """Files by the kimg in their names, in order; `fakes_init.png` has none."""
-    found = [(re.search(r'(\d+)\.\w+$', file.name), file) for file in path.glob(pattern)]
-    return sorted((int(match[1]), file) for match, file in found if match and file.is_file())
+def _numbered(paths: list[Path]) -> list[tuple[int, Path]]:
+    """The kimg in the names of files, and the files; those without are left out."""
+    return [(kimg, path) for path in paths if (kimg := kimg_of(path)) is not None and path.is_file()]
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
@@ -178,19 +168,19 @@ def _read_statistics(file: Path, notes: list[str]) -> tuple[dict[str, list[Point
     return {name: points for name, points in curves.items() if points}, timestamp
 
 
-def _read_metrics(path: Path, notes: list[str]) -> tuple[dict[str, list[Point]], float]:
+def _read_metrics(directory: RunDirectory, notes: list[str]) -> tuple[dict[str, list[Point]], float]:
     """Curves by the name of the result, and the time of the last one (0 where there is none)."""
     values, timestamp = {}, 0.0
-    for file in [*sorted(path.glob('metric-*.jsonl')), path / 'tickets.jsonl']:
+    for file in [*directory.metrics(), directory.tickets_path]:
         for record in _json_lines(file, notes):
             snapshot, results = _results(record)
-            match = re.search(r'(\d+)\.\w+$', str(snapshot))
-            if match is None or not isinstance(results, dict):
+            kimg = kimg_of(Path(str(snapshot)))
+            if kimg is None or not isinstance(results, dict):
                 continue
             timestamp = max(timestamp, _number(record.get('timestamp')) or 0.0)
             for name, result in results.items():
                 if (value := _number(result)) is not None:
-                    values.setdefault(name, {})[int(match[1])] = value  # Measured again: the last counts.
+                    values.setdefault(name, {})[kimg] = value  # Measured again: the last counts.
     return {name: [Point(*item) for item in sorted(curve.items())] for name, curve in values.items()}, timestamp
 
 

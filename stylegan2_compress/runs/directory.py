@@ -1,63 +1,209 @@
-"""Run directories: where they are, and what a run leaves in them."""
+"""A run's directory: which files a run has, and what they are called. No other module knows these names."""
 
 import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from stylegan2_compress.errors import UserError
-from stylegan2_compress.runs import states
-
-
-def check_outdir(outdir: str) -> None:
-    """Refuse a directory that results could not be written to."""
-    existing = os.path.abspath(outdir)
-    while not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f'--outdir={outdir} cannot be written to, because of {existing}; choose another directory.')
-
+from stylegan2_compress import files
 
 OPTIONS = 'training_options.json'
 STUDENT = 'student.pkl'
+LOG = 'log.txt'
+STATS = 'stats.jsonl'
+TICKETS = 'tickets.jsonl'
+METRICS = 'metric-*.jsonl'
+STATES = 'training-state-*.pt'
+SNAPSHOTS = 'network-snapshot-*.pkl'
+FAKES = 'fakes*.png'
+REALS = 'reals.png'
+FAKES_INIT = 'fakes_init.png'
+TICKET = '*.ticket'
+LOCK = '.lock'
+
+RECORDS = (LOG, STATS, METRICS)  # What a run appends to.
+STATE_KIMG = 40  # Thousands of images between states, unless a run says otherwise.
 
 
-def run_dirs(outdir: str) -> list[str]:
-    """The numbered directories in `outdir`, oldest first."""
-    names = [name for name in os.listdir(outdir) if re.match(r'\d+', name)] if os.path.isdir(outdir) else []
-    return [os.path.join(outdir, name) for name in sorted(names, key=lambda name: int(re.match(r'\d+', name).group()))]
+def kimg_of(path: Path) -> int | None:
+    """The thousands of images in the name of a snapshot or an image grid; `fakes_init.png` has none."""
+    match = re.search(r'(\d+)\.\w+$', path.name)
+    return int(match[1]) if match else None
 
 
-def next_run_dir(outdir: str, desc: str) -> str:
-    """`OUTDIR/00000-desc`, with the first number no directory there has yet."""
-    taken = [-1, *(int(re.match(r'\d+', os.path.basename(path)).group()) for path in run_dirs(outdir))]
-    return os.path.join(outdir, f'{max(taken) + 1:05d}-{desc}')
+def is_snapshot(name: str) -> bool:
+    """Whether a file of this name is a network pickle of a run, or made from one (`convert` keeps the name)."""
+    return name.startswith(SNAPSHOTS.partition('*')[0])
 
 
-def read_options(run_dir: str) -> dict | None:
-    """What a run was started with, or None if it was not, or cannot be known."""
-    try:
-        with open(os.path.join(run_dir, OPTIONS)) as file:
-            args = json.load(file)
-    except (OSError, ValueError):
-        return None
-    is_ours = isinstance(args, dict) and isinstance(args.get('total_kimg'), (int, float)) and 'run_dir' in args
-    return args if is_ours else None
+class RunDirectory(os.PathLike):
+    """The files of a run, which may be new, going on, finished, damaged, or the host's. Creating one reads nothing.
 
-
-def has_lost_states(run_dir: str, args: dict) -> bool:
-    """Whether a run of these arguments got so far that it must have had a training state, but has none.
-
-    To begin it again would overwrite what it made. (One that was ended before its first state has made little.)
+    Attributes:
+        path: of the directory.
+        options_path: `training_options.json`, the loop arguments that the run was started with.
+        log_path: `log.txt`, what the run printed.
+        stats_path: `stats.jsonl`, a line of statistics per tick.
+        reals_path, fakes_init_path: image grids from before the first step.
+        tickets_path: `tickets.jsonl`, a line for each network that `find-ticket` compared.
     """
-    due = min(args.get('state_kimg', states.STATE_KIMG), args['total_kimg'])
-    return not states.states_in(run_dir) and kimg_on_record(run_dir) >= due
+
+    def __init__(self, path: str | os.PathLike):
+        self._given = os.fspath(path)
+        self.path = Path(path)
+        self.options_path = self.path / OPTIONS
+        self.log_path = self.path / LOG
+        self.stats_path = self.path / STATS
+        self.reals_path = self.path / REALS
+        self.fakes_init_path = self.path / FAKES_INIT
+        self.tickets_path = self.path / TICKETS
+
+    def __fspath__(self) -> str:
+        """The path as it was given, which is how options name the run."""
+        return self._given
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self._given!r})'
+
+    __str__ = __fspath__
+
+    # --- Among others -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def numbered(cls, outdir: str | os.PathLike) -> list['RunDirectory']:
+        """The runs in `outdir`, which are the directories whose names start with a number, oldest first."""
+        names = [name for name in os.listdir(outdir) if _number(name) is not None] if os.path.isdir(outdir) else []
+        return [cls(os.path.join(outdir, name)) for name in sorted(names, key=_number)]
+
+    @classmethod
+    def next(cls, outdir: str | os.PathLike, desc: str) -> 'RunDirectory':
+        """`OUTDIR/00000-desc`, with the first number that no directory there has yet. It is not created."""
+        taken = [-1, *(_number(run.path.name) for run in cls.numbered(outdir))]
+        return cls(os.path.join(outdir, f'{max(taken) + 1:05d}-{desc}'))
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Create the directory if it is new, and keep other processes out of it.
+
+        Raises:
+            UserError: another process is training there, or the directory is not writable.
+        """
+        os.makedirs(self.path, exist_ok=True)
+        with files.only_process(self.path / LOCK, f'{self._given} is in use: another process is training there.'):
+            yield
+
+    def existing_files(self) -> Iterator[Path]:
+        """Files that only runs have: at least one is in the directory of every run that has begun."""
+        patterns = (OPTIONS, LOG, STATS, METRICS, SNAPSHOTS, FAKES)
+        return (path for pattern in patterns for path in self.path.glob(pattern) if path.is_file())
+
+    # --- Options and the start ----------------------------------------------------------------------------------------
+
+    def read_options(self) -> dict | None:
+        """The loop arguments that the run was started with, or None where they are missing or cannot be parsed."""
+        try:
+            args = json.loads(self.options_path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return args if isinstance(args, dict) else None
+
+    def write_options(self, args: Mapping) -> None:
+        """Record the loop arguments, which must be JSON.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        with files.atomic_write(self.options_path) as file:
+            file.write(json.dumps(args, indent=2).encode())
+
+    @property
+    def student_path(self) -> str:
+        """Path of the network pickle that the run starts from, if it has its own; in the form that options contain."""
+        return os.path.join(self._given, STUDENT)
+
+    # --- Networks and images ------------------------------------------------------------------------------------------
+
+    def snapshot_path(self, cur_nimg: int) -> Path:
+        """The network pickle after so many images."""
+        return self.path / SNAPSHOTS.replace('*', f'{cur_nimg // 1000:06d}')
+
+    def snapshots(self) -> list[Path]:
+        """The network pickles, oldest first."""
+        return _sorted(self.path.glob(SNAPSHOTS))
+
+    def fakes_path(self, cur_nimg: int) -> Path:
+        """The image grid after so many images."""
+        return self.path / FAKES.replace('*', f'{cur_nimg // 1000:06d}')
+
+    def fakes(self) -> list[Path]:
+        """The image grids, oldest first, and at the end the one from before the first step."""
+        return _sorted(self.path.glob(FAKES))
+
+    def ticket_path(self, name: str) -> Path:
+        """The ticket that `find-ticket` keeps under a name, 'best' or 'last'."""
+        return self.path / TICKET.replace('*', name)
+
+    # --- Records ------------------------------------------------------------------------------------------------------
+
+    def metric_path(self, metric: str) -> Path:
+        """The results of a metric, one line of JSON each."""
+        return self.path / METRICS.replace('*', metric)
+
+    def metrics(self) -> list[Path]:
+        """The results of all metrics that were measured, by name."""
+        return sorted(self.path.glob(METRICS))
+
+    def record_sizes(self) -> dict[str, int]:
+        """The sizes in bytes of the files that the run appends to, by name."""
+        return {path.name: path.stat().st_size for pattern in RECORDS for path in self.path.glob(pattern)}
+
+    def cut_records(self, sizes: Mapping[str, int]) -> None:
+        """Truncate the records to these sizes, and others to nothing: a continued run writes what came after again."""
+        for name, size in self.record_sizes().items():
+            if size > sizes.get(name, 0):
+                os.truncate(self.path / name, sizes.get(name, 0))
+
+    def kimg_on_record(self) -> float:
+        """How far `stats.jsonl` goes, in thousands of images."""
+        with contextlib.suppress(OSError), open(self.stats_path) as file:
+            for line in reversed(file.readlines()):
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # The last line may be cut off.
+                    return float(json.loads(line)['Progress/kimg']['mean'])
+        return 0.0
+
+    # --- States -------------------------------------------------------------------------------------------------------
+
+    def state_path(self, cur_nimg: int) -> Path:
+        """The training state after so many images."""
+        return self.path / STATES.replace('*', f'{cur_nimg / 1000:010.3f}')
+
+    def states(self) -> list[Path]:
+        """The training states, newest first."""
+        pattern = re.escape(STATES).replace(r'\*', r'\d+\.\d+')
+        return sorted((path for path in self.path.glob(STATES) if re.fullmatch(pattern, path.name)), reverse=True)
+
+    def has_lost_states(self, args: Mapping) -> bool:
+        """Whether a run of these loop arguments got so far that it must have had a training state, but has none.
+
+        Starting it again would overwrite its results. (One that was ended before its first state has few.)
+        """
+        due = min(args.get('state_kimg', STATE_KIMG), args['total_kimg'])
+        return not self.states() and self.kimg_on_record() >= due
+
+    def delete_temporary_files(self) -> None:
+        """Delete what a kill in the middle of `files.atomic_write` left behind."""
+        for pattern in (STATES, SNAPSHOTS):
+            for path in self.path.glob(f'.{os.path.splitext(pattern)[0]}.tmp'):
+                path.unlink()
 
 
-def kimg_on_record(run_dir: str) -> float:
-    """How far the statistics of a run go, in thousands of images."""
-    with contextlib.suppress(OSError), open(os.path.join(run_dir, 'stats.jsonl')) as file:
-        for line in reversed(file.readlines()):
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # The last line may be cut off.
-                return float(json.loads(line)['Progress/kimg']['mean'])
-    return 0.0
+def _number(name: str) -> int | None:
+    match = re.match(r'\d+', name)
+    return int(match.group()) if match else None
+
+
+def _sorted(paths: Iterator[Path]) -> list[Path]:
+    """By the kimg in their names; those without come last."""
+    return sorted(paths, key=lambda path: (kimg_of(path) is None, kimg_of(path) or 0, path.name))

@@ -1,4 +1,4 @@
-"""Starting the processes of a run: here, or by torchrun on one machine or many."""
+"""Starting the processes of a run: in this process, in processes of our own on one machine, or those of torchrun."""
 
 import errno
 import multiprocessing.connection
@@ -8,38 +8,37 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 
 import click
 import dnnlib
-import torch
-import torch.distributed
 import torch.multiprocessing
 
 from stylegan2_compress import distributed, errors, host
-from stylegan2_compress.registry import import_named
+from stylegan2_compress.runs import loops
+from stylegan2_compress.runs.directory import RunDirectory
 
-# What a loop raises to say a sentence; anything else is a failure of the program.
-SENTENCES = (errors.Stopped, errors.DivergedError, errors.UserError)
+USER_ERRORS = (errors.Stopped, errors.DivergedError, errors.UserError)  # Others are shown with their traceback.
 SECONDS_TO_FIND_THE_CAUSE = 2
 
 
 def run(args: dict) -> None:
-    """Run the training loop that the arguments name in as many processes as they say, and wait for the end.
+    """Run the training loop that the arguments name in `num_gpus` processes, and wait for its end.
 
     Args:
-        args: keyword arguments of `run_loop`, apart from `rank`.
+        args: keyword arguments of `loops.run_loop`, without `rank`.
 
     Raises:
-        UserError, DivergedError, Stopped: what the loop raised.
+        UserError, DivergedError, Stopped: from the loop.
         click.ClickException: with the traceback of the process that failed first; the others have been ended.
     """
     if distributed.torchrun_processes() is not None:
-        rank = torch.distributed.get_rank()
+        rank = distributed.rank()
         run_rank(rank, args)
-        torch.distributed.destroy_process_group()
+        distributed.leave()
         if rank != 0:
-            sys.exit(0)  # What comes after training is for one process.
+            sys.exit(0)  # One process is enough for what follows training.
     elif args['num_gpus'] == 1:
         run_rank(0, args)
     else:
@@ -47,62 +46,76 @@ def run(args: dict) -> None:
 
 
 def run_rank(rank: int, args: dict) -> None:
-    """Run the loop as one process of the run; the first writes the log."""
-    if rank == 0:
-        log = os.path.join(args['run_dir'], 'log.txt')
-        with last_words(log), full_disk(args['run_dir']), dnnlib.util.Logger(log, file_mode='a', should_flush=True):
-            run_loop(rank=rank, **args)
-    else:
+    """Run the loop as one process of the run. Only rank 0 prints; its output is also written to the run's log."""
+    if rank != 0:
         with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
-            run_loop(rank=rank, **args)
+            loops.run_loop(rank=rank, **args)
+        return
+    log = str(RunDirectory(args['run_dir']).log_path)
+    with (
+        errors_logged(log),
+        full_disk_explained(args['run_dir']),
+        dnnlib.util.Logger(log, file_mode='a', should_flush=True),
+    ):
+        loops.run_loop(rank=rank, **args)
 
 
 @contextmanager
-def full_disk(run_dir: str):
-    """Say in a sentence that there is no room for pictures and logs, which are not `files.atomic_write`'s."""
+def full_disk_explained(run_dir: str) -> Iterator[None]:
+    """Turn the error of a full disk into a `UserError`, for images and logs, which `files.atomic_write` does not write.
+
+    Raises:
+        UserError: there is no space left, or the disk quota is exceeded.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sentence = f'Cannot write to {run_dir}: {error.strerror}; make room, and continue with --resume={run_dir}.'
-        raise errors.UserError(sentence) from error
+        raise errors.UserError(
+            f'Cannot write to {run_dir}: {error.strerror}; make room, and continue with --resume={run_dir}.'
+        ) from error
 
 
 @contextmanager
-def last_words(log: str):
-    """Let the log end with what ended the run, which on the terminal is shown by whoever catches it."""
+def errors_logged(log: str) -> Iterator[None]:
+    """Append the exception that ends the run to its log: the terminal shows it only after the log is closed."""
     try:
         yield
     except BaseException as error:
-        words = traceback.format_exc()
+        text = traceback.format_exc()
         if isinstance(error, click.ClickException):
-            words = error.message if isinstance(error, errors.Stopped) else f'Error: {error.message}'
+            text = error.message if isinstance(error, errors.Stopped) else f'Error: {error.message}'
         with suppress(OSError), open(log, 'a') as file:
-            file.write(f'\n{words}\n')
+            file.write(f'\n{text}\n')
         raise
 
 
 # --- Our own processes, on one machine --------------------------------------------------------------------------------
 
 
+class Killed(click.ClickException):
+    """A process ended without reporting how."""
+
+
 def spawn(args: dict) -> None:
+    """Start `num_gpus` processes that run the loop, and wait for them. See `run`."""
     size = args['num_gpus']
     context = multiprocessing.get_context('spawn')
-    store = torch.distributed.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    _store, port = distributed.open_store()  # For as long as the processes need it.
     children, pipes = [], []
     for rank in range(size):
-        pipe, theirs = context.Pipe(duplex=False)
+        pipe, childs_end = context.Pipe(duplex=False)
         child = context.Process(
-            target=child_main, args=(rank, store.port, str(host.activate().path), dict(args), theirs), name=f'{rank}'
+            target=child_main, args=(rank, port, str(host.activate().path), dict(args), childs_end), name=f'{rank}'
         )
-        with only_the_first_shows_bars(rank):
+        with progress_bars_on_rank_zero(rank):
             child.start()
-        theirs.close()
+        childs_end.close()
         children.append(child)
         pipes.append(pipe)
     try:
-        with signals_passed_on(children):
+        with signals_forwarded(children):
             outcome = wait(children, pipes)
     finally:
         for child in children:
@@ -113,16 +126,18 @@ def spawn(args: dict) -> None:
 
 
 def child_main(rank: int, port: int, host_dir: str, args: dict, pipe) -> None:
-    """What a spawned process does; its last words go through the pipe."""
-    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # Without its parent it saves and ends.
+    """The body of a spawned process: it runs the loop, and sends its outcome through the pipe.
+
+    The outcome is None, or the type and the message of an exception.
+    """
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # If the parent dies, this saves the state and ends.
     os.environ['LOCAL_RANK'] = str(rank)
     try:
         host.activate(host_dir)
-        store = torch.distributed.TCPStore('127.0.0.1', port, is_master=False)
-        distributed.join(args.get('device'), rank, args['num_gpus'], store)
+        distributed.join(args.get('device'), rank, args['num_gpus'], distributed.connect_to_store(port))
         run_rank(rank, args)
         pipe.send(None)
-    except SENTENCES as error:
+    except USER_ERRORS as error:
         pipe.send((type(error), error.message))
     except BaseException:
         text = f'Process {rank} of {args["num_gpus"]} failed:\n{traceback.format_exc()}'
@@ -132,25 +147,26 @@ def child_main(rank: int, port: int, host_dir: str, args: dict, pipe) -> None:
 
 
 def wait(children: list, pipes: list) -> click.ClickException | None:
-    """The exception that the run ended with. After a failure, which others follow from, nobody is waited for."""
+    """Wait until all processes have ended, or one has failed. Returns the exception that the run ended with."""
     outcomes = {}
     while len(outcomes) < len(children):
-        for rank in listen(children, pipes, outcomes):
+        for rank in receive(children, pipes, outcomes):
             failed = outcomes[rank] is not None and not isinstance(outcomes[rank], errors.Stopped)
             if failed:
-                time.sleep(SECONDS_TO_FIND_THE_CAUSE)  # One that was killed has no last words, its peers are quicker.
-                listen(children, pipes, outcomes)
+                # A killed process is often the cause of the others' errors, and they may report theirs first.
+                time.sleep(SECONDS_TO_FIND_THE_CAUSE)
+                receive(children, pipes, outcomes)
                 killed = [each for each in outcomes.values() if isinstance(each, Killed)]
                 return killed[0] if killed else outcomes[rank]
     return outcomes[0]
 
 
-class Killed(click.ClickException):
-    """A process ended without a word."""
+def receive(children: list, pipes: list, outcomes: dict) -> list[int]:
+    """Wait up to half a second for processes to end, and add their outcomes to `outcomes` by rank.
 
-
-def listen(children: list, pipes: list, outcomes: dict) -> list[int]:
-    """Wait for words or deaths, add what they mean to `outcomes` by rank, and return the ranks in order of arrival."""
+    Returns:
+        The ranks of the processes that ended, in order of arrival.
+    """
     waiting = {pipe: rank for rank, pipe in enumerate(pipes) if rank not in outcomes}
     arrived = []
     for pipe in multiprocessing.connection.wait(list(waiting), timeout=0.5):
@@ -168,10 +184,10 @@ def listen(children: list, pipes: list, outcomes: dict) -> list[int]:
 
 
 @contextmanager
-def signals_passed_on(children: list):
-    """Ctrl-C and SIGTERM ask all processes to save and end; a second Ctrl-C ends everything at once."""
+def signals_forwarded(children: list) -> Iterator[None]:
+    """On Ctrl-C and SIGTERM, ask all processes to save and end; a second Ctrl-C ends everything at once."""
 
-    def pass_on(number, _frame):
+    def forward(number, _frame):
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         for child in children:
@@ -181,7 +197,7 @@ def signals_passed_on(children: list):
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -190,20 +206,11 @@ def signals_passed_on(children: list):
 
 
 @contextmanager
-def only_the_first_shows_bars(rank: int):
-    """Progress bars of the libraries we call ask the environment of a new process."""
+def progress_bars_on_rank_zero(rank: int) -> Iterator[None]:
+    """Turn off the progress bars of libraries in a process that is started in the block, unless it is rank 0."""
     if rank != 0:
         os.environ['TQDM_DISABLE'] = '1'
     try:
         yield
     finally:
         os.environ.pop('TQDM_DISABLE', None)
-
-
-HOST_LOOP = 'training.training_loop.training_loop'
-OUR_LOOP = 'stylegan2_compress.training_loops.distillation.training_loop'
-
-
-def run_loop(rank: int, loop: str = HOST_LOOP, **args) -> None:
-    """Run the training loop that the arguments name; without a name, the host's."""
-    import_named('--loop', loop, [HOST_LOOP, OUR_LOOP])(rank=rank, **args)

@@ -1,4 +1,4 @@
-"""Run directories: numbered as the host numbers them, started from options that are written down first, continued."""
+"""Starting a run in a new directory, or continuing the one that `--resume` means."""
 
 import contextlib
 import json
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import dnnlib
 
-from stylegan2_compress import distributed, files, pickles
+from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.runs import launch, states
-from stylegan2_compress.runs.directory import OPTIONS, STUDENT, has_lost_states, next_run_dir, read_options, run_dirs
+from stylegan2_compress.runs import launch
+from stylegan2_compress.runs.directory import OPTIONS, STATES, RunDirectory
 
 LATEST = 'latest'
 
-# Options that may change when a run is continued: how long, what is shown and saved, and on which machine. With other
-# processes the run goes on, but not bit for bit as it would have.
+# Options that may change when a run is continued: its length, what it shows and saves, and the machine. With another
+# number of processes the run continues, but not bit for bit as it would have.
 FREE = {
     'run_dir', 'total_kimg', 'kimg_per_tick', 'image_snapshot_ticks', 'network_snapshot_ticks', 'state_kimg', 'metrics',
     'data_loader_kwargs', 'device', 'num_gpus', 'batch_gpu', 'cudnn_benchmark', 'allow_tf32',
@@ -31,13 +31,13 @@ def continue_or_start(
     resume: str | None = None,
     dry_run: bool = False,
 ) -> str:
-    """Run a training loop in a new run directory, or go on in one that is there; wait for the end.
+    """Run a training loop in a new run directory, or continue an existing run; wait for its end.
 
     Args:
         outdir: directory of run directories.
-        desc: name of a new one, after its number.
-        args: keyword arguments of `options.run_loop`, without `rank` and `run_dir`.
-        student: contents of a network pickle that the run starts from; written to `student.pkl` in the run directory.
+        desc: what follows the number in the name of a new run directory.
+        args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
+        student: contents of a network pickle that the run starts from; written to its own directory.
         resume: None starts a new run; 'latest' continues the newest one in `outdir` that has the same options, and
             starts one if there is none, or if that was to be longer; a run directory continues that one.
         dry_run: print the options, and write and run nothing.
@@ -46,7 +46,7 @@ def continue_or_start(
         The run directory.
 
     Raises:
-        UserError: `resume` is not a run directory, or its options are others (see `FREE`).
+        UserError: `resume` is no run directory, or its options differ (see `FREE`).
         Stopped, DivergedError: see `training_loops.loop.train`.
     """
     distributed.join_torchrun(args.get('device'))
@@ -55,65 +55,61 @@ def continue_or_start(
 
     with contextlib.ExitStack() as held:
 
-        def prepare() -> str:
-            run_dir = find(outdir, args, student, resume) or next_run_dir(outdir, desc)
-            print_options(in_run_dir(args, run_dir, student), run_dir)
+        def prepare() -> RunDirectory:
+            run = run_to_continue(outdir, args, student, resume) or RunDirectory.next(outdir, desc)
+            print_options(in_run_directory(args, run, student), run)
             if not dry_run:
-                held.enter_context(claimed(run_dir))
-                write(in_run_dir(args, run_dir, student), run_dir, student)
-            return run_dir
+                held.enter_context(run.claimed())
+                write_start(run, in_run_directory(args, run, student), student)
+            return run
 
-        run_dir = distributed.first_decides(prepare)
+        run = distributed.result_of_rank_zero(prepare)
         if dry_run:
             print('Dry run; exiting.')
         else:
-            launch.run(in_run_dir(args, run_dir, student))
-    return run_dir
+            launch.run(in_run_directory(args, run, student))
+    return os.fspath(run)
 
 
-def start_run(args: dict, run_dir: str, student: dict | None = None) -> None:
-    """Create the run directory, write down what is about to run, and run it.
+def start_run(args: dict, run_dir: str | os.PathLike, student: dict | None = None) -> None:
+    """Create a run directory, record its options, and run the loop there; wait for its end.
 
     Args:
-        args: keyword arguments of `options.run_loop`, apart from `rank`.
-        run_dir: must not exist yet.
-        student: contents of the network pickle at `args.resume_pkl`, where the run is to write it first.
+        args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
+        run_dir: where; what is left of a run there is continued.
+        student: contents of the network pickle at `args.resume_pkl`, which is written first.
+
+    Raises:
+        UserError, Stopped, DivergedError: see `continue_or_start`.
     """
-    args = dnnlib.EasyDict(args, run_dir=run_dir)
-    with claimed(run_dir):
-        write(args, run_dir, student)
+    run = RunDirectory(run_dir)
+    args = in_run_directory(args, run, None)
+    with run.claimed():
+        write_start(run, args, student)
         launch.run(args)
 
 
-@contextlib.contextmanager
-def claimed(run_dir: str) -> Iterator[None]:
-    """Have the directory, new or not, and keep other processes out of it."""
-    os.makedirs(run_dir, exist_ok=True)
-    with files.only_process(run_dir):
-        yield
+def in_run_directory(args: dict, run: RunDirectory, student: dict | None) -> dict:
+    """The arguments of the loop in a run directory, where it starts from its own copy of `student`."""
+    own_student = {} if student is None else {'resume_pkl': run.student_path}
+    return dnnlib.EasyDict(args, **own_student, run_dir=os.fspath(run))
 
 
-def in_run_dir(args: dict, run_dir: str, student: dict | None) -> dict:
-    """The arguments of a run there, which starts from its own copy of `student`."""
-    own = dict(resume_pkl=os.path.join(run_dir, STUDENT)) if student is not None else {}
-    return dnnlib.EasyDict(args, **own, run_dir=run_dir)
+def write_start(run: RunDirectory, args: dict, student: dict | None) -> None:
+    """Write what the run starts from. The options are written last: a directory with options is complete."""
+    is_new = not run.options_path.exists()
+    if student is not None and is_new:
+        pickles.save(args['resume_pkl'], student)
+    run.write_options(args)
+    if not is_new and not run.states():
+        run.cut_records({})  # The run was stopped before its first state, and starts from scratch.
 
 
-def write(args: dict, run_dir: str, student: dict | None) -> None:
-    """Make the run directory what a run starts from. The options come last: a directory with options is complete."""
-    new = not os.path.exists(os.path.join(run_dir, OPTIONS))
-    if student is not None and new:
-        pickles.save(args.resume_pkl, student)
-    with files.atomic_write(os.path.join(run_dir, OPTIONS)) as file:
-        file.write(json.dumps(args, indent=2).encode())
-    if not new and not states.states_in(run_dir):
-        states.cut_records(run_dir, {})  # It was stopped before there was a state, and starts from scratch.
-
-
-def print_options(args: dict, run_dir: str) -> None:
+def print_options(args: dict, run_dir: str | os.PathLike) -> None:
+    """Print what is about to run, as the host does."""
     print('\nTraining options:')
     print(json.dumps(args, indent=2))
-    print(f'\nOutput directory:   {run_dir}')
+    print(f'\nOutput directory:   {os.fspath(run_dir)}')
     print(f'Training data:      {args["training_set_kwargs"]["path"]}')
     print(f'Training duration:  {args["total_kimg"]} kimg')
     print(f'Number of processes: {args["num_gpus"]}\n')
@@ -128,50 +124,65 @@ def is_run(resume: str | None) -> bool:
 
 
 def check_resume(resume: str | None) -> None:
-    """Refuse what can be no run to continue, whatever its options."""
-    if resume not in (None, LATEST) and read_options(resume) is None:
-        raise UserError(
-            f'--resume={resume} is no run directory: there is no {OPTIONS} in it, or none that can be read.'
-        )
+    """Refuse what cannot be continued, whatever the options.
+
+    Raises:
+        UserError: `resume` is a path, but not of a run directory.
+    """
+    if resume not in (None, LATEST) and recorded_options(RunDirectory(resume)) is None:
+        raise UserError(f'--resume={resume} is no run directory: {OPTIONS} is missing there or cannot be parsed.')
 
 
-def find(outdir: str, args: dict, student: dict | None, resume: str | None) -> str | None:
-    """The run directory that `resume` means, None for a new one; see `continue_or_start`."""
+def recorded_options(run: RunDirectory) -> dict | None:
+    """The options that a run was started with, or None if they are missing, or are not those of a training loop."""
+    args = run.read_options() or {}
+    complete = isinstance(args.get('total_kimg'), (int, float)) and isinstance(args.get('run_dir'), str)
+    return args if complete else None
+
+
+def run_to_continue(outdir: str, args: dict, student: dict | None, resume: str | None) -> RunDirectory | None:
+    """The run that `resume` means, None for a new one; see `continue_or_start`."""
     if resume is None:
         return None
     if 'loop' not in args:
-        raise UserError(f"--resume={resume} continues runs of our loops, and this one is the host's; give --loop.")
+        raise UserError(f"--resume={resume} continues runs of our loops, but this one runs the host's; give --loop.")
     if resume == LATEST:
-        for run_dir in reversed(run_dirs(outdir)):
-            old = read_options(run_dir)
-            if old is None or old['total_kimg'] > args['total_kimg']:
-                continue
-            if differences(old, in_run_dir(args, old['run_dir'], student)):
-                continue
-            if not has_lost_states(run_dir, old):
-                return run_dir
-            print(f'{run_dir} has no training state (any more) to go on from.')
-        if run_dirs(outdir):
-            print(f'There is no run with these options in {outdir}, so this is a new one.')
-        return None
+        return latest_run(outdir, args, student)
     check_resume(resume)
-    old = read_options(resume)
-    changed = differences(old, in_run_dir(args, old['run_dir'], student))
+    run = RunDirectory(resume)
+    old = recorded_options(run)
+    changed = differences(old, args, student)
     if changed:
         raise UserError(f'--resume={resume} has other options: {"; ".join(changed)}. Give those it was started with.')
     if old['total_kimg'] > args['total_kimg']:
         raise UserError(f'--kimg={args["total_kimg"]} is shorter than {resume}, whose length is {old["total_kimg"]}.')
-    if has_lost_states(resume, old):
+    if run.has_lost_states(old):
         raise UserError(
-            f'--resume={resume} cannot go on: it has no training-state-*.pt (any more). Its snapshots can be used as '
-            f'--student of a new run.'
+            f'--resume={resume} cannot be continued: it has no {STATES}. Its snapshots can be the --student of a new '
+            'run.'
         )
-    return os.path.normpath(resume)
+    return RunDirectory(os.path.normpath(resume))
 
 
-def differences(old: dict, new: dict) -> list[str]:
-    """What two sets of loop arguments differ in, as 'name: old → new', but for what may change."""
-    old, new = (dict(flat(json.loads(json.dumps(args)))) for args in (old, new))
+def latest_run(outdir: str, args: dict, student: dict | None) -> RunDirectory | None:
+    """The newest run in `outdir` with these options, no longer than they say; None, and a message, if there is none."""
+    runs = RunDirectory.numbered(outdir)
+    for run in reversed(runs):
+        old = recorded_options(run)
+        if old is None or old['total_kimg'] > args['total_kimg'] or differences(old, args, student):
+            continue
+        if not run.has_lost_states(old):
+            return run
+        print(f'{run} has lost its training states and cannot be continued.')
+    if runs:
+        print(f'No run in {outdir} has these options: starting a new one.')
+    return None
+
+
+def differences(old: dict, args: dict, student: dict | None) -> list[str]:
+    """How the arguments of a run differ from those it was started with, but for `FREE`: 'name: old → new' each."""
+    new = in_run_directory(args, RunDirectory(old['run_dir']), student)
+    old, new = (dict(flat(json.loads(json.dumps(each)))) for each in (old, new))
     return [
         f'{name}: {old.get(name, "none")} → {new.get(name, "none")}'
         for name in sorted(old.keys() | new.keys())

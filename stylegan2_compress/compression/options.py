@@ -1,0 +1,266 @@
+"""The options of runs, each declared once. Nothing here imports torch or the host."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+from stylegan2_compress import arguments, files
+from stylegan2_compress.arguments import again, argument
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
+
+HOST_LOSS = 'training.loss.StyleGAN2Loss'
+DEFAULT_RATIO = 0.7
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What the patched `train.py` takes beside its own options, and `distill` as well."""
+
+    loss: str | None = argument(
+        'Loss class, any importable name: stylegan2_compress.DiMELoss, …',
+        None,
+        default_text=HOST_LOSS,
+        metavar='CLASS',
+    )
+    loss_args: tuple[str, ...] | Mapping[str, Any] = argument(
+        'Argument of the loss class; may be repeated.', (), metavar='KEY=VALUE'
+    )
+    teacher: str | None = argument('Network pickle (path or URL) to learn from.', None, metavar='PKL')
+    student: str | None = argument(
+        'Network pickle to train: shapes and weights come from it, whatever --cfg says about shapes.',
+        None,
+        metavar='PKL',
+    )
+    loop: str | None = argument(
+        'Training loop.', None, default_text=f'{HOST_LOOP} with CUDA, {OUR_LOOP} without', metavar='MODULE.FUNCTION'
+    )
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What every run of ours takes.
+
+    Raises:
+        UserError: what can be known without reading files: a value is not allowed, or nothing can be written to
+            `outdir`.
+    """
+
+    data: str = argument("Training images: directory or zip in the host's format.", metavar='PATH')
+    outdir: str = argument('Where the run directory is created.', metavar='DIR')
+    cfg: str | None = argument('Base configuration of the host.', None, default_text='auto', metavar='NAME')
+    kimg: int | None = argument(
+        'Length of the run in thousands of images.', None, least=1, default_text="the configuration's"
+    )
+    batch: int | None = argument('Batch size.', None, least=1, default_text="the configuration's")
+    lr: float | None = argument('Learning rate.', None, least=0)
+    ema_kimg: float | None = argument(
+        'Half-life of the average that G_ema is, in thousands of images.', None, least=0, metavar='N'
+    )
+    mirror: bool | None = argument('Add flipped images.', None, default_text='false')
+    cond: bool | None = argument("Use the data set's labels.", None, default_text='if the teacher does')
+    subset: int | None = argument('Train with only N images.', None, default_text='all')
+    snap: int | None = argument('Ticks between snapshots.', None, least=1, default_text='50', metavar='TICKS')
+    kimg_per_tick: float | None = argument(
+        'Thousands of images between progress lines.', None, least=0, default_text='4', metavar='N'
+    )
+    seed: int | None = argument('Random seed.', None, least=0, most=2**32 - 1, default_text='0')
+    workers: int | None = argument('DataLoader worker processes.', None, least=0, default_text='3')
+    gpus: int | None = argument('Processes, each with a GPU or a share of the CPU.', None, least=1, default_text='1')
+    state_kimg: float | None = argument(
+        'Thousands of images between states to continue from.', None, least=0, default_text='40', metavar='N'
+    )
+    resume: str | None = argument(
+        'Continue a run: that one, or the newest with the same options.', None, metavar='latest|RUN_DIR'
+    )
+    device: str | None = argument('cpu, cuda, cuda:1.', None, default_text='CUDA where there is one', metavar='DEVICE')
+    dry_run: bool = argument('Print the options and exit.', False, flag=True, short='-n')
+
+    def __post_init__(self):
+        arguments.check(self)
+        files.require_writable_directory('--outdir', self.outdir)
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """The options of these names that are not None."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+# Options that decide the host's arguments, in `configurations.host_arguments` by the same names.
+_HOST_TRAINING = ('cfg', 'snap', 'seed', 'cond', 'subset', 'mirror', 'kimg', 'batch', 'workers')
+
+
+@dataclass(frozen=True)
+class DistillOptions(TrainingOptions, MethodOptions):
+    """The options of `distill`. What is not given is read off the teacher, or is the configuration's that it fits."""
+
+    teacher: str = again(
+        MethodOptions, 'teacher', default=MISSING, help='Network pickle to learn from.', metavar='PKL|URL'
+    )
+    student: str | None = again(
+        MethodOptions,
+        'student',
+        help='Network pickle to start from.',
+        default_text='the teacher, pruned',
+        metavar='PKL|URL',
+    )
+    ratio: float | None = argument(
+        'Without --student: share of channels to cut.', None, default_text=f'{DEFAULT_RATIO}', metavar='P'
+    )
+    criterion: str | None = argument(
+        'Without --student: how channels are chosen, see `prune`.', None, default_text='l1', metavar='NAME'
+    )
+    loss: str = again(MethodOptions, 'loss', default='stylegan2_compress.DiMELoss', default_text='', help='Loss class.')
+    loop: str | None = again(MethodOptions, 'loop', default_text='ours')
+    cfg: str | None = again(TrainingOptions, 'cfg', default_text='the one the teacher fits, or auto')
+    batch_gpu: int | None = argument(
+        'How much of the batch a GPU works on at a time; DiME compares that many images.',
+        None,
+        least=1,
+        default_text="the configuration's",
+    )
+    gamma: float | None = argument('Weight of the R1 penalty.', None, least=0, default_text="the configuration's")
+    lr: float | None = again(TrainingOptions, 'lr', help='Learning rate of generator and discriminator.')
+    pl_weight: float | None = argument(
+        'Weight of path length regularisation; 0 switches it off.', None, least=0, default_text="the loss's"
+    )
+    aug: str | None = argument('Augmentation.', None, default_text='noaug, as in the paper', metavar='noaug|ada|fixed')
+    p: float | None = argument('Augmentation probability for --aug=fixed.', None, least=0, most=1)
+    target: float | None = argument('ADA target for --aug=ada.', None, least=0, most=1, default_text='0.6')
+    augpipe: str | None = argument('Augmentation pipeline.', None, default_text='bgc', metavar='NAME')
+    freezed: int | None = argument('Freeze the first N layers of the discriminator.', None, least=0)
+    fp32: bool | None = argument('No mixed precision.', None, default_text='false; on a CPU always true')
+    metrics: str = argument("The host's metrics, or none.", 'none', metavar='NAME,…')
+
+    def __post_init__(self):
+        super().__post_init__()
+        for option in ('ratio', 'criterion'):
+            value = getattr(self, option)
+            if self.student is not None and value is not None:
+                raise UserError(
+                    f'--student={self.student} and --{option}={value} exclude each other: a student is pruned already.'
+                )
+
+    def host_options(self) -> dict[str, Any]:
+        """Those that `configurations.host_arguments` takes, as far as they are given; `gpus` and `metrics` are not."""
+        return self.given(*_HOST_TRAINING, 'batch_gpu', 'gamma', 'aug', 'p', 'target', 'augpipe', 'freezed', 'fp32')
+
+
+@dataclass(frozen=True)
+class TicketOptions(TrainingOptions):
+    """The options of `find-ticket`."""
+
+    teacher: str | None = argument(
+        'Mask the weights of its G_ema.', None, default_text='random weights', metavar='PKL|URL'
+    )
+    reference: str = argument('Whose moments to match.', 'data', choices=('data', 'teacher'), metavar='data|teacher')
+    keep: float = argument('Share of weights to keep.', 0.1, above=0, most=1, metavar='K')
+    rule: str = argument('edge-popup, global-edge-popup, gem-miner, imp, or an importable name.', 'edge-popup')
+    masked: tuple[str, ...] = argument('Weights to mask; may be repeated.', ('*weight',), metavar='PATTERN')
+    unmasked: tuple[str, ...] = argument('Exceptions, such as "mapping.*"; may be repeated.', (), metavar='PATTERN')
+    weight_init: str = argument('signed-constant, kaiming-normal, gaussian.', 'signed-constant', metavar='NAME')
+    score_init: str | None = argument(
+        'kaiming-uniform, uniform, unit.', None, default_text='what the rule wants', metavar='NAME'
+    )
+    embedding: str = argument('Network in whose layers moments are matched.', 'vgg19_bn', metavar='SPEC')
+    loss_args: tuple[str, ...] | Mapping[str, Any] = again(
+        MethodOptions, 'loss_args', help='Argument of the loss; may be repeated.'
+    )
+    lr: float = again(TrainingOptions, 'lr', default=5e-5, help='Learning rate of scores.', above=0)
+    batch: int = again(TrainingOptions, 'batch', default=64, default_text='')
+    ema_kimg: float | None = again(
+        TrainingOptions, 'ema_kimg', help='Half-life of the averaged scores in thousands of images.'
+    )
+    z_dim: int | None = argument('Width of z, of random weights.', None, least=1)
+    w_dim: int | None = argument('Width of w, likewise.', None, least=1)
+    channel_base: int | None = argument('Channels times resolution, likewise.', None, least=1)
+    channel_max: int | None = argument('Most channels of a layer, likewise.', None, least=1)
+    mapping_layers: int | None = argument('Layers of the mapping network, likewise.', None, least=1)
+    eval_embedding: str | None = argument(
+        'In whose features snapshots are compared.', None, default_text='the same', metavar='SPEC'
+    )
+    eval_samples: int = argument('Images for that.', 2000, least=2)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.reference == 'teacher' and self.teacher is None:
+            raise UserError('--reference=teacher needs --teacher=PKL.')
+        for name, value in self.shape().items():
+            if self.teacher is not None:
+                raise UserError(
+                    f"--{name.replace('_', '-')}={value} and --teacher exclude each other: the shape is the teacher's."
+                )
+
+    def shape(self) -> dict[str, int]:
+        """The sizes of a random generator that are given."""
+        return self.given('z_dim', 'w_dim', 'channel_base', 'channel_max', 'mapping_layers')
+
+    def host_options(self) -> dict[str, Any]:
+        """Those that `configurations.host_arguments` takes, as far as they are given; `gpus` is not."""
+        return self.given(*_HOST_TRAINING)
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """The options of `prune`."""
+
+    teacher: str = argument('Network pickle whose G_ema is pruned.', metavar='PKL|URL')
+    ratio: float | None = argument('Part, in [0, 1), of the channels of every layer to leave out.', None, metavar='P')
+    widths: str | None = argument(
+        'Instead: channels to keep by resolution; the others stay whole.', None, metavar='RES:N,…'
+    )
+    criterion: str = argument(
+        'How channels are chosen: l1, l1-styled, random, content-aware, diversity, or an importable name.',
+        'l1',
+        metavar='NAME',
+    )
+    init: str = argument('Then change the weights: none, svs, or an importable name.', 'none', metavar='NAME')
+    samples: int = argument('Images to judge by.', 400, least=1)
+    batch: int = argument('Images at a time.', 8, least=1)
+    seed: int = argument('Seed of the criterion.', 0, least=0, most=2**32 - 1)
+    mask: str | None = argument(
+        'TorchScript: images [N,C,H,W] in [-1,1] to content masks [N,1,H,W].', None, metavar='FILE.pt'
+    )
+    device: str | None = argument(
+        'Where channels are judged.', None, default_text='cuda where there is one, else cpu', metavar='NAME'
+    )
+    out: str = argument('File to write.', metavar='PKL')
+
+    def __post_init__(self):
+        arguments.check(self)
+        if (self.ratio is None) == (self.widths is None):
+            raise UserError('Say either --ratio or --widths, one of the two.')
+        if self.mask is not None and self.criterion != 'content-aware':
+            raise UserError(f'--mask has no meaning for the criterion {self.criterion}, only for content-aware.')
+
+
+@dataclass(frozen=True)
+class StatsOptions:
+    """The options of `stats`."""
+
+    teacher: str | None = argument('Network pickle whose images are looked at.', None, metavar='PKL|URL')
+    data: str | None = argument(
+        'Instead the images of a data set; with --teacher only its labels.', None, metavar='PATH'
+    )
+    embeddings: tuple[str, ...] = argument(
+        'Embedding network; may be repeated.', (), default_text='dino_resnet50 and clip_rn50', metavar='SPEC'
+    )
+    samples: int | None = argument(
+        'How many images.', None, least=1, default_text='10000 of a teacher, all of a data set'
+    )
+    bank: int = argument(
+        'Keep the features of the first N images, for the estimators linear, rbf and cubic.', 0, least=0
+    )
+    truncation: float = argument("Of the teacher's images.", 1.0, metavar='PSI')
+    mirror: bool = argument('Add flipped images.', False, default_text='false')
+    seed: int = argument('Random seed.', 0, least=0, most=2**32 - 1)
+    device: str | None = argument('cpu, cuda, cuda:1.', None, default_text='cuda where there is one', metavar='NAME')
+    out: str = argument('File to write.', metavar='NPZ')
+
+    def __post_init__(self):
+        arguments.check(self)
+        if self.teacher is None and self.data is None:
+            raise UserError('Say whose images to look at: --teacher or --data.')
+        if self.teacher is None and self.truncation != 1:
+            raise UserError(f'--truncation={self.truncation:g} goes with --teacher, whose images it changes.')
+        if self.data is None and self.mirror:
+            raise UserError('--mirror=true goes with --data, whose images it doubles.')

@@ -1,0 +1,48 @@
+"""`prune`: from a teacher's file to a student's."""
+
+from stylegan2_compress import pickles, pruning
+from stylegan2_compress.compression.options import PruneOptions
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import devices, profiling
+from stylegan2_compress.host.networks import class_name, require_generator
+
+
+def prune(options: PruneOptions, trust: bool = False) -> str:
+    """Write the network pickle of a pruned G_ema.
+
+    Args:
+        options: which teacher, how, and the file to write.
+        trust: run unknown code that the teacher's file contains.
+
+    Returns:
+        What it costs before and after, in words.
+
+    Raises:
+        UserError: the teacher cannot be pruned, or not like that.
+    """
+    device = devices.choose(options.device)
+    content_mask = None if options.mask is None else pruning.load_content_mask(options.mask, device)
+    criterion_options = pruning.CriterionOptions(options.samples, options.batch, options.seed, content_mask)
+    data = pickles.load(options.teacher, trust=trust)
+    require_generator(options.teacher, data)
+    G_ema = data['G_ema']
+    if class_name(G_ema) == 'ScoreMaskedGenerator':
+        raise UserError(f'{options.teacher} has masked weights: prune what `ticket save` and `ticket bake` make of it.')
+    if data['D'] is None:
+        raise UserError(
+            f'{options.teacher} has no discriminator, without which the host opens no pickle: name one that has.'
+        )
+    if options.widths is None:
+        widths = pruning.widths_for_ratio(G_ema, options.ratio)
+    else:
+        widths = pruning.widths_from_text(G_ema, options.widths)
+    G_ema.to(device)
+    student = pruning.make_student(data, widths, options.criterion, criterion_options, options.init)
+    for network in (student['G'], student['G_ema']):
+        network.cpu()
+    pickles.save(options.out, student)
+    lines = []
+    for what, count in (('parameters', profiling.parameters), ('MACs per image', profiling.macs)):
+        before, after = count(G_ema), count(student['G_ema'])
+        lines.append(f'{what}: {before:,} -> {after:,} ({after / before - 1:+.2%})')
+    return '\n'.join(lines)

@@ -1,0 +1,52 @@
+"""`stats`: the statistics that DiME matches, as a file."""
+
+from stylegan2_compress import embeddings
+from stylegan2_compress.compression.options import StatsOptions
+from stylegan2_compress.distributions import sources, statistics
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import datasets, devices
+from stylegan2_compress.host.networks import check_against_data, require_generator
+from stylegan2_compress.losses import dime
+from stylegan2_compress.pickles.networks import Networks
+
+
+def write_statistics(options: StatsOptions) -> str:
+    """Compute and write the statistics of a teacher's or a data set's images.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        UserError: there are fewer images than that, or a file or embedding cannot be loaded.
+    """
+    device = devices.choose(options.device)
+    training_set_kwargs = None
+    if options.data is not None:
+        _training_set, training_set_kwargs = datasets.open_training_set(options.data)
+        training_set_kwargs.update(xflip=options.mirror)
+    if options.teacher is None:
+        source = sources.DatasetImages(training_set_kwargs, seed=options.seed, device=device)
+    else:
+        networks = Networks()
+        require_generator(options.teacher, networks[options.teacher])
+        G = networks[options.teacher]['G_ema']
+        if options.data is not None:
+            training_set_kwargs.update(use_labels=G.c_dim > 0)
+            check_against_data('--teacher', options.teacher, G, training_set_kwargs)
+        source = sources.TeacherImages(
+            options.teacher,
+            networks,
+            truncation_psi=options.truncation,
+            seed=options.seed,
+            training_set_kwargs=training_set_kwargs,
+            device=device,
+        )
+    samples = options.samples or source.size or max(dime.TEACHER_SAMPLES, options.bank)
+    sources.check_size(source, '--samples', samples)
+    if options.bank > samples:
+        raise UserError(f'--bank={options.bank} is more than the {samples} images that are looked at: raise --samples.')
+    specs = embeddings.split(list(options.embeddings) or dime.PAPER_EMBEDDINGS)
+    loaded = [embeddings.load(spec, device) for spec in specs]
+    computed = statistics.compute_statistics(source, loaded, samples, options.bank)
+    statistics.write_statistics(options.out, source, samples, loaded, computed)
+    return f'{options.out}: {samples} images, {", ".join(embedding.spec for embedding in loaded)}'

@@ -1,0 +1,63 @@
+"""`profile`: what generators cost, side by side."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from stylegan2_compress import pickles
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import devices, profiling
+from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.tickets import baking
+
+
+def profile(
+    files: Sequence[str],
+    batch: int = 16,
+    layers: bool = False,
+    no_measure: bool = False,
+    as_json: bool = False,
+    device: str | None = None,
+    trust: bool = False,
+) -> str:
+    """Count, and measure at batch sizes 1 and `batch`, the G_ema of network files.
+
+    Args:
+        files: network files or URLs; the others are compared with the first.
+        batch: images at a time.
+        layers: show every layer.
+        no_measure: only count.
+        as_json: JSON instead of a table.
+        device: where to measure; CUDA where there is one by default.
+        trust: run unknown code that the files contain.
+
+    Raises:
+        UserError: a file cannot be read, or memory does not hold the batch.
+    """
+    torch_device = devices.choose(device)
+    generators = []
+    for file in files:
+        data = pickles.load(file, trust=trust)
+        require_generator(file, data)
+        generators.append(baking.plain(data['G_ema']).eval())
+    profiles = []
+    for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
+        file_bytes = Path(pickles.local_file(file)).stat().st_size
+        batches = [] if no_measure else sorted({1, batch})
+        try:
+            profiles.append(profiling.profile(G.to(torch_device), file, file_bytes, layers, batches))
+        except RuntimeError as error:
+            if 'memory' not in str(error):  # What the allocators of all devices say.
+                raise
+            raise UserError(
+                f'--batch={batch} is more than memory holds on {torch_device}: give a smaller one.'
+            ) from error
+        G.cpu()
+    measured_on = None if no_measure else profiling.device_name(torch_device)
+    if as_json:
+        entries = [{**dataclasses.asdict(p), 'against_first': profiling.reductions(p, profiles[0])} for p in profiles]
+        return json.dumps({'measured_on': measured_on, 'profiles': entries}, indent=2)
+    return profiling.table(profiles) + ('' if no_measure else f'\nmeasured on {measured_on}')

@@ -1,0 +1,94 @@
+"""Pairs of discriminators: the student's and the teacher's in one `DualDiscriminator`, its arguments and its start."""
+
+from collections.abc import Mapping
+
+import torch
+from torch_utils import misc
+
+from stylegan2_compress import distributed
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.networks.dual import DualDiscriminator
+
+STARTS = ('scratch', 'teacher')  # Of the student's discriminator.
+
+
+def student_of(D: torch.nn.Module) -> torch.nn.Module:
+    """The host's discriminator in a pickle's D: of a student that NICKEL trained, the student's."""
+    return D.student if isinstance(D, DualDiscriminator) else D
+
+
+def pair_arguments(D_kwargs: Mapping, teacher_D: torch.nn.Module, student_d: str, matched: Mapping[str, int]) -> dict:
+    """`D_kwargs` of a `DualDiscriminator`, from those of a run with the host's discriminator or with a dual one.
+
+    Precision, the number of FP16 resolutions and the clamp that goes with it, is the run's for both. Frozen layers
+    (`--freezed`) are for weights that were learned before: D_T's, and D_S's only if they are the teacher's.
+
+    Raises:
+        UserError: D is of a class that is neither, or a dual one whose networks are not those asked for.
+    """
+    if D_kwargs['class_name'].rpartition('.')[2] not in ('Discriminator', 'DualDiscriminator'):
+        raise UserError(f"NICKEL needs the host's discriminator, training.networks.Discriminator, and D is a "
+                        f'{D_kwargs["class_name"]}.')  # fmt: skip
+    student_kwargs = D_kwargs.get('student_kwargs', D_kwargs)
+    trained_before = {name: kwargs for name in ('student_kwargs', 'teacher_kwargs') if (kwargs := D_kwargs.get(name))}
+    frozen = D_kwargs.get('block_kwargs') or trained_before.get('teacher_kwargs', {}).get('block_kwargs', {})
+    teacher_kwargs = _own_arguments(teacher_D.init_kwargs, frozen.get('freeze_layers', 0))
+    new = type(D_kwargs)(
+        {name: D_kwargs[name] for name in ('num_fp16_res', 'conv_clamp') if name in D_kwargs},
+        class_name='stylegan2_compress.DualDiscriminator',
+        student_kwargs=teacher_kwargs if student_d == 'teacher' else _own_arguments(student_kwargs, freeze_layers=0),
+        teacher_kwargs=teacher_kwargs,
+        matched_channels=dict(matched),
+    )
+    for name, kwargs in trained_before.items():
+        if _own_arguments(kwargs, 0) != _own_arguments(new[name], 0):
+            raise UserError(
+                'The student was trained by NICKEL before, with another D than --teacher and --loss-arg student_d '
+                f'ask for ({name} are {dict(kwargs)}, not {dict(new[name])}); give what it was trained with.'
+            )
+    return new
+
+
+def _own_arguments(kwargs: Mapping, freeze_layers: int) -> dict:
+    """Arguments of the host's `Discriminator` without those that a `DualDiscriminator` gives to both."""
+    shared = ('class_name', 'c_dim', 'img_resolution', 'img_channels', 'num_fp16_res', 'conv_clamp')
+    own = {name: value for name, value in kwargs.items() if name not in shared}
+    own['block_kwargs'] = {k: v for k, v in own.get('block_kwargs', {}).items() if k != 'freeze_layers'}
+    if freeze_layers:
+        own['block_kwargs']['freeze_layers'] = freeze_layers
+    return own
+
+
+def start(D: torch.nn.Module, teacher_D: torch.nn.Module, student_d: str) -> None:
+    """Give D_T, and D_S if it is to start from the teacher's, their first weights.
+
+    This happens here and not in a pickle to resume from, because a run may have none, and because the host's loop
+    copies from one by name only. A D that was resumed from a snapshot of such a run says that it has been `started`.
+
+    Args:
+        D: `DualDiscriminator`, possibly wrapped in DistributedDataParallel.
+        teacher_D: the discriminator in the teacher's pickle.
+        student_d: see `NICKELLoss`.
+    """
+    D = distributed.unwrapped(D)
+    if not isinstance(D, DualDiscriminator):
+        raise UserError(f'NICKEL needs D_kwargs with class_name stylegan2_compress.DualDiscriminator, not a '
+                        f'{type(D).__name__}; train.py and distill write them.')  # fmt: skip
+    # Only rank 0 resumes in the host's loop, and some versions of torch hand on its parameters only.
+    distributed.broadcast_from_rank_zero(D.buffers())
+    if D.started:
+        return
+    with torch.no_grad():
+        misc.copy_params_and_buffers(teacher_D, D.teacher, require_all=True)
+        if student_d == 'teacher':
+            misc.copy_params_and_buffers(teacher_D, D.student, require_all=True)
+        D.started.fill_(1)
+
+
+def without_teacher(D_kwargs: dict) -> dict:
+    """Arguments of a `DualDiscriminator` that holds the student's discriminator only, frozen layers and all."""
+    left = type(D_kwargs)(D_kwargs, teacher_kwargs=None)
+    left.pop('matched_channels', None)
+    block_kwargs = {**left.student_kwargs.get('block_kwargs', {}), **left.pop('block_kwargs', {})}
+    left.student_kwargs = {**left.student_kwargs, 'block_kwargs': block_kwargs}
+    return left

@@ -1,0 +1,55 @@
+"""Losses of the generator alone: the sum of what methods add, without a discriminator."""
+
+import torch
+from torch_utils import misc
+
+from stylegan2_compress.losses.adversarial import PHASES
+from stylegan2_compress.losses.method import MethodLoss
+from stylegan2_compress.losses.terms import Batch
+
+
+class GeneratorLoss(MethodLoss):
+    """The sum of the methods' terms, in the generator's main phases only.
+
+    `D` may be None, and its phases do nothing, like Greg. Steps with a loss that is not finite are left out, see
+    `Steps`.
+    """
+
+    def state_dict(self) -> dict:
+        """What a continued run needs: where the steps are, and what the terms keep."""
+        return {'steps': self.steps.state_dict(), 'terms': [term.state_dict() for term in self.terms]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.steps.load_state_dict(state['steps'])
+        for term, term_state in zip(self.terms, state['terms'], strict=True):
+            term.load_state_dict(term_state)
+
+    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
+        """Add this phase's gradients to the generator's parameters; the contract of the host's `Loss`.
+
+        Args:
+            phase: Gmain and Gboth do something, Greg, Dmain, Dreg and Dboth nothing.
+            real_img, real_c: unused.
+            gen_z, gen_c: [N, z_dim] and [N, c_dim].
+            sync: whether this is the last round of gradient accumulation, after which processes exchange gradients.
+            gain: factor on the loss.
+
+        Raises:
+            DivergedError: ten steps in a row had a loss that is not finite.
+        """
+        if phase not in PHASES:
+            raise ValueError(f'There is no training phase {phase!r}.')
+        if phase not in ('Gmain', 'Gboth'):
+            return
+        self._before_forward_passes(is_main_G=True, images=len(gen_z))
+        with misc.ddp_sync(self.G_mapping, sync):
+            ws = self.G_mapping(gen_z, gen_c)
+        with misc.ddp_sync(self.G_synthesis, sync):
+            images = self.G_synthesis(ws, **self.precision)
+        batch = Batch(gen_z, gen_c, None, images, None)
+        loss: torch.Tensor | None = None
+        for term in self.terms:
+            loss = self._add(loss, term.generator(batch))
+        if loss is not None:
+            loss.mul(gain).backward()
+        self._end_round(phase, True, sync, (self.G_mapping, self.G_synthesis))

@@ -1,0 +1,259 @@
+"""Methods: the arguments of a compression method, declared once, with what they mean for a run and for its loss."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from typing import Any, ClassVar
+
+import torch
+from training.loss import Loss
+
+from stylegan2_compress import arguments
+from stylegan2_compress.embeddings import Embedding
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import devices
+from stylegan2_compress.losses.steps import Steps
+from stylegan2_compress.losses.terms import Summand, Term
+from stylegan2_compress.pickles.networks import Networks
+from stylegan2_compress.runs import resources
+from stylegan2_compress.runs.plan import Plan
+from stylegan2_compress.runs.resources import Resources
+
+# What the host's loops pass to every loss: no arguments for users.
+_CONTRACT = ('self', 'device', 'G_mapping', 'G_synthesis', 'D', 'augment_pipe', 'terms')
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method's terms are made from: the modules of the run, and what was loaded for it.
+
+    Attributes:
+        device: where the networks are.
+        G_mapping, G_synthesis, D: modules, each possibly wrapped in DistributedDataParallel; D may be None.
+        resources: network files and embeddings.
+    """
+
+    device: torch.device
+    G_mapping: torch.nn.Module
+    G_synthesis: torch.nn.Module
+    D: torch.nn.Module | None
+    resources: Resources
+
+    @property
+    def networks(self) -> Networks:
+        """Contents of network files by path or URL, on the CPU when they are first read."""
+        return self.resources.networks
+
+    @property
+    def precision(self) -> dict[str, bool]:
+        """Keyword arguments of the networks' forward passes."""
+        return devices.precision(self.device)
+
+    def embedding(self, spec: str) -> Embedding:
+        """The embedding that a spec names, on the device."""
+        return self.resources.embedding(spec, self.device)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A compression method. Its arguments are fields made by `arguments.argument`.
+
+    A subclass overrides what it needs of `check`, `adapt` and `terms`.
+
+    Attributes:
+        judge: `judge(D, images, c, **precision)` gives logits [N, 1] by the suffix of their statistics, of a method
+            that puts several discriminators into D; '' is the student's. None leaves D to the loss.
+
+    Raises:
+        UserError: an argument is not what its declaration allows.
+    """
+
+    judge: ClassVar[Callable[..., dict[str, torch.Tensor]] | None] = None
+
+    def __post_init__(self):
+        arguments.check(self, '--loss-arg ')
+
+    def check(self, plan: Plan) -> Iterable[str]:
+        """Refuse a run that could not train, before anything is written.
+
+        Returns:
+            Warnings about a run that can, a sentence each.
+
+        Raises:
+            UserError: the arguments do not fit teacher, data or batch.
+        """
+        return ()
+
+    def adapt(self, plan: Plan) -> None:
+        """Change the arguments of the training loop, `plan.args`: the networks of the run, say."""
+
+    def terms(self, context: Context) -> Sequence[Term]:
+        """What the method adds to the losses."""
+        return ()
+
+
+class MethodLoss(Loss):
+    """A loss for the host's loops and ours that is made of methods.
+
+    Its keyword arguments are those of its `methods`; where two of them have one of the same name, both get it.
+
+    Args:
+        device: where the networks are.
+        G_mapping, G_synthesis, D, augment_pipe: modules, each possibly wrapped in DistributedDataParallel.
+        terms: further terms, behind those of the methods.
+        given: arguments of the methods.
+
+    Raises:
+        UserError: an argument does not exist, is missing or makes no sense; or a file or embedding cannot be loaded.
+    """
+
+    methods: ClassVar[tuple[type[Method], ...]] = ()
+
+    def __init__(
+        self,
+        device: torch.device,
+        G_mapping: torch.nn.Module,
+        G_synthesis: torch.nn.Module,
+        D: torch.nn.Module | None = None,
+        augment_pipe: torch.nn.Module | None = None,
+        *,
+        terms: Sequence[Term] = (),
+        **given: Any,
+    ):
+        super().__init__()
+        self.device = torch.device(device)
+        self.G_mapping = G_mapping
+        self.G_synthesis = G_synthesis
+        self.D = D
+        self.augment_pipe = augment_pipe
+        self.precision = devices.precision(self.device)
+        self.steps = Steps()
+        _refuse_unknown(type(self), given)
+        self.chosen = methods_of(type(self), given)
+        self.judges = [method.judge for method in self.chosen if method.judge is not None]
+        loaded = resources.take()
+        context = Context(self.device, G_mapping, G_synthesis, D, loaded)
+        self.terms = [term for method in self.chosen for term in method.terms(context)] + list(terms)
+        loaded.release()
+        self.is_first_round = True
+
+    @classmethod
+    def declarations(cls) -> tuple[type[Method], ...]:
+        """The dataclasses whose fields are the loss's arguments."""
+        return cls.methods
+
+    def _before_forward_passes(self, is_main_G: bool, images: int) -> None:
+        """Begin a round: take note of what it may change, count images, and tell the terms at the first round."""
+        self.steps.begin(self._averages())
+        if is_main_G:
+            if self.is_first_round:
+                for term in self.terms:
+                    term.before_step(self.steps.nimg)
+            self.steps.count(images)
+
+    def _averages(self) -> Iterable[torch.Tensor]:
+        """What forward passes change beside gradients: the average of W, and what terms keep."""
+        yield from (buffer for name, buffer in self.G_mapping.named_buffers() if name.endswith('w_avg'))
+        for term in self.terms:
+            yield from term.averages()
+
+    def _end_round(self, phase: str, is_main_G: bool, sync: bool, modules: Iterable[torch.nn.Module]) -> None:
+        """End a round; after the last one of a phase decide whether its step is used."""
+        if is_main_G:
+            self.is_first_round = sync
+        if sync:
+            used = self.steps.end(phase, (parameter for module in modules for parameter in module.parameters()))
+            if used and is_main_G:
+                for term in self.terms:
+                    term.after_step()
+
+    def _report(self, summand: Summand) -> None:
+        self.steps.report(f'Loss/{summand.name}', summand.value)
+
+    def _add(self, loss: torch.Tensor | None, summands: Iterable[Summand]) -> torch.Tensor | None:
+        """The loss with the summands added to it; None stands for no loss yet."""
+        for summand in summands:
+            self._report(summand)
+            if summand.weight is None:
+                continue
+            self.steps.check(summand.label or summand.name.replace('/', ' ', 1), summand.value)
+            weighted = summand.weight * summand.value
+            loss = weighted if loss is None else loss + weighted
+        return loss
+
+
+# --- Arguments of a loss ----------------------------------------------------------------------------------------------
+
+
+def accepted(loss_class: type) -> dict[str, Any]:
+    """The keyword arguments that a loss class takes beyond the host's contract, with their defaults.
+
+    Of any class they are those of its signature, and of its bases' as far as it passes keyword arguments on; of a
+    `MethodLoss` those that its methods declare. An argument without a default has `dataclasses.MISSING`.
+    """
+    together: dict[str, Any] = {}
+    for parent in loss_class.__mro__:
+        if parent is MethodLoss:
+            declared = arguments.declared(loss_class.declarations())
+            return together | {name: each.default for name, each in declared.items() if name not in together}
+        if '__init__' not in vars(parent):
+            continue
+        parameters = inspect.signature(parent.__init__).parameters.values()
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                default = MISSING if parameter.default is parameter.empty else parameter.default
+                if parameter.name not in _CONTRACT:
+                    together.setdefault(parameter.name, default)
+        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return together
+
+
+def offered(loss_class: type) -> list[str]:
+    """The arguments of a loss class that users give: those that it accepts, without what the run fills in."""
+    filled_in = {
+        name
+        for declaration in _declarations(loss_class)
+        for name, each in arguments.fields_of(declaration).items()
+        if each.metadata['argument'].internal
+    }
+    return [name for name in accepted(loss_class) if name not in filled_in]
+
+
+def parse(loss_class: type, name: str, text: str) -> Any:
+    """The value that a text gives to an argument of a loss class."""
+    for declaration in _declarations(loss_class):
+        if name in arguments.fields_of(declaration):
+            return arguments.parse(declaration, name, text)
+    return arguments.parse_freely(text)
+
+
+def methods_of(loss_class: type, given: Mapping[str, Any]) -> list[Method]:
+    """The methods of a loss class with their share of the given arguments; none of a class that has no methods.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+    return [declaration(**arguments.pick(declaration, given)) for declaration in _declarations(loss_class)]
+
+
+def require(loss: str, accepted: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse a loss without an argument that it needs."""
+    missing = [name for name, default in accepted.items() if default is MISSING and name not in given]
+    if missing:
+        options = ', '.join('--teacher' if name == 'teacher' else f'--loss-arg {name}=…' for name in missing)
+        raise UserError(f'--loss={loss} needs {options}.')
+
+
+def _declarations(loss_class: type) -> tuple[type[Method], ...]:
+    return loss_class.declarations() if issubclass(loss_class, MethodLoss) else ()
+
+
+def _refuse_unknown(loss_class: type[MethodLoss], given: Mapping[str, Any]) -> None:
+    declared = arguments.declared(loss_class.declarations())
+    for name in given:
+        if name not in declared:
+            raise UserError(
+                f'--loss-arg {name}=… is not an argument of {loss_class.__name__}, which takes {", ".join(declared)}.'
+            )
+    require(loss_class.__name__, {name: each.default for name, each in declared.items()}, given)

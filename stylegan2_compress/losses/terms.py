@@ -1,0 +1,67 @@
+"""Terms: what a compression method adds to the losses of a training step."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class StyleMixing:
+    """Which second latent replaces the first, and from which layer on. The teacher must get the same one."""
+
+    z: torch.Tensor  # [N, z_dim]
+    cutoff: int  # In [1, num_ws]; num_ws means that nothing is mixed.
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass of the student in a main phase offers to the terms."""
+
+    z: torch.Tensor  # [N, z_dim]
+    c: torch.Tensor  # [N, c_dim]
+    mixing: StyleMixing | None
+    images: torch.Tensor  # [N, C, H, W] in [-1, 1], before augmentation; with gradient in G phases only.
+    logits: torch.Tensor | None  # [N, 1] of the student's discriminator, where there is one.
+
+
+@dataclass(frozen=True)
+class Summand:
+    """What a term adds to a loss: weight * value. The value is reported to `training_stats` as `Loss/NAME`."""
+
+    name: str  # Such as 'DiME/dino_resnet50'.
+    value: torch.Tensor  # A scalar.
+    weight: float | None = 1  # None: only reported.
+    label: str = ''  # What messages call it, by default the name.
+
+
+class Term:
+    """Adds to a loss. A method's term is a subclass with one or both of the first two methods.
+
+    What a term has to remember between steps is its `state_dict`.
+    """
+
+    def generator(self, batch: Batch) -> Sequence[Summand]:
+        """What the term adds in the main G phase. `batch.images` carries the student's gradient."""
+        return ()
+
+    def discriminator(self, batch: Batch) -> Sequence[Summand]:
+        """What the term adds in the main D phase, beside the loss on the student's images."""
+        return ()
+
+    def before_step(self, nimg: int) -> None:
+        """Called once before the forward passes of every main G phase, `nimg` images into the run."""
+
+    def after_step(self) -> None:
+        """Called after every main G phase whose gradients are used."""
+
+    def averages(self) -> Iterable[torch.Tensor]:
+        """Tensors that the term changes while it is computed; they are restored if the step is left out."""
+        return ()
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        if state:
+            raise ValueError(f'{type(self).__name__} keeps no state, but was given {sorted(state)}.')

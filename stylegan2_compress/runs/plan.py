@@ -1,0 +1,30 @@
+"""A run before it starts."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from stylegan2_compress.runs.resources import Resources
+
+
+@dataclass
+class Plan:
+    """All that decides a run, with what was read to decide it.
+
+    Attributes:
+        name: of the run directory, after its number.
+        args: keyword arguments of the training loop, without `run_dir` and `rank`; what `training_options.json` says.
+        resources: network files and embeddings.
+        student: contents of the network pickle that the run starts from, where that is yet to be written.
+    """
+
+    name: str
+    args: dict
+    resources: Resources = field(default_factory=Resources)
+    student: dict | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run's networks will be, as far as this process has to know: the CPU if others train."""
+        name = self.args.get('device') or ('cuda' if torch.cuda.is_available() else 'cpu')
+        return torch.device(name if self.args['num_gpus'] == 1 else 'cpu')

@@ -1,0 +1,100 @@
+"""A run in progress: what its steps and ticks work on, and its state."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.training_loops.data import Share
+from stylegan2_compress.training_loops.monitor import Collector, Monitor
+from stylegan2_compress.training_loops.phases import MovingAverages, Phase
+from stylegan2_compress.training_loops.snapshots import ImageGrid
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    cur_nimg: int = 0
+    batch_idx: int = 0
+    cur_tick: int = 0
+    tick_start_nimg: int = 0
+    state_nimg: int = 0  # Where the state was saved.
+
+    def state_dict(self) -> dict:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
+
+
+@dataclass
+class Run:
+    """Everything that the steps of a run work on, in one process."""
+
+    options: SimpleNamespace  # The arguments of `loop.train`.
+    directory: RunDirectory
+    device: torch.device
+    share: Share
+    monitor: Monitor
+    training_set: Any  # The host's dataset.
+    G: torch.nn.Module
+    D: torch.nn.Module | None
+    G_ema: torch.nn.Module
+    augment_pipe: torch.nn.Module | None
+    ada_stats: Collector | None  # None where the strength of the augmentation is fixed.
+    loss: Any  # With the host's `accumulate_gradients`.
+    phases: list[Phase]
+    averages: MovingAverages
+    progress: Progress = field(default_factory=Progress)
+    grid: ImageGrid | None = None  # On rank 0.
+    batches: Iterator | None = None  # See `data.real_batches`.
+    done: bool = False
+
+    @property
+    def networks(self) -> dict[str, torch.nn.Module | None]:
+        """The modules that a snapshot contains."""
+        return dict(G=self.G, D=self.D, G_ema=self.G_ema, augment_pipe=self.augment_pipe)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """All that has a state, by its name in state files."""
+        optimizers = {phase.name[0] + '_opt': phase.opt for phase in self.phases}
+        others = dict(loss=self.loss, monitor=self.monitor, ada_stats=self.ada_stats, progress=self.progress)
+        return self.networks | optimizers | others
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run is as long as it was to be."""
+        return self.progress.cur_nimg >= self.options.total_kimg * 1000
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each part that the run has, by name. To be called in all processes."""
+        return {name: _stateful(part).state_dict() for name, part in self.parts.items() if part is not None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Give the parts what `state_dict` returned."""
+        for name, part in self.parts.items():
+            if part is not None:
+                _stateful(part).load_state_dict(state[name])
+
+
+def _stateful(part):
+    return part if hasattr(part, 'state_dict') else TensorAttributes(part)
+
+
+class TensorAttributes:
+    """The tensors among an object's attributes as its state, for losses written for the host's loop."""
+
+    def __init__(self, owner):
+        self.tensors = {name: value for name, value in vars(owner).items() if isinstance(value, torch.Tensor)}
+
+    def state_dict(self) -> dict:
+        return self.tensors
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, value in state.items():
+            self.tensors[name].copy_(value)

@@ -1,0 +1,174 @@
+"""Setting up a run: networks, loss, phases and monitor, new or from the state in the run directory."""
+
+import copy
+from types import SimpleNamespace
+
+import dnnlib
+import torch
+from torch_utils import misc
+from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
+
+from stylegan2_compress import distributed, pickles
+from stylegan2_compress.host import devices
+from stylegan2_compress.runs import states
+from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.training_loops import data
+from stylegan2_compress.training_loops.monitor import Collector, Monitor
+from stylegan2_compress.training_loops.phases import MovingAverages, Phase, build_phases
+from stylegan2_compress.training_loops.run import Run
+from stylegan2_compress.training_loops.snapshots import ImageGrid
+
+
+def set_up(options: SimpleNamespace) -> Run:
+    """A run that is ready for its next step.
+
+    Args:
+        options: the arguments of `loop.train`.
+
+    Raises:
+        UserError: all states in the run directory are damaged.
+    """
+    device = distributed.local_device(options.device)
+    set_backends(options)
+    share = data.Share(options.batch_size, options.batch_gpu, options.num_gpus, options.rank)
+    directory = RunDirectory(options.run_dir)
+    monitor = Monitor(directory, options.total_kimg, device, options.rank)
+    state = states.load_latest_state(directory)
+    if options.rank == 0:
+        directory.delete_temporary_files()
+        if state is not None and not state['finished']:
+            directory.cut_records(state['records'])
+
+    training_set = load_training_set(options.training_set_kwargs)
+    G, D, G_ema = build_networks(options, training_set, device)
+    if state is None:
+        if options.resume_pkl is not None:
+            copy_weights(options.resume_pkl, G, D, G_ema)
+        print_summaries(G, D, G_ema, options.batch_gpu, device)
+    augment_pipe, ada_stats = build_augmentation(options, device)
+    loss, phases = build_training(options, G, D, augment_pipe, device)
+    run = Run(
+        options=options,
+        directory=directory,
+        device=device,
+        share=share,
+        monitor=monitor,
+        training_set=training_set,
+        G=G,
+        D=D,
+        G_ema=G_ema,
+        augment_pipe=augment_pipe,
+        ada_stats=ada_stats,
+        loss=loss,
+        phases=phases,
+        averages=MovingAverages(moved_by_forward_passes(G, loss)),
+    )
+    if state is not None:
+        run.load_state_dict(state)
+    run.done = run.is_complete
+    distributed.broadcast_modules(run.networks.values())
+    if options.rank == 0:
+        data.seed_everything(options.random_seed, data.GRID)
+        run.grid = ImageGrid(training_set, G.z_dim, options.batch_gpu, device)
+        if state is None:
+            print('Exporting sample images...')
+            run.grid.save_reals(directory.reals_path)
+            run.grid.save_fakes(G_ema, directory.fakes_init_path, **devices.precision(device))
+    run.batches = data.real_batches(
+        training_set, share, options.random_seed, run.progress.cur_nimg, device, **options.data_loader_kwargs
+    )
+    return run
+
+
+def set_backends(options: SimpleNamespace) -> None:
+    """Set the switches of cuDNN and of the host's operations, which are global."""
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
+    torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
+    torch.backends.cudnn.allow_tf32 = options.allow_tf32
+    conv2d_gradfix.enabled = True
+    grid_sample_gradfix.enabled = True
+
+
+def load_training_set(training_set_kwargs: dict):
+    """The host's dataset."""
+    print('Loading training set...')
+    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
+    print(f'\nNum images:  {len(training_set)}')
+    print(f'Image shape: {training_set.image_shape}')
+    print(f'Label shape: {training_set.label_shape}\n')
+    return training_set
+
+
+def build_networks(options: SimpleNamespace, training_set, device: torch.device):
+    """G, D (None without `D_kwargs`) and G_ema for the images of a data set, with random weights."""
+    print('Constructing networks...')
+    data.seed_everything(options.random_seed, data.SETUP)
+    shape = dict(
+        c_dim=training_set.label_dim, img_resolution=training_set.resolution, img_channels=training_set.num_channels
+    )
+    G, D = (
+        kwargs and dnnlib.util.construct_class_by_name(**kwargs, **shape).train().requires_grad_(False).to(device)
+        for kwargs in (options.G_kwargs, options.D_kwargs)
+    )
+    return G, D, copy.deepcopy(G).eval()
+
+
+def copy_weights(resume_pkl: str, G: torch.nn.Module, D: torch.nn.Module | None, G_ema: torch.nn.Module) -> None:
+    """Copy what a network pickle has for these networks, by name."""
+    print(f'Resuming from "{resume_pkl}"')
+    resume_data = pickles.load(resume_pkl)
+    for name, module in [('G', G), ('D', D), ('G_ema', G_ema)]:
+        if module is not None:
+            misc.copy_params_and_buffers(resume_data[name], module, require_all=False)
+
+
+def print_summaries(
+    G: torch.nn.Module, D: torch.nn.Module | None, G_ema: torch.nn.Module, batch: int, device: torch.device
+) -> None:
+    """Print layers and shapes."""
+    z, c = torch.zeros([batch, G.z_dim], device=device), torch.zeros([batch, G.c_dim], device=device)
+    images = misc.print_module_summary(G_ema, [z, c])  # In G, the summary's latents would enter the average of W.
+    if D is not None:
+        misc.print_module_summary(D, [images, c])
+
+
+def build_augmentation(
+    options: SimpleNamespace, device: torch.device
+) -> tuple[torch.nn.Module | None, Collector | None]:
+    """The augmentation pipeline, and the statistics that ADA adapts its strength to; None where not in use."""
+    if options.augment_kwargs is None or not (options.augment_p > 0 or options.ada_target is not None):
+        return None, None
+    print('Setting up augmentation...')
+    pipe = dnnlib.util.construct_class_by_name(**options.augment_kwargs).train().requires_grad_(False).to(device)
+    pipe.p.copy_(torch.as_tensor(options.augment_p))
+    return pipe, None if options.ada_target is None else Collector(regex='Loss/signs/real')
+
+
+def build_training(
+    options: SimpleNamespace,
+    G: torch.nn.Module,
+    D: torch.nn.Module | None,
+    augment_pipe: torch.nn.Module | None,
+    device: torch.device,
+) -> tuple[object, list[Phase]]:
+    """The loss, and the phases of G and, if there is one, D."""
+    print('Setting up training phases...')
+    loss = dnnlib.util.construct_class_by_name(
+        device=device,
+        G_mapping=G.mapping,
+        G_synthesis=G.synthesis,
+        D=D,
+        augment_pipe=augment_pipe,
+        **options.loss_kwargs,
+    )
+    trained = [
+        ('G', G, options.G_opt_kwargs, options.G_reg_interval),
+        ('D', D, options.D_opt_kwargs, options.D_reg_interval),
+    ]
+    return loss, build_phases([each for each in trained if each[1] is not None], device)
+
+
+def moved_by_forward_passes(G: torch.nn.Module, loss) -> list[torch.Tensor]:
+    """The average of W, and that of path lengths where the loss regularises them as the host's does."""
+    averages = [buffer for name, buffer in G.named_buffers() if name.endswith('w_avg')]
+    return averages + [getattr(loss, name) for name in ('pl_mean',) if hasattr(loss, name)]
