@@ -20,7 +20,7 @@ from stylegan2_compress import cli
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import patch as patching
 
-PATCH = Path(__file__).parent.parent / 'patches' / 'train.patch'
+PATCH = Path(__file__).parents[2] / 'patches' / 'train.patch'
 
 TRAIN = """\
 import training_loop

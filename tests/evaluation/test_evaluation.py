@@ -36,7 +36,7 @@ from stylegan2_compress.host import datasets
 from stylegan2_compress.losses.images import ImageMatching
 from stylegan2_compress.losses.terms import Batch, StyleMixing
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.filterwarnings('ignore:This DataLoader will create 3 worker processes'),
     pytest.mark.filterwarnings('ignore::DeprecationWarning'),
