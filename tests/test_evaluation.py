@@ -27,12 +27,14 @@ from torch_utils import training_stats
 
 from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
-from stylegan2_compress.evaluation import distances, features, names, records, samples, tables
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import distances, features, metrics, names, records, samples, tables
+from stylegan2_compress.evaluation.base import Metric
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate, table
 from stylegan2_compress.host import datasets
-from stylegan2_compress.losses.adversarial import Batch, StyleMixing
 from stylegan2_compress.losses.images import ImageMatching
+from stylegan2_compress.losses.terms import Batch, StyleMixing
 
 REPOSITORY = Path(__file__).parents[1]
 pytestmark = [
@@ -301,16 +303,16 @@ def test_data_features_are_kept_until_the_data_changes(place, make_dataset_zip, 
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', resolution=16)
     kwargs['path'] = str(make_dataset_zip(tmp_path, n=8))
-    first = features.of_data(embedding, kwargs, torch.device('cpu'))
+    first = features.data_features(embedding, kwargs, torch.device('cpu'))
     with monkeypatch.context() as patch:
         patch.setattr(samples, 'reals', None)  # Cannot be read again.
-        assert np.array_equal(features.of_data(embedding, kwargs, torch.device('cpu')), first)
+        assert np.array_equal(features.data_features(embedding, kwargs, torch.device('cpu')), first)
     with zipfile.ZipFile(kwargs['path']) as archive:
         contents = {name: archive.read(name) for name in archive.namelist() if name.endswith('.png')}
     with zipfile.ZipFile(kwargs['path'], 'w') as archive:  # The same names, backwards.
         for name, content in zip(contents, reversed(contents.values()), strict=True):
             archive.writestr(name, content)
-    again = features.of_data(embedding, kwargs, torch.device('cpu'))
+    again = features.data_features(embedding, kwargs, torch.device('cpu'))
     assert again == pytest.approx(first[::-1], rel=1e-6)
 
 
@@ -344,6 +346,59 @@ def test_agreement_in_features(place, copies, monkeypatch):
     found = evaluate(copies, str(place / 'data.zip'), 'agreement:layered', samples=20, device='cpu')[1].values
     assert set(found) == {'agreement0.02k_layered_pixels', 'agreement0.02k_layered_features'}
     assert 0 < found['agreement0.02k_layered_features'][0] < 4
+
+
+class Brightness(Metric):
+    """The mean of all pixels, in [-1, 1]."""
+
+    def __init__(self, samples):
+        super().__init__(samples or 10)
+        self.name = f'brightness{self.samples}'
+
+    def facts(self):
+        return dict(device=str(self.setting.device))
+
+    def measure(self, G, seed):
+        z = samples.latents(G, self.samples, seed)
+        c = samples.draw_labels(self.setting.training_set_kwargs, G.c_dim, self.samples, seed)
+        return {self.name: torch.cat(list(samples.fakes(G, z, c))).mean().item()}
+
+
+class Nameless(Metric):
+    def measure(self, G, seed):
+        return {}
+
+
+@pytest.mark.parametrize(('given', 'count'), [(None, 10), (20, 20)])
+def test_a_metric_of_the_users_by_its_dotted_name(place, copies, given, count):
+    """Beside one of ours, with as many images as were asked for, and with records that `compare` reads."""
+    name = f'brightness{count}'
+    kwargs = dict(samples=given, seed=3, device='cpu')
+    wanted = 'test_evaluation.Brightness' + (',agreement' if given else '')
+    results = evaluate(copies, str(place / 'data.zip'), wanted, **kwargs)
+    for file, result in zip(copies, results, strict=True):
+        G = pickles.load(file)['G_ema']
+        training_set_kwargs = datasets.metric_dataset_kwargs(str(place / 'data.zip'), G, False)
+        c = samples.draw_labels(training_set_kwargs, G.c_dim, count, 3)
+        images = torch.cat(list(samples.fakes(G, samples.latents(G, count, 3), c)))
+        assert result.values[name] == [images.mean().item()]
+        assert compare([file])[0][name] == images.mean().item()
+    first, _second = (json.loads(line) for line in Path(copies[0]).with_name(f'metric-{name}.jsonl').open())
+    assert (first['device'], first['seed'], first['metric']) == ('cpu', 3, name)
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        ('test_evaluation.NoSuchMetric', 'cannot be imported'),
+        ('no_such_module.Metric', 'cannot be imported .*fid50k_full'),
+        ('os.getcwd', 'is not a metric'),
+        ('test_evaluation.Nameless', 'is not a metric'),
+    ],
+)
+def test_what_is_no_metric_is_refused(name, said):
+    with pytest.raises(UserError, match=f'--metrics={name} {said}'):
+        metrics.parse(name, None)
 
 
 def test_repeats_are_other_seeds_with_mean_and_deviation(place, copies):

@@ -11,8 +11,9 @@ from training.loss import StyleGAN2Loss
 import stylegan2_compress
 from stylegan2_compress import pickles
 from stylegan2_compress.distributions import statistics
-from stylegan2_compress.losses.adversarial import AdversarialLoss, Summand, Term
+from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.dime import DiMELoss, DistributionMatching, MomentDistance
+from stylegan2_compress.losses.terms import Summand, Term
 
 PHASES = ['Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth']
 
@@ -233,4 +234,4 @@ def test_class_is_reachable_by_the_hosts_registry(teacher_pkl, networks):
         augment_pipe=None, teacher=teacher_pkl, embeddings=SPEC, samples=4, r1_gamma=2,
     )  # fmt: skip
     assert isinstance(loss, stylegan2_compress.DiMELoss)
-    assert loss.r1_gamma == 2
+    assert loss.adversarial.r1_gamma == 2

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from plans import checked
 from torch import nn
 
 import stylegan2_compress
@@ -296,9 +297,9 @@ def test_moments_of_a_data_set(data, classes):
 def test_moments_of_a_teacher_by_label(data, teacher):
     loss = make_loss(masked_generator(), data, teacher=teacher, samples=90)
     G = pickles.load(teacher)['G_ema']
-    source = sources.TeacherImages(teacher, G, training_set_kwargs=data)
+    source = sources.TeacherImages(teacher, training_set_kwargs=data)
     for label in range(3):
-        images = layer_features.of_class(source, label, 3).draw(0)[0][:30]
+        images = source.of_class(label, 3).draw(0)[0][:30]
         torch.manual_seed(0)
         torch.testing.assert_close(loss.mean[label], features(images).mean(0), rtol=1e-4, atol=1e-5)
         rnd = np.random.default_rng([0, 0])
@@ -311,7 +312,7 @@ def test_moments_are_computed_once(data, monkeypatch):
     from stylegan2_compress.distributions import statistics
 
     first = make_loss(masked_generator(), data)
-    monkeypatch.setattr(statistics, 'compute', None)
+    monkeypatch.setattr(statistics, 'compute_statistics', None)
     second = make_loss(masked_generator(), data)
     assert torch.equal(first.variance, second.variance)
     with pytest.raises(TypeError):
@@ -338,7 +339,7 @@ def test_layers_and_pooling():
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        (dict(embedding='module:test_moment_matching:no_layers@size=16'), 'shows no layers'),
+        (dict(embedding='module:test_moment_matching:no_layers@size=16'), 'exposes no layers'),
         (dict(layers='a-b'), 'layers=a-b'),
         (dict(layers=''), 'layers='),
         (dict(pool=-1), 'pool=-1'),
@@ -351,7 +352,7 @@ def test_layers_and_pooling():
 )
 def test_arguments_are_refused_before_a_run(data, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
-        MomentMatchingLoss.check_arguments(**({'embedding': EMBEDDING, 'training_set_kwargs': data} | arguments))
+        checked(MomentMatchingLoss, **({'embedding': EMBEDDING, 'training_set_kwargs': data} | arguments))
 
 
 def no_layers():
@@ -359,7 +360,7 @@ def no_layers():
 
 
 def test_layers_that_there_are_not(data):
-    with pytest.raises(UserError, match='layers=3 is none of the 3 layers'):
+    with pytest.raises(UserError, match=r'layers=3 does not exist: .* the layers 0 to 2'):
         make_loss(masked_generator(), data, layers='1-3')
 
 

@@ -14,28 +14,29 @@ import pywt
 import torch
 from commands import refused
 from host_alone import WITHOUT_OUR_PACKAGE
+from plans import compressed
 from torch_utils import misc, training_stats
 from training import networks
 from training.augment import AugmentPipe
 
 from stylegan2_compress import host, pickles
 from stylegan2_compress.compression.distill import distill
-from stylegan2_compress.compression.plan import compress
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
-from stylegan2_compress.losses.adversarial import AdversarialLoss, Batch, StyleMixing
+from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.dime import DistributionMatching
 from stylegan2_compress.losses.nickel import (
+    NICKEL,
     FeatureExchange,
     NickelDimeLoss,
     NICKELLoss,
     high_frequency_distance,
-    levels_by_block,
 )
+from stylegan2_compress.losses.terms import Batch, StyleMixing
 from stylegan2_compress.networks.dual import DualDiscriminator
 
 HOST = host.activate().path
-NICKEL = 'stylegan2_compress.NICKELLoss'
+LOSS = 'stylegan2_compress.NICKELLoss'
 PHASES = ['Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth']
 SPEC = 'efficientnet_lite0@size=32'
 WIDTHS = dict(channel_base=256, channel_max=16)
@@ -317,7 +318,7 @@ def test_nickel_and_dime_is_both(make_generator, make_teacher):
     )  # fmt: skip
     assert [type(term) for term in loss.terms] == [DistributionMatching, FeatureExchange]
     assert loss.terms[1].weight == 7
-    assert loss.r1_gamma == 2
+    assert loss.adversarial.r1_gamma == 2
 
 
 # --- Feature maps and levels ------------------------------------------------------------------------------------------
@@ -332,7 +333,8 @@ def test_nickel_and_dime_is_both(make_generator, make_teacher):
     ],
 )  # fmt: skip
 def test_levels_by_block(img_resolution, resolutions, levels, expected):
-    assert levels_by_block(img_resolution, resolutions, levels) == expected
+    method = NICKEL(teacher='t.pkl', resolutions=resolutions, levels=levels)
+    assert method.levels_by_block(img_resolution) == expected
 
 
 @pytest.mark.parametrize(
@@ -347,7 +349,7 @@ def test_levels_by_block(img_resolution, resolutions, levels, expected):
 )  # fmt: skip
 def test_impossible_maps_and_levels_are_refused(resolutions, levels, sentence):
     with pytest.raises(UserError, match=sentence):
-        levels_by_block(16, resolutions, levels)
+        NICKEL(teacher='t.pkl', resolutions=resolutions, levels=levels).levels_by_block(16)
 
 
 # --- Options ----------------------------------------------------------------------------------------------------------
@@ -360,9 +362,9 @@ def data(tmp_path, make_dataset_zip):
 
 def test_a_run_gets_a_dual_discriminator(data, make_teacher):
     teacher = make_teacher(D=dict(architecture='skip', num_fp16_res=1))
-    desc, args = compress(
+    desc, args = compressed(
         *configurations.host_arguments(data, aug='noaug', freezed=2),
-        loss=NICKEL,
+        loss=LOSS,
         teacher=teacher,
         student=teacher,
         device='cpu',
@@ -373,7 +375,7 @@ def test_a_run_gets_a_dual_discriminator(data, make_teacher):
         teacher_kwargs=dict(own, block_kwargs=dict(freeze_layers=2)), matched_channels={'b4': 8},
     )  # fmt: skip
     assert desc.endswith('-NICKELLoss')
-    assert args.loss_kwargs == dict(class_name=NICKEL, r1_gamma=args.loss_kwargs.r1_gamma, teacher=teacher)
+    assert args.loss_kwargs == dict(class_name=LOSS, r1_gamma=args.loss_kwargs.r1_gamma, teacher=teacher)
     D = dnnlib.util.construct_class_by_name(**args.D_kwargs, c_dim=0, img_resolution=16, img_channels=3)
     buffers = dict(D.named_buffers())
     assert 'teacher.b16.conv0.weight' in buffers  # Frozen, and still to be filled from the teacher's parameters.
@@ -382,9 +384,9 @@ def test_a_run_gets_a_dual_discriminator(data, make_teacher):
 
 def test_a_discriminator_from_the_teacher_has_its_shape_and_frozen_layers(data, make_teacher):
     teacher, student = make_teacher(D=dict(channel_max=8)), make_teacher('student.pkl')
-    _desc, args = compress(
+    _desc, args = compressed(
         *configurations.host_arguments(data, aug='noaug', freezed=1),
-        loss=NICKEL,
+        loss=LOSS,
         teacher=teacher,
         student=student,
         loss_args=('student_d=teacher',),
@@ -413,7 +415,7 @@ def test_refused_before_anything_is_written(tmp_path, monkeypatch, data, make_te
     make_teacher('res8.pkl', img_resolution=8)
     make_teacher('z8.pkl', G=dict(z_dim=8))
     pickles.save('headless.pkl', dict(pickles.load('teacher.pkl'), D=None))
-    given = dict(teacher='teacher.pkl', data=data, outdir='out', loss=NICKEL, kimg=1, cond=0) | changes
+    given = dict(teacher='teacher.pkl', data=data, outdir='out', loss=LOSS, kimg=1, cond=0) | changes
     arguments = (f'--{key}={value}' for key, value in given.items())
     assert sentence in refused('distill', *arguments, unchanged=tmp_path)
 
@@ -425,7 +427,7 @@ def test_distill_and_go_on(tmp_path, data, make_teacher):
     """Conditional, with ADA and frozen layers; the snapshot is the next run's student, and nothing starts again."""
     teacher = make_teacher(c_dim=3)
     given = dict(
-        loss=NICKEL, batch=32, kimg=1, aug='ada', freezed=1, device='cpu', workers=0, kimg_per_tick=0.5,
+        loss=LOSS, batch=32, kimg=1, aug='ada', freezed=1, device='cpu', workers=0, kimg_per_tick=0.5,
         loss_args=('resolutions=[8, 4]',),
     )  # fmt: skip
     run_dir = distill(teacher, data, str(tmp_path / 'out'), lr=0.002, **given)
@@ -456,7 +458,7 @@ def test_going_on_without_nickel_trains_the_students_discriminator_alone(tmp_pat
     pickles.save(student, dict(pickles.load(teacher), D=before))
     run = configurations.host_arguments(data, aug='noaug', freezed=freezed)
     given = dict(teacher=teacher, loss_args=(f'embedding{"s" if "DiME" in loss else ""}={SPEC}',)) if loss else {}
-    _desc, args = compress(*run, loss=loss, student=student, device='cpu', **given)
+    _desc, args = compressed(*run, loss=loss, student=student, device='cpu', **given)
     shape = dict(c_dim=0, img_resolution=16, img_channels=3)
     D = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape).train().requires_grad_(False)
     misc.copy_params_and_buffers(pickles.load(args.resume_pkl)['D'], D)
@@ -470,8 +472,8 @@ def test_going_on_without_nickel_trains_the_students_discriminator_alone(tmp_pat
 
     data_then = dict(pickles.load(teacher), D=D)
     pickles.save(tmp_path / 'then.pkl', data_then)
-    nickel = dict(loss=NICKEL, teacher=teacher, student=str(tmp_path / 'then.pkl'))
-    _desc, args = compress(*configurations.host_arguments(data, aug='noaug'), **nickel)
+    nickel = dict(loss=LOSS, teacher=teacher, student=str(tmp_path / 'then.pkl'))
+    _desc, args = compressed(*configurations.host_arguments(data, aug='noaug'), **nickel)
     again = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape).requires_grad_(False)
     misc.copy_params_and_buffers(D, again)
     assert again.started == 0  # D_T starts from the teacher's.
@@ -484,12 +486,12 @@ def test_going_on_with_another_discriminator_is_refused(tmp_path, data, make_tea
     pickles.save(tmp_path / 'snapshot.pkl', data_of_run)
     run = configurations.host_arguments(data, aug='noaug', freezed=1)
     student = str(tmp_path / 'snapshot.pkl')
-    _desc, args = compress(*copy.deepcopy(run), loss=NICKEL, teacher=teacher, student=student)
+    _desc, args = compressed(*copy.deepcopy(run), loss=LOSS, teacher=teacher, student=student)
     assert args.D_kwargs.teacher_kwargs == dict(WIDTHS, block_kwargs=dict(freeze_layers=1))
     with pytest.raises(UserError, match='by NICKEL before'):
-        compress(*copy.deepcopy(run), loss=NICKEL, teacher=other, student=student)
+        compressed(*copy.deepcopy(run), loss=LOSS, teacher=other, student=student)
     # As a teacher, such a snapshot has the student's discriminator to give.
-    _desc, args = compress(*run, loss=NICKEL, teacher=student, student=teacher)
+    _desc, args = compressed(*run, loss=LOSS, teacher=student, student=teacher)
     assert args.D_kwargs.teacher_kwargs['channel_max'] == 16
 
 

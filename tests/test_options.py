@@ -14,15 +14,15 @@ import PIL.Image
 import pytest
 import torch
 from commands import refused
+from plans import compressed
 
-from stylegan2_compress import pickles
+from stylegan2_compress import arguments, pickles
 from stylegan2_compress.compression.distill import distill
-from stylegan2_compress.compression.plan import compress, parse_loss_arg
 from stylegan2_compress.distributions import sources
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.host import configurations, datasets
-from stylegan2_compress.runs.launch import OUR_LOOP
+from stylegan2_compress.runs.loops import OUR_LOOP
 from stylegan2_compress.training_loops.data import Share, real_batches
 
 SPEC = 'efficientnet_lite0@size=32'
@@ -131,12 +131,12 @@ def with_cuda(monkeypatch, available):
 def test_without_options_and_with_cuda_nothing_changes(monkeypatch, plain):
     with_cuda(monkeypatch, True)
     before = json.dumps(plain)
-    assert json.dumps(compress(*plain)) == before
+    assert json.dumps(compressed(*plain)) == before
 
 
 def test_without_cuda_our_loop_runs_in_fp32(monkeypatch, plain):
     with_cuda(monkeypatch, False)
-    _desc, args = compress(*plain)
+    _desc, args = compressed(*plain)
     assert args.loop == OUR_LOOP
     assert args.G_kwargs.synthesis_kwargs.num_fp16_res == args.D_kwargs.num_fp16_res == 0
     assert args.data_loader_kwargs.pin_memory is False
@@ -144,7 +144,7 @@ def test_without_cuda_our_loop_runs_in_fp32(monkeypatch, plain):
 
 def test_student_gives_shapes_and_weights(plain, make_teacher):
     student = make_teacher('student.pkl', synthesis_kwargs=dict(channel_base=128, channel_max=8))
-    _desc, args = compress(*plain, student=student)
+    _desc, args = compressed(*plain, student=student)
     assert args.resume_pkl == student
     assert args.G_kwargs == dict(
         class_name='training.networks.Generator', z_dim=16, w_dim=16, mapping_kwargs=dict(num_layers=2),
@@ -159,13 +159,13 @@ def test_student_gives_shapes_and_weights(plain, make_teacher):
 
 def test_freezed_survives_the_students_discriminator(data, make_teacher):
     desc_and_args = configurations.host_arguments(data, aug='noaug', freezed=2)
-    _desc, args = compress(*desc_and_args, student=make_teacher())
+    _desc, args = compressed(*desc_and_args, student=make_teacher())
     assert args.D_kwargs.block_kwargs == dict(freeze_layers=2)
 
 
 def test_loss_and_its_arguments(plain, make_teacher):
     teacher = make_teacher()
-    desc, args = compress(
+    desc, args = compressed(
         *plain, loss=DIME, teacher=teacher, loss_args=(f'embeddings={SPEC}', 'weights=[3]', 'pl_weight=0')
     )
     assert args.loss_kwargs == dict(
@@ -190,7 +190,7 @@ def test_a_loss_of_the_users_own(plain, tmp_path, monkeypatch):
         '        pass\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
-    _desc, args = compress(*plain, loss='my_losses.Mine', loss_args=('strength=2.5',))
+    _desc, args = compressed(*plain, loss='my_losses.Mine', loss_args=('strength=2.5',))
     assert args.loss_kwargs == dict(class_name='my_losses.Mine', strength=2.5)
 
 
@@ -200,7 +200,8 @@ def test_a_loss_of_the_users_own(plain, tmp_path, monkeypatch):
      ('a="1"', '1'), ('a=', '')],
 )  # fmt: skip
 def test_loss_arg_values_are_json_or_text(text, parsed):
-    assert parse_loss_arg(text) == ('a', parsed)
+    name, value = arguments.split_text('--loss-arg', text)
+    assert (name, arguments.parse_freely(value)) == ('a', parsed)
 
 
 # --- Bad input: exit status 2, one sentence, nothing written ----------------------------------------------------------

@@ -16,9 +16,9 @@ from training import networks
 
 from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.distributions import sources, statistics
-from stylegan2_compress.losses.adversarial import StyleMixing
 from stylegan2_compress.losses.dime import DiMELoss
 from stylegan2_compress.losses.nickel import NickelDimeLoss, NICKELLoss
+from stylegan2_compress.losses.terms import StyleMixing
 from stylegan2_compress.networks.dual import DualDiscriminator
 
 SIDE, BATCH, ROUNDS, GAMMA, PL_WEIGHT = 16, 4, 2, 3.0, 2.0
@@ -248,9 +248,10 @@ def compare(run, monkeypatch, loss_class, phase, distance_name, **given):
     loss, D = build(loss_class, run, monkeypatch, **given)
     distance = None
     if issubclass(loss_class, DiMELoss):
-        source = sources.TeacherImages(run.path, pickles.load(run.path)['G_ema'])
+        source = sources.TeacherImages(run.path)
         kept = dict(samples=given['bank'], bank=given['bank']) if given else dict(samples=6)
-        (matched,) = statistics.statistics_of(source, [embeddings.load(EMBEDDING, 'cpu')], **kept)  # From the cache.
+        embedding = embeddings.load(EMBEDDING, 'cpu')
+        (matched,) = statistics.reference_statistics(source, [embedding], **kept)  # From the cache.
         distance = lambda features: DISTANCES[distance_name](features, matched)  # noqa: E731
     dual = issubclass(loss_class, NICKELLoss)
     module = run.G if phase.startswith('G') else D

@@ -19,7 +19,7 @@ from tiny_runs import ADAM, loop_arguments
 
 from stylegan2_compress import distributed, host, pickles
 from stylegan2_compress.errors import Stopped, UserError
-from stylegan2_compress.losses.nickel import dual_arguments
+from stylegan2_compress.losses.discriminators import pair_arguments
 from stylegan2_compress.runs import launch
 from stylegan2_compress.runs.loops import OUR_LOOP
 
@@ -86,7 +86,7 @@ def cases(directory, make_dataset_zip, make_generator, make_discriminator):
         dict(batch_gpu=8),
         loss_kwargs=dict(class_name='stylegan2_compress.NickelDimeLoss', **both),
         G_kwargs=dict(G_kwargs, class_name='training.networks.Generator'),
-        D_kwargs=dual_arguments(D_kwargs, D, 'scratch', {'b4': 16}),
+        D_kwargs=pair_arguments(D_kwargs, D, 'scratch', {'b4': 16}),
         **shared,
     )
     tickets = case(

@@ -12,6 +12,8 @@ import torch
 from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.distributions import sources, statistics
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import datasets
+from stylegan2_compress.pickles.networks import Networks
 
 SPEC = 'efficientnet_lite0@size=32'
 
@@ -52,7 +54,7 @@ def count_chunks(monkeypatch):
 
 
 def teacher_images(file, **kwargs):
-    return sources.TeacherImages(file, pickles.load(file)['G_ema'], **kwargs)
+    return sources.TeacherImages(file, **kwargs)
 
 
 @pytest.fixture
@@ -97,10 +99,19 @@ def test_truncation_is_the_hosts(make_teacher, make_generator):
 
 
 def test_large_images_come_in_small_chunks(make_teacher):
-    file, G = make_teacher(), pickles.load(make_teacher())['G_ema']
+    file, networks = make_teacher(), Networks()
     for resolution, chunk in [(32, 32), (256, 32), (512, 8), (1024, 4)]:
-        G.img_resolution = resolution
-        assert sources.TeacherImages(file, G).chunk == chunk
+        networks[file]['G_ema'].img_resolution = resolution
+        assert sources.TeacherImages(file, networks).chunk == chunk
+
+
+def test_a_teacher_that_is_open_is_not_opened_again(make_teacher, monkeypatch):
+    file, networks = make_teacher(), Networks()
+    G = networks[file]['G_ema']
+    monkeypatch.setattr(pickles, 'load', lambda *_args, **_kwargs: pytest.fail('opened again'))
+    source = sources.TeacherImages(file, networks)
+    assert source.G is G
+    assert source.facts['teacher'] == networks.sha256(file)
 
 
 def test_data_come_in_random_order_each_once_an_epoch(make_data):
@@ -123,12 +134,36 @@ def test_other_choices_of_the_same_data_are_other_sources(make_data):
     assert len({fact['subset or mirroring'] for fact in facts}) == 3
 
 
+@pytest.mark.parametrize('label', [0, 2])
+def test_images_of_one_class(make_teacher, make_data, label):
+    """Only its images, in an order of their own; the source that they are of stays as it was."""
+    kwargs = make_data(n=40, labels=3) | dict(use_labels=True)
+    teacher, data = teacher_images(make_teacher(c_dim=3), training_set_kwargs=kwargs), sources.DatasetImages(kwargs)
+    for source in (teacher, data):
+        before = source.draw(0)
+        one = source.of_class(label, 3)
+        assert one.facts == source.facts | dict(label=label)
+        images, labels = one.draw(0)
+        assert len(images) == 32
+        assert torch.equal(labels, torch.eye(3)[[label] * 32])
+        assert all(torch.equal(*pair) for pair in zip(before, source.draw(0), strict=True))
+        assert 'label' not in source.facts
+    assert teacher.of_class(label, 3).size is None
+    members = torch.from_numpy(datasets.labels(data.training_set)).argmax(1) == label
+    one = data.of_class(label, 3)
+    assert one.size == members.sum() < data.size == 40
+    everything = torch.stack([torch.from_numpy(data.training_set[i][0]) for i in range(40)]).float() / 127.5 - 1
+    drawn = one.draw(0)[0][: one.size]
+    places = [int((everything == image).flatten(1).all(1).nonzero()) for image in drawn]
+    assert sorted(places) == members.nonzero().flatten().tolist()
+
+
 # --- Statistics -------------------------------------------------------------------------------------------------------
 
 
 def test_moments_and_bank_are_those_of_the_images(make_teacher, embedding):
     source = teacher_images(make_teacher())
-    (found,) = statistics.statistics_of(source, [embedding], samples=40, bank=35)
+    (found,) = statistics.reference_statistics(source, [embedding], samples=40, bank=35)
     features = torch.cat([embedding(source.draw(0)[0]), embedding(source.draw(1)[0][:8])])
     torch.testing.assert_close(found.m1, features.double().mean(0), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(found.m2, features.double().square().mean(0), rtol=1e-6, atol=1e-9)
@@ -137,18 +172,18 @@ def test_moments_and_bank_are_those_of_the_images(make_teacher, embedding):
 
 def test_statistics_of_a_data_set(make_data, embedding):
     kwargs = make_data(n=10)
-    (found,) = statistics.statistics_of(sources.DatasetImages(kwargs), [embedding], samples=10)
+    (found,) = statistics.reference_statistics(sources.DatasetImages(kwargs), [embedding], samples=10)
     training_set = dnnlib.util.construct_class_by_name(**kwargs)
     images = torch.stack([torch.from_numpy(training_set[i][0]) for i in range(10)]).float() / 127.5 - 1
     torch.testing.assert_close(found.m1, embedding(images).double().mean(0), rtol=1e-6, atol=1e-9)
     with pytest.raises(UserError, match='samples=11 is more than the 10 images'):
-        statistics.statistics_of(sources.DatasetImages(kwargs), [embedding], samples=11)
+        statistics.reference_statistics(sources.DatasetImages(kwargs), [embedding], samples=11)
 
 
 def test_embeddings_that_are_not_finite_are_named(make_teacher, embedding, monkeypatch):
     monkeypatch.setattr(embedding, 'forward', lambda images: torch.full([len(images), embedding.dim], torch.inf))
     with pytest.raises(UserError, match='efficientnet_lite0@size=32 is not finite'):
-        statistics.statistics_of(teacher_images(make_teacher()), [embedding], samples=4)
+        statistics.reference_statistics(teacher_images(make_teacher()), [embedding], samples=4)
 
 
 # --- The cache, and files ---------------------------------------------------------------------------------------------
@@ -156,9 +191,9 @@ def test_embeddings_that_are_not_finite_are_named(make_teacher, embedding, monke
 
 def test_second_time_comes_from_the_cache(make_teacher, embedding, count_chunks):
     teacher = make_teacher()
-    (first,) = statistics.statistics_of(teacher_images(teacher), [embedding], samples=33, bank=3)
+    (first,) = statistics.reference_statistics(teacher_images(teacher), [embedding], samples=33, bank=3)
     assert count_chunks() == 2
-    (second,) = statistics.statistics_of(teacher_images(teacher), [embedding], samples=33, bank=3)
+    (second,) = statistics.reference_statistics(teacher_images(teacher), [embedding], samples=33, bank=3)
     assert count_chunks() == 2
     assert same(first, second)
 
@@ -176,14 +211,14 @@ def test_whatever_changes_the_statistics_is_in_the_key(make_teacher, make_data, 
         (sources.DatasetImages(make_data(n=4)), embedding, 4),
         (sources.DatasetImages(make_data(n=4) | dict(xflip=True)), embedding, 8),
     ]
-    found = [statistics.statistics_of(source, [each], samples=samples)[0].m1 for source, each, samples in runs]
+    found = [statistics.reference_statistics(source, [each], samples=samples)[0].m1 for source, each, samples in runs]
     assert count_chunks() == 6
     assert len({tuple(m1.tolist()) for m1 in found}) == len(runs)
 
 
 def test_one_pass_for_several_embeddings(make_teacher, embedding, count_chunks):
     other = embeddings.load(f'{SPEC}@preprocess=raw', 'cpu')
-    both = statistics.statistics_of(teacher_images(make_teacher()), [embedding, other], samples=4)
+    both = statistics.reference_statistics(teacher_images(make_teacher()), [embedding, other], samples=4)
     assert count_chunks() == 1
     assert not torch.equal(both[0].m1, both[1].m1)
 
@@ -193,39 +228,40 @@ def test_one_pass_for_several_embeddings(make_teacher, embedding, count_chunks):
 )
 def test_a_damaged_cache_file_is_made_again(make_teacher, embedding, count_chunks, damage, tmp_path):
     source = teacher_images(make_teacher())
-    (first,) = statistics.statistics_of(source, [embedding], samples=4)
+    (first,) = statistics.reference_statistics(source, [embedding], samples=4)
     (path,) = (tmp_path / 'cache' / 'statistics').iterdir()
     damage(path)
-    (second,) = statistics.statistics_of(source, [embedding], samples=4)
+    (second,) = statistics.reference_statistics(source, [embedding], samples=4)
     assert count_chunks() == 2
     assert same(first, second)
 
 
 def test_a_foreign_cache_file_is_not_believed(make_teacher, embedding, tmp_path):
     source, other = teacher_images(make_teacher()), teacher_images(make_teacher('other.pkl', seed=1))
-    (right,) = statistics.statistics_of(source, [embedding], samples=4)
+    (right,) = statistics.reference_statistics(source, [embedding], samples=4)
     (path,) = (tmp_path / 'cache' / 'statistics').iterdir()
-    statistics.statistics_of(other, [embedding], samples=4)
+    statistics.reference_statistics(other, [embedding], samples=4)
     (foreign,) = set((tmp_path / 'cache' / 'statistics').iterdir()) - {path}
     path.write_bytes(foreign.read_bytes())
-    assert same(statistics.statistics_of(source, [embedding], samples=4)[0], right)
+    assert same(statistics.reference_statistics(source, [embedding], samples=4)[0], right)
 
 
 def test_a_file_gives_back_what_it_got(make_teacher, embedding, tmp_path):
     source, raw = teacher_images(make_teacher()), embeddings.load(f'{SPEC}@preprocess=raw', 'cpu')
-    found = statistics.compute(source, [embedding, raw], samples=6, bank=4)
-    statistics.write(tmp_path / 'file.npz', source, 6, list(zip([embedding, raw], found, strict=True)))
+    found = statistics.compute_statistics(source, [embedding, raw], samples=6, bank=4)
+    statistics.write_statistics(tmp_path / 'file.npz', source, 6, [embedding, raw], found)
     for each, expected in zip([embedding, raw], found, strict=True):
-        assert same(statistics.read(tmp_path / 'file.npz', source, each, samples=6, bank=4), expected)
+        assert same(statistics.read_statistics(tmp_path / 'file.npz', source, each, samples=6, bank=4), expected)
     other_seed = teacher_images(str(tmp_path / 'teacher.pkl'), seed=5)
-    assert torch.equal(statistics.read(tmp_path / 'file.npz', other_seed, raw, bank=2).bank, found[1].bank[:2])
+    again = statistics.read_statistics(tmp_path / 'file.npz', other_seed, raw, bank=2)
+    assert torch.equal(again.bank, found[1].bank[:2])
 
 
 def test_a_foreign_file_is_refused_by_what_differs(make_teacher, make_data, embedding, tmp_path):
     teacher, data = make_teacher(c_dim=3), make_data(n=6, labels=3)
     file = tmp_path / 'file.npz'
     source = teacher_images(teacher)
-    statistics.write(file, source, 4, [(embedding, statistics.compute(source, [embedding], 4)[0])])
+    statistics.write_statistics(file, source, 4, [embedding], statistics.compute_statistics(source, [embedding], 4))
     other_weights = copy.copy(embedding)
     other_weights.fingerprint = 'f' * 64
     other_size = copy.copy(embedding)
@@ -238,18 +274,18 @@ def test_a_foreign_file_is_refused_by_what_differs(make_teacher, make_data, embe
         (source, embedding, dict(bank=5), 'features of 0 images, but bank=5'),
         (source, other_weights, {}, r'\(weights \w{8}, not ffffffff\)'),
         (source, other_size, {}, r'\(preprocessing .*32.*, not .*64'),
-        (source, embeddings.load(f'{SPEC}@dtype=fp64', 'cpu'), {}, f'no statistics of .*fp64, but of {SPEC}'),
+        (source, embeddings.load(f'{SPEC}@dtype=fp64', 'cpu'), {}, f'no statistics of .*fp64, only of {SPEC}'),
         (sources.DatasetImages(data), embedding, {}, 'data none, not .*; teacher'),
     ]  # fmt: skip
     for wrong_source, wrong_embedding, kwargs, sentence in cases:
         with pytest.raises(UserError, match=sentence):
-            statistics.read(file, wrong_source, wrong_embedding, **kwargs)
+            statistics.read_statistics(file, wrong_source, wrong_embedding, **kwargs)
     for content in (b'', b'no such thing', (tmp_path / 'teacher.pkl').read_bytes()):
         file.write_bytes(content)
         with pytest.raises(UserError, match='holds no statistics'):
-            statistics.read(file, source, embedding)
+            statistics.read_statistics(file, source, embedding)
     with pytest.raises(UserError, match='Cannot read'):
-        statistics.read(tmp_path / 'nowhere.npz', source, embedding)
+        statistics.read_statistics(tmp_path / 'nowhere.npz', source, embedding)
 
 
 # --- Two processes ----------------------------------------------------------------------------------------------------
@@ -260,7 +296,7 @@ def test_two_processes_share_the_work(tmp_path, make_teacher, embedding):
     make_teacher()
     torch.multiprocessing.spawn(_share, args=(str(tmp_path),), nprocs=2)
     source = teacher_images(str(tmp_path / 'teacher.pkl'))
-    alone = statistics.compute(source, [embedding], samples=70, bank=50)[0]
+    alone = statistics.compute_statistics(source, [embedding], samples=70, bank=50)[0]
     found = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
     (first, chunks), (second, chunks_then) = found[0]
@@ -283,7 +319,7 @@ def _share(rank, directory):
     embedding, results = embeddings.load(SPEC, 'cpu'), []
     for _ in range(2):
         drawn.clear()
-        (found,) = statistics.statistics_of(source, [embedding], samples=70, bank=50)
+        (found,) = statistics.reference_statistics(source, [embedding], samples=70, bank=50)
         count = torch.tensor(len(drawn))
         torch.distributed.all_reduce(count)
         results.append(([found.m1, found.m2, found.bank], int(count)))

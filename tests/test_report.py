@@ -605,7 +605,7 @@ def test_the_log_tells_what_ended_a_run(make_run, monkeypatch, error, word, word
         print('Loading training set...')
         raise error
 
-    monkeypatch.setattr('stylegan2_compress.runs.launch.run_loop', loop)
+    monkeypatch.setattr('stylegan2_compress.runs.loops.run_loop', loop)
     run_dir = make_run(options={})
     with pytest.raises(type(error)):
         launch.run(dict(run_dir=str(run_dir), num_gpus=1))

@@ -8,7 +8,8 @@ from torch_utils import misc, training_stats
 from training import networks
 
 from stylegan2_compress.errors import DivergedError
-from stylegan2_compress.losses.adversarial import AdversarialLoss, Summand, Term
+from stylegan2_compress.losses.adversarial import AdversarialLoss
+from stylegan2_compress.losses.terms import Summand, Term
 
 NAN = float('nan')
 

@@ -24,8 +24,9 @@ from training import networks
 from stylegan2_compress import host, pickles
 from stylegan2_compress.compression.find_ticket import find_ticket
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
+from stylegan2_compress.losses.moment_matching import MomentMatching
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
+from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.tickets import baking, coding, rules, ticket_file
 
 HOST = host.activate().path
@@ -429,7 +430,7 @@ def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
 @pytest.mark.parametrize(('rule', 'length'), [('edge-popup', None), ('global-edge-popup', None), ('gem-miner', 7)])
 def test_only_rules_with_a_schedule_fix_the_length_of_a_search(rule, length):
     args = SimpleNamespace(G_kwargs={'rule': rule}, loss_kwargs=SimpleNamespace(), total_kimg=7)
-    MomentMatchingLoss.adapt(args)
+    MomentMatching().adapt(Plan('', args))
     assert getattr(args.loss_kwargs, 'total_kimg', None) == length
 
 
@@ -461,7 +462,7 @@ def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_
         (['--score-init=zero'], '--score-init=zero'),
         (['--unmasked=encoder.*'], 'encoder.*'),
         (['--masked=*bais'], '*bais'),
-        (['--embedding=module:test_moment_matching:no_layers@size=16'], 'shows no layers'),
+        (['--embedding=module:test_moment_matching:no_layers@size=16'], 'exposes no layers'),
         (['--embedding=nothing'], "'nothing'"),
         (['--lr=0'], '--lr=0'),
         (['--reference=teacher'], '--reference=teacher needs'),

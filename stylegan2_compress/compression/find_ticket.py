@@ -21,7 +21,8 @@ from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks import masked as masks
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
-from stylegan2_compress.tickets import baking, ticket_file
+from stylegan2_compress.tickets import baking
+from stylegan2_compress.tickets.ticket_file import Ticket
 from stylegan2_compress.training_loops import snapshots
 
 LOSS = 'stylegan2_compress.MomentMatchingLoss'
@@ -203,7 +204,7 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
         if G.mapping.rule == 'imp':
             print(f'{name}: {where}; no ticket, because the rule imp trains weights')
             continue
-        size = ticket_file.save(path, ticket_file.of(G, facts))
+        size = Ticket.from_generator(G, facts).write(path)
         print(f'{path}: {size:,} bytes, {where} in {network.spec}')
 
 

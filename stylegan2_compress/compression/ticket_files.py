@@ -6,7 +6,8 @@ from pathlib import Path
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.networks import class_name, require_generator
-from stylegan2_compress.tickets import baking, ticket_file
+from stylegan2_compress.tickets import baking
+from stylegan2_compress.tickets.ticket_file import Ticket
 from stylegan2_compress.training_loops import snapshots
 
 
@@ -31,8 +32,8 @@ def save_ticket(source: str, dest: str, network: str = 'G_ema') -> str:
             f'{source} holds a {class_name(data[network])}, whose weights are not masked: tickets are made of '
             "find-ticket's network snapshots."
         )
-    ticket = ticket_file.of(data[network], {'snapshot': source, 'network': network})
-    return f'{ticket_file.save(dest, ticket):,} bytes for {ticket.kept:,} of {ticket.total:,} weights'
+    ticket = Ticket.from_generator(data[network], {'snapshot': source, 'network': network})
+    return f'{ticket.write(dest):,} bytes for {ticket.kept:,} of {ticket.total:,} weights'
 
 
 def write_networks(source: str, dest: str, teacher: str | None = None, baked: bool = False) -> None:
@@ -47,7 +48,7 @@ def write_networks(source: str, dest: str, teacher: str | None = None, baked: bo
     Raises:
         UserError: the ticket cannot be read, or not without a teacher, or with that one.
     """
-    G = ticket_file.generator(ticket_file.read(source), source, teacher)
+    G = Ticket.read(source).generator(source, teacher)
     if baked:
         G = baking.bake(G)
     networks = dict(G=G, G_ema=G, D=None, augment_pipe=None)
@@ -56,7 +57,7 @@ def write_networks(source: str, dest: str, teacher: str | None = None, baked: bo
 
 def describe(source: str, layers: bool = False, as_json: bool = False) -> str:
     """What a ticket holds, as text or JSON; with `layers`, how many weights of each are kept."""
-    ticket = ticket_file.read(source)
+    ticket = Ticket.read(source)
     arguments = ticket.arguments
     sparsity = {name: [int(mask.sum()), mask.size] for name, mask in ticket.masks.items()}
     if as_json:

@@ -1,36 +1,33 @@
 """Features of several layers of an embedding as one vector, and their moments over a reference."""
 
-import copy
-import functools
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-from stylegan2_compress.distributions import sources, statistics
+from stylegan2_compress.distributions.sources import Source
+from stylegan2_compress.distributions.statistics import reference_statistics
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host import datasets
 
 
 class LayerFeatures:
-    """Feature maps of a frozen network, flattened and put one behind the other.
+    """Feature maps of a frozen network, flattened and concatenated.
 
-    To `references` it is an embedding like any other.
+    For `statistics`, it is an embedding like any other.
 
     Attributes:
-        sizes: how many entries of the vector each layer has.
+        sizes: number of entries of the vector by layer.
         dim: of the vector.
 
     Args:
-        embedding: shows its layers.
+        embedding: one with layers.
         image_shape: (C, H, W) of the images.
-        layers: which, counted from 0; all by default. See `parse_layers`.
-        pool: maps with a larger side are averaged over parts of the image until they have this one; 0: never.
+        layers: numbers of layers, from 0; all by default. See `parse_layers`.
+        pool: maps with a larger side are averaged over parts of the image until they have this side; 0: never.
         device: where the embedding is.
 
     Raises:
-        UserError: The embedding shows no layers, or has none with such a number.
+        UserError: the embedding has no layers, or has no layer with such a number.
     """
 
     def __init__(
@@ -43,7 +40,7 @@ class LayerFeatures:
     ):
         if not embedding.has_layers:
             raise UserError(
-                f'Embedding {embedding.spec} shows no layers: use one that does, such as vgg19_bn or '
+                f'Embedding {embedding.spec} exposes no layers: use one that does, such as vgg19_bn or '
                 'efficientnet_lite0.'
             )
         self.embedding = embedding
@@ -58,7 +55,7 @@ class LayerFeatures:
         self.preprocessing = embedding.preprocessing
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """[N, dim] float32 of images [N, C, H, W] in [-1, 1]."""
+        """Features [N, dim] float32 of images [N, C, H, W] in [-1, 1]."""
         return torch.cat([x.flatten(1) for x in self._maps(images)], dim=1)
 
     def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -66,8 +63,8 @@ class LayerFeatures:
         if self.layers is not None:
             if max(self.layers) >= len(maps):
                 raise UserError(
-                    f'--loss-arg layers={max(self.layers)} is none of the {len(maps)} layers, counted from 0, that '
-                    f'embedding {self.embedding.spec} has.'
+                    f'--loss-arg layers={max(self.layers)} does not exist: embedding {self.embedding.spec} has the '
+                    f'layers 0 to {len(maps) - 1}.'
                 )
             maps = [maps[layer] for layer in self.layers]
         if self.pool:
@@ -76,69 +73,56 @@ class LayerFeatures:
 
 
 def parse_layers(layers: str | int | Sequence[int] | None) -> list[int] | None:
-    """Layer numbers from a number, a list, or text such as `0,4-7`; None stands for all.
+    """Sorted layer numbers from a number, a list, or text such as `0,4-7`; None (all layers) stays None.
 
     Raises:
-        UserError: It is nothing of that.
+        UserError: the value cannot be parsed, or names no layer.
     """
     if layers is None:
         return None
-    found = set()
+    parts = layers.split(',') if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers
     try:
-        for part in [layers] if isinstance(layers, int) else layers.split(',') if isinstance(layers, str) else layers:
-            first, dash, last = str(part).partition('-')
-            found |= set(range(int(first), int(last if dash else first) + 1))
+        numbers = sorted({number for part in parts for number in _parse_range(str(part))})
     except (ValueError, TypeError):
-        found = set()
-    if not found:
+        numbers = []
+    if not numbers:
         raise UserError(f'--loss-arg layers={layers} must be numbers from 0 on, such as 3 or 0,4-7.')
-    return sorted(found)
+    return numbers
+
+
+def _parse_range(text: str) -> range:
+    first, dash, last = text.partition('-')
+    return range(int(first), int(last if dash else first) + 1)
 
 
 def reference_moments(
-    features: LayerFeatures, source: sources.Source, samples: int | None, classes: int = 0
+    features: LayerFeatures, source: Source, samples: int | None, classes: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and unbiased variance of features over a source of images, cached.
+    """Mean and unbiased variance of features over the images of a source, cached.
 
     Args:
-        features: what is computed of each image.
-        source: a teacher's images, or a data set's.
-        samples: how many images; None for all of a data set.
-        classes: how many labels there are, each of which gets moments of its own (over its share of `samples`); 0 for
-            moments of all images together.
+        features: computed for each image.
+        source: a teacher's or a data set's images.
+        samples: number of images; None for all of a data set.
+        classes: number of labels, each of which gets its own moments (over its share of `samples`); 0 for moments of
+            all images together.
 
     Returns:
         Two tensors [max(classes, 1), dim], float32, on the source's device.
 
     Raises:
-        UserError: There are fewer than two images, of a label where it matters.
+        UserError: there are fewer than two images, or fewer than two of a label.
     """
-    sources = [of_class(source, label, classes) for label in range(classes)] or [source]
+    parts = [source.of_class(label, classes) for label in range(classes)] or [source]
     means, variances = [], []
-    for label, part in enumerate(sources):
-        count = part.size if samples is None else -(-samples // len(sources))
+    for label, part in enumerate(parts):
+        count = part.size if samples is None else -(-samples // len(parts))
         if part.size is not None:
             count = min(count, part.size) if classes else count
         if count < 2:
-            what = f' of label {label}' if classes else ''
-            raise UserError(f'There are {count} images{what} to take a variance over; two is the least.')
-        (found,) = statistics.statistics_of(part, [features], samples=count)
-        means.append(found.m1)
-        variances.append((found.m2 - found.m1.square()).clamp_min(0) * (count / (count - 1)))
+            which = f' of label {label}' if classes else ''
+            raise UserError(f'There are {count} images{which}: a variance needs at least two.')
+        (statistics,) = reference_statistics(part, [features], samples=count)
+        means.append(statistics.m1)
+        variances.append((statistics.m2 - statistics.m1.square()).clamp_min(0) * (count / (count - 1)))
     return torch.stack(means).float(), torch.stack(variances).float()
-
-
-def of_class(source: sources.Source, label: int, classes: int) -> sources.Source:
-    """The images of one label among a source's."""
-    part = copy.copy(source)
-    part.facts = source.facts | {'label': label}
-    if isinstance(source, sources.TeacherImages):
-        part.labels = copy.copy(source.labels)
-        part.labels.table = np.eye(classes, dtype=np.float32)[label : label + 1]
-        return part
-    members = np.flatnonzero(datasets.labels(source.training_set).argmax(1) == label)
-    part.size = len(members)
-    part._order = functools.lru_cache(2)(
-        lambda epoch: np.random.default_rng([source.facts['seed'], epoch]).permutation(members)
-    )
-    return part

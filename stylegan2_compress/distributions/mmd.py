@@ -1,6 +1,6 @@
-"""Maximum mean discrepancy of feature vectors: tensors in, tensors out.
+"""Kernels and maximum mean discrepancy of feature vectors: tensors in, tensors out.
 
-Functions that take a `group` treat the batches of all its processes as one; `distributed` explains their gradient.
+`distributed` explains gradients with several processes.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +14,8 @@ from stylegan2_compress.distributed import Group, gather_with_gradient
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Maximum mean discrepancy
-
-
 def linear(x: Tensor, y: Tensor) -> Tensor:
-    """k(x, y) = x . y, for all pairs of rows: [n, dim] and [m, dim] give [n, m]. Its MMD compares means only."""
+    """k(x, y) = x . y for all pairs of rows: [n, dim] and [m, dim] give [n, m]. Its MMD compares means only."""
     return x @ y.T
 
 
@@ -30,7 +26,7 @@ def cubic(x: Tensor, y: Tensor) -> Tensor:
 
 def rbf(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
     """k(x, y) = mean_s exp(-|x - y|^2 / (2 s^2)) over bandwidths s: compares whole distributions."""
-    centre = y.mean(dim=0).detach()  # distances are the same from anywhere, and most precise from the middle
+    centre = y.mean(dim=0).detach()  # Does not change distances, and keeps their precision.
     x, y = x - centre, y - centre
     distances = (x.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * x @ y.T).clamp_min(0)
     return torch.stack([(distances / (-2 * s**2)).exp() for s in bandwidths]).mean(dim=0)
@@ -43,20 +39,20 @@ def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.25, 0.5, 1, 2, 
     exp(-1/8): none is flat there, as some would be in high dimensions with multiples further apart.
 
     Args:
-        y: Reference features [N, dim], N >= 2.
-        multiples: Of the median squared distance, one per bandwidth.
-        rows: Only that many first rows are looked at.
+        y: reference features [N, dim], N >= 2.
+        multiples: of the median squared distance, one per bandwidth.
+        rows: only the first rows are used, that many.
 
     Raises:
-        ValueError: There are no two rows, or at least half of the pairs are equal.
+        ValueError: there are fewer than two rows, or at least half of the pairs are equal.
     """
     median = torch.pdist(y[:rows].detach().double()).square().median() if len(y) >= 2 else 0
     if not median > 0:
-        raise ValueError(f'No median distance among {len(y)} features: they have to differ')
+        raise ValueError(f'{len(y)} feature vectors have no median distance above 0: they have to differ')
     return [float(multiple * median) ** 0.5 for multiple in multiples]
 
 
-# By name: kernels, from reference features [N, dim] (only `rbf` looks at them).
+# Kernels by name, built from reference features [N, dim] (which only `rbf` uses).
 KERNELS: dict[str, Callable[[Tensor], Kernel]] = {
     'linear': lambda y: linear,
     'rbf': lambda y: partial(rbf, bandwidths=median_bandwidths(y)),
@@ -76,18 +72,18 @@ def mmd2(
     """Squared maximum mean discrepancy: E k(x, x') + E k(y, y') - 2 E k(x, y) (Gretton et al. 2012).
 
     Args:
-        x: Features [n, dim] of a batch, n the same on all processes of the group.
-        y: Reference features [m, dim], the same on all processes.
-        kernel: One of `linear`, `rbf` (with bandwidths) and `cubic`, or any other.
-        unbiased: Leave out pairs of a vector with itself (the U-statistic; it can be negative). Else include them.
+        x: features [n, dim] of a batch, n the same in all processes of the group.
+        y: reference features [m, dim], the same in all processes.
+        kernel: `linear`, `rbf` (with bandwidths), `cubic` or any other.
+        unbiased: leave out pairs of a vector with itself (the U-statistic, which can be negative).
         within_y: `mean_within(y, kernel, unbiased)`, which does not depend on x, if it is known already.
-        group: Processes whose batches count as one.
+        group: processes whose batches count as one; None for this process only.
 
     Returns:
         A scalar.
 
     Raises:
-        ValueError: The unbiased estimate of fewer than two vectors.
+        ValueError: unbiased, of fewer than two vectors.
     """
     x = gather_with_gradient(x, group)
     if within_y is None:
@@ -96,19 +92,19 @@ def mmd2(
 
 
 def mean_within(x: Tensor, kernel: Kernel, unbiased: bool = True, rows: int = 1024) -> Tensor:
-    """E k(x, x') over the pairs of rows of one set, without pairs of a row with itself if unbiased.
+    """E k(x, x') over pairs of rows of one set, without pairs of a row with itself if unbiased.
 
     Args:
-        x: Features [n, dim].
-        kernel: As in `mmd2`.
-        unbiased: As in `mmd2`.
-        rows: Pairs are made for so many rows at a time: memory grows with n * rows.
+        x: features [n, dim].
+        kernel: as for `mmd2`.
+        unbiased: as for `mmd2`.
+        rows: number of rows whose pairs are computed at a time: memory grows with n * rows.
 
     Returns:
         A scalar.
 
     Raises:
-        ValueError: The unbiased estimate of fewer than two vectors.
+        ValueError: unbiased, of fewer than two vectors.
     """
     n = len(x)
     if unbiased and n < 2:

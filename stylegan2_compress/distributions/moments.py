@@ -1,4 +1,4 @@
-"""Moments of feature vectors: tensors in, tensors out."""
+"""Moments of feature vectors: tensors in, tensors out. `distributed` explains gradients with several processes."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ def moments(x: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor]:
     """First and second raw moment, elementwise: m1 = E[x] and m2 = E[x^2].
 
     Args:
-        x: Features [N, dim]; N may differ between processes.
-        group: Processes whose batches count as one.
+        x: features [N, dim]; N may differ between processes.
+        group: processes whose batches count as one; None for this process only.
 
     Returns:
         Two tensors [dim].
@@ -25,9 +25,9 @@ def moment_distance(x: Tensor, m1: Tensor, m2: Tensor, group: Group | None = Non
     """DiME's loss for one embedding: mean_d |a1 - m1| + mean_d |a2 - m2|, for the moments a1 and a2 of the batch.
 
     Args:
-        x: Features [N, dim] of the student's images.
-        m1, m2: The reference's moments [dim].
-        group: Processes whose batches count as one.
+        x: features [N, dim] of the student's images.
+        m1, m2: the reference's moments [dim].
+        group: processes whose batches count as one; None for this process only.
 
     Returns:
         A scalar.
@@ -36,30 +36,30 @@ def moment_distance(x: Tensor, m1: Tensor, m2: Tensor, group: Group | None = Non
     return (a1 - m1.to(a1)).abs().mean() + (a2 - m2.to(a2)).abs().mean()
 
 
-def mean_and_variance(x: Tensor, groups: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and unbiased variance, elementwise, of each of several groups of rows: in two passes, without cancellation.
+def mean_and_variance(x: Tensor, labels: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Elementwise mean and unbiased variance of the rows with each label, in two passes to avoid cancellation.
 
     Args:
-        x: Features [N, dim]; N may differ between processes.
-        groups: [N, groups], one-hot: which group a row belongs to.
-        group: Processes whose batches count as one.
+        x: features [N, dim]; N may differ between processes.
+        labels: [N, labels], one-hot.
+        group: processes whose batches count as one; None for this process only.
 
     Returns:
-        Means and variances [groups, dim], and how many rows each group has [groups]. The mean of no rows is 0, the
-        variance of fewer than two is 0.
+        Means and variances [labels, dim], and the number of rows with each label [labels]. The mean of no rows and the
+        variance of fewer than two are 0.
     """
-    groups = groups.to(x)
-    sums = sum_with_gradient(torch.cat([groups.T @ x, groups.sum(0)[:, None]], dim=1), group)
+    labels = labels.to(x)
+    sums = sum_with_gradient(torch.cat([labels.T @ x, labels.sum(0)[:, None]], dim=1), group)
     counts = sums[:, -1].detach()
     means = sums[:, :-1] / counts.clamp_min(1)[:, None]
-    # Deviations from the mean sum to zero, so that nothing flows through it into the variance (of the whole batch: of
-    # one process's share something would).
-    squares = sum_with_gradient(groups.T @ (x - groups @ means.detach()).square(), group)
+    # Deviations from the mean sum to zero over the whole batch, so that the variance has no gradient through the mean.
+    # (Over one process's share of the batch they do not, so that the mean has to be detached.)
+    squares = sum_with_gradient(labels.T @ (x - labels @ means.detach()).square(), group)
     return means, squares / (counts - 1).clamp_min(1)[:, None], counts
 
 
 def _power_sums(x: Tensor) -> Tensor:
-    """Sums of x, sums of x^2, and how many: [2 * dim + 1], one tensor for one reduction over processes."""
+    """Sums of x, sums of x^2 and the number of rows [2 * dim + 1]: one tensor for one reduction over processes."""
     return torch.cat([x.sum(dim=0), x.square().sum(dim=0), x.new_tensor([len(x)])])
 
 
@@ -72,7 +72,7 @@ class MomentAccumulator:
 
     @property
     def count(self) -> int:
-        """How many vectors have been seen."""
+        """Number of vectors that have been added."""
         return int(self._sums[-1])
 
     @torch.no_grad()
@@ -81,20 +81,20 @@ class MomentAccumulator:
         self._sums += _power_sums(x.to(self._sums))
 
     def merge(self, other: 'MomentAccumulator') -> None:
-        """Add all that another accumulator has seen."""
+        """Add the vectors of another accumulator."""
         self._sums += other._sums.to(self._sums)
 
     def merge_processes(self, group: Group | None) -> None:
-        """Add what the other processes of a group have seen; they end up equal. None changes nothing."""
+        """Add the vectors of the other processes of a group, all of which end up equal. None changes nothing."""
         sum_over_processes(self._sums, group)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """m1 and m2, float64 [dim].
 
         Raises:
-            ValueError: Nothing has been seen.
+            ValueError: no vectors have been added.
         """
         if not self.count:
-            raise ValueError('Moments of no vectors at all')
+            raise ValueError('There are no vectors whose moments could be taken')
         m1, m2 = (self._sums[:-1] / self._sums[-1]).chunk(2)
         return m1, m2

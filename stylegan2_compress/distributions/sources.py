@@ -1,33 +1,67 @@
-"""Sequences of images without end, in chunks: a teacher's, or a data set's."""
+"""Endless sequences of images in chunks: a teacher's images, or those of a data set.
 
+A chunk depends only on its index and on the facts of its source, so that processes can share the work and a bank of
+features can be refreshed with images that have not been used before.
+"""
+
+import copy
 import functools
 import hashlib
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 
 import dnnlib
 import numpy as np
 import torch
 
-from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets
+from stylegan2_compress.host.devices import precision
+from stylegan2_compress.pickles.networks import Networks
 
 
-class TeacherImages:
-    """A teacher's images.
+class Source(ABC):
+    """Images by the chunk.
 
     Attributes:
-        facts: everything that determines the images, under the names by which a refusal calls it.
-        size: how many different images there are, None for a teacher.
-        chunk: images per chunk. At 256 pixels and below 32, above that fewer, for memory.
+        device: where the images are.
+        facts: everything that determines the images, by the names that error messages use. Part of cache keys.
+        size: how many different images there are; None if there is no limit.
+        chunk: images per chunk.
+    """
+
+    device: torch.device
+    facts: dict[str, object]
+    size: int | None
+    chunk: int
+
+    @abstractmethod
+    def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Chunk `index`: images [chunk, C, H, W] in [-1, 1] and labels [chunk, c_dim]."""
+
+    @abstractmethod
+    def of_class(self, label: int, classes: int) -> 'Source':
+        """A source of only the images with one label.
+
+        Args:
+            label: from 0 to `classes` - 1.
+            classes: number of labels.
+        """
+
+
+class TeacherImages(Source):
+    """Images of a teacher, without limit. At 256 pixels and below, a chunk has 32; above, fewer, to save memory.
 
     Args:
-        file: network pickle (path or URL).
-        G: its G_ema, which is moved to the device.
-        truncation_psi: 1 is the distribution the teacher was trained for.
+        file: network pickle (path or URL), whose G_ema is moved to the device.
+        networks: contents of network pickles that are open already; by default the file is opened.
+        truncation_psi: 1 is the distribution that the teacher was trained for.
         seed: of latents, labels and noise. (The noise also depends on the kind of device.)
-        training_set_kwargs: where labels come from, see `LabelSource`.
+        training_set_kwargs: arguments of the data set that labels are drawn from, see `LabelSource`.
         device: where the teacher runs.
+
+    Raises:
+        UserError: the file cannot be read.
     """
 
     size = None
@@ -35,19 +69,21 @@ class TeacherImages:
     def __init__(
         self,
         file: str,
-        G: torch.nn.Module,
+        networks: Networks | None = None,
         *,
         truncation_psi: float = 1,
         seed: int = 0,
         training_set_kwargs: Mapping | None = None,
         device: torch.device | str = 'cpu',
     ):
+        networks = Networks() if networks is None else networks
+        G = networks[file]['G_ema']
         self.device = torch.device(device)
         self.G = G.to(self.device).eval().requires_grad_(False)
         self.labels = LabelSource(G.c_dim, training_set_kwargs)
         self.chunk = int(np.clip(32 * 256**2 // G.img_resolution**2, 4, 32))
         self.facts = {
-            'teacher': pickles.sha256(pickles.local_file(file)),
+            'teacher': networks.sha256(file),
             'labels': self.labels.fingerprint,
             'truncation': truncation_psi,
             'seed': seed,
@@ -55,28 +91,28 @@ class TeacherImages:
 
     @torch.no_grad()
     def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Chunk `index`: images [chunk, C, H, W] in [-1, 1] and labels [chunk, c_dim].
-
-        Other random state neither matters nor changes.
-        """
+        """Chunk `index`, as for `Source`. Neither uses nor changes the global random state."""
         rnd = np.random.default_rng([self.facts['seed'], index])
         z = torch.from_numpy(rnd.standard_normal([self.chunk, self.G.z_dim], np.float32)).to(self.device)
         c = self.labels.draw(self.chunk, rnd, self.device)
-        precision = {'force_fp32': True} if self.device.type == 'cpu' else {}
         with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
-            torch.manual_seed(int(rnd.integers(2**31)))  # Of the noise inputs.
-            return self.G(z, c, truncation_psi=self.facts['truncation'], **precision), c
+            torch.manual_seed(int(rnd.integers(2**31)))  # For the noise inputs.
+            return self.G(z, c, truncation_psi=self.facts['truncation'], **precision(self.device)), c
+
+    def of_class(self, label: int, classes: int) -> 'TeacherImages':
+        one = copy.copy(self)
+        one.facts = self.facts | {'label': label}
+        one.labels = self.labels.of_class(label, classes)
+        return one
 
 
-class DatasetImages:
-    """A data set's images, in random order; after the last one they come again, in another order.
-
-    Attributes as of `TeacherImages`.
+class DatasetImages(Source):
+    """Images of a data set in random order; each epoch has another order.
 
     Args:
-        training_set_kwargs: of the host's data set, which may be mirrored or a subset.
+        training_set_kwargs: arguments of the host's data set, which may be mirrored or a subset.
         seed: of the order.
-        device: where the images are wanted.
+        device: where the images go.
     """
 
     chunk = 32
@@ -92,30 +128,42 @@ class DatasetImages:
             'subset or mirroring': hashlib.sha256(chosen.tobytes()).hexdigest(),
             'seed': seed,
         }
-        self._order = functools.lru_cache(2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(self.size))
+        self._order = _orders(np.arange(self.size), seed)
 
     def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Chunk `index`: images [chunk, C, H, W] in [-1, 1] and labels [chunk, c_dim]."""
-        places = range(index * self.chunk, (index + 1) * self.chunk)
+        positions = range(index * self.chunk, (index + 1) * self.chunk)
         with datasets.reading(self.training_set):
-            chosen = [self.training_set[self._order(place // self.size)[place % self.size]] for place in places]
+            chosen = [self.training_set[self._order(pos // self.size)[pos % self.size]] for pos in positions]
         images, labels = (torch.from_numpy(np.stack(each)).to(self.device) for each in zip(*chosen, strict=True))
         return images.to(torch.float32) / 127.5 - 1, labels
 
+    def of_class(self, label: int, classes: int) -> 'DatasetImages':
+        members = np.flatnonzero(datasets.labels(self.training_set).argmax(1) == label)
+        one = copy.copy(self)
+        one.facts = self.facts | {'label': label}
+        one.size = len(members)
+        one._order = _orders(members, self.facts['seed'])
+        return one
 
-Source = TeacherImages | DatasetImages
+
+def _orders(members: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
+    """The order of a data set's members, by epoch."""
+    return functools.lru_cache(2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(members))
 
 
 class LabelSource:
-    """Labels of a conditional generator's images: drawn from a training set as the training loops draw them.
+    """Labels for the images of a conditional generator, drawn from a training set as the training loops draw them.
 
-    Without a training set, or for a generator without labels, classes are equally likely.
+    Without a training set, classes are equally likely. For a generator without labels, they are empty.
+
+    Attributes:
+        fingerprint: SHA-256 of all labels in hexadecimal; empty for a generator without labels.
     """
 
     def __init__(self, c_dim: int, training_set_kwargs: Mapping | None):
         self.table = np.eye(c_dim, dtype=np.float32) if c_dim else np.zeros([1, 0], np.float32)
         if c_dim and training_set_kwargs:
-            # Mirrored images have the same labels once more: the same distribution.
+            # Mirrored images repeat the labels, which does not change their distribution.
             training_set = dnnlib.util.construct_class_by_name(**{**training_set_kwargs, 'xflip': False})
             self.table = datasets.labels(training_set)
         self.fingerprint = hashlib.sha256(self.table.tobytes()).hexdigest() if c_dim else ''
@@ -124,8 +172,18 @@ class LabelSource:
         """[count, c_dim] float32."""
         return torch.from_numpy(self.table[rnd.integers(len(self.table), size=count)]).to(device)
 
+    def of_class(self, label: int, classes: int) -> 'LabelSource':
+        """A source of one label of `classes`. Keeps the fingerprint, which is that of the whole distribution."""
+        one = copy.copy(self)
+        one.table = np.eye(classes, dtype=np.float32)[label : label + 1]
+        return one
+
 
 def check_size(source: Source, option: str, count: int) -> None:
-    """Refuse more images than a data set has."""
+    """Refuse to draw more images than a data set has.
+
+    Raises:
+        UserError: `count`, which `option` gave, is too large.
+    """
     if source.size is not None and count > source.size:
-        raise UserError(f'{option}={count} is more than the {source.size} images of the data set: give at most that.')
+        raise UserError(f'{option}={count} is more than the {source.size} images of the data set: use at most that.')

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dnnlib
 import numpy as np
+import torch
 
 from stylegan2_compress.errors import UserError
 
@@ -97,3 +98,15 @@ def open_training_set(path: str):
             f'on for every image, as [[FILE, CLASS], …].'
         ) from error
     return training_set, kwargs
+
+
+def metric_dataset_kwargs(path: str, G: torch.nn.Module, mirror: bool) -> dict:
+    """Data set arguments for the host's metrics, as its calc_metrics.py makes them for a generator.
+
+    Their order matters: the host's cache of data statistics depends on it.
+    """
+    kwargs = dnnlib.EasyDict(class_name='training.dataset.ImageFolderDataset', path=path)
+    kwargs.update(resolution=G.img_resolution, use_labels=G.c_dim != 0)
+    if mirror:
+        kwargs.xflip = True
+    return kwargs

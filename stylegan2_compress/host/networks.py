@@ -4,6 +4,7 @@ import inspect
 
 import dnnlib
 import torch
+from training import networks as host_networks
 
 from stylegan2_compress.errors import UserError
 
@@ -29,6 +30,16 @@ def bound_arguments(network: torch.nn.Module, defaults: bool = False) -> dict:
     if defaults:
         bound.apply_defaults()
     return dict(bound.arguments)
+
+
+def generator_arguments(G: torch.nn.Module) -> dict:
+    """The constructor arguments of a generator that the host's `Generator` takes, too, defaults included.
+
+    Args:
+        G: an instance of a class that extends the host's.
+    """
+    shared = inspect.signature(host_networks.Generator.__mro__[1]).parameters
+    return {name: value for name, value in bound_arguments(G, defaults=True).items() if name in shared}
 
 
 def constructor_arguments(network: torch.nn.Module) -> dict:

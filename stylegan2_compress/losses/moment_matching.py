@@ -15,10 +15,9 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term
-from stylegan2_compress.networks.masked import ScoreMasked
+from stylegan2_compress.networks.masked import ScoreMasked, rule_of
 from stylegan2_compress.pickles.networks import Networks
 from stylegan2_compress.runs.plan import Plan
-from stylegan2_compress.tickets.rules import RULES
 
 PAPER_EMBEDDING = 'vgg19_bn'
 PAPER_RATE = 1e-5
@@ -135,7 +134,7 @@ class MaskSchedule(Term):
 
     def __init__(self, parts: Sequence[ScoreMasked], total_nimg: float):
         self.parts = list(parts)
-        self.rule = RULES[self.parts[0].rule]
+        self.rule = rule_of(self.parts[0].rule)
         self.total_nimg = total_nimg
 
     @torch.no_grad()
@@ -209,7 +208,7 @@ class MomentMatching(Method):
     def adapt(self, plan: Plan) -> None:
         """Tell the loss how long the run is, if a schedule of masks depends on it. (Other runs can be made longer.)"""
         rule = plan.args.G_kwargs.get('rule')
-        if rule is not None and RULES[rule].scheduled:
+        if rule is not None and rule_of(rule).scheduled:
             plan.args.loss_kwargs.total_kimg = plan.args.total_kimg
 
     def terms(self, context: Context) -> Sequence[Term]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import torch
-import torch.distributed
 from torch_utils import training_stats
 
 from stylegan2_compress import distributed
@@ -40,7 +39,7 @@ class Steps:
 
     def count(self, images: int) -> None:
         """Say that this process, like all others, has made so many images in a main phase of the generator."""
-        self.nimg += images * (torch.distributed.get_world_size() if distributed.world() else 1)
+        self.nimg += images * distributed.world_size()
 
     def report(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """What `training_stats.report` does, but at the end of the phase, and not if the step is left out."""
@@ -82,8 +81,7 @@ class Steps:
             return []
         names, scalars = zip(*self._scalars, strict=True)
         bad = torch.stack(scalars).isfinite().logical_not().to(torch.uint8)
-        if distributed.world() is not None:
-            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
+        distributed.max_over_processes(bad)
         return list(dict.fromkeys(name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad))
 
     def _complain(self, phase: str, culprits: str) -> None:
@@ -93,7 +91,7 @@ class Steps:
                 f'Training diverged {where}: {culprits} not finite in {PATIENCE} {phase} steps in a row; go back to an '
                 'earlier snapshot, with a lower learning rate or without mixed precision (--fp32=1).'
             )
-        if distributed.world() is None or torch.distributed.get_rank() == 0:
+        if distributed.is_rank_zero():
             print(f'{phase} step left out {where}: {culprits} not finite.')
 
     def state_dict(self) -> dict:

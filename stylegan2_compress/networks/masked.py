@@ -1,12 +1,17 @@
-"""Strong lottery tickets: networks whose weights never change, and scores that say which of them count.
+"""Strong lottery tickets: networks whose weights never change, and scores that say which weights count.
 
-The weights are buffers, so that the host's training loops, which step every parameter, train scores only. In the
-forward pass each masked weight is multiplied with its mask, which the scores decide (SLT, arXiv 2212.08311).
+The weights are buffers, so the host's training loops, which step every parameter, train scores only. In the forward
+pass each masked weight is multiplied by its mask, which a rule derives from the scores (SLT, arXiv 2212.08311).
+
+This file's text travels inside every pickle it makes (`torch_utils.persistence`) and runs where only the host is
+installed. It therefore imports nothing but the host, torch, NumPy and the standard library, and annotations that
+Python 3.8 cannot evaluate are quoted.
 """
 
 import fnmatch
 import hashlib
 
+import dnnlib
 import numpy as np
 import torch
 from torch_utils import persistence
@@ -16,23 +21,23 @@ from training import networks
 # --- Random numbers that are the same everywhere --------------------------------------------------------------------
 
 
-def stream(seed, name):
-    """Philox-4x64-10 with the key (seed, first 8 bytes of SHA-256(name)): NumPy's bit generators are specified.
+def stream(seed: int, name: str) -> np.random.Philox:
+    """Philox-4x64-10 with the key (seed, first 8 bytes of SHA-256(name)), which NumPy specifies.
 
-    Only `random_raw` is used of it, because NumPy may change how its distributions are drawn.
+    Use only its `random_raw`: NumPy may change how it samples distributions.
     """
     word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], 'little')
     return np.random.Philox(key=np.array([seed, word], np.uint64))
 
 
-def random_signs(rnd, count):
+def random_signs(rnd: np.random.Philox, count: int) -> np.ndarray:
     """Bits of the raw words, lowest first, as float32 of -1 and 1: [count]."""
     words = rnd.random_raw(-(-count // 64)).astype('<u8')
     bits = np.unpackbits(words.view(np.uint8), bitorder='little')[:count]
     return bits.astype(np.float32) * 2 - 1
 
 
-def random_uniforms(rnd, count):
+def random_uniforms(rnd: np.random.Philox, count: int) -> np.ndarray:
     """The upper 24 bits of each raw word as a float32 in [0, 1): [count], exact."""
     return (rnd.random_raw(count) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
@@ -50,11 +55,11 @@ _TAIL = (
 )  # fmt: skip
 
 
-def random_normals(rnd, count):
+def random_normals(rnd: np.random.Philox, count: int) -> np.ndarray:
     """Standard normal numbers by inversion, one raw word each, as float32: [count].
 
-    Only float64 operations that IEEE 754 rounds correctly take part (+, -, *, /, square root), one at a time: no
-    library's logarithm, whose last bit is its own business.
+    Uses only float64 operations that IEEE 754 rounds correctly (+, -, *, /, square root), one at a time. The last bit
+    of a library's logarithm differs between libraries.
     """
     p = ((rnd.random_raw(count) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52  # (0, 1), symmetric about 1/2
     centred = p - 0.5
@@ -66,14 +71,14 @@ def random_normals(rnd, count):
     return normals.astype(np.float32)
 
 
-def _horner(coefficients, x):
+def _horner(coefficients, x: np.ndarray) -> np.ndarray:
     total = np.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
         total = total * x + coefficient
     return total
 
 
-def _log(x):
+def _log(x: np.ndarray) -> np.ndarray:
     """log(m 2^e) = 2 artanh((m - 1) / (m + 1)) + e log 2, by artanh's series."""
     mantissa, exponent = np.frexp(x)  # [1/2, 1): the series' argument is at most 1/3
     ratio = (mantissa - 1) / (mantissa + 1)
@@ -82,60 +87,58 @@ def _log(x):
     return 2 * ratio * series + exponent * 0.6931471805599453
 
 
-# --- Initialisations, right under the host's equalised learning rate -------------------------------------------------
+# --- Initialisations under the host's equalised learning rate --------------------------------------------------------
 
 
-def fan_in(shape):
-    """Inputs of one output: product of all sizes but the first."""
+def fan_in(shape) -> int:
+    """Inputs of one output: the product of all sizes but the first."""
     return max(int(np.prod(shape[1:])), 1)
 
 
-def kaiming_scale(layer, fan):
-    """What a stored weight must be so that, times all that the layer multiplies with at run time, it is gain / √fan.
+def kaiming_scale(layer: torch.nn.Module, fan: float) -> np.float32:
+    """Standard deviation of a stored weight that the layer's run-time factors turn into gain / √fan.
 
     gain is √2 before a rectifier and 1 elsewhere (He et al. 2015). At run time the host's layers multiply their weight
-    with `weight_gain` and their activation with its own gain, which for lrelu is that √2; a convolution that
-    demodulates takes any constant.
+    by `weight_gain` and their activation by its own gain, √2 for lrelu; a convolution that demodulates takes any
+    constant.
     """
     activation = getattr(layer, 'activation', 'linear')
     run_time = getattr(layer, 'weight_gain', 1.0) * bias_act.activation_funcs[activation].def_gain
     return np.float32((1.0 if activation == 'linear' else np.sqrt(2)) / np.sqrt(fan) / run_time)
 
 
-def signed_constant(rnd, count, layer, fan):
+def signed_constant(rnd: np.random.Philox, count: int, layer: torch.nn.Module, fan: float) -> np.ndarray:
+    """± `kaiming_scale`: [count]."""
     return random_signs(rnd, count) * kaiming_scale(layer, fan)
 
 
-def kaiming_normal(rnd, count, layer, fan):
+def kaiming_normal(rnd: np.random.Philox, count: int, layer: torch.nn.Module, fan: float) -> np.ndarray:
+    """N(0, `kaiming_scale`²): [count]."""
     return random_normals(rnd, count) * kaiming_scale(layer, fan)
 
 
-def gaussian(rnd, count, layer, fan):
+def gaussian(rnd: np.random.Philox, count: int, layer: torch.nn.Module, fan: float) -> np.ndarray:
+    """N(0, 1) before the run-time gain, as the host initialises: [count]."""
     return random_normals(rnd, count)
 
 
-# By name: weights [count] from (bits, count, layer, fan-in). Gaussian ones are N(0, 1) before the run-time gain.
+# By name: weights [count] from (bits, count, layer, fan-in).
 WEIGHT_INITS = {'signed-constant': signed_constant, 'kaiming-normal': kaiming_normal, 'gaussian': gaussian}
 
-# By name: magnitudes [count] of scores from (bits, count, fan-in). Only magnitudes count, so that of the symmetric
-# distributions U(-b, b) the half above zero is drawn.
+# By name: scores [count] from (bits, count, fan-in). Only magnitudes count, so of the symmetric distributions U(-b, b)
+# the half above zero is sampled.
 SCORE_INITS = {
     'kaiming-uniform': lambda rnd, count, fan: random_uniforms(rnd, count) / np.float32(np.sqrt(fan)),  # a = √5
     'uniform': lambda rnd, count, fan: random_uniforms(rnd, count) * np.float32(0.1),
     'unit': lambda rnd, count, fan: random_uniforms(rnd, count),  # U(0, 1), for gem-miner
 }
 
-# By rule. With one threshold for all layers, scores have to start alike in all of them.
-USUAL_SCORES = {'edge-popup': 'kaiming-uniform', 'global-edge-popup': 'uniform', 'gem-miner': 'unit'}
 
-
-# --- Masks ----------------------------------------------------------------------------------------------------------
-
-RULES = ('edge-popup', 'global-edge-popup', 'gem-miner', 'imp')
+# --- Masked modules -------------------------------------------------------------------------------------------------
 
 
 class StraightThrough(torch.autograd.Function):
-    """weight * mask forwards; backwards as if it were weight * score, for kept and dropped weights alike."""
+    """weight · mask forwards; backwards as if it were weight · score, for kept and dropped weights alike."""
 
     @staticmethod
     def forward(ctx, score, weight, mask):
@@ -148,48 +151,28 @@ class StraightThrough(torch.autograd.Function):
         return weight * grad, None, None
 
 
-def largest(values, count):
-    """Boolean mask of the `count` largest of a tensor, and of equal ones the first in order."""
-    if count <= 0 or count >= values.numel():
-        return torch.full_like(values, count > 0, dtype=torch.bool)
-    return from_threshold(values, *threshold_of(values.flatten(), count))
-
-
-def threshold_of(flat, count):
-    """The smallest of the `count` largest values, and how many that are equal to it are among them."""
-    threshold = flat.kthvalue(flat.numel() - count + 1).values
-    return threshold, count - (flat > threshold).sum()
-
-
-def from_threshold(values, threshold, ties):
-    """Boolean mask of all that is larger than a threshold and of the first `ties` that are equal to it."""
-    equal = (values == threshold).flatten()
-    return (values > threshold) | (equal & (equal.cumsum(0) <= ties)).reshape(values.shape)
-
-
 class ScoreMasked(torch.nn.Module):
     """Any module with frozen weights of which only some count, and trainable scores that say which.
 
-    The module is changed in place: its parameters become buffers, and next to each masked one stands a parameter of
-    scores, `weight_scores` next to `weight`. Calls, with all arguments, and attributes pass through to the module.
+    The module is changed in place: its parameters become buffers, and each masked one gets a parameter of scores beside
+    it, `weight_scores` beside `weight`. Calls, with all arguments, and attributes pass through to the module.
 
     Args:
-        module: any.
-        names: of the parameters to mask, dotted; by default all that are called `weight`.
-        keep: which fraction k of the weights counts, in (0, 1].
-        rule: which ones do.
-            edge-popup: in each tensor the round(k n) whose scores are largest in magnitude.
-            global-edge-popup: likewise, in all tensors together; `set_global_threshold` has to be called whenever
-                scores have changed.
-            gem-miner: those whose score rounds to 1, if they are `alive`.
-            imp: those that are `alive`; there are no scores, the weights themselves train.
+        module: any module.
+        names: dotted names of the parameters to mask; by default of all that are called `weight`.
+        keep: fraction k of the weights that count, in (0, 1].
+        rule: which ones count: a name in `RULES`, or what else `rule_of` takes.
+
+    Raises:
+        ValueError: the module lacks one of the names, or there is no such rule.
     """
 
-    def __init__(self, module, names=None, keep=1.0, rule='edge-popup'):
+    def __init__(self, module: torch.nn.Module, names=None, keep: float = 1.0, rule: str = 'edge-popup'):
         super().__init__()
         self.dense = module
         self.keep = keep
         self.rule = rule
+        properties = rule_of(rule)
         parameters = dict(module.named_parameters())
         self.names = list(names) if names is not None else [n for n in parameters if n.split('.')[-1] == 'weight']
         for name in self.names:
@@ -199,55 +182,43 @@ class ScoreMasked(torch.nn.Module):
             path, _dot, leaf = name.rpartition('.')
             owner = module.get_submodule(path)
             weight = parameter.detach()
-            if name not in self.names or rule != 'imp':
+            masked = name in self.names
+            if properties.scored or not masked:
                 delattr(owner, leaf)
                 owner.register_buffer(leaf, weight)
-            if name not in self.names:
-                continue
-            if rule != 'imp':
+            if masked and properties.scored:
                 owner.register_parameter(f'{leaf}_scores', torch.nn.Parameter(torch.ones_like(weight)))
-            else:
+            elif masked:
                 owner.register_buffer(f'{leaf}_start', weight.clone())
-            if rule in ('gem-miner', 'imp'):
+            if masked and properties.alive:
                 owner.register_buffer(f'{leaf}_alive', torch.ones_like(weight, dtype=torch.bool))
-        if rule == 'global-edge-popup':
-            self.register_buffer('threshold', torch.full([], -1.0))  # Below every magnitude: all count.
-            self.register_buffer('ties', torch.zeros([len(self.names)], dtype=torch.int64))
+        properties.prepare(self)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == 'dense':  # Not there yet, or half unpickled.
+            if name == 'dense':  # Not constructed or unpickled yet.
                 raise
             return getattr(self.dense, name)
 
-    def tensor(self, name, kind=''):
-        """The weight of that name, or what stands next to it: `_scores`, `_alive`, `_start`."""
+    def tensor(self, name: str, kind: str = '') -> torch.Tensor:
+        """The weight of that name, or the tensor beside it: `_scores`, `_alive`, `_start`."""
         path, _dot, leaf = name.rpartition('.')
         return getattr(self.dense.get_submodule(path), leaf + kind)
 
     @torch.no_grad()
-    def masks(self):
+    def masks(self) -> 'dict[str, torch.Tensor]':
         """By name of the weight, which of its entries count: boolean tensors."""
-        return {name: self._mask(name, index) for index, name in enumerate(self.names)}
+        rule = rule_of(self.rule)
+        return {name: rule.mask(self, name) for name in self.names}
 
-    def _mask(self, name, index):
-        if self.rule == 'imp':
-            return self.tensor(name, '_alive')
-        scores = self.tensor(name, '_scores')
-        if self.rule == 'gem-miner':
-            return self.tensor(name, '_alive') & (scores > 0.5)
-        if self.rule == 'global-edge-popup':
-            return from_threshold(scores.abs(), self.threshold, self.ties[index])
-        return largest(scores.abs(), round(self.keep * scores.numel()))
-
-    def masked_weights(self):
-        """By name, weights times masks: what the module runs with."""
+    def masked_weights(self) -> 'dict[str, torch.Tensor]':
+        """By name, the weights that the module runs with: weights times masks."""
         masks = self.masks()
-        if self.rule == 'imp':
+        if not rule_of(self.rule).scored:
             return {name: self.tensor(name) * mask for name, mask in masks.items()}
-        # The magnitude's gradient is the straight-through one; a score below zero sees it with its sign turned.
+        # The magnitude's gradient is the straight-through one; a score below zero gets it with its sign turned.
         return {
             name: StraightThrough.apply(self.tensor(name, '_scores').abs(), self.tensor(name), mask)
             for name, mask in masks.items()
@@ -257,24 +228,226 @@ class ScoreMasked(torch.nn.Module):
         return torch.func.functional_call(self.dense, self.masked_weights(), args, kwargs)
 
 
-@torch.no_grad()
-def set_global_threshold(parts):
-    """Find the threshold of global-edge-popup for modules that share it.
+# --- Rules ----------------------------------------------------------------------------------------------------------
+
+SCHEDULE_END = 0.9  # Share of a search after which scheduled rules mask no further; what is left trains for the rest.
+
+
+class Rule:
+    """Which weights count: the mask, how it changes over a search, and what the objective gains.
+
+    Rules have no state. What a rule remembers is in tensors of the masked modules, which pickles and training states
+    hold, and `prepare` registers what the flags below do not.
+
+    Attributes:
+        scored: whether masked weights are frozen and have a parameter of scores beside them (`weight_scores`). Without
+            scores the weights themselves train, beside a copy of where they start (`weight_start`).
+        alive: whether masked weights have a boolean buffer beside them (`weight_alive`), at first all true.
+        scheduled: whether masks depend on the length of the search.
+        scales_fan: whether about k n of n weights count from the start, for initialisations that go by fan-in.
+        usual_scores: name in `SCORE_INITS` of the scores' usual initialisation.
+    """
+
+    scored = True
+    alive = False
+    scheduled = False
+    scales_fan = False
+    usual_scores = 'uniform'
+
+    def prepare(self, part: ScoreMasked) -> None:
+        """Register buffers of the rule's own with a module whose weights were just masked."""
+
+    def mask(self, part: ScoreMasked, name: str) -> torch.Tensor:
+        """Which entries of the weight `part.tensor(name)` count: a boolean tensor of its shape."""
+        raise NotImplementedError
+
+    def update(self, parts: 'list[ScoreMasked]') -> None:
+        """Compute what masks of all parts of a generator depend on together. Called without gradient before use."""
+
+    def advance(self, parts: 'list[ScoreMasked]', progress: float) -> None:
+        """Change masks, or what they depend on. Called without gradient before each step.
+
+        Args:
+            parts: the masked modules of one generator.
+            progress: share of the search that is over, in [0, 1].
+        """
+        self.update(parts)
+
+    def penalty(self, parts: 'list[ScoreMasked]') -> 'torch.Tensor | None':
+        """What the objective gains: a scalar, or None for nothing."""
+        return None
+
+
+class EdgePopup(Rule):
+    """The round(k n) scores of each layer that are largest in magnitude (Ramanujan et al., CVPR 2020)."""
+
+    scales_fan = True
+    usual_scores = 'kaiming-uniform'
+
+    def mask(self, part, name):
+        scores = part.tensor(name, '_scores')
+        return largest(scores.abs(), round(part.keep * scores.numel()))
+
+
+class GlobalEdgePopup(Rule):
+    """The round(k n) scores of all layers together that are largest in magnitude.
+
+    Each part has the common `threshold`, and in `ties` [weights] how many magnitudes that equal it count.
+    """
+
+    scales_fan = True
+    usual_scores = 'uniform'  # With one threshold for all layers, scores have to start alike in all of them.
+
+    def prepare(self, part):
+        part.register_buffer('threshold', torch.full([], -1.0))  # Below every magnitude: all count.
+        part.register_buffer('ties', torch.zeros([len(part.names)], dtype=torch.int64))
+
+    def mask(self, part, name):
+        return above(part.tensor(name, '_scores').abs(), part.threshold, part.ties[part.names.index(name)])
+
+    @torch.no_grad()
+    def update(self, parts):
+        places = [(part, index) for part in parts for index in range(len(part.names))]
+        values = [part.tensor(part.names[index], '_scores').abs().flatten() for part, index in places]
+        flat = torch.cat(values)
+        count = round(parts[0].keep * flat.numel())
+        threshold, ties = threshold_of(flat, count) if count else (flat.new_full([], float('inf')), 0)
+        for part in parts:
+            part.threshold.copy_(threshold)
+        for (part, index), magnitudes in zip(places, values, strict=True):
+            mine = (magnitudes == threshold).sum().clamp(max=ties)
+            part.ties[index] = mine
+            ties = ties - mine
+
+
+class GemMiner(Rule):
+    """Scores in [0, 1], rounded; in steps, the lowest of all layers are frozen to zero (Sreenivasan et al., 2022).
+
+    The j-th of J steps leaves the fraction k^(j/J) of the weights, the last one k. Of these, scores that round to one
+    count: at most k of the weights.
+    """
+
+    alive = True
+    scheduled = True
+    usual_scores = 'unit'
+    steps = 50
+    weight = 5e-7  # Of the sum of squared scores in the objective.
+
+    def mask(self, part, name):
+        return part.tensor(name, '_alive') & (part.tensor(name, '_scores') > 0.5)
+
+    def advance(self, parts, progress):
+        for part in parts:
+            for name in part.names:
+                part.tensor(name, '_scores').clamp_(0, 1)
+        leave_alive(parts, lambda part, name: part.tensor(name, '_scores'), fraction_left(parts, progress, self.steps))
+
+    def penalty(self, parts):
+        squares = [part.tensor(name, '_scores').square().sum() for part in parts for name in part.names]
+        return self.weight * torch.stack(squares).sum()
+
+
+class IterativeMagnitude(Rule):
+    """The baseline: train weights; in rounds, drop the smallest of all layers and rewind the others to the start.
+
+    Magnitudes are compared as the host's equalised learning rate makes them comparable, in units of a layer's initial
+    standard deviation.
+    """
+
+    scored = False
+    alive = True
+    scheduled = True
+    rounds = 10
+
+    def mask(self, part, name):
+        return part.tensor(name, '_alive')
+
+    def advance(self, parts, progress):
+        def magnitude(part, name):
+            layer = part.dense.get_submodule(name.rpartition('.')[0])
+            return part.tensor(name).abs() * getattr(layer, 'bias_gain', 1)  # The learning rate's multiplier.
+
+        if leave_alive(parts, magnitude, fraction_left(parts, progress, self.rounds)):
+            for part in parts:
+                for name in part.names:
+                    part.tensor(name).copy_(part.tensor(name, '_start'))
+
+
+RULES: 'dict[str, Rule]' = {
+    'edge-popup': EdgePopup(),
+    'global-edge-popup': GlobalEdgePopup(),
+    'gem-miner': GemMiner(),
+    'imp': IterativeMagnitude(),
+}
+
+
+def rule_of(name: str) -> Rule:
+    """The rule of a name: an entry of `RULES`, or an importable `module.Rule`, a class without arguments or an object.
+
+    Raises:
+        ValueError: there is no such rule, or it cannot be imported, or lacks something that `Rule` has.
+    """
+    existing = f'there are {", ".join(RULES)}, and importable names such as my_module.MyRule'
+    if not isinstance(name, str) or (name not in RULES and '.' not in name):
+        raise ValueError(f'the rule {name!r} does not exist: {existing}')
+    if name in RULES:
+        return RULES[name]
+    try:
+        rule = dnnlib.util.get_obj_by_name(name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f'the rule {name!r} cannot be imported ({error}): {existing}') from error
+    missing = [member for member in dir(Rule) if not member.startswith('_') and not hasattr(rule, member)]
+    if missing:
+        raise ValueError(f'{name!r} is not a rule, because it has no {", ".join(missing)}')
+    return rule() if isinstance(rule, type) else rule
+
+
+def largest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Boolean mask of the `count` largest entries of a tensor, and of equal ones the first in order."""
+    if count <= 0 or count >= values.numel():
+        return torch.full_like(values, count > 0, dtype=torch.bool)
+    return above(values, *threshold_of(values.flatten(), count))
+
+
+def threshold_of(flat: torch.Tensor, count: int) -> 'tuple[torch.Tensor, torch.Tensor]':
+    """The smallest of the `count` largest values, and how many that are equal to it are among them."""
+    threshold = flat.kthvalue(flat.numel() - count + 1).values
+    return threshold, count - (flat > threshold).sum()
+
+
+def above(values: torch.Tensor, threshold: torch.Tensor, ties: torch.Tensor) -> torch.Tensor:
+    """Boolean mask of all entries that are larger than a threshold and of the first `ties` that are equal to it."""
+    equal = (values == threshold).flatten()
+    return (values > threshold) | (equal & (equal.cumsum(0) <= ties)).reshape(values.shape)
+
+
+def fraction_left(parts: 'list[ScoreMasked]', progress: float, steps: int) -> float:
+    """k^(j/J) after j of J equal steps, of which the last one is at `SCHEDULE_END`."""
+    done = int(steps * min(progress / SCHEDULE_END, 1) + 1e-9)
+    return parts[0].keep ** (done / steps)
+
+
+def leave_alive(parts: 'list[ScoreMasked]', value, fraction: float) -> bool:
+    """Leave exactly round(fraction n) of all n weights alive: of those that are, the ones with the largest values.
 
     Args:
-        parts: of `ScoreMasked`, whose order breaks ties; the first ones' `keep` counts.
+        parts: the masked modules of one generator.
+        value: `value(part, name)` returns what to compare, at least 0, in the shape of the weight.
+        fraction: in [0, 1].
+
+    Returns:
+        Whether that changed anything.
     """
-    places = [(part, index) for part in parts for index in range(len(part.names))]
-    values = [part.tensor(part.names[index], '_scores').abs().flatten() for part, index in places]
-    flat = torch.cat(values)
-    count = round(parts[0].keep * flat.numel())
-    threshold, ties = threshold_of(flat, count) if count else (flat.new_full([], float('inf')), 0)
-    for part in parts:
-        part.threshold.copy_(threshold)
-    for (part, index), magnitudes in zip(places, values, strict=True):
-        mine = (magnitudes == threshold).sum().clamp(max=ties)
-        part.ties[index] = mine
-        ties = ties - mine
+    alive = [part.tensor(name, '_alive') for part in parts for name in part.names]
+    count = round(fraction * sum(mask.numel() for mask in alive))
+    if int(sum(mask.sum() for mask in alive)) <= count:
+        return False
+    values = torch.cat([value(part, name).flatten() for part in parts for name in part.names])
+    flat = torch.cat([mask.flatten() for mask in alive])
+    left = largest(values.masked_fill(~flat, -1), count)
+    for mask, mine in zip(alive, left.split([mask.numel() for mask in alive]), strict=True):
+        mask.copy_(mine.reshape(mask.shape))
+    return True
 
 
 # --- Generators -----------------------------------------------------------------------------------------------------
@@ -285,19 +458,24 @@ class ScoreMaskedMapping(ScoreMasked):
     """The host's mapping network, masked.
 
     Args:
-        names, keep, rule: of `ScoreMasked`.
-        kwargs: of the host's `MappingNetwork`.
+        names, keep, rule: as in `ScoreMasked`.
+        kwargs: the arguments of the host's `MappingNetwork`.
     """
 
-    def __init__(self, names, keep, rule, **kwargs):
+    def __init__(self, names, keep: float, rule: str, **kwargs):
         super().__init__(networks.MappingNetwork(**kwargs), names, keep, rule)
 
 
 @persistence.persistent_class
 class ScoreMaskedSynthesis(ScoreMasked):
-    """The host's synthesis network, masked. Arguments likewise."""
+    """The host's synthesis network, masked.
 
-    def __init__(self, names, keep, rule, **kwargs):
+    Args:
+        names, keep, rule: as in `ScoreMasked`.
+        kwargs: the arguments of the host's `SynthesisNetwork`.
+    """
+
+    def __init__(self, names, keep: float, rule: str, **kwargs):
         super().__init__(networks.SynthesisNetwork(**kwargs), names, keep, rule)
 
 
@@ -305,46 +483,47 @@ class ScoreMaskedSynthesis(ScoreMasked):
 class ScoreMaskedGenerator(networks.Generator):
     """The host's generator with random weights that never change, of which only those with high scores count.
 
-    `mapping` and `synthesis` work alone, as the losses need them. Constants, noise strengths and biases are never
-    masked by default.
+    The losses call `mapping` and `synthesis` separately, and each is masked on its own. Constants, noise strengths and
+    biases are not masked by default.
 
     Args:
-        z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs, synthesis_kwargs: of the host's `Generator`.
-        keep: which fraction k of the masked weights counts, in (0, 1].
-        rule: see `ScoreMasked`.
+        z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs, synthesis_kwargs: as in the host's
+            `Generator`.
+        keep: fraction k of the masked weights that count, in (0, 1].
+        rule: which ones count, see `ScoreMasked`.
         masked: patterns (`fnmatch`) of the weights to mask, in names such as mapping.fc0.weight,
             synthesis.b8.conv1.affine.weight or synthesis.b8.torgb.bias.
         unmasked: patterns of exceptions.
-        seed: of weights and scores: a whole number below 2^64.
-        weight_init: a name in `WEIGHT_INITS`; None leaves weights to whoever loads them.
+        seed: of weights and scores: a whole number from 0 to 2^64 - 1.
+        weight_init: a name in `WEIGHT_INITS`; with None the caller puts weights in.
         scale_fan: whether fan-in means the k n inputs that are left. Without it signals shrink by √k in each layer
-            that does not normalise: eight layers of mapping at k = 0.1 leave a ten-thousandth. By default so for the
-            rules that mask from the start.
-        score_init: a name in `SCORE_INITS`; by default the one that goes with the rule.
+            that does not normalise: eight layers of mapping at k = 0.1 leave a ten-thousandth. By default what the
+            rule's `scales_fan` says.
+        score_init: a name in `SCORE_INITS`; by default the rule's `usual_scores`.
         teacher: SHA-256 of the network file that the weights come from, if they are not random.
 
     Raises:
-        ValueError: a pattern matches nothing, or nothing is left to mask.
+        ValueError: a pattern matches nothing, nothing is left to mask, or there is no such rule.
     """
 
     def __init__(
         self,
-        z_dim,
-        c_dim,
-        w_dim,
-        img_resolution,
-        img_channels,
-        mapping_kwargs={},
-        synthesis_kwargs={},
-        keep=0.1,
-        rule='edge-popup',
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        mapping_kwargs: dict = {},
+        synthesis_kwargs: dict = {},
+        keep: float = 0.1,
+        rule: str = 'edge-popup',
         masked=('*weight',),
         unmasked=(),
-        seed=0,
-        weight_init='signed-constant',
-        scale_fan=None,
-        score_init=None,
-        teacher=None,
+        seed: int = 0,
+        weight_init: 'str | None' = 'signed-constant',
+        scale_fan: 'bool | None' = None,
+        score_init: 'str | None' = None,
+        teacher: 'str | None' = None,
     ):
         super().__init__(
             z_dim,
@@ -355,13 +534,14 @@ class ScoreMaskedGenerator(networks.Generator):
             mapping_kwargs=mapping_kwargs,
             synthesis_kwargs=synthesis_kwargs,
         )
-        names = choose([name for name, _parameter in self.named_parameters()], masked, unmasked)
-        of_part = {
+        properties = rule_of(rule)
+        names = names_to_mask([name for name, _parameter in self.named_parameters()], masked, unmasked)
+        by_part = {
             part: [name.partition('.')[2] for name in names if name.partition('.')[0] == part]
             for part in ('mapping', 'synthesis')
         }
         self.mapping = ScoreMaskedMapping(
-            of_part['mapping'],
+            by_part['mapping'],
             keep,
             rule,
             z_dim=z_dim,
@@ -371,7 +551,7 @@ class ScoreMaskedGenerator(networks.Generator):
             **mapping_kwargs,
         )
         self.synthesis = ScoreMaskedSynthesis(
-            of_part['synthesis'],
+            by_part['synthesis'],
             keep,
             rule,
             w_dim=w_dim,
@@ -380,27 +560,41 @@ class ScoreMaskedGenerator(networks.Generator):
             **synthesis_kwargs,
         )
         if weight_init is not None:
-            scale_fan = rule.endswith('edge-popup') if scale_fan is None else scale_fan
-            self._draw_weights(seed, WEIGHT_INITS[weight_init], keep if scale_fan else 1)
-        if rule != 'imp':
-            self._draw_scores(seed, SCORE_INITS[score_init or USUAL_SCORES[rule]])
+            scale_fan = properties.scales_fan if scale_fan is None else scale_fan
+            self._init_weights(seed, WEIGHT_INITS[weight_init], keep if scale_fan else 1)
+        if properties.scored:
+            self._init_scores(seed, SCORE_INITS[score_init or properties.usual_scores])
         self.update_masks()
 
     @property
-    def parts(self):
+    def parts(self) -> 'list[ScoreMasked]':
+        """The masked modules: mapping and synthesis."""
         return [self.mapping, self.synthesis]
 
-    def update_masks(self):
-        """Make masks that depend on all scores together those of the scores as they are now."""
-        if self.mapping.rule == 'global-edge-popup' and not self.mapping.threshold.is_meta:
-            set_global_threshold(self.parts)
+    @torch.no_grad()
+    def update_masks(self) -> None:
+        """Bring masks that depend on all scores together up to date with the scores."""
+        if not next(self.parameters()).is_meta:  # In a network of shapes without data there is nothing to compare.
+            rule_of(self.mapping.rule).update(self.parts)
 
     def forward(self, *args, **kwargs):
-        self.update_masks()  # Averaged scores, say, whose threshold nobody else has looked for.
+        self.update_masks()  # Averaged scores, say, have no threshold yet.
         return super().forward(*args, **kwargs)
 
+    def masks(self) -> 'dict[str, torch.Tensor]':
+        """By name in the generator, which entries of a masked weight count: boolean tensors."""
+        return {**_prefixed('mapping', self.mapping.masks()), **_prefixed('synthesis', self.synthesis.masks())}
+
+    def masked_weights(self) -> 'dict[str, torch.Tensor]':
+        """By name in the generator, masked weights times masks."""
+        mapping, synthesis = (part.masked_weights() for part in self.parts)
+        return {**_prefixed('mapping', mapping), **_prefixed('synthesis', synthesis)}
+
     def tensors(self):
-        """(name, part, layer, leaf) of everything that a dense generator has, under its name there."""
+        """(name, part, layer, leaf) of every tensor that a dense generator has, by its name there.
+
+        `getattr(layer, leaf)` is the tensor, which may be None, and `part` the masked module that it belongs to.
+        """
         for part_name, part in zip(('mapping', 'synthesis'), self.parts, strict=True):
             for path, layer in part.dense.named_modules():
                 for leaf in [*layer._parameters, *layer._buffers]:
@@ -408,7 +602,7 @@ class ScoreMaskedGenerator(networks.Generator):
                         yield '.'.join(filter(None, [part_name, path, leaf])), part, layer, leaf
 
     @torch.no_grad()
-    def _draw_weights(self, seed, init, fan_scale):
+    def _init_weights(self, seed, init, fan_scale):
         """Weights by `init`, constants and noise maps N(0, 1), masked biases too; other biases as the host's layers."""
         for name, part, layer, leaf in self.tensors():
             tensor = getattr(layer, leaf)
@@ -432,7 +626,7 @@ class ScoreMaskedGenerator(networks.Generator):
                 getattr(layer, f'{leaf}_start').copy_(tensor)
 
     @torch.no_grad()
-    def _draw_scores(self, seed, init):
+    def _init_scores(self, seed, init):
         for name, _part, layer, leaf in self.tensors():
             scores = getattr(layer, f'{leaf}_scores', None)
             if scores is not None and not scores.is_meta:
@@ -440,11 +634,11 @@ class ScoreMaskedGenerator(networks.Generator):
                 scores.copy_(torch.from_numpy(values).reshape(scores.shape))
 
 
-def choose(names, masked, unmasked):
+def names_to_mask(names, masked, unmasked) -> 'list[str]':
     """The names that match a pattern in `masked` and none in `unmasked`.
 
     Raises:
-        ValueError: A pattern matches nothing, or nothing is left.
+        ValueError: a pattern matches nothing, or nothing is left.
     """
     for pattern in [*masked, *unmasked]:
         if not fnmatch.filter(names, pattern):
@@ -458,3 +652,7 @@ def choose(names, masked, unmasked):
     if not chosen:
         raise ValueError(f'no weight is left to mask: {list(unmasked)} exempts all')
     return chosen
+
+
+def _prefixed(prefix, values):
+    return {f'{prefix}.{name}': value for name, value in values.items()}

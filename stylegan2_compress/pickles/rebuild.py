@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from training import augment
 from training import networks as host_networks
 
 from stylegan2_compress import networks as our_networks
+from stylegan2_compress.networks.masked import RULES
 from stylegan2_compress.pickles import sources
 from stylegan2_compress.pickles.contents import Allowance, Network, Refused, Tensor, plain
 from stylegan2_compress.pickles.machine import Malformed
@@ -204,7 +206,7 @@ def construct(network: Network, num_modules: int) -> torch.nn.Module:
         num_modules: How many modules it has; construction ends when it makes far more.
 
     Raises:
-        Refused: There is no such class.
+        Refused: There is no such class, or a mask rule would have to be imported.
         Malformed: The class does not take these arguments.
     """
     cls = find_class(network)
@@ -213,6 +215,8 @@ def construct(network: Network, num_modules: int) -> torch.nn.Module:
         raise Malformed(f'it has a {cls.__name__} without constructor arguments')
     args, kwargs = plain((args, kwargs))
     check_numbers([args, kwargs])
+    for value in (*args, kwargs.get('rule')):
+        check_rule(value)
     try:
         with without_data(5 * num_modules + 100):
             return cls(*args, **kwargs)
@@ -268,6 +272,19 @@ def check_numbers(value: Any) -> None:
         raise Malformed('it has a constructor argument beyond reason')
 
 
+def check_rule(rule: Any) -> None:
+    """Refuse the name of a mask rule in a module that is not imported: a file must not decide which code runs.
+
+    Raises:
+        Refused: `masked.rule_of` would import something.
+    """
+    if not isinstance(rule, str) or rule in RULES:
+        return
+    module, _dot, attribute = rule.rpartition('.')
+    if module and (module not in sys.modules or attribute not in vars(sys.modules[module])):
+        raise Refused(f'names the mask rule {rule!r}, whose module {module} has to be imported first')
+
+
 def fill(
     module: torch.nn.Module, sizes: Mapping[str, tuple[int, ...]], read: Callable[[str, torch.Tensor], torch.Tensor]
 ) -> None:
@@ -296,7 +313,13 @@ def fill(
 
 
 def set_attributes(module: torch.nn.Module, values: Mapping[str, Any]) -> None:
-    """Set recorded plain attributes, unless one would hide a method or a member."""
+    """Set recorded plain attributes, unless one would hide a method or a member.
+
+    Raises:
+        Malformed: One would.
+        Refused: A mask rule would have to be imported.
+    """
+    check_rule(values.get('rule'))
     for name in values:
         members = module._modules.keys() | module._parameters.keys() | module._buffers.keys()
         if name in members | MEMBERS | HOOKS or callable(getattr(type(module), name, None)):

@@ -1,1 +1,1 @@
-"""Strong lottery tickets: mask rules over time, the search, and the ticket file."""
+"""Strong lottery tickets: masks as few bytes, the ticket file, and generators with masks multiplied in."""

@@ -1,31 +1,18 @@
-"""Between masked generators and the host's: masks multiplied out, weights put in."""
-
-import inspect
+"""From masked generators to the host's and back: masks multiplied in, weights put in."""
 
 import torch
 from training import networks
 
+from stylegan2_compress.host.networks import generator_arguments
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
-
-HOST_ARGUMENTS = tuple(inspect.signature(networks.Generator.__mro__[1].__init__).parameters)[1:]
-
-
-def arguments(G: torch.nn.Module) -> dict:
-    """All constructor arguments of a persistent network by name, defaults included."""
-    signature = inspect.signature(type(G).__mro__[1].__init__)  # Below it stands the host's decorator.
-    bound = signature.bind(None, *G.init_args, **G.init_kwargs)
-    bound.apply_defaults()
-    return {name: value for name, value in bound.arguments.items() if name != 'self'}
 
 
 @torch.no_grad()
 def bake(G: ScoreMaskedGenerator) -> torch.nn.Module:
-    """The host's generator with the same images: weights times masks, and nothing of us."""
+    """The host's generator that makes the same images: its weights are weights times masks, and nothing is masked."""
     G.update_masks()
-    dense = networks.Generator(**{name: value for name, value in arguments(G).items() if name in HOST_ARGUMENTS})
-    baked = {name: getattr(layer, leaf) for name, _part, layer, leaf in G.tensors()}
-    for part_name, part in zip(('mapping', 'synthesis'), G.parts, strict=True):
-        baked |= {f'{part_name}.{name}': weight for name, weight in part.masked_weights().items()}
+    dense = networks.Generator(**generator_arguments(G))
+    baked = {name: getattr(layer, leaf) for name, _part, layer, leaf in G.tensors()} | G.masked_weights()
     for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]:
         tensor.copy_(baked[name])
     return dense.train(G.training).requires_grad_(False)
@@ -38,7 +25,7 @@ def plain(G: torch.nn.Module) -> torch.nn.Module:
 
 @torch.no_grad()
 def put_weights(G: ScoreMaskedGenerator, dense: torch.nn.Module) -> None:
-    """Give a masked generator the weights and everything else of a dense one. Its scores stay."""
+    """Copy the weights and all other tensors of a dense generator into a masked one, whose scores stay."""
     weights = dict(dense.named_parameters()) | dict(dense.named_buffers())
     for name, _part, layer, leaf in G.tensors():
         getattr(layer, leaf).copy_(weights[name])

@@ -1,7 +1,7 @@
-"""Masks as few bytes: Golomb-Rice codes of the gaps between the entries that are rarer.
+"""Masks as few bytes: Golomb-Rice codes of the gaps between the rarer entries.
 
-For masks without pattern, gaps are geometrically distributed, and Rice codes are within 3 % of the entropy for
-fractions up to 0.25 (k = 0.1: 0.476 bits per weight, of which 0.469 are entropy). At 0.5 they are one bit per weight.
+In masks without a pattern, gaps are geometrically distributed, and Rice codes are within 3 % of the entropy for
+fractions up to 0.25 (k = 0.1: 0.476 bits per weight, the entropy is 0.469). At 0.5 they take one bit per weight.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ MAX_SHIFT = 24
 
 @dataclass(frozen=True)
 class Coded:
-    """One mask.
+    """A coded mask.
 
     Attributes:
-        ones: how many entries it keeps.
-        shift: each gap is stored as its quotient by 2^shift, in unary, and the remainder, in `shift` bits.
-        quotients: all quotients as zeros followed by a one each, packed.
-        remainders: all remainders, highest bit first, packed.
+        ones: how many entries the mask keeps.
+        shift: each gap is stored as its quotient by 2^shift, in unary, and its remainder, in `shift` bits.
+        quotients: the quotients, each as that many zeros followed by a one, packed.
+        remainders: the remainders, highest bit first, packed.
     """
 
     ones: int
@@ -29,7 +29,7 @@ class Coded:
 
 
 def encode(mask: np.ndarray) -> Coded:
-    """Code a boolean array [n]. Of more than n/2 kept entries, the gaps between the others are stored."""
+    """The code of a boolean array [n]: of the gaps between kept entries, or between the others if those are fewer."""
     ones = int(mask.sum())
     places = np.flatnonzero(mask if 2 * ones <= mask.size else ~mask)
     gaps = np.diff(places, prepend=-1) - 1
@@ -43,7 +43,7 @@ def encode(mask: np.ndarray) -> Coded:
 
 
 def remainder_bytes(ones: int, size: int, shift: int) -> int:
-    """How many bytes the remainders of a mask with so many kept entries take."""
+    """How many bytes the remainders of a mask with `size` entries, `ones` of them kept, take."""
     return -(-min(ones, size - ones) * shift // 8)
 
 
@@ -51,19 +51,19 @@ def decode(coded: Coded, size: int) -> np.ndarray:
     """The boolean array [size] that was coded.
 
     Raises:
-        ValueError: It is no code of such an array. Memory stays in proportion to `size` and the bytes given.
+        ValueError: this is not the code of such an array. Memory stays in proportion to `size` and the bytes given.
     """
     count = min(coded.ones, size - coded.ones)
     if count < 0 or not 0 <= coded.shift <= MAX_SHIFT:
-        raise ValueError('more entries kept than there are')
+        raise ValueError('a mask keeps more entries than it has')
     ends = np.flatnonzero(np.unpackbits(np.frombuffer(coded.quotients, np.uint8)))
     if ends.size != count or len(coded.remainders) != remainder_bytes(coded.ones, size, coded.shift):
-        raise ValueError('another number of entries than announced')
+        raise ValueError('a mask has another number of entries than its header says')
     bits = np.unpackbits(np.frombuffer(coded.remainders, np.uint8), count=count * coded.shift)
     remainders = bits.reshape(count, coded.shift) @ (1 << np.arange(coded.shift - 1, -1, -1, dtype=np.int64))
     gaps = ((np.diff(ends, prepend=-1) - 1) << coded.shift) + remainders.astype(np.int64)
     if count and (gaps.max() >= size or int(gaps.sum()) + count > size):
-        raise ValueError('entries beyond the end')
+        raise ValueError('a mask has entries beyond its end')
     mask = np.zeros(size, np.bool_)
     mask[np.cumsum(gaps + 1) - 1] = True
     return mask if 2 * coded.ones <= size else ~mask

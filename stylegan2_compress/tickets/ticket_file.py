@@ -1,11 +1,11 @@
-"""The ticket file: what a generator of frozen weights is, in about half a bit per weight.
+"""The ticket file: a generator of frozen weights in about half a bit per weight.
 
     magic, 12 bytes · version, 2 · length of the header, 4 (little-endian) · header, JSON · masks, each as the bytes of
     its quotients and of its remainders (see `coding`) · trained tensors, float32, little-endian · SHA-256 of all that
 
-The header has the constructor arguments of a `ScoreMaskedGenerator`, among them the seed and the rule by which weights
-come from it, or the SHA-256 of the teacher they come from; a digest of the weights, so that others than those that were
-masked are refused; and what the reader must know of each mask.
+The header has the constructor arguments of a `ScoreMaskedGenerator`, among them the seed and the initialisation of the
+weights, or the SHA-256 of the teacher that has them; a digest of the weights, so that no others are used; and the
+numbers that the reader needs to decode each mask.
 """
 
 import hashlib
@@ -19,8 +19,10 @@ import torch
 
 from stylegan2_compress import files, pickles
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.networks.masked import ScoreMaskedGenerator
+from stylegan2_compress.host.networks import bound_arguments
+from stylegan2_compress.networks.masked import ScoreMaskedGenerator, rule_of
 from stylegan2_compress.pickles import rebuild
+from stylegan2_compress.pickles.contents import Refused
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.tickets import baking, coding
 
@@ -28,19 +30,19 @@ MAGIC = b'\x89SG2TICKET\r\n'
 VERSION = 1
 MAX_HEADER = 1 << 20
 MAX_WEIGHTS = 1 << 27
-TRAINED = 'w_avg'  # The one tensor that changes in a search beside scores: the average of W, for truncation.
+TRAINED = 'w_avg'  # The one tensor besides scores that a search changes: the average of W, for truncation.
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """The contents of a file.
+    """What brings a masked generator back.
 
     Attributes:
-        arguments: of `ScoreMaskedGenerator`.
-        weights: SHA-256 of all weights and constants, see `digest`.
-        masks: by name, boolean arrays.
-        trained: by name, float32 arrays.
-        facts: what its maker noted: metrics, say.
+        arguments: constructor arguments of the `ScoreMaskedGenerator`.
+        weights: `weights_sha256` of the generator.
+        masks: boolean arrays by name of the weight.
+        trained: float32 arrays by name.
+        facts: notes of its maker, such as metrics.
     """
 
     arguments: dict
@@ -51,102 +53,194 @@ class Ticket:
 
     @property
     def kept(self) -> int:
+        """How many weights the masks keep."""
         return sum(int(mask.sum()) for mask in self.masks.values())
 
     @property
     def total(self) -> int:
+        """How many weights are masked."""
         return sum(mask.size for mask in self.masks.values())
 
+    @classmethod
+    def from_generator(cls, G: ScoreMaskedGenerator, facts: dict | None = None) -> 'Ticket':
+        """The ticket of a masked generator.
 
-def of(G: ScoreMaskedGenerator, facts: dict | None = None) -> Ticket:
-    """The ticket of a masked generator.
+        Args:
+            G: the generator.
+            facts: notes, as JSON takes them.
 
-    Raises:
-        UserError: Its weights are neither those of its seed nor said to be a teacher's: a ticket could not bring them
-            back.
-    """
-    arguments = baking.arguments(G)
-    if arguments['rule'] == 'imp':
-        raise UserError('The rule imp trains weights, which no seed brings back: keep the network pickle, or bake it.')
-    G.update_masks()
-    weights = digest(G)
-    if arguments['teacher'] is None and digest(ScoreMaskedGenerator(**arguments)) != weights:
-        raise UserError(
-            f'The weights of this generator are not those of its seed {arguments["seed"]}, so that a ticket cannot '
-            'bring them back: keep the network pickle, or bake it.'
-        )
-    masks = {
-        f'{part_name}.{name}': mask.cpu().numpy()
-        for part_name, part in zip(('mapping', 'synthesis'), G.parts, strict=True)
-        for name, mask in part.masks().items()
-    }
-    trained = {
-        name: getattr(layer, leaf).detach().cpu().numpy() for name, _, layer, leaf in G.tensors() if leaf == TRAINED
-    }
-    return Ticket(arguments, weights, masks, trained, facts or {})
+        Raises:
+            UserError: its weights come neither from its seed nor from a teacher, so that no ticket could restore them.
+        """
+        arguments = bound_arguments(G, defaults=True)
+        rule = arguments['rule']
+        if not rule_of(rule).scored:
+            raise UserError(
+                f'The rule {rule} trains weights, which no seed restores: keep the network pickle or bake it.'
+            )
+        G.update_masks()
+        weights = weights_sha256(G)
+        if arguments['teacher'] is None and weights_sha256(ScoreMaskedGenerator(**arguments)) != weights:
+            raise UserError(
+                f'The weights of this generator are not those of its seed {arguments["seed"]}, so a ticket cannot '
+                'restore them: keep the network pickle or bake it.'
+            )
+        masks = {name: mask.cpu().numpy() for name, mask in G.masks().items()}
+        trained = {
+            name: getattr(layer, leaf).detach().cpu().numpy()
+            for name, _part, layer, leaf in G.tensors()
+            if leaf == TRAINED
+        }
+        return cls(arguments, weights, masks, trained, facts or {})
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> 'Ticket':
+        """Read a file. Nothing in it is executed, and it takes no more memory than its masks need.
+
+        Raises:
+            UserError: it is not a ticket, has a later version, is damaged or inconsistent, or names a mask rule in a
+                module that is not imported.
+        """
+        with files.opened(path) as (file, _size):
+            content = file.read()
+        start = len(MAGIC) + struct.calcsize('<HI')
+        if not content.startswith(MAGIC):
+            raise UserError(f'{path} is not a ticket: `stylegan2-compress ticket save` writes tickets.')
+        body, checksum = content[: -hashlib.sha256().digest_size], content[-hashlib.sha256().digest_size :]
+        if len(body) < start or hashlib.sha256(body).digest() != checksum:
+            raise UserError(f'{path} is damaged or incomplete (its checksum is wrong): copy or download it again.')
+        version, length = struct.unpack('<HI', body[len(MAGIC) : start])
+        if version != VERSION:
+            raise UserError(
+                f'{path} is a ticket of version {version}, but this stylegan2-compress reads version {VERSION} only: '
+                'update it.'
+            )
+        try:
+            if length > MAX_HEADER:
+                raise ValueError('its header is too long')
+            return _decoded(json.loads(body[start : start + length]), memoryview(body)[start + length :])
+        except Refused as error:
+            raise UserError(f'{path} {error}. Nothing in it was run.') from error
+        except (ValueError, KeyError, TypeError, AttributeError, Malformed, RecursionError) as error:
+            raise UserError(f'{path} is not a valid ticket ({rebuild.one_line(error)}).') from error
+
+    def write(self, path: str | os.PathLike) -> int:
+        """Write a file, complete or not at all.
+
+        Returns:
+            Its size in bytes.
+        """
+        coded = {name: coding.encode(mask.ravel()) for name, mask in self.masks.items()}
+        header = {
+            'arguments': self.arguments,
+            'weights': self.weights,
+            'masks': {name: [code.ones, code.shift, len(code.quotients)] for name, code in coded.items()},
+            'trained': {name: list(array.shape) for name, array in self.trained.items()},
+            'facts': self.facts,
+        }
+        text = json.dumps(header).encode()
+        pieces = [MAGIC, struct.pack('<HI', VERSION, len(text)), text]
+        pieces += [piece for code in coded.values() for piece in (code.quotients, code.remainders)]
+        pieces += [array.astype('<f4').tobytes() for array in self.trained.values()]
+        content = b''.join(pieces)
+        with files.atomic_write(path) as file:
+            file.write(content + hashlib.sha256(content).digest())
+        return len(content) + hashlib.sha256().digest_size
+
+    @torch.no_grad()
+    def generator(self, path: str | os.PathLike, teacher: str | None = None) -> ScoreMaskedGenerator:
+        """The masked generator, in eval mode. Its scores are 1 for the weights that are kept and 0 for the others.
+
+        Args:
+            path: the ticket's file, for errors.
+            teacher: the network file with the weights, if they are not random.
+
+        Raises:
+            UserError: the teacher is missing or another one, the weights are not those that were masked, or the rule
+                does not allow the masks.
+        """
+        self._check_teacher(path, teacher)
+        G = ScoreMaskedGenerator(**self.arguments)
+        if teacher is not None:
+            baking.put_weights(G, pickles.load(teacher)['G_ema'])
+        if weights_sha256(G) != self.weights:
+            raise UserError(
+                f'{path} cannot be restored: its weights come out differently here than where the ticket was made.'
+            )
+        for name, _part, layer, leaf in G.tensors():
+            if name in self.trained:
+                getattr(layer, leaf).copy_(torch.from_numpy(self.trained[name].copy()))
+            if name in self.masks:
+                mask = torch.from_numpy(self.masks[name])
+                getattr(layer, f'{leaf}_scores').copy_(mask)
+                if hasattr(layer, f'{leaf}_alive'):
+                    getattr(layer, f'{leaf}_alive').copy_(mask)
+        G.update_masks()
+        for name, mask in G.masks().items():
+            if not np.array_equal(mask.numpy(), self.masks[name]):
+                rule = self.arguments['rule']
+                raise UserError(f'{path} is not a valid ticket: the rule {rule} does not allow its mask of {name}.')
+        return G.eval().requires_grad_(False)
+
+    def _check_teacher(self, path: str | os.PathLike, teacher: str | None) -> None:
+        wanted = self.arguments['teacher']
+        if wanted is None and teacher is not None:
+            raise UserError(f'{path} has random weights: leave --teacher out.')
+        if wanted is not None and teacher is None:
+            raise UserError(
+                f'{path} has the weights of a teacher (SHA-256 {str(wanted)[:16]}…): name its file with --teacher.'
+            )
+        sha256 = None if teacher is None else pickles.sha256(pickles.local_file(teacher))
+        if sha256 != wanted:
+            raise UserError(
+                f'--teacher={teacher} (SHA-256 {sha256[:16]}…) is not the teacher of {path} '
+                f'(SHA-256 {str(wanted)[:16]}…).'
+            )
 
 
-def digest(G: ScoreMaskedGenerator) -> str:
-    """SHA-256 over names and bits of what a search leaves alone: weights, constants, biases."""
-    found = hashlib.sha256()
+def weights_sha256(G: ScoreMaskedGenerator) -> str:
+    """SHA-256 of names and bits of all tensors that a search does not change: weights, constants, biases."""
+    digest = hashlib.sha256()
     for name, _part, layer, leaf in sorted(G.tensors(), key=lambda entry: entry[0]):
         tensor = getattr(layer, leaf)
         if tensor is not None and leaf not in (TRAINED, 'resample_filter'):
-            found.update(f'{name} {tuple(tensor.shape)}'.encode())
-            found.update(tensor.detach().cpu().contiguous().numpy().astype('<f4').tobytes())
-    return found.hexdigest()
+            digest.update(f'{name} {tuple(tensor.shape)}'.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().astype('<f4').tobytes())
+    return digest.hexdigest()
 
 
-def save(path: str | os.PathLike, ticket: Ticket) -> int:
-    """Write a ticket. Returns the file's size in bytes."""
-    coded = {name: coding.encode(mask.ravel()) for name, mask in ticket.masks.items()}
-    header = {
-        'arguments': ticket.arguments,
-        'weights': ticket.weights,
-        'masks': {name: [code.ones, code.shift, len(code.quotients)] for name, code in coded.items()},
-        'trained': {name: list(array.shape) for name, array in ticket.trained.items()},
-        'facts': ticket.facts,
-    }
-    text = json.dumps(header).encode()
-    pieces = [MAGIC, struct.pack('<HI', VERSION, len(text)), text]
-    pieces += [piece for code in coded.values() for piece in (code.quotients, code.remainders)]
-    pieces += [array.astype('<f4').tobytes() for array in ticket.trained.values()]
-    content = b''.join(pieces)
-    with files.atomic_write(path) as file:
-        file.write(content + hashlib.sha256(content).digest())
-    return len(content) + hashlib.sha256().digest_size
+def weight_shapes(arguments: dict) -> dict[str, tuple[int, ...]]:
+    """Shapes of the masked weights by name, of a generator that is built without memory for its weights.
 
-
-def read(path: str | os.PathLike) -> Ticket:
-    """Read a ticket. Nothing in it is executed, and no more memory is taken than its masks need.
+    Args:
+        arguments: constructor arguments of the `ScoreMaskedGenerator`, from a file.
 
     Raises:
-        UserError: It is no ticket, or one of a later version, or damaged.
+        Malformed, ValueError: there is no such generator, or it is enormous.
+        Refused: they name a mask rule in a module that is not imported.
     """
-    with files.opened(path) as (file, _size):
-        content = file.read()
-    start = len(MAGIC) + struct.calcsize('<HI')
-    if not content.startswith(MAGIC):
-        raise UserError(f'{path} is no ticket: `stylegan2-compress ticket save` writes them.')
-    body, checksum = content[: -hashlib.sha256().digest_size], content[-hashlib.sha256().digest_size :]
-    if len(body) < start or hashlib.sha256(body).digest() != checksum:
-        raise UserError(f'{path} is damaged or not complete (its checksum is wrong): get it again.')
-    version, length = struct.unpack('<HI', body[len(MAGIC) : start])
-    if version != VERSION:
-        raise UserError(f'{path} is a ticket of version {version}, and this package knows only {VERSION}: update it.')
+    rebuild.check_numbers(arguments)
+    rebuild.check_rule(arguments.get('rule'))
     try:
-        if length > MAX_HEADER:
-            raise ValueError('its header is too long')
-        return parse(json.loads(body[start : start + length]), memoryview(body)[start + length :])
-    except (ValueError, KeyError, TypeError, AttributeError, Malformed, RecursionError) as error:
-        raise UserError(f'{path} is a ticket that makes no sense ({rebuild.one_line(error)}).') from error
+        with rebuild.without_data(2000):
+            G = ScoreMaskedGenerator(**arguments)
+    except Exception as error:  # A constructor that gets arbitrary arguments can raise anything.
+        raise ValueError(f'no generator takes its arguments: {rebuild.one_line(error)}') from error
+    if sum(tensor.numel() for tensor in (*G.parameters(), *G.buffers())) > 2 * MAX_WEIGHTS:
+        raise ValueError(f'its generator has more than {MAX_WEIGHTS:,} weights')
+    return {
+        f'{part_name}.{name}': tuple(part.tensor(name).shape)
+        for part_name, part in zip(('mapping', 'synthesis'), G.parts, strict=True)
+        for name in part.names
+    }
 
 
-def parse(header: dict, payload: memoryview) -> Ticket:
-    """A ticket from its header and what follows it.
+def _decoded(header: dict, payload: memoryview) -> Ticket:
+    """The ticket of a header and the bytes after it.
 
     Raises:
-        ValueError, KeyError, TypeError: They do not fit together.
+        Malformed, Refused: see `weight_shapes`.
+        ValueError, KeyError, TypeError, AttributeError: they do not fit together.
     """
     shapes = weight_shapes(header['arguments'])
     if list(header['masks']) != list(shapes):
@@ -165,66 +259,5 @@ def parse(header: dict, payload: memoryview) -> Ticket:
         data, payload = payload[:length], payload[length:]
         trained[name] = np.frombuffer(data, '<f4').reshape(shape)
     if len(payload):
-        raise ValueError('there is something behind its end')
+        raise ValueError('there are bytes behind its end')
     return Ticket(header['arguments'], str(header['weights']), masks, trained, dict(header['facts']))
-
-
-def weight_shapes(arguments: dict) -> dict[str, tuple[int, ...]]:
-    """Shapes of the masked weights of a generator with such constructor arguments, which is not built in earnest.
-
-    Raises:
-        Malformed, ValueError: There is no such generator, or it is enormous.
-    """
-    rebuild.check_numbers(arguments)
-    try:
-        with rebuild.without_data(2000):
-            G = ScoreMaskedGenerator(**arguments)
-    except Exception as error:  # A constructor that gets arbitrary arguments can raise anything.
-        raise ValueError(f'no generator takes its arguments: {rebuild.one_line(error)}') from error
-    if sum(tensor.numel() for tensor in (*G.parameters(), *G.buffers())) > 2 * MAX_WEIGHTS:
-        raise ValueError(f'its generator has more than {MAX_WEIGHTS:,} weights')
-    return {
-        f'{part_name}.{name}': tuple(part.tensor(name).shape)
-        for part_name, part in zip(('mapping', 'synthesis'), G.parts, strict=True)
-        for name in part.names
-    }
-
-
-@torch.no_grad()
-def generator(ticket: Ticket, path: str | os.PathLike, teacher: str | None = None) -> ScoreMaskedGenerator:
-    """The masked generator of a ticket, in eval mode.
-
-    Args:
-        ticket: its contents.
-        path: where they are from, for errors.
-        teacher: the network file its weights come from, if they are not random.
-
-    Raises:
-        UserError: The teacher is missing or another one, or the weights are not those that were masked.
-    """
-    wanted = ticket.arguments['teacher']
-    if (wanted is None) != (teacher is None):
-        missing = f'has the weights of a teacher (SHA-256 {str(wanted)[:16]}…): name its file with --teacher'
-        raise UserError(f'{path} {missing if wanted else "has random weights: leave --teacher out"}.')
-    G = ScoreMaskedGenerator(**ticket.arguments)
-    if teacher is not None:
-        found = pickles.sha256(pickles.local_file(teacher))
-        if found != wanted:
-            raise UserError(f'--teacher={teacher} (SHA-256 {found[:16]}…) is not the one of {path} ({wanted[:16]}…).')
-        baking.put_weights(G, pickles.load(teacher)['G_ema'])
-    if digest(G) != ticket.weights:
-        raise UserError(f'{path} cannot be brought back: the weights come out otherwise here than where it was made.')
-    for name, _part, layer, leaf in G.tensors():
-        if name in ticket.trained:
-            getattr(layer, leaf).copy_(torch.from_numpy(ticket.trained[name].copy()))
-        if name in ticket.masks:
-            mask = torch.from_numpy(ticket.masks[name])
-            getattr(layer, f'{leaf}_scores').copy_(mask)
-            if hasattr(layer, f'{leaf}_alive'):
-                getattr(layer, f'{leaf}_alive').copy_(mask)
-    G.update_masks()
-    for part_name, part in zip(('mapping', 'synthesis'), G.parts, strict=True):
-        for name, mask in part.masks().items():
-            if not np.array_equal(mask.numpy(), ticket.masks[f'{part_name}.{name}']):
-                raise UserError(f"{path} makes no sense: its mask of {part_name}.{name} is none of its rule's.")
-    return G.eval().requires_grad_(False)

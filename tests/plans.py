@@ -1,0 +1,22 @@
+"""A run planned from the loop arguments of an ordinary one, without a command around it."""
+
+from stylegan2_compress.compression.options import MethodOptions
+from stylegan2_compress.compression.plan import compress
+from stylegan2_compress.losses.method import methods_of
+from stylegan2_compress.runs.plan import Plan
+
+
+def compressed(desc, args, *, device=None, student=None, **options):
+    """Name and loop arguments; `student` may be a path or the contents of a pickle, `device` where our loop runs."""
+    if device is not None:
+        args.device = device
+    contents = None if isinstance(student, str) else student
+    options = MethodOptions(student=student if contents is None else None, **options)
+    plan = compress(Plan(desc, args), options, contents)
+    return plan.name, plan.args
+
+
+def checked(loss_class, args=None, **arguments):
+    """Let the methods of a loss class look at a run with these arguments of the loss; the warnings."""
+    run = dict(batch_size=4, batch_gpu=4, num_gpus=1, device='cpu') if args is None else args
+    return [warning for each in methods_of(loss_class, arguments) for warning in each.check(Plan('', run))]
