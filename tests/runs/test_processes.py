@@ -16,7 +16,7 @@ import several_runs
 import torch
 from tiny_runs import ADAM, loop_arguments
 
-from stylegan2_compress import host, pickles
+from stylegan2_compress import distributed, host, pickles
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.losses.discriminators import pair_arguments
 from stylegan2_compress.runs import launch
@@ -148,6 +148,49 @@ def test_two_processes_train_as_one_with_absolute_differences(weights, name):
     differences = torch.cat([(one[key] - two[key]).abs().flatten() for key in one])
     assert differences.max() < 1e-3
     assert differences.quantile(0.99) < 1e-5
+
+
+def test_a_process_that_is_alone_exchanges_nothing():
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_rank_zero()) == (0, 1, True)
+    assert distributed.world() is None
+    assert distributed.sum_with_gradient(x, None) is distributed.gather_with_gradient(x, None) is x
+    assert distributed.broadcast_object(x) is distributed.max_over_processes(x) is x
+    assert distributed.result_of_rank_zero(lambda: x) is x
+    assert distributed.mean_of_all_processes(x) == -0.5
+    distributed.broadcast_from_rank_zero([x])
+    distributed.average([x])
+    assert x.tolist() == [1, -2]
+
+
+def test_a_module_is_unwrapped():
+    module = torch.nn.Linear(1, 1)
+    wrapped = torch.nn.parallel.DistributedDataParallel.__new__(torch.nn.parallel.DistributedDataParallel)
+    torch.nn.Module.__init__(wrapped)
+    wrapped.module = module
+    assert distributed.unwrapped(wrapped) is distributed.unwrapped(module) is module
+
+
+def test_what_two_processes_exchange(tmp_path):
+    launch.run(dict(loop='several_runs.exchanging', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
+    first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
+    assert (first.pop('rank'), second.pop('rank')) == ((0, 2, True), (1, 2, False))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert first['max'].tolist() == [1, 4]
+    assert first['sum'].tolist() == [1, 5]
+    assert first['average'].tolist() == [0.5, 2.5]
+    assert first['broadcast'].tolist() == first['module'].tolist() == [0, 1]
+    assert (first['object'], first['result']) == ('from 0', 'called in 0')
+    assert first['gathered'].tolist() == [[0, 1], [1, 4]]
+    assert first['mean'] == 1.5  # Of 0, 1, 1 and 4.
+    assert first['gradient'].tolist() == [6, 30]  # Of (x · w)² / 2 at w = 1, where x = [1, 5] is the sum.
+    assert first['flags'] == [False, True]
+
+
+def test_when_rank_zero_refuses_all_exit_with_its_status(tmp_path):
+    with pytest.raises(UserError, match='Refused in 0'):
+        launch.run(dict(loop='several_runs.refusing', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
+    assert (tmp_path / 'status-1').read_text() == '2'
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Loops for the tests of processes: one that runs others one after the other, one that fails, one that never ends."""
+"""Loops for the tests of processes: one that runs others, and some that exchange, fail, refuse or never end."""
 
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
 
@@ -29,14 +30,14 @@ def training_loop(rank, num_gpus, run_dir, device, cases):
 
 
 def failing(rank, num_gpus, run_dir, device, how):
-    """The second process fails, the first one waits for it."""
+    """Rank 1 fails, rank 0 waits for it."""
     if rank == 1 and how == 'raise':
         raise ArithmeticError('the cause')
     if rank == 1 and how == 'refuse':
         raise UserError('--option=1 makes no sense: leave it out.')
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    torch.distributed.barrier()
+    distributed.any_process(False, torch.device(device))
 
 
 def endless(rank, num_gpus, run_dir, device):
@@ -46,3 +47,52 @@ def endless(rank, num_gpus, run_dir, device):
         while not distributed.any_process(interruption.signal is not None, torch.device(device)):
             time.sleep(0.01)
     raise Stopped('Stopped as asked.')
+
+
+def exchanging(rank, num_gpus, run_dir, device):
+    """Saves what each function of `distributed` returns for [0, 1] in rank 0 and [1, 4] in rank 1."""
+
+    def own():
+        return torch.tensor([rank, (rank + 1) ** 2], dtype=torch.float32)
+
+    group = distributed.world()
+    results = {'rank': (distributed.rank(), distributed.world_size(), distributed.is_rank_zero())}
+    results['max'] = distributed.max_over_processes(own())
+    results['sum'] = distributed.sum_over_processes(own(), group)
+    results['average'] = own()
+    distributed.average([results['average']])
+    results['broadcast'] = own()
+    distributed.broadcast_from_rank_zero([results['broadcast']])
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(own())
+    distributed.broadcast_modules([None, module])
+    distributed.check_consistency([None, module])
+    results['module'] = module.weight.detach()
+    results['object'] = distributed.broadcast_object(f'from {rank}')
+    results['result'] = distributed.result_of_rank_zero(lambda: f'called in {rank}')
+    results['gathered'] = distributed.gather_with_gradient(own()[None], group)
+    results['mean'] = distributed.mean_of_all_processes(own())
+    weight = torch.ones([2], requires_grad=True)
+    total = distributed.sum_with_gradient((own() * weight).sum()[None], group)
+    (total.square() / 2).sum().backward()
+    distributed.average([weight.grad])
+    results['gradient'] = weight.grad
+    results['flags'] = [distributed.any_process(flag, torch.device(device)) for flag in (False, rank == 1)]
+    torch.save(results, f'{run_dir}/{rank}.pt')
+
+
+def refusing(rank, num_gpus, run_dir, device):
+    """Rank 0 refuses what all are about to do; rank 1 records the status that it would exit with."""
+
+    def refuse():
+        raise UserError(f'Refused in {rank}.')
+
+    status = Path(run_dir, 'status-1')
+    try:
+        distributed.result_of_rank_zero(refuse)
+    except SystemExit as end:
+        status.with_suffix('.tmp').write_text(str(end.code))
+        status.with_suffix('.tmp').rename(status)
+    finally:
+        while not status.exists():  # Once rank 0 has failed, rank 1 is killed.
+            time.sleep(0.1)

@@ -1,5 +1,6 @@
 """Our training loop on the host's own loss: what it leaves behind, and what its randomness depends on."""
 
+import contextlib
 import itertools
 import json
 import pickle
@@ -258,6 +259,55 @@ def test_phase_repairs_gradients_that_are_not_finite():
     assert not module.weight.requires_grad
     torch.testing.assert_close(before - module.weight.detach(), torch.tensor([[0, 1e5, -1e5]]))
     assert phase.stopwatch.milliseconds()[0] > 0
+
+
+@pytest.fixture
+def recorded_cuda(monkeypatch):
+    """Stand-ins for torch's CUDA events, streams and current device; returns the list of what was done with them."""
+    done = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream=None):
+            done.append(('record', stream))
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, other):
+            return 12.0
+
+    @contextlib.contextmanager
+    def current(device):
+        done.append(('enter', device))
+        yield
+        done.append(('leave', device))
+
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    monkeypatch.setattr(torch.cuda, 'current_stream', lambda device=None: f'stream of {device}')
+    monkeypatch.setattr(torch.cuda, 'device', current)
+    return done
+
+
+def test_time_is_measured_on_the_device_of_the_run(recorded_cuda):
+    """An event without a stream belongs to the current device, and makes a context on it."""
+    stopwatch = Stopwatch(torch.device('cuda:1'))
+    assert stopwatch.milliseconds() == []
+    stopwatch.start()
+    stopwatch.stop()
+    assert stopwatch.milliseconds() == [12.0]
+    assert recorded_cuda == [('record', 'stream of cuda:1')] * 2
+
+
+def test_a_run_makes_its_device_the_current_one(recorded_cuda):
+    """Pinned memory belongs to the context of the current device."""
+    with loop.current_device(torch.device('cuda:1')):
+        recorded_cuda.append('training')
+    with loop.current_device(torch.device('cpu')):
+        pass
+    assert recorded_cuda == [('enter', torch.device('cuda:1')), 'training', ('leave', torch.device('cuda:1'))]
 
 
 def test_a_run_that_fails_ends_although_it_has_workers(arguments):
