@@ -38,12 +38,13 @@ def command(of: str) -> str:
     from stylegan2_compress.cli import main
 
     lines = ['| option | meaning | default |', '| --- | --- | --- |']
-    for option in main.commands[of].params:
+    for option in main.get_command(click.Context(main), of).params:
         if not isinstance(option, click.Option):
             continue
         meaning, _bracket, default = option.help.partition('  [default: ')
         name = max(option.opts, key=len) if option.is_flag else f'{max(option.opts, key=len)} {metavar(option)}'
-        default = default.removesuffix(']') or ('required' if option.required else shown_default(option))
+        in_help = default.removesuffix(']').replace('*', r'\*')
+        default = in_help or ('required' if option.required else shown_default(option))
         lines.append(f'| `{cell(name)}` | {cell(meaning.removesuffix("."))} | {cell(default)} |')
     return '\n'.join(lines)
 

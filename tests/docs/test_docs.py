@@ -16,7 +16,8 @@ from stylegan2_compress.cli import main
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.DOTALL | re.MULTILINE)
-OTHER_PROGRAMS = {'--requeue', '--network', '--check'}  # Of scontrol, of the host's scripts, of docs/tables.py.
+CONTEXT = click.Context(main)
+OTHERS = {'--help', '--requeue'}  # Of every command, of sbatch.
 
 each_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 
@@ -116,15 +117,15 @@ def command_lines(page):
         words = code.replace('\\|', '|').split()
         if words[0] == 'stylegan2-compress':
             yield words[1:]
-        elif words[0] in main.commands and (len(words) == 1 or words[1].startswith('-')):
+        elif words[0] in main.list_commands(CONTEXT) and (len(words) == 1 or words[1].startswith('-')):
             yield words
 
 
 def refuse_unknown(words):
     command = main
     while isinstance(command, click.Group) and words and not words[0].startswith('-'):
-        assert words[0] in command.commands, f'{words[0]} in {words}'
-        command, words = command.commands[words[0]], words[1:]
+        assert words[0] in command.list_commands(CONTEXT), words
+        command, words = command.get_command(CONTEXT, words[0]), words[1:]
     known = {name for option in command.params for name in [*option.opts, *option.secondary_opts]}
     options = [word.partition('=')[0] for word in words if re.match(r'--?[a-z]', word)]
     assert set(options) <= known | {'--help', '-h', '--version'}, f'{words} of {command.name}'
@@ -148,11 +149,12 @@ def test_command_lines_are_seen():
 
 @each_page
 def test_options_that_are_mentioned_exist(page):
-    commands = [*main.commands.values(), *main.commands['ticket'].commands.values()]
+    ticket = main.get_command(CONTEXT, 'ticket')
+    commands = [group.get_command(CONTEXT, name) for group in (main, ticket) for name in group.list_commands(CONTEXT)]
     known = {name for command in commands for option in command.params for name in option.opts}
     for code in re.findall(r'`(--[^`\n]+)`', prose(page)):
         for option in re.findall(r'(?<![\w-])--[a-z][a-z0-9-]*', code):
-            assert option in known | OTHER_PROGRAMS, code
+            assert option in known | OTHERS, code
 
 
 # --- Python -----------------------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def imported(text, tmp_path, monkeypatch):
     return importlib.import_module('my_module')
 
 
-@pytest.mark.parametrize('example', examples())
+@pytest.mark.parametrize('example', list(examples()))
 def test_examples_of_extensions_are_modules(example, tmp_path, monkeypatch):
     imported(example, tmp_path, monkeypatch)
 
