@@ -348,7 +348,7 @@ def test_a_run_that_was_ended_before_its_first_state_begins_again(begin, tmp_pat
 
 
 def hold(run_dir, held, done):
-    with files.only_process(run_dir):
+    with files.locked(run_dir):
         held.set()
         done.wait(60)
 

@@ -67,7 +67,7 @@ def plan_search(options: TicketOptions) -> Plan:
     if G is not None:
         given['cond'] = G.c_dim > 0
     gpus = distributed.number_of_processes(options.gpus)
-    plan.name, plan.args = configurations.host_arguments(options.data, aug='noaug', gpus=gpus, **given)
+    plan.name, plan.args = configurations.loop_arguments(options.data, aug='noaug', gpus=gpus, **given)
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
     set_generator(plan, options, G)
     set_options(plan.args, options, device)

@@ -89,7 +89,7 @@ def start_run(args: dict, run_dir: str, student: dict | None = None) -> None:
 def claimed(run_dir: str) -> Iterator[None]:
     """Have the directory, new or not, and keep other processes out of it."""
     os.makedirs(run_dir, exist_ok=True)
-    with files.only_process(run_dir):
+    with files.locked(run_dir):
         yield
 
 
