@@ -218,7 +218,7 @@ def train_teacher(settings: Settings, outdir: Path) -> str:
     finished = last_snapshot(outdir / 'teacher', settings.teacher_kimg)
     if finished:
         return str(finished)
-    desc, args = configurations.host_arguments(
+    desc, args = configurations.loop_arguments(
         settings.data,
         kimg=settings.teacher_kimg,
         batch=settings.batch,

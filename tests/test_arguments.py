@@ -116,7 +116,8 @@ def test_refusals_of_losses_name_the_argument_as_it_is_given():
         ('path', '2024', '2024'), ('path', 'true', 'true'), ('path', '[1]', '[1]'), ('path', '"2024"', '2024'),
         ('path', 'null', None), ('path', '', ''), ('path', 'a=b', 'a=b'),
         ('size', '16', 16), ('size', 'big', 'big'), ('rate', '1e-3', 1e-3), ('mirror', 'true', True),
-        ('weights', '[20, 15]', [20, 15]), ('weights', '3', 3), ('names', '["x", "y"]', ['x', 'y']), ('names', 'x,y', 'x,y'),
+        ('weights', '[20, 15]', [20, 15]), ('weights', '3', 3), ('names', '["x", "y"]', ['x', 'y']),
+        ('names', 'x,y', 'x,y'),
     ],
 )  # fmt: skip
 def test_text_stays_text_where_text_is_wanted_and_all_else_is_json(name, text, value):

@@ -85,7 +85,7 @@ class TrainingOptions:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
-# Options that decide the host's arguments, in `configurations.host_arguments` by the same names.
+# Options that decide the host's arguments, in `configurations.loop_arguments` by the same names.
 _HOST_TRAINING = ('cfg', 'snap', 'seed', 'cond', 'subset', 'mirror', 'kimg', 'batch', 'workers')
 
 
@@ -141,7 +141,7 @@ class DistillOptions(TrainingOptions, MethodOptions):
                 )
 
     def host_options(self) -> dict[str, Any]:
-        """Those that `configurations.host_arguments` takes, as far as they are given; `gpus` and `metrics` are not."""
+        """Those that `configurations.loop_arguments` takes, as far as they are given; `gpus` and `metrics` are not."""
         return self.given(*_HOST_TRAINING, 'batch_gpu', 'gamma', 'aug', 'p', 'target', 'augpipe', 'freezed', 'fp32')
 
 
@@ -195,7 +195,7 @@ class TicketOptions(TrainingOptions):
         return self.given('z_dim', 'w_dim', 'channel_base', 'channel_max', 'mapping_layers')
 
     def host_options(self) -> dict[str, Any]:
-        """Those that `configurations.host_arguments` takes, as far as they are given; `gpus` is not."""
+        """Those that `configurations.loop_arguments` takes, as far as they are given; `gpus` is not."""
         return self.given(*_HOST_TRAINING)
 
 

@@ -78,10 +78,10 @@ HOST_OPTIONS = [
 
 @pytest.mark.checkout
 @pytest.mark.parametrize('given', HOST_OPTIONS, ids=str)
-def test_host_arguments_equal_the_hosts(host_train, data, given):
+def test_loop_arguments_equal_the_hosts(host_train, data, given):
     """Against the unpatched train.py of a real checkout, as it would be written to training_options.json."""
     _desc, theirs = host_train.setup_training_loop_kwargs(data=data, **dict(dict(metrics=[]), **given))
-    _desc, ours = configurations.host_arguments(data, **given)
+    _desc, ours = configurations.loop_arguments(data, **given)
     assert json.loads(json.dumps(ours)) == json.loads(json.dumps(theirs))
 
 
@@ -95,12 +95,12 @@ def test_host_arguments_equal_the_hosts(host_train, data, given):
     ],
     ids=str,
 )  # fmt: skip
-def test_host_arguments_refuse_what_the_host_refuses(host_train, tmp_path, make_dataset_zip, given):
+def test_loop_arguments_refuse_what_the_host_refuses(host_train, tmp_path, make_dataset_zip, given):
     data = str(make_dataset_zip(tmp_path, n=12, name='unlabelled.zip'))
     with pytest.raises(host_train.UserError):
         host_train.setup_training_loop_kwargs(data=data, **given)
     with pytest.raises(UserError):
-        configurations.host_arguments(data, **given)
+        configurations.loop_arguments(data, **given)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_configuration_is_read_off_the_teacher(resolution, channel_base, layers,
         img_resolution=resolution,
         init_kwargs=dict(mapping_kwargs=dict(num_layers=layers), synthesis_kwargs=dict(channel_base=channel_base)),
     )
-    assert configurations.configuration_of(G) == cfg
+    assert configurations.configuration_name(G) == cfg
 
 
 # --- compress -------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_configuration_is_read_off_the_teacher(resolution, channel_base, layers,
 
 @pytest.fixture
 def plain(data):
-    return configurations.host_arguments(data, kimg=1, batch=4, aug='noaug')
+    return configurations.loop_arguments(data, kimg=1, batch=4, aug='noaug')
 
 
 def with_cuda(monkeypatch, available):
@@ -158,7 +158,7 @@ def test_student_gives_shapes_and_weights(plain, make_teacher):
 
 
 def test_freezed_survives_the_students_discriminator(data, make_teacher):
-    desc_and_args = configurations.host_arguments(data, aug='noaug', freezed=2)
+    desc_and_args = configurations.loop_arguments(data, aug='noaug', freezed=2)
     _desc, args = compressed(*desc_and_args, student=make_teacher())
     assert args.D_kwargs.block_kwargs == dict(freeze_layers=2)
 
@@ -348,7 +348,7 @@ def test_an_image_that_is_not_like_the_first_is_named(tmp_path, image, reason, w
 def test_images_of_a_size_that_no_generator_makes(tmp_path, side):
     path = images_and_labels(tmp_path / 'data.zip', [np.zeros([side, side, 3], np.uint8)])
     with pytest.raises(UserError, match=f'resolution {side}, which must be a power of 2'):
-        configurations.host_arguments(path)
+        configurations.loop_arguments(path)
 
 
 def test_a_metric_without_its_detector_is_refused_before_the_run(tmp_path, monkeypatch, data, make_teacher):

@@ -240,9 +240,9 @@ def test_an_interrupted_fetch_leaves_nothing(error, nowhere, monkeypatch):
 def test_fetch_never_overwrites_a_directory_of_the_users(nowhere, downloads):
     (nowhere / 'mine').mkdir()
     (nowhere / 'mine' / 'thesis.tex').write_text('42')
-    with pytest.raises(UserError, match=r'--dest=.*mine holds something else'):
+    with pytest.raises(UserError, match=r'--dest=.*mine is not empty and not stylegan2-ada-pytorch'):
         host.fetch(nowhere / 'mine')
-    with pytest.raises(UserError, match=r'--dest=.*thesis.tex holds something else'):
+    with pytest.raises(UserError, match=r'--dest=.*thesis.tex is not empty and not stylegan2-ada-pytorch'):
         host.fetch(nowhere / 'mine' / 'thesis.tex')
     with pytest.raises(UserError, match='cannot be written'):
         host.fetch(nowhere / 'mine' / 'thesis.tex' / 'host')

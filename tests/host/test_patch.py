@@ -19,6 +19,7 @@ import stylegan2_compress
 from stylegan2_compress import cli
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import patch as patching
+from stylegan2_compress.host.patch import State
 
 PATCH = Path(__file__).parents[2] / 'patches' / 'train.patch'
 
@@ -62,21 +63,21 @@ def test_applied_and_reversed_byte_for_byte(checkout, ending):
     file.write_bytes(before)
     file.chmod(0o754)
 
-    assert not patching.is_applied(checkout)
-    assert patching.apply(checkout)
+    assert patching.state(checkout) is State.UNPATCHED
+    assert patching.apply(checkout) is State.UNPATCHED
     after = file.read_bytes()
     lines = inserted(before, after)
     assert all(line.endswith(ending.encode()) for line in lines)
     assert not any(line.endswith(b'\r\n') for line in lines) or ending == '\r\n'
     assert after.splitlines()[after.splitlines().index(b'if __name__ == "__main__":') - 1] == b''
 
-    assert patching.is_applied(checkout)
-    assert not patching.apply(checkout)
+    assert patching.state(checkout) is State.PATCHED
+    assert patching.apply(checkout) is State.PATCHED
     assert file.read_bytes() == after
 
-    assert patching.reverse(checkout)
+    assert patching.reverse(checkout) is State.PATCHED
     assert file.read_bytes() == before
-    assert not patching.reverse(checkout)
+    assert patching.reverse(checkout) is State.UNPATCHED
     assert file.read_bytes() == before
     assert stat.S_IMODE(file.stat().st_mode) == 0o754
     assert os.listdir(checkout) == ['train.py']
@@ -94,10 +95,10 @@ def test_any_train_py_comes_back_as_it_was(tmp_path_factory, endings, extra, fin
     before = (text if final_newline else text.rstrip('\r\n')).encode()
     directory = tmp_path_factory.mktemp('checkout')
     (directory / 'train.py').write_bytes(before)
-    assert patching.apply(directory)
-    assert len(inserted(before, (directory / 'train.py').read_bytes())) == len(patching._inserted_lines())
-    assert patching.is_applied(directory)
-    assert patching.reverse(directory)
+    assert patching.apply(directory) is State.UNPATCHED
+    assert len(inserted(before, (directory / 'train.py').read_bytes())) == len(patching._current_lines())
+    assert patching.state(directory) is State.PATCHED
+    assert patching.reverse(directory) is State.PATCHED
     assert (directory / 'train.py').read_bytes() == before
 
 
@@ -171,6 +172,80 @@ def test_patch_command(checkout, tmp_path_factory):
     refused('patch', checkout, unchanged=checkout)
 
 
+# --- The lines of earlier versions --------------------------------------------------------------------------------
+
+# As the first versions inserted them, written out: checkouts in use have these bytes.
+EARLIER = """\
+# Inserted by `stylegan2-compress patch`; `stylegan2-compress patch --reverse` takes it out again.
+# Adds --loss, --loss-arg, --teacher, --student and --loop, here and in the processes that --gpus starts.
+import sys
+import stylegan2_compress.options
+stylegan2_compress.options.extend_train(sys.modules[__name__])
+
+"""
+
+
+@pytest.fixture(params=['\n', '\r\n'], ids=['LF', 'CRLF'])
+def earlier(request, checkout):
+    """A checkout that an earlier version patched, and its train.py before that."""
+    before = TRAIN.replace('\n', request.param).encode()
+    guard = 'if __name__ == "__main__":'
+    text = TRAIN.replace(guard, EARLIER + guard).replace('\n', request.param)
+    (checkout / 'train.py').write_bytes(text.encode())
+    (checkout / 'train.py').chmod(0o754)
+    return checkout, before
+
+
+def test_lines_of_an_earlier_version_are_replaced_in_one_step(earlier, monkeypatch):
+    checkout, before = earlier
+    file = checkout / 'train.py'
+    replaced, replace = [], os.replace
+    monkeypatch.setattr(os, 'replace', lambda *paths: replaced.append(paths) or replace(*paths))
+    said = run('patch', checkout)
+    assert said == (
+        f'train.py in {checkout} had the lines of an earlier version: they were taken out and the new ones put in.\n'
+    )
+    assert len(replaced) == 1
+    after = file.read_bytes()
+    assert b'stylegan2_compress.options' not in after
+    assert stat.S_IMODE(file.stat().st_mode) == 0o754
+    file.write_bytes(before)
+    assert patching.apply(checkout) is State.UNPATCHED
+    assert file.read_bytes() == after  # What patching the original makes.
+    assert patching.state(checkout) is State.PATCHED
+    assert os.listdir(checkout) == ['train.py']
+
+
+def test_lines_of_an_earlier_version_are_told_by_check(earlier):
+    checkout, _before = earlier
+    text = (checkout / 'train.py').read_bytes()
+    result = CliRunner().invoke(cli.main, ['patch', str(checkout), '--check'])
+    assert result.exit_code == 1
+    assert result.stdout == (
+        f'train.py in {checkout} was patched by an earlier version: `stylegan2-compress patch` replaces the lines.\n'
+    )
+    assert (checkout / 'train.py').read_bytes() == text
+
+
+def test_lines_of_an_earlier_version_are_reversed_byte_for_byte(earlier):
+    checkout, before = earlier
+    assert run('patch', checkout, '--reverse') == (
+        f'train.py in {checkout} is as it was before the patch, which an earlier version had applied.\n'
+    )
+    assert (checkout / 'train.py').read_bytes() == before
+    assert stat.S_IMODE((checkout / 'train.py').stat().st_mode) == 0o754
+    assert patching.reverse(checkout) is State.UNPATCHED
+
+
+def test_lines_of_an_earlier_version_that_were_changed_by_hand_are_left_alone(earlier):
+    checkout, _before = earlier
+    changed = (checkout / 'train.py').read_bytes().replace(b'import sys', b'import sys, os')
+    (checkout / 'train.py').write_bytes(changed)
+    for options in ([], ['--check'], ['--reverse']):
+        assert 'git checkout' in refused('patch', checkout, *options, unchanged=checkout)
+    assert (checkout / 'train.py').read_bytes() == changed
+
+
 # --- The patch as a file of its own -------------------------------------------------------------------------------
 
 
@@ -192,9 +267,9 @@ def test_the_patch_fits_the_hosts_train_py_with_the_usual_tools(tool, tmp_path):
         (tmp_path / name).mkdir()
         shutil.copy(original, tmp_path / name)
     subprocess.run([*tool.split(), str(PATCH)], cwd=tmp_path / 'theirs', check=True, capture_output=True)
-    assert patching.apply(tmp_path / 'ours')
+    assert patching.apply(tmp_path / 'ours') is State.UNPATCHED
     assert (tmp_path / 'theirs' / 'train.py').read_bytes() == (tmp_path / 'ours' / 'train.py').read_bytes()
     added = inserted(original.read_bytes(), (tmp_path / 'ours' / 'train.py').read_bytes())
     assert not {line for line in added if line.strip()} & set(original.read_bytes().splitlines(keepends=True))
-    assert patching.reverse(tmp_path / 'theirs')
+    assert patching.reverse(tmp_path / 'theirs') is State.PATCHED
     assert (tmp_path / 'theirs' / 'train.py').read_bytes() == original.read_bytes()

@@ -274,7 +274,7 @@ def test_features_that_are_all_the_same_are_refused(teacher):
 
 def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
     def printed(loss_args=(), **host_options):
-        run = configurations.host_arguments(data, aug='noaug', **host_options)
+        run = configurations.loop_arguments(data, aug='noaug', **host_options)
         compressed(*run, loss=DIME, teacher=teacher, loss_args=(f'embeddings={SPEC}', *loss_args), device='cpu')
         return capsys.readouterr().out
 
@@ -337,12 +337,12 @@ def test_stats_of_a_data_set(tmp_path, teacher, data):
     found = statistics.read_statistics(file, source, dime.load(SPEC, 'cpu'), 24)
     images = source.draw(0)[0][:24]
     torch.testing.assert_close(found.m2, colours()(images).double().square().mean(0))
-    run = configurations.host_arguments(data, aug='noaug', mirror=True)
+    run = configurations.loop_arguments(data, aug='noaug', mirror=True)
     loss_args = (f'embeddings={SPEC}', 'reference=data', f'statistics={file}')
     _desc, args = compressed(*run, loss=DIME, loss_args=loss_args, device='cpu')
     assert 'teacher' not in args.loss_kwargs
     with pytest.raises(UserError, match='subset or mirroring'):
-        compressed(*configurations.host_arguments(data, aug='noaug'), loss=DIME, loss_args=loss_args, device='cpu')
+        compressed(*configurations.loop_arguments(data, aug='noaug'), loss=DIME, loss_args=loss_args, device='cpu')
 
 
 @pytest.mark.parametrize(

@@ -363,7 +363,7 @@ def data(tmp_path, make_dataset_zip):
 def test_a_run_gets_a_dual_discriminator(data, make_teacher):
     teacher = make_teacher(D=dict(architecture='skip', num_fp16_res=1))
     desc, args = compressed(
-        *configurations.host_arguments(data, aug='noaug', freezed=2),
+        *configurations.loop_arguments(data, aug='noaug', freezed=2),
         loss=LOSS,
         teacher=teacher,
         student=teacher,
@@ -385,7 +385,7 @@ def test_a_run_gets_a_dual_discriminator(data, make_teacher):
 def test_a_discriminator_from_the_teacher_has_its_shape_and_frozen_layers(data, make_teacher):
     teacher, student = make_teacher(D=dict(channel_max=8)), make_teacher('student.pkl')
     _desc, args = compressed(
-        *configurations.host_arguments(data, aug='noaug', freezed=1),
+        *configurations.loop_arguments(data, aug='noaug', freezed=1),
         loss=LOSS,
         teacher=teacher,
         student=student,
@@ -456,7 +456,7 @@ def test_going_on_without_nickel_trains_the_students_discriminator_alone(tmp_pat
     before.started.fill_(1)
     student = str(tmp_path / 'snapshot.pkl')
     pickles.save(student, dict(pickles.load(teacher), D=before))
-    run = configurations.host_arguments(data, aug='noaug', freezed=freezed)
+    run = configurations.loop_arguments(data, aug='noaug', freezed=freezed)
     given = dict(teacher=teacher, loss_args=(f'embedding{"s" if "DiME" in loss else ""}={SPEC}',)) if loss else {}
     _desc, args = compressed(*run, loss=loss, student=student, device='cpu', **given)
     shape = dict(c_dim=0, img_resolution=16, img_channels=3)
@@ -473,7 +473,7 @@ def test_going_on_without_nickel_trains_the_students_discriminator_alone(tmp_pat
     data_then = dict(pickles.load(teacher), D=D)
     pickles.save(tmp_path / 'then.pkl', data_then)
     nickel = dict(loss=LOSS, teacher=teacher, student=str(tmp_path / 'then.pkl'))
-    _desc, args = compressed(*configurations.host_arguments(data, aug='noaug'), **nickel)
+    _desc, args = compressed(*configurations.loop_arguments(data, aug='noaug'), **nickel)
     again = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape).requires_grad_(False)
     misc.copy_params_and_buffers(D, again)
     assert again.started == 0  # D_T starts from the teacher's.
@@ -484,7 +484,7 @@ def test_going_on_with_another_discriminator_is_refused(tmp_path, data, make_tea
     teacher, other = make_teacher(), make_teacher('other.pkl', D=dict(channel_max=8))
     data_of_run = dict(pickles.load(teacher), D=make_dual(teacher_kwargs=dict(WIDTHS), student_kwargs=dict(WIDTHS)))
     pickles.save(tmp_path / 'snapshot.pkl', data_of_run)
-    run = configurations.host_arguments(data, aug='noaug', freezed=1)
+    run = configurations.loop_arguments(data, aug='noaug', freezed=1)
     student = str(tmp_path / 'snapshot.pkl')
     _desc, args = compressed(*copy.deepcopy(run), loss=LOSS, teacher=teacher, student=student)
     assert args.D_kwargs.teacher_kwargs == dict(WIDTHS, block_kwargs=dict(freeze_layers=1))

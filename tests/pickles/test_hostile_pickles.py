@@ -435,11 +435,11 @@ INTEGER = storage(1, bytes(8), dtype=torch.LongStorage)
 COLLIDING = {i * ((1 << 61) - 1): None for i in range(1, 2000)}
 SHARED = list(range(100_000))
 GOOD = {'G': module()}  # The bombs in plain data need a network beside them to get that far.
-CUT, NUMBER, MANY, EMPTY = 'it is cut off', 'a number that is none', 'more than .* opcodes', 'take more than they put'
+CUT, NUMBER, MANY, EMPTY = 'it is cut off', 'number that cannot be parsed', 'more than .* opcodes', 'take more from'
 UNFOLDS, NESTED, SHAPE, LARGER = (
-    'unfolds beyond reason',
+    'unfolds to far more than the file',
     'nested more than',
-    'whose shape is none',
+    'without a valid shape',
     'larger than its storage',
 )
 LENGTH, NO_DATA = 'whose length is not the one declared', 'a tensor storage without data'
@@ -462,8 +462,8 @@ BOMBS = {
     'memo': ('holds a NoneType', b'Nr\xff\xff\xff\xff.'),
     'memo in text': ('holds a NoneType', b'Np99999999999999999999\n.'),
     'memo that is not there': ('memo 4294967295', b'j\xff\xff\xff\xff.'),
-    'out-of-band buffers': ('byte 0 is no opcode', b'\x97\x98.'),
-    'extension registry': ('byte 0 is no opcode', b'\x82\x01.'),
+    'out-of-band buffers': ('byte 0 is not an opcode', b'\x97\x98.'),
+    'extension registry': ('byte 0 is not an opcode', b'\x82\x01.'),
     'persistent id': ('outside the file', b'U\x01xQ.'),
     'sets': (MANY, b'\x8f' * 3_000_000 + b'.'),
     'marks': (MANY, b'(' * 3_000_000),
@@ -485,14 +485,17 @@ BOMBS = {
     'laughs as an attribute': (UNFOLDS, {'G': module(group_size=laughs(20))}),
     'a long text many times': (UNFOLDS, GOOD | {'training_set_kwargs': {'path': ['x' * 10**5] * 100_000}}),
     'a list in itself': (NESTED, GOOD | {'training_set_kwargs': {'path': a_list_in_itself()}}),
-    'a module in itself': ('modules in modules without end', a_module_in_itself()),
-    'modules in modules': ('modules in modules without end', {'G': modules_in_modules(30)}),
-    'many modules': ('modules in modules without end', {'G': module(_modules={str(i): module() for i in range(3000)})}),
+    'a module in itself': ('modules nested without end', a_module_in_itself()),
+    'modules in modules': ('modules nested without end', {'G': modules_in_modules(30)}),
+    'many modules': ('modules nested without end', {'G': module(_modules={str(i): module() for i in range(3000)})}),
     'shared attributes': (UNFOLDS, {f'G{i}': module(x=SHARED) for i in range(15)} | {'G': module(x=SHARED)}),
     'many keys': ('holds a dict', {'G': module(), **{str(i): module() for i in range(1000)}}),
     'keys that collide': ('a key of type int', GOOD | {'training_set_kwargs': {'path': COLLIDING}}),
     'keys that are objects': ('a key of type tuple', GOOD | {'training_set_kwargs': {(1, 2): 3}}),
-    'many sources': ('16 source texts', {f'G{i}': module(module_src=f'# {i}') for i in range(19)} | GOOD),
+    'many sources': (
+        'source code of more than 16 modules',
+        {f'G{i}': module(module_src=f'# {i}') for i in range(19)} | GOOD,
+    ),
     # Tensors.
     'a tensor over one float': (LARGER, generator(w_avg=tensor(storage(1, bytes(4)), 0, (10**5,), (0,)))),
     'overlapping rows': (LARGER, generator(w_avg=tensor(ONE, 0, (10**3, 10**3), (0, 1)))),

@@ -1,19 +1,24 @@
 """Network files: what is read is what the host reads, without executing anything; round trips are exact."""
 
+import builtins
 import contextlib
 import copy
+import hashlib
 import http.server
 import io
 import json
 import math
+import os
 import pickle
 import re
 import threading
 import warnings
+from pathlib import Path
 
 import legacy
 import numpy as np
 import pytest
+import safetensors
 import torch
 from commands import refused, run
 from dnnlib import EasyDict
@@ -27,6 +32,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import profiling
 from stylegan2_compress.pickles import sources
 from stylegan2_compress.pickles.machine import Blob, Machine
+from stylegan2_compress.pickles.networks import Networks
 
 TRAINING_SET = {'class_name': 'training.dataset.ImageFolderDataset', 'path': 'mnist.zip', 'max_size': None}
 
@@ -199,6 +205,66 @@ def test_a_pickle_of_the_pruned_generator_is_read(data, tmp_path):
     assert_same_data(loaded, load_by_host(path))
 
 
+# --- files that several parts of a run need -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def openings(monkeypatch):
+    """Paths as they are opened, with what opens them."""
+    paths = []
+
+    def recorded(name, function):
+        def wrapped(path, *args, **kwargs):
+            paths.append((name, str(path)))
+            return function(path, *args, **kwargs)
+
+        return wrapped
+
+    for module, name in [(builtins, 'open'), (os, 'open'), (safetensors, 'safe_open')]:
+        monkeypatch.setattr(module, name, recorded(f'{module.__name__}.{name}', getattr(module, name)))
+    return paths
+
+
+@pytest.mark.parametrize('first', ['contents', 'hash'])
+@pytest.mark.parametrize('suffix', ['.pkl', '.safetensors'])
+def test_a_file_is_opened_once_for_contents_and_hash(first, suffix, data, tmp_path, openings):
+    path = str(tmp_path / f'a{suffix}')
+    pickles.save(path, data)
+    expected = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    shared = Networks()
+    openings.clear()
+    if first == 'hash':
+        assert shared.sha256(path) == expected
+    contents = shared[path]
+    by_library = [('safetensors.safe_open', path)] if suffix == '.safetensors' else []
+    assert [opening for opening in openings if opening[1] == path] == [('builtins.open', path), *by_library]
+
+    os.unlink(path)  # Whatever is in its place from now on is not what was hashed.
+    assert shared.sha256(path) == expected
+    assert shared[path] is contents
+    assert_same_data(contents, data)
+
+
+def test_released_contents_are_read_again_and_their_hash_is_kept(pkl, openings):
+    shared = Networks()
+    contents = shared[str(pkl)]
+    openings.clear()
+    shared.release()
+    assert shared.sha256(str(pkl)) == pickles.sha256(pkl)
+    assert len(openings) == 1  # By the line above.
+    assert shared[str(pkl)] is not contents
+
+
+def test_what_is_no_network_file_has_neither_contents_nor_hash(tmp_path):
+    for name, content in [('missing.pkl', None), ('a.pkl', b'PK'), ('a.safetensors', b'PK')]:
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            Networks()[str(tmp_path / name)]
+        with pytest.raises(UserError, match=name):
+            Networks().sha256(str(tmp_path / name))
+
+
 # --- the source text in a pickle ----------------------------------------------------------------------------------
 
 
@@ -254,6 +320,7 @@ def test_source_of_a_class_in_use_that_says_something_else_is_told(old, new, cla
     else:
         assert len(said) == 1
         assert f'source code of {classes} than' in said[0]
+        assert caught[0].filename == __file__  # It points at the caller.
 
 
 def test_the_two_forms_of_the_host_are_taken_for_the_same():
@@ -327,7 +394,7 @@ def test_what_even_the_host_cannot_load_is_a_sentence(tmp_path):
         (b'<html>Quota exceeded</html>', 'is not a network file'),
         (pickle.dumps([1, 2, 3]), 'it holds a list'),
         (pickle.dumps({}), 'it has none of G, D and G_ema'),
-        (pickle.dumps({'G': 1}), 'its G is no network'),
+        (pickle.dumps({'G': 1}), 'its G is not a network'),
         (pickle.dumps({'G_ema': None, 'training_set_kwargs': {}}), 'it has none of G, D and G_ema'),
     ],
 )
@@ -569,7 +636,7 @@ def test_a_tensorflow_pickle_converts_and_is_inspected(tensorflow_pkl, tmp_path)
 def test_a_tensorflow_pickle_that_the_host_cannot_convert_is_a_sentence(tensorflow_pkl, tmp_path, capsys):
     G, D, _ = tensorflow_pkl
     path = write_tensorflow(tmp_path / 'a.pkl', G, D, fmap_base=128, fmap_max=16, fused_modconv=True)
-    with pytest.raises(UserError, match=r'converter does not take it .*Unknown TensorFlow kwarg.*fused_modconv'):
+    with pytest.raises(UserError, match=r'converter cannot convert it .*Unknown TensorFlow kwarg.*fused_modconv'):
         pickles.load(path)
     assert capsys.readouterr().out == ''
 
