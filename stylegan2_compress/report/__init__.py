@@ -31,6 +31,7 @@ def write(
     runs = [reading.read(run_dir) for run_dir in run_dirs]
     path = _destination(run_dirs, out)
     if snapshots:
+        # Only here, because it needs the host, which a report without pictures does without.
         from stylegan2_compress.report import generators
 
         pictures = generators.look(runs, snapshots, latency)
