@@ -38,7 +38,7 @@ def make_student(
     initialize = lookup('--init', init, INITIALIZATIONS)
     for option, name, function in [('--criterion', criterion, score_channels), ('--init', init, initialize)]:
         if not callable(function):
-            raise UserError(f'{option}={name} is a {type(function).__name__}, not a function.')
+            raise UserError(f'{option}={name} must be a function, but it is of type {type(function).__name__}.')
     G_ema = teacher['G_ema']
     scores = score_channels(G_ema, options or CriterionOptions())
     check_scores(scores, graph.widths(G_ema), criterion)

