@@ -293,7 +293,7 @@ def test_runs_are_laid_over_each_other(make_run):
     assert colors['00000-DiMELoss, real images'] == colors['00000-DiMELoss, generated images']
     assert colors['00000-DiMELoss, real images'] != colors['00001-NICKELLoss, real images']
     words = re.sub(r'\s+', ' ', page.text)
-    assert 'In these the runs differ: Option 00000-DiMELoss 00001-NICKELLoss a.b 1 2 ' in words
+    assert 'The runs differ in these options: Option 00000-DiMELoss 00001-NICKELLoss a.b 1 2 ' in words
     assert [attrs.get('class') for attrs in page.all('tr')].count('differs') == 1
     assert 'run_dir' not in words
 
@@ -384,10 +384,10 @@ def test_where_it_is_written(make_run, tmp_path, monkeypatch):
     assert report.write([run_dir], out='new/place', snapshots=0).resolve() == tmp_path / 'new/place/report.html'
     assert report.write([run_dir], out='new/name.html', snapshots=0).resolve() == tmp_path / 'new/name.html'
     (tmp_path / 'mine.html').write_text('<p>My page.</p>')
-    with pytest.raises(UserError, match='is no report'):
+    with pytest.raises(UserError, match='is not a report'):
         report.write([run_dir], out=str(tmp_path / 'mine.html'), snapshots=0)
     assert (tmp_path / 'mine.html').read_text() == '<p>My page.</p>'
-    with pytest.raises(UserError, match='no directory that can be written'):
+    with pytest.raises(UserError, match='not a writable directory'):
         report.write([run_dir], out=str(tmp_path / 'mine.html' / 'x'), snapshots=0)
 
 
@@ -415,7 +415,7 @@ def with_networks(make_run, make_generator, make_discriminator, tmp_path):
 
 def test_teacher_and_student_make_images_of_the_same_z(with_networks):
     run_dir, teacher, student = with_networks
-    (seen,) = generators.look([reading.read(run_dir)], snapshots=4, latency=False)
+    (seen,) = generators.open_networks([reading.read(run_dir)], snapshots=4, latency=False)
     assert [generator.kimg for generator in seen.students] == [0, 2, 5, 7]
     assert (seen.teacher.parameters, seen.teacher.macs) == (profiling.parameters(teacher), profiling.macs(teacher))
     assert seen.students[-1].parameters == profiling.parameters(student) < seen.teacher.parameters
@@ -482,7 +482,7 @@ def test_networks_that_cannot_be_opened_are_told(with_networks):
     grid = np.zeros([32 * 16, 32 * 16, 3], np.uint8)
     grid[:16] = np.repeat(np.arange(32), 16)[:, None] * 8  # Each image of the first row has a colour.
     PIL.Image.fromarray(grid).save(run_dir / 'fakes000004.png')
-    (seen,) = generators.look([reading.read(run_dir)], snapshots=2, latency=False)
+    (seen,) = generators.open_networks([reading.read(run_dir)], snapshots=2, latency=False)
     name, images = seen.crop
     assert name == 'fakes000004.png'
     assert [image.getcolors() for image in images] == [[(256, (i * 8,) * 3)] for i in range(generators.COLUMNS)]
@@ -577,7 +577,7 @@ def test_a_search_for_tickets(make_run, make_generator, make_discriminator):
     lines = [json.dumps(dict(facts, network=name)) + '\n' for name in ('G', 'G_ema')]
     (run_dir / 'tickets.jsonl').write_text(''.join(lines))
     page = write(run_dir, snapshots=1)
-    (seen,) = generators.look([reading.read(run_dir)], snapshots=1, latency=False)
+    (seen,) = generators.open_networks([reading.read(run_dir)], snapshots=1, latency=False)
     (student,) = seen.students
     assert (student.parameters, student.macs) == (profiling.parameters(dense), profiling.macs(dense))
     weights = sum(p.numel() for name, p in dense.named_parameters() if name.endswith('weight'))
