@@ -14,7 +14,7 @@ FILE_NAME = 'report.html'
 def write(
     run_dirs: Sequence[str | os.PathLike], out: str | None = None, snapshots: int = 6, latency: bool = False
 ) -> Path:
-    """Read runs and write the page about them. Returns where it lies.
+    """Read runs and write the page about them. Returns its path.
 
     Args:
         run_dirs: one or several; they may be going on.
