@@ -17,7 +17,7 @@ def needed() -> bool:
 
 def apply() -> None:
     """Change what `scipy` means to the one module that uses it so."""
-    # Only here, because it imports scipy.linalg, which takes half a second.
+    # Only here, because it imports scipy.linalg, which is slow to import.
     from metrics import frechet_inception_distance
 
     frechet_inception_distance.scipy = SimpleNamespace(linalg=SimpleNamespace(sqrtm=_sqrtm))

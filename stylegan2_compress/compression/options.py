@@ -171,10 +171,10 @@ class TicketOptions(TrainingOptions):
         TrainingOptions, 'ema_kimg', help='Half-life of the averaged scores in thousands of images.'
     )
     z_dim: int | None = argument('Width of z, of random weights.', None, least=1)
-    w_dim: int | None = argument('Width of w, likewise.', None, least=1)
-    channel_base: int | None = argument('Channels times resolution, likewise.', None, least=1)
-    channel_max: int | None = argument('Most channels of a layer, likewise.', None, least=1)
-    mapping_layers: int | None = argument('Layers of the mapping network, likewise.', None, least=1)
+    w_dim: int | None = argument('Width of w, of random weights.', None, least=1)
+    channel_base: int | None = argument('Channels times resolution, of random weights.', None, least=1)
+    channel_max: int | None = argument('Most channels of a layer, of random weights.', None, least=1)
+    mapping_layers: int | None = argument('Layers of the mapping network, of random weights.', None, least=1)
     eval_embedding: str | None = argument(
         'In whose features snapshots are compared.', None, default_text='the same', metavar='SPEC'
     )
@@ -237,7 +237,7 @@ class PruneOptions:
 class StatsOptions:
     """The options of `stats`."""
 
-    teacher: str | None = argument('Network pickle whose images are looked at.', None, metavar='PKL|URL')
+    teacher: str | None = argument('Network pickle whose images are embedded.', None, metavar='PKL|URL')
     data: str | None = argument(
         'Instead the images of a data set; with --teacher only its labels.', None, metavar='PATH'
     )
