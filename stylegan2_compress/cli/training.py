@@ -31,7 +31,7 @@ def distill(host_dir, **options):
       stylegan2-compress distill --teacher teacher.pkl --student student.pkl --data mnist.zip --outdir runs \\
           --loss-arg embeddings=efficientnet_lite0@size=64 --kimg 10 --batch 16 --device cpu
     \b
-      # On 4 GPUs; on 2 machines with 8 each, run on both (see the README for SLURM)
+      # On 4 GPUs; on 2 machines with 8 each, run on both (docs/long-runs.md has SLURM)
       stylegan2-compress distill --teacher ffhq256.pkl --data ffhq256.zip --outdir runs --gpus 4 --resume latest
       torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 --max-restarts=3 \\
           -m stylegan2_compress distill --teacher ffhq256.pkl --data ffhq256.zip --outdir runs --resume latest
