@@ -10,7 +10,7 @@ import sys
 from stylegan2_compress.version import __version__ as __version__
 
 _HOME = {
-    'AdversarialLoss': 'stylegan2_compress.losses.base',
+    'AdversarialLoss': 'stylegan2_compress.losses.adversarial',
     'DiMELoss': 'stylegan2_compress.losses.dime',
     'DualDiscriminator': 'stylegan2_compress.networks.dual',
     'ImageDistillationLoss': 'stylegan2_compress.losses.images',
