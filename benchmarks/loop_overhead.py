@@ -99,7 +99,7 @@ def arguments_on_random_images(
 
     data = Path(directory, 'random.zip')
     write_random_images(data, resolution)
-    _desc, args = configurations.host_arguments(str(data), batch=batch, aug='noaug', workers=1)
+    _desc, args = configurations.loop_arguments(str(data), batch=batch, aug='noaug', workers=1)
     for kwargs in (args.G_kwargs.synthesis_kwargs, args.D_kwargs):
         kwargs.update(channel_base=channel_base, channel_max=channel_max)
     _desc, args = compress('', args, loop=OUR_LOOP, device=str(device))

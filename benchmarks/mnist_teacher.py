@@ -32,7 +32,7 @@ def main(outdir: str, kimg: int, gamma: float, seed: int) -> None:
     data = os.path.join(outdir, 'mnist.zip')
     if not os.path.exists(data):
         mnist.write_zip(data)
-    desc, args = configurations.host_arguments(
+    desc, args = configurations.loop_arguments(
         data, kimg=kimg, batch=16, gamma=gamma, aug='noaug', cond=True, seed=seed, workers=1, fp32=True, snap=1
     )
     args.G_kwargs.update(z_dim=64, w_dim=64)

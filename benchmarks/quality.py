@@ -218,7 +218,7 @@ def train_teacher(settings: Settings, outdir: Path) -> str:
     finished = last_snapshot(outdir / 'teacher', settings.teacher_kimg)
     if finished:
         return str(finished)
-    desc, args = configurations.host_arguments(
+    desc, args = configurations.loop_arguments(
         settings.data,
         kimg=settings.teacher_kimg,
         batch=settings.batch,
@@ -330,7 +330,7 @@ class Ruler:
         spec = f'torchscript:{outdir / "classifier.pt"}'
         self.embedding = embeddings.load(f'{spec}@size={training_set.resolution}', self.device)
         self.head = torch.jit.load(outdir / 'classifier.pt').head
-        self.reals = features.of_data(self.embedding, self.training_set_kwargs, self.device)
+        self.reals = features.data_features(self.embedding, self.training_set_kwargs, self.device)
         self.others = {spec: embeddings.load(spec, self.device) for spec in settings.also}
         self.path = outdir / 'results.json'
         self.rows = json.loads(self.path.read_text()) if self.path.exists() else []
@@ -360,7 +360,7 @@ class Ruler:
             classes = self.head(torch.from_numpy(seen)).argmax(1)
             row['recognised'] = (classes == c.argmax(1)).float().mean().item()
         for spec, embedding in self.others.items():
-            reals = features.of_data(embedding, self.training_set_kwargs, self.device)
+            reals = features.data_features(embedding, self.training_set_kwargs, self.device)
             others = features.embed(embedding, fakes, self.device, count, row['name'])
             row[f'fd {spec}'] = frechet_distance(others, reals)
         self._add(row | dict(parameters=profiling.parameters(G), macs=profiling.macs(G)))

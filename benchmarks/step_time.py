@@ -233,7 +233,7 @@ def plug_in(loss_class: str, inputs: dict, device):
     from stylegan2_compress.compression.plan import compress
     from stylegan2_compress.host import configurations
 
-    _desc, args = configurations.host_arguments(inputs['data'], cfg='paper256', batch=inputs['batch'], aug='noaug')
+    _desc, args = configurations.loop_arguments(inputs['data'], cfg='paper256', batch=inputs['batch'], aug='noaug')
     loss_args = (
         ['samples=16', f'embeddings={json.dumps(inputs["embeddings"])}']
         if 'DiME' in loss_class or 'Dime' in loss_class

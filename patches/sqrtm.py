@@ -17,6 +17,7 @@ def needed() -> bool:
 
 def apply() -> None:
     """Change what `scipy` means to the one module that uses it so."""
+    # Only here, because it imports scipy.linalg, which is slow to import.
     from metrics import frechet_inception_distance
 
     frechet_inception_distance.scipy = SimpleNamespace(linalg=SimpleNamespace(sqrtm=_sqrtm))
@@ -24,6 +25,6 @@ def apply() -> None:
 
 def _sqrtm(A: np.ndarray, disp: bool) -> tuple[np.ndarray, float]:
     """Return the square root, and in place of its error estimate a NaN that nobody reads."""
-    import scipy.linalg
+    import scipy.linalg  # Only here, likewise.
 
     return scipy.linalg.sqrtm(A), float('nan')

@@ -31,6 +31,7 @@ options = sys.modules[f'{__name__}.options'] = sys.modules[__name__]
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    # Only here, so that importing the package costs nothing.
     from stylegan2_compress import host
 
     host.activate()

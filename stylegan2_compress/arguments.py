@@ -100,9 +100,9 @@ def again(cls: type, name: str, **changed: Any) -> Any:
 @functools.cache
 def fields_of(cls: type) -> dict[str, dataclasses.Field]:
     """The fields of a dataclass that are arguments, by name; those of the class itself before those of its bases."""
-    found = {each.name: each for each in dataclasses.fields(cls) if 'argument' in each.metadata}
+    declared_here = {each.name: each for each in dataclasses.fields(cls) if 'argument' in each.metadata}
     order = [name for parent in cls.__mro__ for name in inspect.get_annotations(parent)]
-    return {name: found[name] for name in dict.fromkeys(order) if name in found}
+    return {name: declared_here[name] for name in dict.fromkeys(order) if name in declared_here}
 
 
 def users_fields(cls: type) -> dict[str, dataclasses.Field]:

@@ -1,28 +1,27 @@
-"""What ends a command: bad input that the user can mend, and a run that was asked to stop."""
+"""Exceptions that end a command: user errors, diverged training, and a run that was asked to stop."""
 
 import click
 
 
 class UserError(click.ClickException):
-    """Bad input, told in one sentence that names the option or file, its value and the way out.
+    """Bad input. The message is one sentence that names the option or file, its value and the way out.
 
-    Raised anywhere below the command line, it ends a command with `Error: <sentence>` and exit status 2: in our own
-    commands and in the host's patched `train.py` alike, because both are click commands.
+    Raised anywhere, it ends a command with `Error: <message>` and exit status 2, in our own commands and in the host's
+    patched `train.py`: both are click commands.
     """
 
     exit_code = 2
 
 
 class DivergedError(UserError):
-    """Training cannot go on: a loss or a term was not finite for too many steps in a row.
+    """Training has diverged: a loss or a term was not finite for too many steps in a row.
 
-    Raised by a loss's `accumulate_gradients`. A training loop that knows better saves a snapshot before it passes the
-    error on.
+    Raised by a loss's `accumulate_gradients`. Our training loops save a snapshot before they pass the error on.
     """
 
 
 class Stopped(click.ClickException):
-    """A run ended early because it was asked to, with everything saved: a sentence and exit status 0."""
+    """A run was asked to stop and ended early, with everything saved: a message and exit status 0."""
 
     exit_code = 0
 

@@ -1,4 +1,4 @@
-"""Opening files: to read, with a sentence where that fails; to write, whole or not at all."""
+"""Files: opened with errors a user can act on, hashed, written atomically, locked; and where the cache is."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,20 +15,20 @@ from stylegan2_compress.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows.
+except ImportError:  # Windows has none.
     fcntl = None
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
-    """An ordinary file, open for reading, and its size.
+def opened(path: str | os.PathLike) -> Iterator[tuple[BufferedReader, int]]:
+    """A regular file, open for reading in binary mode, and its size in bytes.
 
     Raises:
-        UserError: There is no such file, or it cannot be read.
+        UserError: the file does not exist, is not a regular one, or cannot be read.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f'{path} is no file but a {"directory" if os.path.isdir(path) else "device"}.')
+            raise UserError(f'{path} is a {"directory" if os.path.isdir(path) else "device"}, not a file.')
         file = open(path, 'rb')  # noqa: SIM115  (closed below: what happens in the caller's block is not caught here)
     except OSError as error:
         raise UserError(f'Cannot read {path}: {error.strerror}.') from error
@@ -36,20 +37,27 @@ def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file's bytes, in hex.
+    """The SHA-256 of a file's bytes, in hexadecimal.
 
     Raises:
-        UserError: The file cannot be read.
+        UserError: the file cannot be read.
     """
+    with opened(path) as (file, _size):
+        return sha256_of_open(file)
+
+
+def sha256_of_open(file: BufferedIOBase) -> str:
+    """The SHA-256 of an open file's bytes, in hexadecimal; the file is at its start afterwards."""
     digest = hashlib.sha256()
-    with opened(path) as (file, _):
-        while block := file.read(1 << 20):
-            digest.update(block)
+    file.seek(0)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    file.seek(0)
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def only_process(path: str | os.PathLike, in_use: str) -> Iterator[None]:
+def locked(path: str | os.PathLike, in_use: str) -> Iterator[None]:
     """Hold a lock on the file `path`, which is created if necessary and stays.
 
     The lock is the operating system's and ends with the process, however that ends. Where there are no such locks
@@ -68,7 +76,7 @@ def only_process(path: str | os.PathLike, in_use: str) -> Iterator[None]:
         raise UserError(f'Cannot write {path}: {error.strerror}.') from error
     with file:
         try:
-            # Record locks are not inherited: workers that outlive a killed process do not hold it.
+            # Record locks are not inherited: workers that outlive a killed process do not keep the lock.
             if fcntl is not None:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -78,7 +86,11 @@ def only_process(path: str | os.PathLike, in_use: str) -> Iterator[None]:
 
 
 def refuse_to_overwrite(path: str, force: bool) -> None:
-    """Refuse a file to write that exists, without `--force`, or that could not be written."""
+    """Check that a file can be written, and that it does not exist unless `force` is given.
+
+    Raises:
+        UserError: the file exists, is a directory, or is in a directory that cannot be written to.
+    """
     if Path(path).is_dir():
         raise UserError(f'{path or "The empty name"} is a directory: name a file to write.')
     if Path(path).exists() and not force:
@@ -88,10 +100,14 @@ def refuse_to_overwrite(path: str, force: bool) -> None:
 
 
 def require_writable_directory(option: str, directory: str) -> None:
-    """Refuse a directory that cannot be written to, or made.
+    """Check that a directory can be written to, or created.
+
+    Args:
+        option: the option that names the directory, for the error.
+        directory: a path, of which only the first directories may exist.
 
     Raises:
-        UserError: so is it, or what exists of its path.
+        UserError: neither is possible.
     """
     existing = os.path.abspath(directory)
     while not os.path.exists(existing):
@@ -104,11 +120,12 @@ def require_writable_directory(option: str, directory: str) -> None:
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a binary file that appears under `path` when the block ends, complete and on disk, or not at all.
 
-    The bytes go to a hidden temporary file in the same directory, which is then synced and renamed over `path`. A full
-    disk, an exception in the block or a kill leaves what was there before. A symbolic link is written through, an
-    existing file keeps its permissions.
+    The bytes go to a hidden temporary file in the same directory, which is then synced and renamed to `path`. A full
+    disk, an exception in the block or a kill leaves the old file as it was. A symbolic link is followed, an existing
+    file keeps its permissions.
 
-    Raises `UserError` where the file cannot be written (no such directory, no permission, disk full).
+    Raises:
+        UserError: the file cannot be written (no such directory, no permission, disk full).
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f'.{target.name[:200]}.{secrets.token_hex(8)}.tmp')
@@ -135,7 +152,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make a rename in `directory` survive a power cut, where the platform has a way to say so."""
+    """Make a rename in `directory` survive a power cut, on platforms that can sync directories."""
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError:
@@ -150,10 +167,10 @@ def _sync_directory(directory: Path) -> None:
 
 
 def cache_dir(*parts: str) -> Path:
-    """Return a path in our cache, whether or not it exists: `cache_dir('statistics')`.
+    """A path in our cache, whether or not it exists: `cache_dir('statistics')`.
 
-    `STYLEGAN2_COMPRESS_CACHE` names the cache itself. Otherwise it is `stylegan2-compress` in the place that the
-    platform keeps caches: `%LOCALAPPDATA%`, `$XDG_CACHE_HOME` or `~/.cache`.
+    The cache is `$STYLEGAN2_COMPRESS_CACHE`, or else `stylegan2-compress` in the platform's directory for caches:
+    `%LOCALAPPDATA%`, `$XDG_CACHE_HOME` or `~/.cache`.
     """
     own = os.environ.get('STYLEGAN2_COMPRESS_CACHE')
     if own:

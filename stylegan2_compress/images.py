@@ -1,4 +1,4 @@
-"""Images as people see them: 8 bits, in grids, with captions."""
+"""Images to look at: 8 bits per channel, in grids, with captions."""
 
 import numpy as np
 import PIL.Image
@@ -8,12 +8,12 @@ import torch
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """[N, C, H, W] in [-1, 1] as uint8: −1 is 0 and 1 is 255."""
+    """Images [N, C, H, W] in [-1, 1] as uint8, with -1 as 0 and 1 as 255; other values are clamped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def grid(images: np.ndarray, columns: int) -> PIL.Image.Image:
-    """One picture of uint8 images [N, C, H, W], row by row; N is a multiple of `columns`, C is 1 or 3."""
+    """A grid of uint8 images [N, C, H, W], row by row; N is a multiple of `columns`, C is 1 or 3."""
     count, channels, height, width = images.shape
     sheet = images.reshape(count // columns, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
     sheet = sheet.reshape(count // columns * height, columns * width, channels)
@@ -21,7 +21,13 @@ def grid(images: np.ndarray, columns: int) -> PIL.Image.Image:
 
 
 def side_by_side(panels: dict[str, PIL.Image.Image], gap: int = 16, caption: int = 40) -> PIL.Image.Image:
-    """Panels of one size next to each other, each under its caption (which may have several lines)."""
+    """Panels of the same size side by side, each below its caption, which may have several lines.
+
+    Args:
+        panels: images by caption.
+        gap: pixels around each panel.
+        caption: height of the captions in pixels.
+    """
     width, height = next(iter(panels.values())).size
     picture = PIL.Image.new('RGB', (len(panels) * (width + gap) + gap, height + caption + gap), 'white')
     draw = PIL.ImageDraw.Draw(picture)

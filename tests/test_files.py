@@ -156,3 +156,31 @@ def test_reading_gives_file_and_size_and_the_digest_is_that_of_the_bytes(tmp_pat
         assert file.read() == data
         assert size == len(data)
     assert files.sha256(tmp_path / 'a') == hashlib.sha256(data).hexdigest()
+
+
+def test_the_digest_of_an_open_file_is_that_of_all_its_bytes_wherever_it_was_read_to(tmp_path):
+    (tmp_path / 'a').write_bytes(b'abcdef')
+    with files.opened(tmp_path / 'a') as (file, _size):
+        file.read(3)
+        assert files.sha256_of_open(file) == hashlib.sha256(b'abcdef').hexdigest()
+        assert file.read() == b'abcdef'
+
+
+def test_a_locked_directory_is_for_one_process(tmp_path):
+    script = (
+        'import sys\n'
+        'from stylegan2_compress import errors, files\n'
+        'try:\n'
+        '    with files.locked(sys.argv[1] + "/.lock", "in use"):\n'
+        '        print("locked")\n'
+        'except errors.UserError as error:\n'
+        '    print(error.message)\n'
+    )
+
+    def lock_elsewhere() -> str:
+        command = [sys.executable, '-c', script, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with files.locked(tmp_path / '.lock', 'in use'):
+        assert lock_elsewhere() == 'in use\n'
+    assert lock_elsewhere() == 'locked\n'

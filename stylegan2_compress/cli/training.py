@@ -20,8 +20,12 @@ def distill(host_dir, **options):
 
     \b
     Examples:
-      # FFHQ at 256x256: cut 80 % of the channels, match DINO and CLIP embeddings (the paper's recipe)
+      # FFHQ at 256x256: cut 80 % of the channels, match DINO and CLIP embeddings
       stylegan2-compress distill --teacher ffhq256.pkl --data ffhq256.zip --outdir runs --ratio 0.8 --mirror 1
+    \b
+      # The published configuration: NICKEL and DiME, from a content-aware student
+      stylegan2-compress distill --teacher ffhq256.pkl --data ffhq256.zip --outdir runs --ratio 0.8 --mirror 1 \\
+          --criterion content-aware --loss stylegan2_compress.NickelDimeLoss --kimg 40000
     \b
       # A student that is pruned already, another embedding, on a CPU
       stylegan2-compress distill --teacher teacher.pkl --student student.pkl --data mnist.zip --outdir runs \\

@@ -47,7 +47,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     metrics = planning.parse_metrics(options.metrics)
     for metric in metrics:
         host_metrics.require_detector(metric)  # What is missing now would end the run at its first snapshot.
-    plan.name, plan.args = configurations.host_arguments(
+    plan.name, plan.args = configurations.loop_arguments(
         options.data,
         **{
             **defaults_for(G),
@@ -82,4 +82,4 @@ def set_options(args: dict, options: DistillOptions) -> None:
 
 def defaults_for(G) -> dict:
     """What a distillation run takes from the teacher instead of asking for it."""
-    return dict(cfg=configurations.configuration_of(G), cond=G.c_dim > 0, aug='noaug')
+    return dict(cfg=configurations.configuration_name(G), cond=G.c_dim > 0, aug='noaug')

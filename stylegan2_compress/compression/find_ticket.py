@@ -68,7 +68,7 @@ def plan_search(options: TicketOptions) -> Plan:
     if G is not None:
         given['cond'] = G.c_dim > 0
     gpus = distributed.number_of_processes(options.gpus)
-    plan.name, plan.args = configurations.host_arguments(options.data, aug='noaug', gpus=gpus, **given)
+    plan.name, plan.args = configurations.loop_arguments(options.data, aug='noaug', gpus=gpus, **given)
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
     set_generator(plan, options, G)
     set_options(plan.args, options, device)
@@ -177,7 +177,7 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
     network = embeddings.load(embedding, device)
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     reals = features_of(network, samples.reals(training_set), device)
-    found, best = [], None
+    records, best = [], None
     for path in tqdm(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl')), desc='Comparing snapshots', disable=None):
         data = pickles.load(path, device=device)
         for name in ('G', 'G_ema'):
@@ -192,12 +192,12 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
                 'embedding': network.spec,
                 'samples': count,
             }
-            found.append(facts)
+            records.append(facts)
             if best is None or facts['frechet_distance'] < best[0]['frechet_distance']:
                 best = facts, G.cpu()
-    last = found[-1], data['G_ema'].cpu()
+    last = records[-1], data['G_ema'].cpu()
     with open(f'{run_dir}/tickets.jsonl', 'w') as file:
-        file.writelines(json.dumps(facts) + '\n' for facts in found)
+        file.writelines(json.dumps(facts) + '\n' for facts in records)
     for name, (facts, G) in [('best', best), ('last', last)]:
         path = f'{run_dir}/{name}.ticket'
         where = f'{facts["network"]} of {facts["snapshot"]}, Fréchet distance {facts["frechet_distance"]:.4g}'

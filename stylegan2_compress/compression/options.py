@@ -85,7 +85,7 @@ class TrainingOptions:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
-# Options that decide the host's arguments, in `configurations.host_arguments` by the same names.
+# Options that decide the host's arguments, in `configurations.loop_arguments` by the same names.
 _HOST_TRAINING = ('cfg', 'snap', 'seed', 'cond', 'subset', 'mirror', 'kimg', 'batch', 'workers')
 
 
@@ -141,7 +141,7 @@ class DistillOptions(TrainingOptions, MethodOptions):
                 )
 
     def host_options(self) -> dict[str, Any]:
-        """Those that `configurations.host_arguments` takes, as far as they are given; `gpus` and `metrics` are not."""
+        """Those that `configurations.loop_arguments` takes, as far as they are given; `gpus` and `metrics` are not."""
         return self.given(*_HOST_TRAINING, 'batch_gpu', 'gamma', 'aug', 'p', 'target', 'augpipe', 'freezed', 'fp32')
 
 
@@ -171,10 +171,10 @@ class TicketOptions(TrainingOptions):
         TrainingOptions, 'ema_kimg', help='Half-life of the averaged scores in thousands of images.'
     )
     z_dim: int | None = argument('Width of z, of random weights.', None, least=1)
-    w_dim: int | None = argument('Width of w, likewise.', None, least=1)
-    channel_base: int | None = argument('Channels times resolution, likewise.', None, least=1)
-    channel_max: int | None = argument('Most channels of a layer, likewise.', None, least=1)
-    mapping_layers: int | None = argument('Layers of the mapping network, likewise.', None, least=1)
+    w_dim: int | None = argument('Width of w, of random weights.', None, least=1)
+    channel_base: int | None = argument('Channels times resolution, of random weights.', None, least=1)
+    channel_max: int | None = argument('Most channels of a layer, of random weights.', None, least=1)
+    mapping_layers: int | None = argument('Layers of the mapping network, of random weights.', None, least=1)
     eval_embedding: str | None = argument(
         'In whose features snapshots are compared.', None, default_text='the same', metavar='SPEC'
     )
@@ -195,7 +195,7 @@ class TicketOptions(TrainingOptions):
         return self.given('z_dim', 'w_dim', 'channel_base', 'channel_max', 'mapping_layers')
 
     def host_options(self) -> dict[str, Any]:
-        """Those that `configurations.host_arguments` takes, as far as they are given; `gpus` is not."""
+        """Those that `configurations.loop_arguments` takes, as far as they are given; `gpus` is not."""
         return self.given(*_HOST_TRAINING)
 
 
@@ -237,7 +237,7 @@ class PruneOptions:
 class StatsOptions:
     """The options of `stats`."""
 
-    teacher: str | None = argument('Network pickle whose images are looked at.', None, metavar='PKL|URL')
+    teacher: str | None = argument('Network pickle whose images are embedded.', None, metavar='PKL|URL')
     data: str | None = argument(
         'Instead the images of a data set; with --teacher only its labels.', None, metavar='PATH'
     )

@@ -15,7 +15,7 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
         trust: run unknown code that the teacher's file contains.
 
     Returns:
-        What it costs before and after, in words.
+        Parameters and multiply-accumulates before and after, a line each.
 
     Raises:
         UserError: the teacher cannot be pruned, or not like that.

@@ -14,7 +14,7 @@ def write_statistics(options: StatsOptions) -> str:
     """Compute and write the statistics of a teacher's or a data set's images.
 
     Returns:
-        What was written, in words.
+        One line about what was written.
 
     Raises:
         UserError: there are fewer images than that, or a file or embedding cannot be loaded.
@@ -44,7 +44,7 @@ def write_statistics(options: StatsOptions) -> str:
     samples = options.samples or source.size or max(dime.TEACHER_SAMPLES, options.bank)
     sources.check_size(source, '--samples', samples)
     if options.bank > samples:
-        raise UserError(f'--bank={options.bank} is more than the {samples} images that are looked at: raise --samples.')
+        raise UserError(f'--bank={options.bank} is more than the {samples} images of the statistics: raise --samples.')
     specs = embeddings.split(list(options.embeddings) or dime.PAPER_EMBEDDINGS)
     loaded = [embeddings.load(spec, device) for spec in specs]
     computed = statistics.compute_statistics(source, loaded, samples, options.bank)

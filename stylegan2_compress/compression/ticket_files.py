@@ -20,7 +20,7 @@ def save_ticket(source: str, dest: str, network: str = 'G_ema') -> str:
         network: 'G' or 'G_ema'.
 
     Returns:
-        How large it is, in words.
+        One line about its size.
 
     Raises:
         UserError: the network is not masked, or its weights could not be brought back.

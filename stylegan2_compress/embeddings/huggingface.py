@@ -1,7 +1,8 @@
-"""Networks that transformers loads: vision transformers, CLIP and its kin, ResNets."""
+"""Networks of transformers: vision transformers, CLIP and similar models, ResNets."""
 
 import os
 import re
+import types
 from collections.abc import Callable
 
 import torch
@@ -15,21 +16,21 @@ from stylegan2_compress.errors import UserError
 HUB = 'https://huggingface.co/'
 DINO_RESNET50 = 'https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth'
 
-# DINO's own evaluation resizes to 256 pixels and then crops 224 from the centre. Without the crop that is 256: also
-# the size of the paper's images.
+# DINO's own evaluation resizes to 256 pixels and then crops 224 from the centre. We do not crop, which leaves 256: also
+# the size of images in the DiME paper.
 DINO_256 = Preprocessing(size=256, **IMAGENET)
 DINO_224 = Preprocessing(size=224, **IMAGENET, fixed=True)
-DINOV2_224 = Preprocessing(size=224, **IMAGENET)  # takes other multiples of 14 as well
+DINOV2_224 = Preprocessing(size=224, **IMAGENET)  # Takes other multiples of 14, too.
 CLIP_224 = Preprocessing(size=224, **CLIP, fixed=True)
 
-_FILTERS = {2: 'bilinear', 3: 'bicubic'}  # as Pillow numbers them
+_FILTERS = {2: 'bilinear', 3: 'bicubic'}  # By their numbers in Pillow.
 
 
 class HuggingFace(nn.Module):
     """The image features of a transformers model.
 
-    For models of images and text the projected image features (what CLIP calls `encode_image`), else the pooled
-    output, or the class token if the pooling layer has no trained weights.
+    For models of images and text, the projected image features (`encode_image` of CLIP). For others, the pooled output,
+    or the class token if the pooling layer has no trained weights.
     """
 
     def __init__(self, model: nn.Module, pooled: bool):
@@ -47,7 +48,7 @@ class HuggingFace(nn.Module):
         output = self.model(pixel_values=x)
         if self.pooled and getattr(output, 'pooler_output', None) is not None:
             return output.pooler_output
-        last = output.last_hidden_state  # maps [N, dim, h, w] or tokens [N, tokens, dim]
+        last = output.last_hidden_state  # Maps [N, dim, h, w] or tokens [N, tokens, dim].
         return last if last.ndim == 4 else last[:, 0]
 
 
@@ -59,21 +60,29 @@ def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
 
 
 def check(spec: Spec) -> None:
-    """Refuse an `hf:` spec whose directory is not there."""
+    """Refuse an `hf:` spec whose directory does not exist."""
     if spec.rest.startswith(('.', '/', '~')) and not os.path.isdir(spec.rest):
-        raise UserError(f'Embedding {spec} names no directory: there is no {spec.rest!r}.')
+        raise UserError(f'Embedding {spec} cannot be loaded: there is no directory {spec.rest!r}.')
 
 
 def preset(
     model: str, model_type: str, own: Preprocessing
 ) -> Callable[[Spec, torch.device], tuple[nn.Module, Preprocessing]]:
-    """The loader of a preset whose weights are a model on huggingface.co, or a copy of it in a directory."""
+    """Loader of a preset whose weights are a model on huggingface.co, or a copy of it in a directory.
+
+    Args:
+        model: name on huggingface.co.
+        model_type: `model_type` of its config.json, which a copy must have, too.
+        own: the model's own preprocessing.
+    """
 
     def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
         network = _read(spec, spec.weights or model)
-        found = network.model.config.model_type
-        if found != model_type:
-            raise UserError(f'Embedding {spec} holds a {found} network: {spec.name} is {HUB}{model}, a {model_type}.')
+        loaded_type = network.model.config.model_type
+        if loaded_type != model_type:
+            raise UserError(
+                f'Embedding {spec} holds a {loaded_type} network: {spec.name} is {HUB}{model}, a {model_type}.'
+            )
         return network, own
 
     return load
@@ -82,30 +91,28 @@ def preset(
 def load_dino_resnet50(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `dino_resnet50`: DINO's ResNet-50 without a classifier, 2048 features.
 
-    The weights are DINO's own file; the network is transformers' ResNet, which is the same function as the
-    torchvision one that they were trained in, but is not tied to one version of torch.
+    The weights are DINO's own file. They were trained in torchvision's ResNet; transformers' ResNet is the same
+    function and, unlike torchvision, does not depend on one version of torch.
     """
-    from transformers import ResNetConfig, ResNetModel
-
-    model = ResNetModel(ResNetConfig())
-    weights.fill(model, spec, weights.file(spec, DINO_RESNET50), _renamed)
+    transformers = _transformers()
+    model = transformers.ResNetModel(transformers.ResNetConfig())
+    weights.fill(model, spec, weights.local_path(spec, DINO_RESNET50), _renamed)
     return HuggingFace(model, pooled=True), DINO_256
 
 
 def _read(spec: Spec, model: str) -> HuggingFace:
-    from transformers import AutoModel
-    from transformers.utils import logging
-
+    transformers = _transformers()
+    logging = transformers.utils.logging
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would advise to train what is missing; whether that matters is decided below
+    logging.set_verbosity_error()  # It would advise to train missing weights. Whether they matter is decided below.
     try:
-        network, loading = AutoModel.from_pretrained(model, output_loading_info=True)
+        network, loading = transformers.AutoModel.from_pretrained(model, output_loading_info=True)
     except (OSError, ValueError) as error:
         where = repr(model) if os.path.exists(model) else HUB + model
-        fetched = 'hf:DIR' if spec.kind == 'hf' else f'{spec.name}@weights=DIR'
+        local_spec = 'hf:DIR' if spec.kind == 'hf' else f'{spec.name}@weights=DIR'
         raise UserError(
-            f"Embedding {spec} cannot be read from {where} ({type(error).__name__}): put that model's config.json, "
-            f'model.safetensors and preprocessor_config.json into a directory DIR and use {fetched}.'
+            f"Embedding {spec} cannot be loaded from {where} ({type(error).__name__}): put the model's config.json, "
+            f'model.safetensors and preprocessor_config.json into a directory DIR and use {local_spec}.'
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -113,18 +120,16 @@ def _read(spec: Spec, model: str) -> HuggingFace:
     pooler = {name for name in missing if name.startswith('pooler.')}
     if missing - pooler:
         raise UserError(
-            f'Embedding {spec} lacks weights in {model!r}, {min(missing - pooler)} for one: use a whole model.'
+            f'Embedding {spec} lacks weights in {model!r}, for example {min(missing - pooler)}: use a complete model.'
         )
     return HuggingFace(network, pooled=not pooler)
 
 
 def _processor(spec: Spec, model: str) -> Preprocessing:
-    """What a model's preprocessor_config.json says, less the crop."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
+    """The preprocessing in a model's preprocessor_config.json, without its crop."""
     way_out = f'use {spec.name}@preprocess=raw, or a model that comes with this file'
     try:
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(model)
+        settings, _ = _transformers().ImageProcessingMixin.get_image_processor_dict(model)
     except OSError as error:
         raise UserError(f'Embedding {spec} has no preprocessor_config.json: {way_out}.') from error
     try:
@@ -145,8 +150,15 @@ def _processor(spec: Spec, model: str) -> Preprocessing:
     )
 
 
+def _transformers() -> types.ModuleType:
+    """The package transformers."""
+    import transformers  # Of the extra `foundation`, which need not be installed; and slow to import.
+
+    return transformers
+
+
 def _renamed(name: str) -> str:
-    """A weight's name in transformers' ResNet, from its name in torchvision's."""
+    """Name of a weight in transformers' ResNet, given its name in torchvision's."""
     for old, new in (
         (r'^conv1\.', 'embedder.embedder.convolution.'),
         (r'^bn1\.', 'embedder.embedder.normalization.'),

@@ -1,4 +1,4 @@
-"""Spec strings: which embedding network, and how images reach it.
+"""Spec strings: an embedding network, and how images are prepared for it.
 
     NAME[@key=value]...        a preset:     efficientnet_lite0@size=64, dino_resnet50@preprocess=raw
     KIND:REST[@key=value]...   an open form: hf:facebook/dinov2-large, torchscript:classifier.pt@size=32@dtype=bf16
@@ -28,7 +28,7 @@ DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16, 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A spec string, taken apart. `str` puts it together again, in canonical form."""
+    """A parsed spec string. `str` gives its canonical form."""
 
     name: str
     size: int | str | None = None
@@ -47,24 +47,24 @@ class Spec:
 
     @property
     def key(self) -> str:
-        """The canonical string without what changes only speed and memory."""
+        """The canonical string without options that change only speed and memory."""
         return str(dataclasses.replace(self, compile=0, checkpoint=0))
 
     @property
     def kind(self) -> str:
-        """`hf`, `hub`, ... for open forms, the name of the preset else."""
+        """`hf`, `hub`, ... of an open form, or the name of a preset."""
         return self.name.partition(':')[0]
 
     @property
     def rest(self) -> str:
-        """What stands behind the kind of an open form."""
+        """The part of an open form behind its kind."""
         return self.name.partition(':')[2]
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
-        """What this spec makes of a network's own preprocessing.
+        """A network's own preprocessing with the options of this spec.
 
         Raises:
-            UserError: The network takes no other size than its own.
+            UserError: the network does not take that size.
         """
         chosen = own if self.preprocess == 'own' else own.raw()
         if self.size is None:
@@ -78,22 +78,22 @@ def split(specs: str | Sequence[str]) -> list[str]:
     """Several spec strings, from a list or separated by commas.
 
     Raises:
-        UserError: There is none, an empty one, or something else than text.
+        UserError: there is none, an empty one, or something that is not text.
     """
     parts = specs.split(',') if isinstance(specs, str) else specs
     if not (isinstance(parts, (list, tuple)) and all(isinstance(part, str) for part in parts)):
-        raise UserError(f'Embeddings {specs!r} are no names: write NAME or NAME,NAME.')
+        raise UserError(f'Embeddings {specs!r} cannot be parsed: write NAME or NAME,NAME.')
     parts = [part.strip() for part in parts]
     if not parts or not all(parts):
-        raise UserError(f'Embeddings {specs!r} have an empty name among them: write NAME or NAME,NAME.')
+        raise UserError(f'Embeddings {specs!r} contain an empty name: write NAME or NAME,NAME.')
     return parts
 
 
-def take_apart(text: str) -> Spec:
-    """Take a spec string apart; whether its network exists is not looked at.
+def parse_options(text: str) -> Spec:
+    """Parse a spec string without checking whether its network exists.
 
     Raises:
-        UserError: An unknown option or value, an option given twice, weights that are not there.
+        UserError: an unknown option or value, an option given twice, or weights that do not exist.
     """
     name, options = text.strip(), {}
     while match := re.fullmatch(r'(.*)@(\w+)=([^@]*)', name):
@@ -102,8 +102,8 @@ def take_apart(text: str) -> Spec:
             raise UserError(f'Embedding {text!r} has an unknown option {key!r}: choose from {", ".join(_OPTIONS)}.')
         if key in options:
             raise UserError(f'Embedding {text!r} gives {key!r} twice: leave one of them out.')
-        wanted, read = _OPTIONS[key]
-        options[key] = read(value)
+        wanted, parser = _OPTIONS[key]
+        options[key] = parser(value)
         if options[key] is None:
             raise UserError(f'Embedding {text!r} has {key}={value!r}: it has to be {wanted}.')
     return Spec(name, **options)
@@ -117,7 +117,7 @@ def _whole_number(text: str, lowest: int) -> int | None:
     return int(text) if re.fullmatch(r'[0-9]{1,9}', text) and int(text) >= lowest else None
 
 
-# What each option has to be, in words, and how it is read: None stands for a value that is not that.
+# What each option has to be, and its parser, which returns None for anything else.
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     'size': ('a number of pixels or `image`', lambda text: text if text == 'image' else _whole_number(text, 1)),
     'preprocess': ('own or raw', _one_of('own', 'raw')),

@@ -1,4 +1,4 @@
-"""TorchScript archives: the host's detectors, OpenAI's CLIP, and anybody's."""
+"""TorchScript archives: the host's detectors, OpenAI's CLIP, and any other."""
 
 import os
 import re
@@ -20,11 +20,11 @@ CLIP_RN50 = (
     'afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt'
 )
 
-# The host's detectors resize to what they need, and want values from 0 to 255.
+# The host's detectors resize images themselves, and take values from 0 to 255.
 DETECTOR = Preprocessing(size=None, mean=(0.0,) * 3, std=(1 / 255,) * 3)
 CLIP_224 = Preprocessing(size=224, **CLIP, fixed=True)
 
-# How TorchScript writes precisions (c10::ScalarType).
+# Numbers of precisions in TorchScript (c10::ScalarType).
 _SCALAR_TYPES = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfloat16: 15}
 
 
@@ -42,60 +42,62 @@ class Scripted(nn.Module):
 
 
 def load_inception(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
-    """Load `inception`: the 2048 features that the host's FID and KID look at."""
-    return Scripted(read(spec, weights.file(spec, INCEPTION), device), return_features=True), DETECTOR
+    """Load `inception`: the 2048 features of the host's FID and KID."""
+    return Scripted(read(spec, weights.local_path(spec, INCEPTION), device), return_features=True), DETECTOR
 
 
 def load_vgg16(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
-    """Load `vgg16`: the 4096 features that the host's precision and recall look at."""
-    return Scripted(read(spec, weights.file(spec, VGG16), device), return_features=True), DETECTOR
+    """Load `vgg16`: the 4096 features of the host's precision and recall."""
+    return Scripted(read(spec, weights.local_path(spec, VGG16), device), return_features=True), DETECTOR
 
 
 def load_clip_rn50(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `clip_rn50`: OpenAI's archive, 1024 features."""
-    return Scripted(read(spec, weights.file(spec, CLIP_RN50), device), 'encode_image'), CLIP_224
+    return Scripted(read(spec, weights.local_path(spec, CLIP_RN50), device), 'encode_image'), CLIP_224
 
 
 def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `torchscript:PATH_OR_URL[#method]`."""
-    place, method = _place_and_method(spec)
-    path = weights.downloaded(spec, place, 'download it yourself and name its path') if _is_url(place) else place
+    location, method = _location_and_method(spec)
+    path = location
+    if _is_url(location):
+        path = weights.download(spec, location, 'download it yourself and use its path')
     archive = read(spec, path, device)
     if not hasattr(archive, method):
-        raise UserError(f'Embedding {spec} has no method {method!r} in {place}: name another one behind a #.')
+        raise UserError(f'Embedding {spec} has no method {method!r} in {location}: use another one after the #.')
     return Scripted(archive, method), LIKELY
 
 
 def check(spec: Spec) -> None:
-    """Refuse a `torchscript:` spec whose file is not there."""
-    place, _method = _place_and_method(spec)
-    if not _is_url(place) and not os.path.isfile(place):
-        raise UserError(f'Embedding {spec} names no file: there is no {place!r}.')
+    """Refuse a `torchscript:` spec whose file does not exist."""
+    location, _method = _location_and_method(spec)
+    if not _is_url(location) and not os.path.isfile(location):
+        raise UserError(f'Embedding {spec} cannot be loaded: there is no file {location!r}.')
 
 
 def read(spec: Spec, path: str, device: torch.device) -> torch.jit.ScriptModule:
-    """Open an archive and undo what its tracing has written into it about device and precision.
+    """Open an archive, and adapt the constants for device and precision that tracing has left in it.
 
     Raises:
-        UserError: The file is no TorchScript archive.
+        UserError: the file is not a TorchScript archive.
     """
     try:
         archive = torch.jit.load(path, map_location='cpu')
     except (RuntimeError, ValueError) as error:
-        raise UserError(f'Embedding {spec} cannot read {path!r}: it is no TorchScript archive.') from error
+        raise UserError(f'Embedding {spec} cannot read {path!r}: it is not a TorchScript archive.') from error
     _move_constants(archive, device)
     if any(tensor.dtype == torch.float16 for tensor in archive.state_dict().values()):
         _convert_constants(archive, DTYPES[spec.dtype])
     return archive
 
 
-def _place_and_method(spec: Spec) -> tuple[str, str]:
-    place, _hash, method = spec.rest.partition('#')
-    return place, method or 'forward'
+def _location_and_method(spec: Spec) -> tuple[str, str]:
+    location, _hash, method = spec.rest.partition('#')
+    return location, method or 'forward'
 
 
-def _is_url(place: str) -> bool:
-    return re.match('(https?|file)://', place) is not None
+def _is_url(location: str) -> bool:
+    return re.match('(https?|file)://', location) is not None
 
 
 def _graphs(archive: torch.jit.ScriptModule) -> Iterator[torch.Graph]:
@@ -106,7 +108,7 @@ def _graphs(archive: torch.jit.ScriptModule) -> Iterator[torch.Graph]:
 
 
 def _move_constants(archive: torch.jit.ScriptModule, device: torch.device) -> None:
-    """Send what was traced as `.to('cuda:0')` to our device."""
+    """Make conversions that were traced as `.to('cuda:0')` convert to our device."""
     for graph in _graphs(archive):
         for node in graph.findAllNodes('prim::Constant'):
             if node.output().type().kind() == 'DeviceObjType' and node.s('value').startswith('cuda'):
@@ -114,12 +116,12 @@ def _move_constants(archive: torch.jit.ScriptModule, device: torch.device) -> No
 
 
 def _convert_constants(archive: torch.jit.ScriptModule, dtype: torch.dtype) -> None:
-    """Make what was traced as `.to(torch.float16)` convert to the precision that the weights will have."""
+    """Make conversions that were traced as `.to(torch.float16)` convert to the precision of the weights."""
     for graph in _graphs(archive):
         for node in graph.findAllNodes('aten::to'):
             for position, value in enumerate(node.inputs()):
                 if value.type().kind() == 'IntType' and value.toIValue() == _SCALAR_TYPES[torch.float16]:
-                    # A new constant, because the old one may also be, say, the size of a kernel elsewhere.
+                    # A new constant, because the old one may be used elsewhere, for example as the size of a kernel.
                     constant = graph.insertConstant(_SCALAR_TYPES[dtype])
                     constant.node().moveBefore(node)
                     node.replaceInput(position, constant)

@@ -1,4 +1,4 @@
-"""VGG-19 with batch norm and ImageNet weights, as torchvision stores it; torchvision itself is not needed."""
+"""VGG-19 with batch norm and ImageNet weights in torchvision's format, without torchvision."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,14 +11,20 @@ from stylegan2_compress.embeddings.preprocessing import IMAGENET, Preprocessing
 from stylegan2_compress.embeddings.specs import Spec
 
 URL = 'https://download.pytorch.org/models/vgg19_bn-c79401a0.pth'
-OWN = Preprocessing(size=None, **IMAGENET)  # Convolutions take any size; SLT leaves images as they are.
-STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # Width and convolutions, each stage ending in a pooling.
+OWN = Preprocessing(size=None, **IMAGENET)  # Convolutions take any size, and SLT does not resize.
+STAGES = (
+    (64, 2),
+    (128, 2),
+    (256, 4),
+    (512, 4),
+    (512, 4),
+)  # Width and convolutions of each stage, which ends in a pooling.
 
 
 class VGG19(nn.Module):
     """The convolutional part of the network: 16 feature maps, each after its ReLU.
 
-    `features` counts its members as torchvision's does, so that names of weights agree.
+    The layers in `features` are numbered as torchvision's, so that the names of weights agree.
     """
 
     def __init__(self):
@@ -49,6 +55,6 @@ class VGG19(nn.Module):
 def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `vgg19_bn`."""
     network = VGG19()
-    path = weights.file(spec, URL)
+    path = weights.local_path(spec, URL)
     weights.fill(network, spec, path, lambda name: name if name.startswith('features.') else None)
     return network, OWN

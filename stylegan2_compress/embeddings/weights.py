@@ -1,4 +1,4 @@
-"""Weight files: from the spec or from their URL, and into a network."""
+"""Weight files: from a spec or a URL into a network."""
 
 import pickle
 from collections.abc import Callable
@@ -11,39 +11,44 @@ from stylegan2_compress.embeddings.specs import Spec
 from stylegan2_compress.errors import UserError
 
 
-def file(spec: Spec, url: str) -> str:
-    """Path of a preset's weights: `@weights=PATH` if given, else the cached download.
+def local_path(spec: Spec, url: str) -> str:
+    """Path of a preset's weights: `@weights=PATH` if given, or the cached download.
 
     Raises:
-        UserError: The file cannot be downloaded.
+        UserError: the file cannot be downloaded.
     """
-    return spec.weights or downloaded(spec, url, f'download it yourself and use {spec.name}@weights=PATH')
+    return spec.weights or download(spec, url, f'download it yourself and use {spec.name}@weights=PATH')
 
 
-def downloaded(spec: Spec, url: str, way_out: str) -> str:
-    """Path of a URL's content in the host's cache (`DNNLIB_CACHE_DIR`), downloaded once.
+def download(spec: Spec, url: str, way_out: str) -> str:
+    """Path of a URL's content in the host's cache (`DNNLIB_CACHE_DIR`), downloaded if it is not there yet.
+
+    Args:
+        spec: for the error.
+        url: to download.
+        way_out: for the error: what to do if the download fails.
 
     Raises:
-        UserError: It cannot be downloaded.
+        UserError: the download fails.
     """
     try:
         return dnnlib.util.open_url(url, return_filename=True)
-    except (OSError, AssertionError) as error:  # The host asserts that a URL has the form of one.
+    except (OSError, AssertionError) as error:  # The host asserts that a URL is well-formed.
         reason = type(error).__name__
         raise UserError(f'Embedding {spec} cannot download {url} ({reason}): try again, or {way_out}.') from error
 
 
 def fill(network: nn.Module, spec: Spec, path: str, renamed: Callable[[str], str | None] = str) -> None:
-    """Load a state dict from a file into a network, all of it.
+    """Load a state dict from a file into a network. No weight of the network may be missing.
 
     Args:
-        network: Gets the weights.
-        spec: For the error.
-        path: A file that `torch.save` wrote; nothing in it is executed.
-        renamed: Turns a name in the file into a name in the network, or into None for what that has no place for.
+        network: gets the weights.
+        spec: for the error.
+        path: a file by `torch.save`; nothing in it is executed.
+        renamed: maps a name in the file to the name in the network, or to None for weights that the network lacks.
 
     Raises:
-        UserError: The file holds something else.
+        UserError: the file holds something else.
     """
     try:
         weights: dict[str, Tensor] = torch.load(path, map_location='cpu', weights_only=True)

@@ -1,4 +1,4 @@
-"""Whether a student makes the teacher's image for the same z: `agreement`, `agreement:SPEC`."""
+"""Distance between the images of teacher and student for the same z: `agreement`, `agreement:SPEC`."""
 
 import torch
 from tqdm import tqdm
@@ -16,18 +16,18 @@ SAMPLES = 1000
 class Agreement(Metric):
     """Mean distance between the images of teacher and student for the same z, c and constant noise.
 
-    In pixels it is the mean absolute difference, of values in [-1, 1]; in features `perceptual_distance`.
+    In pixels, the mean absolute difference of values in [-1, 1]; in features, `perceptual_distance`.
 
     Args:
-        spec: of an embedding that shows its layers; None for pixels only.
-        samples: how many images; None for 1,000.
+        spec: of an embedding with layers; None for pixels only.
+        samples: number of images; None for 1,000.
     """
 
     of_teacher = False
 
     def __init__(self, spec: str | None, samples: int | None):
+        super().__init__(samples or SAMPLES)
         self.spec = None if spec is None else str(embeddings.parse(spec))
-        self.samples = samples or SAMPLES
         self.name = f'agreement{count_text(self.samples)}' + (f'_{slug(self.spec)}' if spec else '')
 
     def prepare(self, setting: Setting) -> None:
@@ -37,11 +37,11 @@ class Agreement(Metric):
             self.embedding = embeddings.load(self.spec, setting.device)
             if not self.embedding.has_layers:
                 raise UserError(
-                    f'--metrics=agreement:{self.spec} needs an embedding that shows its layers, '
+                    f'--metrics=agreement:{self.spec} needs an embedding that exposes its layers: use another one, '
                     'such as efficientnet_lite0.'
                 )
 
-    def facts(self) -> dict:
+    def facts(self) -> dict[str, object]:
         if self.embedding is None:
             return {}
         return dict(embedding=self.embedding.spec, fingerprint=self.embedding.fingerprint)
@@ -61,4 +61,4 @@ class Agreement(Metric):
                 bar.update(len(x))
         if self.embedding is None:
             del totals['features']
-        return {f'{self.name}_{what}': total / self.samples for what, total in totals.items()}
+        return {f'{self.name}_{space}': total / self.samples for space, total in totals.items()}

@@ -1,5 +1,6 @@
-"""What a metric is."""
+"""The interface of metrics."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -9,36 +10,43 @@ import torch
 class Setting:
     """What all metrics of one evaluation share."""
 
-    training_set_kwargs: dict  # Of the host's dataset, as its calc_metrics.py makes them.
+    training_set_kwargs: dict  # Arguments of the host's data set, as its calc_metrics.py makes them.
     device: torch.device
     teacher: torch.nn.Module  # The first generator.
     reals: dict = field(default_factory=dict)  # Features of all images of the data, by the embedding's fingerprint.
-    latest: dict = field(default_factory=dict)  # What was computed last, for metrics that look at the same images.
+    latest: dict = field(default_factory=dict)  # The features computed last, for metrics of the same images.
 
 
-class Metric:
-    """One kind of number, or several that come from the same images.
+class Metric(ABC):
+    """One number of a generator, or several numbers of the same images.
+
+    `--metrics` takes the importable dotted name of a subclass, which it constructs as `Class(samples)`.
 
     Attributes:
-        name: with the number of images in it; the names of its results begin with it.
-        of_teacher: whether there is a number for the teacher itself.
+        name: includes the number of images. It is part of a file name, and the names of results begin with it.
+        of_teacher: whether the teacher itself is measured, too.
+        samples: number of images that the user asked for; None for the metric's own number.
+        setting: of the evaluation; there after `prepare`.
     """
 
     name: str
     of_teacher = True
 
+    def __init__(self, samples: int | None = None):
+        self.samples = samples
+
     def prepare(self, setting: Setting) -> None:
         """Load what the metric needs, before anything is measured.
 
         Raises:
-            UserError: it cannot be had.
+            UserError: it is not available.
         """
         self.setting = setting
 
-    def facts(self) -> dict:
-        """What else a record of it has to say."""
+    def facts(self) -> dict[str, object]:
+        """Further entries for the records of its results."""
         return {}
 
+    @abstractmethod
     def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
-        """The results, by name, for a generator on the setting's device. Shows progress."""
-        raise NotImplementedError
+        """Results by name for a generator in eval mode on the setting's device. Shows progress."""

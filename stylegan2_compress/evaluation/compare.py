@@ -1,6 +1,7 @@
-"""`compare`: earlier runs, ours and the host's, from what they left behind."""
+"""`compare`: a table of earlier runs, ours and the host's, from the files that they have written."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,16 @@ def compare(places: list[str], trust: bool = False) -> list[dict[str, object]]:
     """One row per run directory or network file.
 
     Args:
-        places: run directories, of which the last snapshot that was measured counts (the last one, if none was), or
-            network files.
+        places: run directories or network files. Of a run directory, the last snapshot with a record of a metric is
+            shown; the last snapshot if there are no records.
         trust: run unknown code that the files contain.
 
     Returns:
-        Rows for `tables.render`: name, what it was trained with, its size, and every result that is on record. Results
-        with several seeds are given as mean, and as `… std`.
+        Rows for `tables.render`: name, options of the training, size, and every recorded result. Results with several
+        seeds are shown as their mean and as `… std`.
 
     Raises:
-        UserError: for a place that is neither.
+        UserError: a place is neither.
     """
     return [_row(place, trust) for place in places]
 
@@ -35,12 +36,12 @@ def compare(places: list[str], trust: bool = False) -> list[dict[str, object]]:
 def _row(place: str, trust: bool) -> dict[str, object]:
     path = Path(place)
     if not path.exists():
-        raise UserError(f'{place} does not exist; name run directories or network files.')
+        raise UserError(f'{place} does not exist: name run directories or network files.')
     run = RunDirectory(path if path.is_dir() else path.parent)
     measured = list(records.read(run.path))
     snapshot = _last_snapshot(run, measured) if path.is_dir() else path.name
     if snapshot is None:
-        raise UserError(f'{place} holds neither a network-snapshot-*.pkl nor a metric-*.jsonl; name a run directory.')
+        raise UserError(f'{place} contains no network-snapshot-*.pkl and no metric-*.jsonl: name a run directory.')
     row: dict[str, object] = {'run': place}
     if path.is_dir():
         row['snapshot'] = snapshot
@@ -56,14 +57,14 @@ def _row(place: str, trust: bool) -> dict[str, object]:
 
 
 def _last_snapshot(run: RunDirectory, measured: list[dict]) -> str | None:
-    """The name of the last snapshot that was measured; of the last one, or of any file measured, if there is none."""
+    """Name of the last snapshot with records. Without any, of the last snapshot, or of any file with records."""
     names = [Path(record['snapshot_pkl']).name for record in measured]
     existing = [path.name for path in run.snapshots()]
     return max([name for name in names if is_snapshot(name)] or existing or names, default=None)
 
 
 def _options(run: RunDirectory) -> dict[str, object]:
-    """What the run was trained with; nothing where that is not on record."""
+    """Options that the run was trained with; empty if they are not known."""
     args = run.read_options()
     if args is None:
         return {}
@@ -78,15 +79,15 @@ def _options(run: RunDirectory) -> dict[str, object]:
     }
 
 
-def _results(found) -> dict[str, float]:
-    """The newest result by name; the newest of each seed where there are several, as mean and standard deviation."""
+def _results(entries: Iterable[dict]) -> dict[str, float]:
+    """The newest result by name. With several seeds, mean and standard deviation of the newest result of each."""
     by_name: dict[str, dict[object, float]] = {}
-    for record in found:
+    for record in entries:
         for name, value in record['results'].items():
             by_name.setdefault(name, {})[record.get('seed')] = value
     results = {}
     for name, by_seed in by_name.items():
-        seeds = [seed for seed in by_seed if seed is not None] or [None]  # The host, in training, notes none.
+        seeds = [seed for seed in by_seed if seed is not None] or [None]  # The host records none in training.
         values = [by_seed[seed] for seed in seeds]
         results[name] = float(np.mean(values))
         if len(values) > 1:

@@ -8,10 +8,13 @@ from stylegan2_compress.distributions import mmd
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """‖μx − μy‖² + tr(Σx + Σy − 2(ΣxΣy)^½) of two sets of feature vectors [N, dim] (Heusel et al. 2017).
+    """Fréchet distance ‖μx − μy‖² + tr(Σx + Σy − 2(ΣxΣy)^½) of Gaussians fitted to two sets (FID, Heusel et al. 2017).
 
-    Computed in float64 through the eigenvalues of ΣxΣy, which are real and not negative: their roots are those of the
-    matrix root, and it takes no root of a nearly singular matrix.
+    In float64. The trace of the matrix root is the sum of the roots of the eigenvalues of ΣxΣy, which are real and not
+    negative; this avoids the root of a nearly singular matrix.
+
+    Args:
+        x, y: features [N, dim], [M, dim].
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     sigma_x, sigma_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
@@ -28,10 +31,11 @@ def kernel_distance(
     Args:
         x, y: features [N, dim], [M, dim].
         rnd: draws the subsets.
-        subsets, size: how many, and of how many vectors each; no larger than the smaller set.
+        subsets: number of subsets.
+        size: vectors per subset, at most as many as the smaller set has.
 
     Returns:
-        The distance, which may be a little below 0 between equal distributions.
+        The distance, which may be slightly below 0 for equal distributions.
     """
     size = min(size, len(x), len(y))
     x, y = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
@@ -45,25 +49,27 @@ def kernel_distance(
 def density_coverage(
     real: np.ndarray, fake: np.ndarray, neighbours: int = 5, device: torch.device | str = 'cpu', rows: int = 2000
 ) -> tuple[float, float]:
-    """Density and coverage (Naeem et al., ICML 2020): are the images near real ones, and do they reach all of those?
+    """Density and coverage (Naeem et al., ICML 2020): whether fakes are near reals, and whether they cover all reals.
 
-    Around each real vector stands the ball that reaches to its k-th real neighbour. Density is how many balls a fake
-    lies in, over k, on average: around 1 if fakes are distributed as reals are, more if they crowd.
-    Coverage is the share of balls with a fake in them.
+    The ball around a real vector reaches to its k-th nearest real neighbour. Density is the average number of balls
+    that a fake is in, divided by k: about 1 if fakes are distributed as reals, more if they cluster. Coverage is the
+    share of balls with a fake in them.
 
     Args:
         real, fake: features [N, dim], [M, dim], N > k.
         neighbours: k.
         device: where distances are computed.
-        rows: real vectors at a time.
+        rows: number of real vectors whose distances are computed at a time.
 
     Returns:
-        Both.
+        Density, coverage.
     """
     real, fake = (torch.as_tensor(each, dtype=torch.float32, device=device) for each in (real, fake))
     inside = covered = 0
     for centres in real.split(rows):
-        radii = torch.cdist(centres, real).kthvalue(neighbours + 1, dim=1, keepdim=True).values  # The first is itself.
+        radii = (
+            torch.cdist(centres, real).kthvalue(neighbours + 1, dim=1, keepdim=True).values
+        )  # The nearest is the vector itself.
         hits = torch.cdist(centres, fake) < radii
         inside += hits.sum().item()
         covered += hits.any(dim=1).sum().item()

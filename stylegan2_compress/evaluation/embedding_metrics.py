@@ -1,5 +1,7 @@
 """Distances between data and generated images in any embedding: `fd:SPEC`, `kd:SPEC`, `dc:SPEC`."""
 
+from abc import abstractmethod
+
 import dnnlib
 import numpy as np
 import torch
@@ -11,52 +13,57 @@ from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.distances import density_coverage, frechet_distance, kernel_distance
 from stylegan2_compress.evaluation.names import HOST_SAMPLES, count_text, slug
 
-NEIGHBOURS = 5  # As in the paper that proposes density and coverage.
+NEIGHBOURS = 5  # As in the paper on density and coverage.
 
 
 class EmbeddingMetric(Metric):
-    """Compares features of generated images with those of all images of the data.
+    """Compares features of generated images with the features of all images of the data.
+
+    Attributes:
+        kind: name of the metric in `--metrics`.
 
     Args:
         spec: of the embedding.
-        samples: how many images are generated; None for 50,000.
+        samples: number of images to generate; None for 50,000.
     """
 
     kind: str
 
     def __init__(self, spec: str, samples: int | None):
+        super().__init__(samples or HOST_SAMPLES)
         self.spec = str(embeddings.parse(spec))
-        self.samples = samples or HOST_SAMPLES
         self.name = f'{self.kind}{count_text(self.samples)}{self.suffix()}_{slug(self.spec)}'
 
     def suffix(self) -> str:
+        """A parameter of the metric, as part of its name."""
         return ''
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self.embedding = embeddings.load(self.spec, setting.device)
 
-    def facts(self) -> dict:
+    def facts(self) -> dict[str, object]:
         return dict(embedding=self.embedding.spec, fingerprint=self.embedding.fingerprint)
 
     def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
         kwargs, device = self.setting.training_set_kwargs, self.setting.device
         fingerprint, reals = self.embedding.fingerprint, self.setting.reals
         if fingerprint not in reals:
-            reals[fingerprint] = features.of_data(self.embedding, kwargs, device)
+            reals[fingerprint] = features.data_features(self.embedding, kwargs, device)
         images = (fingerprint, id(G), self.samples, seed)
         if images not in self.setting.latest:
             labels = samples.draw_labels(kwargs, G.c_dim, self.samples, seed)
             self.setting.latest.clear()
-            self.setting.latest[images] = features.of_generator(self.embedding, G, labels, seed, device)
+            self.setting.latest[images] = features.generator_features(self.embedding, G, labels, seed, device)
         return self.compare(reals[fingerprint], self.setting.latest[images], np.random.default_rng(seed))
 
+    @abstractmethod
     def compare(self, reals: np.ndarray, fakes: np.ndarray, rnd: np.random.Generator) -> dict[str, float]:
-        raise NotImplementedError
+        """Results by name, from features [N, dim] and [samples, dim]."""
 
 
 class FrechetDistance(EmbeddingMetric):
-    """What FID is in Inception's features."""
+    """Fréchet distance: FID in the features of any embedding."""
 
     kind = 'fd'
 
@@ -65,7 +72,7 @@ class FrechetDistance(EmbeddingMetric):
 
 
 class KernelDistance(EmbeddingMetric):
-    """What KID is in Inception's features: 100 subsets of at most 1,000 images."""
+    """Kernel distance: KID in the features of any embedding, over 100 subsets of at most 1,000 images."""
 
     kind = 'kd'
 
@@ -74,7 +81,7 @@ class KernelDistance(EmbeddingMetric):
 
 
 class DensityCoverage(EmbeddingMetric):
-    """Density and coverage, against as many real images, drawn at random, as are generated (or all there are)."""
+    """Density and coverage against as many real images, drawn at random, as are generated (or all of them)."""
 
     kind = 'dc'
 
@@ -83,10 +90,10 @@ class DensityCoverage(EmbeddingMetric):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        reals = len(dnnlib.util.construct_class_by_name(**setting.training_set_kwargs))
-        if reals <= NEIGHBOURS:
+        count = len(dnnlib.util.construct_class_by_name(**setting.training_set_kwargs))
+        if count <= NEIGHBOURS:
             data = setting.training_set_kwargs['path']
-            raise UserError(f'--data={data} has {reals} images, and {self.name} needs more than {NEIGHBOURS}.')
+            raise UserError(f'--data={data} has {count} images, but {self.name} needs more than {NEIGHBOURS}.')
 
     def compare(self, reals: np.ndarray, fakes: np.ndarray, rnd: np.random.Generator) -> dict[str, float]:
         some = reals[rnd.permutation(len(reals))[: len(fakes)]]

@@ -1,4 +1,4 @@
-"""What an embedding sees of a data set and of generators; the data set's share is computed once and kept."""
+"""Features of the images of a data set (cached) and of generators."""
 
 import hashlib
 import json
@@ -14,23 +14,35 @@ from tqdm import tqdm
 from stylegan2_compress import files
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.evaluation import samples
-from stylegan2_compress.files import cache_dir
 from stylegan2_compress.host import datasets
 
 
 @torch.no_grad()
-def embed(embedding: Embedding, images: Iterable[torch.Tensor], device: torch.device, count: int, what: str):
-    """Features [count, dim] float32 of batches of images, with a progress bar named `what`."""
+def embed(
+    embedding: Embedding, images: Iterable[torch.Tensor], device: torch.device, count: int, label: str
+) -> np.ndarray:
+    """Features of batches of images, with a progress bar.
+
+    Args:
+        embedding: on the device.
+        images: batches [N, C, H, W] in [-1, 1].
+        device: where to compute.
+        count: number of images.
+        label: of the progress bar.
+
+    Returns:
+        [count, dim] float32.
+    """
     features = []
-    with tqdm(total=count, desc=what, unit='img', leave=False, disable=None) as bar:
+    with tqdm(total=count, desc=label, unit='img', leave=False, disable=None) as bar:
         for batch in images:
             features.append(embedding(batch.to(device)).float().cpu().numpy())
             bar.update(len(batch))
     return np.concatenate(features)
 
 
-def of_data(embedding: Embedding, training_set_kwargs: dict, device: torch.device) -> np.ndarray:
-    """Features [N, dim] of all images of a data set, without mirrored ones; kept under the data's fingerprint."""
+def data_features(embedding: Embedding, training_set_kwargs: dict, device: torch.device) -> np.ndarray:
+    """Features [N, dim] of all images of a data set, without mirrored ones; cached by the data's fingerprint."""
     key = json.dumps(
         {
             'data': datasets.fingerprint(training_set_kwargs['path']),
@@ -39,21 +51,21 @@ def of_data(embedding: Embedding, training_set_kwargs: dict, device: torch.devic
             'fingerprint': embedding.fingerprint,
         }
     )
-    path = cache_dir('features') / f'{hashlib.sha256(key.encode()).hexdigest()}.npz'
-    found = _read(path, key)
-    if found is None:
+    path = files.cache_dir('features') / f'{hashlib.sha256(key.encode()).hexdigest()}.npz'
+    result = _read(path, key)
+    if result is None:
         training_set = dnnlib.util.construct_class_by_name(
             **{**training_set_kwargs, 'max_size': None, 'xflip': False, 'use_labels': False}
         )
-        found = embed(embedding, samples.reals(training_set), device, len(training_set), 'data features')
+        result = embed(embedding, samples.reals(training_set), device, len(training_set), 'data features')
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_write(path) as file:
-            np.savez(file, key=key, features=found)
-    return found
+            np.savez(file, key=key, features=result)
+    return result
 
 
 def _read(path: Path, key: str) -> np.ndarray | None:
-    """The features at `path`, or None where there are none, or damaged ones, or those of something else."""
+    """Features in the file `path`, or None if it is missing, damaged or of something else."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return file['features'] if str(file['key']) == key else None
@@ -61,9 +73,9 @@ def _read(path: Path, key: str) -> np.ndarray | None:
         return None
 
 
-def of_generator(
+def generator_features(
     embedding: Embedding, G: torch.nn.Module, labels: torch.Tensor, seed: int, device: torch.device
 ) -> np.ndarray:
-    """Features [count, dim] of a generator's images, one for each label."""
+    """Features [count, dim] of a generator's images, one for each of the labels [count, c_dim]."""
     images = samples.fakes(G, samples.latents(G, len(labels), seed), labels, noise_seed=seed)
     return embed(embedding, images, device, len(labels), 'generator features')

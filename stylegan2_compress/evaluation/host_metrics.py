@@ -1,4 +1,4 @@
-"""The host's own metrics, through the host's own code: on any device, with any number of images."""
+"""The host's own metrics, by the host's own code: on any device, with any number of images."""
 
 import contextlib
 import functools
@@ -24,9 +24,10 @@ from stylegan2_compress.embeddings.torchscript import INCEPTION, VGG16
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.names import HOST_SAMPLES, host_name
+from stylegan2_compress.host.devices import precision
 
 DETECTORS = {'fid': INCEPTION, 'kid': INCEPTION, 'is': INCEPTION, 'pr': VGG16, 'ppl': VGG16}
-COMPUTED_BY = (  # Each metric is one call of one of these; the argument is how many images it generates.
+COMPUTED_BY = (  # Each metric is one call of one of these functions; the argument is the number of generated images.
     (frechet_inception_distance, 'compute_fid', 'num_gen'),
     (kernel_inception_distance, 'compute_kid', 'num_gen'),
     (precision_recall, 'compute_pr', 'num_gen'),
@@ -36,19 +37,19 @@ COMPUTED_BY = (  # Each metric is one call of one of these; the argument is how 
 
 
 class HostMetric(Metric):
-    """One of `metric_main`'s.
+    """A metric of the host's `metric_main`.
 
-    The number is that of the host's calc_metrics.py on the same device, if the data's statistics are in its cache and
-    the random generators of torch and NumPy are seeded just before.
+    The result equals that of the host's calc_metrics.py on the same device, if the data's statistics are in its cache
+    and the random generators of torch and NumPy are seeded just before.
 
     Args:
-        metric: its name there.
-        samples: how many images are generated; None for the host's 50,000.
+        metric: its name in `metric_main`.
+        samples: number of images to generate; None for the host's 50,000.
     """
 
     def __init__(self, metric: str, samples: int | None):
+        super().__init__(samples or HOST_SAMPLES)
         self.metric = metric
-        self.samples = samples or HOST_SAMPLES
         self.name = host_name(metric, self.samples)
 
     def prepare(self, setting: Setting) -> None:
@@ -56,14 +57,13 @@ class HostMetric(Metric):
         require_detector(self.metric)
 
     def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
-        precision = {'force_fp32': True} if self.setting.device.type == 'cpu' else {}
         with tqdm(total=1000, desc=self.name, leave=False, disable=None, bar_format='{l_bar}{bar}| {elapsed}') as bar:
             progress = metric_utils.ProgressMonitor(progress_fn=lambda done, _total: bar.update(done - bar.n))
             with generating(self.samples), seeding(seed):
                 result = metric_main.calc_metric(
                     metric=self.metric,
                     G=G,
-                    G_kwargs=precision,
+                    G_kwargs=precision(self.setting.device),
                     dataset_kwargs=self.setting.training_set_kwargs,
                     device=self.setting.device,
                     progress=progress,
@@ -73,11 +73,11 @@ class HostMetric(Metric):
 
 @contextlib.contextmanager
 def generating(samples: int) -> Iterator[None]:
-    """Let the host's metrics look at so many generated images, whatever number they ask for."""
+    """Make the host's metrics generate `samples` images instead of the number they ask for."""
     with contextlib.ExitStack() as stack:
         for module, name, argument in COMPUTED_BY:
             compute = getattr(module, name)
-            stack.enter_context(replaced(module, name, functools.partial(_call_with, compute, {argument: samples})))
+            stack.enter_context(_replaced(module, name, functools.partial(_call_with, compute, {argument: samples})))
         yield
 
 
@@ -87,29 +87,30 @@ def _call_with(compute: Callable, changed: dict, *args, **kwargs):
 
 @contextlib.contextmanager
 def seeding(seed: int) -> Iterator[None]:
-    """Let what the host's metrics generate depend on the seed alone.
+    """Make the images that the host's metrics generate depend on the seed only.
 
-    Without this it would also depend on whether the data's statistics come from the cache: computing them draws from
-    torch's random generator.
+    Without this they would also depend on whether the data's statistics are in the cache, because computing them draws
+    from torch's random generator.
     """
     compute = metric_utils.compute_feature_stats_for_generator
 
     def compute_seeded(*args, **kwargs):
-        seed_all(seed)
+        _seed_all(seed)
         return compute(*args, **kwargs)
 
-    with replaced(metric_utils, 'compute_feature_stats_for_generator', compute_seeded):
-        seed_all(seed)  # Path lengths compute no such features.
+    with _replaced(metric_utils, 'compute_feature_stats_for_generator', compute_seeded):
+        _seed_all(seed)  # For path lengths, which compute no such features.
         yield
 
 
-def seed_all(seed: int) -> None:
-    np.random.seed(seed)  # noqa: NPY002  (what the host draws from)
+def _seed_all(seed: int) -> None:
+    np.random.seed(seed)  # noqa: NPY002  (the host draws from it)
     torch.manual_seed(seed)
 
 
 @contextlib.contextmanager
-def replaced(module, name: str, value) -> Iterator[None]:
+def _replaced(module, name: str, value) -> Iterator[None]:
+    """Replace an attribute of a module while the context is open."""
     original = getattr(module, name)
     setattr(module, name, value)
     try:
@@ -119,10 +120,10 @@ def replaced(module, name: str, value) -> Iterator[None]:
 
 
 def require_detector(metric: str) -> None:
-    """Have the detector that one of the host's metrics uses in the host's cache.
+    """Download the detector of one of the host's metrics, unless it is in the host's cache.
 
     Raises:
-        UserError: It is not there and cannot be downloaded.
+        UserError: it cannot be downloaded.
     """
     url = next(url for prefix, url in DETECTORS.items() if metric.startswith(prefix))
     try:
@@ -131,6 +132,6 @@ def require_detector(metric: str) -> None:
         name = f'{hashlib.md5(url.encode()).hexdigest()}_{url.rpartition("/")[2]}'
         path = os.path.join(dnnlib.make_cache_dir_path('downloads'), name)
         raise UserError(
-            f'--metrics={metric} needs {url}, which cannot be downloaded here ({type(error).__name__}): '
-            f'fetch it elsewhere and store it as {path}.'
+            f'--metrics={metric} needs {url}, which cannot be downloaded ({type(error).__name__}): '
+            f'download it elsewhere and save it as {path}.'
         ) from error

@@ -1,17 +1,29 @@
 """All metrics by name."""
 
+from collections.abc import Callable
+from functools import partial
+
 from metrics import metric_main
 
+from stylegan2_compress import registry
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.agreement import Agreement
 from stylegan2_compress.evaluation.base import Metric
 from stylegan2_compress.evaluation.embedding_metrics import DensityCoverage, FrechetDistance, KernelDistance
 from stylegan2_compress.evaluation.host_metrics import HostMetric
 
-IN_EMBEDDINGS = {'fd': FrechetDistance, 'kd': KernelDistance, 'dc': DensityCoverage, 'agreement': Agreement}
-SHORT = {  # Stein et al., NeurIPS 2023: Fréchet distance in DINOv2 ViT-L/14.
-    'fd_dinov2': 'fd:hf:facebook/dinov2-large',
-    'kd_dinov2': 'kd:hf:facebook/dinov2-large',
+DINOV2 = 'hf:facebook/dinov2-large'  # Stein et al., NeurIPS 2023: Fréchet distance in DINOv2 ViT-L/14.
+
+# Metrics by name, built from the number of images, after the spec of an embedding for the names that end in :EMBEDDING.
+METRICS: dict[str, Callable[..., Metric]] = {
+    **{name: partial(HostMetric, name) for name in metric_main.list_valid_metrics()},
+    'fd:EMBEDDING': FrechetDistance,
+    'kd:EMBEDDING': KernelDistance,
+    'dc:EMBEDDING': DensityCoverage,
+    'agreement:EMBEDDING': Agreement,
+    'agreement': partial(Agreement, None),
+    'fd_dinov2': partial(FrechetDistance, DINOV2),
+    'kd_dinov2': partial(KernelDistance, DINOV2),
 }
 
 
@@ -19,26 +31,33 @@ def parse(text: str, samples: int | None) -> list[Metric]:
     """Metrics from their names, separated by commas.
 
     Args:
-        text: names of the host's, `fd:SPEC`, `kd:SPEC`, `dc:SPEC`, `agreement`, `agreement:SPEC`, `fd_dinov2`.
-        samples: how many images each generates, instead of its own number.
+        text: names of `METRICS`, or importable dotted names of subclasses of `Metric`.
+        samples: number of images that each generates, instead of its own number.
 
     Raises:
-        UserError: for a name that does not exist, or two that mean the same.
+        UserError: a name does not exist, or two names have the same results.
     """
-    found = [_metric(name.strip(), samples) for name in text.split(',')]
-    names = [metric.name for metric in found]
+    metrics = [_metric(name.strip(), samples) for name in text.split(',')]
+    names = [metric.name for metric in metrics]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f'--metrics={text} has two whose results are called {name}; evaluate them one by one.')
-    return found
+            raise UserError(f'--metrics={text} has two whose results are called {name}: evaluate them one by one.')
+    return metrics
 
 
 def _metric(name: str, samples: int | None) -> Metric:
-    name = SHORT.get(name, name)
     kind, _colon, spec = name.partition(':')
-    if metric_main.is_valid_metric(name):
-        return HostMetric(name, samples)
-    if kind in IN_EMBEDDINGS and (spec or name == 'agreement'):
-        return IN_EMBEDDINGS[kind](spec or None, samples)
-    known = [*metric_main.list_valid_metrics(), *(f'{kind}:EMBEDDING' for kind in IN_EMBEDDINGS), 'agreement', *SHORT]
-    raise UserError(f'--metrics={name} does not exist; there are {", ".join(known)}.')
+    if spec and f'{kind}:EMBEDDING' in METRICS:
+        return METRICS[f'{kind}:EMBEDDING'](spec, samples)
+    build = registry.lookup('--metrics', name, METRICS)
+    metric = build(samples) if name in METRICS or _is_metric(build) else None
+    if not isinstance(getattr(metric, 'name', None), str):
+        raise UserError(
+            f'--metrics={name} is not a metric: name a subclass of stylegan2_compress.evaluation.base.Metric whose '
+            'instances have a `name`.'
+        )
+    return metric
+
+
+def _is_metric(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Metric)

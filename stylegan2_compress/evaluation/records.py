@@ -1,4 +1,4 @@
-"""Records of metrics: files with a line of JSON per result, as the host writes them."""
+"""Records of metrics in the host's format: one file per metric, with a line of JSON per result."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from stylegan2_compress.runs.directory import RunDirectory
 
 
 def append(pkl: str, record: dict) -> None:
-    """Add a record beside a network pickle.
+    """Append a record to the file of its metric, in the directory of a network pickle.
 
     Args:
         pkl: local path.
-        record: what the host's `calc_metric` returns, and more.
+        record: entries as in the result of the host's `calc_metric`, and more.
     """
     directory = RunDirectory(os.path.dirname(os.path.abspath(pkl)))
     line = json.dumps(dict(record, snapshot_pkl=os.path.basename(pkl), timestamp=time.time()))
@@ -23,7 +23,7 @@ def append(pkl: str, record: dict) -> None:
 
 
 def read(directory: Path) -> Iterator[dict]:
-    """Records in a directory with a snapshot's name and results; lines that are none are left out."""
+    """All records in a directory that have a snapshot's name and results; other lines are ignored."""
     for path in RunDirectory(directory).metrics():
         for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
             try:

@@ -1,4 +1,4 @@
-"""The images that generators are judged by: their own, and the data's."""
+"""Images for evaluation: generated ones, and those of data sets."""
 
 from collections.abc import Iterator
 
@@ -7,20 +7,21 @@ import numpy as np
 import torch
 
 from stylegan2_compress.host import datasets
+from stylegan2_compress.host.devices import precision
 from stylegan2_compress.images import to_uint8
 
 
 def generate(G, count: int, seed: int, batch: int = 100) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images [count, C, H, W] in [-1, 1], quantised to 8 bits as files are, and their labels [count, c_dim].
+    """Images [count, C, H, W] in [-1, 1], quantised to 8 bits as in files, and their labels [count, c_dim].
 
-    The same seed gives the same z to every generator of equal dimensions; labels go round the classes.
+    The same seed gives the same z for all generators with equal z_dim. Labels cycle through the classes.
     """
     c = torch.eye(G.c_dim)[torch.arange(count) % G.c_dim] if G.c_dim else torch.zeros([count, 0])
     return torch.cat([images.cpu() for images in fakes(G, latents(G, count, seed), c, batch=batch)]), c
 
 
 def latents(G: torch.nn.Module, count: int, seed: int) -> torch.Tensor:
-    """z [count, z_dim]; the same for generators of equal z_dim."""
+    """z [count, z_dim], the same for all generators with equal z_dim."""
     return torch.from_numpy(np.random.RandomState(seed).standard_normal([count, G.z_dim])).float()
 
 
@@ -28,32 +29,31 @@ def latents(G: torch.nn.Module, count: int, seed: int) -> torch.Tensor:
 def fakes(
     G: torch.nn.Module, z: torch.Tensor, c: torch.Tensor, noise_seed: int | None = None, batch: int = 64
 ) -> Iterator[torch.Tensor]:
-    """Images of a generator, batch by batch, [N, C, H, W] in [-1, 1], quantised to 8 bits as files are.
+    """Batches of a generator's images [N, C, H, W] in [-1, 1], quantised to 8 bits as in files.
+
+    The global random state is neither used nor changed.
 
     Args:
-        G: generator in eval mode, on the device it is to run on. On a CPU it runs in FP32.
+        G: generator in eval mode, on the device where it runs.
         z, c: [count, z_dim] and [count, c_dim].
-        noise_seed: of random noise inputs, which the host's metrics use; without one they are the constant ones. No
-            other random state is used or changed.
+        noise_seed: of random noise inputs, as in the host's metrics; None for constant noise.
         batch: images at a time.
     """
     device = next(G.buffers()).device
-    how = {'noise_mode': 'const' if noise_seed is None else 'random'}
-    if device.type == 'cpu':
-        how['force_fp32'] = True
+    noise_mode = 'const' if noise_seed is None else 'random'
     for start, (some_z, some_c) in enumerate(zip(z.split(batch), c.split(batch), strict=True)):
         with torch.random.fork_rng([device] if device.type == 'cuda' else []):
             torch.manual_seed(np.random.SeedSequence([noise_seed or 0, start]).generate_state(1)[0].item())
-            yield quantised(G(some_z.to(device), some_c.to(device), **how))
+            yield quantised(G(some_z.to(device), some_c.to(device), noise_mode=noise_mode, **precision(device)))
 
 
 def quantised(images: torch.Tensor) -> torch.Tensor:
-    """Images in [-1, 1] as they come back from a file of 8 bits per channel."""
+    """Images in [-1, 1], rounded as in a file of 8 bits per channel."""
     return torch.from_numpy(to_uint8(images)).to(images.device).float() / 127.5 - 1
 
 
 def reals(training_set, batch: int = 64) -> Iterator[torch.Tensor]:
-    """All images of one of the host's datasets, [N, C, H, W] in [-1, 1], in its order."""
+    """Batches of all images [N, C, H, W] in [-1, 1] of one of the host's data sets, in its order."""
     for start in range(0, len(training_set), batch):
         with datasets.reading(training_set):
             images = [training_set[index][0] for index in range(start, min(start + batch, len(training_set)))]
@@ -61,7 +61,7 @@ def reals(training_set, batch: int = 64) -> Iterator[torch.Tensor]:
 
 
 def draw_labels(training_set_kwargs: dict, c_dim: int, count: int, seed: int) -> torch.Tensor:
-    """[count, c_dim]: labels as they occur in the data, drawn at random as the host's metrics draw them."""
+    """Labels [count, c_dim], drawn at random from those of the data, as in the host's metrics."""
     if not c_dim:
         return torch.zeros([count, 0])
     table = datasets.labels(dnnlib.util.construct_class_by_name(**training_set_kwargs))

@@ -8,9 +8,13 @@ FORMATS = ('text', 'markdown', 'csv', 'json')
 
 
 def render(rows: list[dict[str, object]], form: str) -> str:
-    """Rows as a table whose columns are all keys, in the order of their first appearance; None leaves a cell empty.
+    """Rows as text. Columns are all keys, in the order of their first appearance; None is an empty cell.
 
-    For people numbers are shortened; CSV and JSON keep them.
+    Text and Markdown shorten numbers, CSV and JSON do not.
+
+    Args:
+        rows: values by column.
+        form: one of `FORMATS`.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     if form == 'json':

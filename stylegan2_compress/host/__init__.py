@@ -1,6 +1,6 @@
-"""NVIDIA's stylegan2-ada-pytorch ("the host"): where it is, and all that knows how it is made.
+"""NVIDIA's stylegan2-ada-pytorch ("the host"): where it is, and everything that depends on how it is written.
 
-`host.activate()` comes first: the other modules here, and most of this package, import the host.
+Call `host.activate()` first: most other modules here, and most of this package, import the host's modules.
 """
 
 from stylegan2_compress.host.checkout import ENVIRONMENT, Host, activate, fetch, find, find_or_fetch

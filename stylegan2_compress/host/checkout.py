@@ -1,6 +1,5 @@
-"""Where the host (NVlabs/stylegan2-ada-pytorch) is: find it, fetch it, put it on `sys.path`, repair it."""
+"""The directory of the host (NVlabs/stylegan2-ada-pytorch): find it, fetch it, put it on `sys.path`, repair it."""
 
-import importlib
 import json
 import os
 import shutil
@@ -12,13 +11,14 @@ from types import ModuleType
 
 import click
 
+import stylegan2_compress.patches as patches
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import cache_dir
 from stylegan2_compress.host import download as host_download
 
 ENVIRONMENT = 'STYLEGAN2_ADA_PYTORCH'
 
-# Files that make a directory a host. Its relatives (StyleGAN3, the TensorFlow original) lack one or another.
+# Files by which a host is recognised. StyleGAN3 and the TensorFlow original lack at least one of them.
 _LANDMARKS = (
     'dnnlib/util.py',
     'legacy.py',
@@ -32,7 +32,7 @@ _LANDMARKS = (
 )
 _TOP_LEVEL_MODULES = ('dnnlib', 'legacy', 'metrics', 'torch_utils', 'training')
 
-_RECEIPT = '.stylegan2-compress.json'  # In a host that we fetched: where it came from, and how long its modules are.
+_RECEIPT = '.stylegan2-compress.json'  # In a host that we fetched: where it came from, and the sizes of its modules.
 
 _active: 'Host | None' = None
 
@@ -49,43 +49,43 @@ class Host:
 
     @property
     def is_checkout(self) -> bool:
-        """Whether the scripts (train.py, generate.py) are there too; the PyPI wheels have only the modules."""
+        """Whether the scripts (train.py, generate.py) are there; the PyPI wheels contain only the modules."""
         return (self.path / 'train.py').is_file()
 
     @property
     def origin(self) -> str:
-        """Where we fetched it from, if we did."""
+        """Where it was fetched from, if this package fetched it."""
         receipt = self.path / _RECEIPT
         return json.loads(receipt.read_text())['origin'] if receipt.is_file() else 'not fetched by stylegan2-compress'
 
 
 def find(host: str | Path | None = None) -> Host:
-    """Look for the host: the directory given, `STYLEGAN2_ADA_PYTORCH`, the current directory, the cached copy.
+    """Find the host: the directory given, `STYLEGAN2_ADA_PYTORCH`, the current directory or the cached copy.
 
     Raises:
-        UserError: if a directory that was named is no host, or if there is none anywhere.
+        UserError: a directory that was named is not a host, or none was found.
     """
-    found = _find(host)
-    if found is None:
+    existing = _find(host)
+    if existing is None:
         raise UserError(
-            f'There is no stylegan2-ada-pytorch here: run `stylegan2-compress host` to fetch it, or name a checkout '
-            f'with --host or {ENVIRONMENT}.'
+            f'stylegan2-ada-pytorch was not found: run `stylegan2-compress host` to fetch it, or name a checkout with '
+            f'--host or {ENVIRONMENT}.'
         )
-    return found
+    return existing
 
 
 def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
-    """Get a host into `dest`, by default our cache, unless one is there.
+    """Fetch the host into `dest`, by default our cache, unless it is there already.
 
-    It appears there whole or not at all: what goes wrong on the way leaves nothing behind.
+    The directory appears complete or not at all: a failure leaves nothing behind.
 
     Args:
         dest: a directory that is new, empty, or a host already.
-        source: 'git' (a clone at the pinned commit), 'pypi' (the modules only, no train.py), or 'auto': whichever
-            answers, in this order.
+        source: 'git' (a clone at the pinned commit), 'pypi' (the modules only, no train.py), or 'auto' (the first of
+            these that answers).
 
     Raises:
-        UserError: if `dest` is something else or cannot be written, or if nothing answers.
+        UserError: `dest` is something else or cannot be written, or no source answers.
     """
     if dest is None:
         target, label = cache_dir('host').absolute(), 'cached copy'
@@ -94,7 +94,7 @@ def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
         target, label = Path(dest).absolute(), '--dest'
         replaceable = not target.exists() or (target.is_dir() and not any(target.iterdir()))
         if not replaceable and _missing(target):
-            raise UserError(f'--dest={dest} holds something else than stylegan2-ada-pytorch: name a new directory.')
+            raise UserError(f'--dest={dest} is not empty and not stylegan2-ada-pytorch: name a new directory.')
     if replaceable:
         click.echo(f'Fetching stylegan2-ada-pytorch into {target} …', err=True)
         try:
@@ -102,39 +102,41 @@ def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
             with tempfile.TemporaryDirectory(prefix='.host-', dir=target.parent) as temp:
                 fresh = Path(temp, 'host')
                 _write_receipt(fresh, _download(fresh, source))
-                if not (_is_intact(target) and _is_from(target, source)):  # Else another process was quicker.
+                if not (_is_intact(target) and _is_from(target, source)):  # Else another process was faster.
                     if target.exists():
                         target.rename(Path(temp, 'replaced'))
                     fresh.rename(target)
         except OSError as err:
-            if not _is_intact(target):  # Else another process was quicker, by less.
-                raise UserError(f'{target} cannot be written ({err.strerror}): name another with --dest.') from None
+            if not _is_intact(target):  # Else another process put it there between the check and the renaming.
+                raise UserError(
+                    f'{target} cannot be written ({err.strerror}): name another directory with --dest.'
+                ) from None
     return Host(target.resolve(), label)
 
 
 def find_or_fetch(host: str | Path | None = None) -> Host:
-    """Find the host as `find` does, or the one that is active already; where there is none, fetch it into our cache."""
+    """The active host, or the one that `find` finds; if there is none, fetch it into our cache."""
     if host is None and _active is not None:
         return _active
     return _find(host) or fetch()
 
 
 def activate(host: str | Path | None = None) -> Host:
-    """Find the host, put it first on `sys.path`, and apply the run-time repairs it needs; call it as often as you like.
+    """Find the host, put it first on `sys.path`, and apply the run-time repairs that it needs. Later calls do nothing.
 
-    A process that has the host imported already (the host's own `train.py`) goes on with that one.
+    In a process that has imported a host already (in the host's own `train.py`), that one is used.
 
     Raises:
-        UserError: if there is no host, if another one is active, or if foreign modules took its modules' names.
+        UserError: there is no host, another one is active, or other modules with the names of its modules are imported.
     """
     global _active
     if _active is None:
-        found = _already_imported() or find(host)
-        _refuse_foreign_modules(found)
-        if sys.path[:1] != [str(found.path)]:
-            sys.path.insert(0, str(found.path))
-        importlib.import_module('stylegan2_compress.patches').apply_needed()
-        _active = found
+        host_to_use = _already_imported() or find(host)
+        _refuse_foreign_modules(host_to_use)
+        if sys.path[:1] != [str(host_to_use.path)]:
+            sys.path.insert(0, str(host_to_use.path))
+        patches.apply_needed()
+        _active = host_to_use
     if host is not None and Path(host).resolve() != _active.path:
         raise UserError(
             f'--host={host} comes too late: this process already uses {_active.path} ({_active.source}); '
@@ -149,8 +151,8 @@ def _find(host: str | Path | None) -> Host | None:
             missing = _missing(Path(named))
             if missing:
                 raise UserError(
-                    f'{source}={named} is no checkout of stylegan2-ada-pytorch: it has no {missing[0]}; '
-                    f'`stylegan2-compress host --dest DIR` makes one.'
+                    f'{source}={named} is not a checkout of stylegan2-ada-pytorch: it has no {missing[0]}; '
+                    f'`stylegan2-compress host --dest DIR` fetches one.'
                 )
             return Host(Path(named).resolve(), source)
     if not _missing(Path.cwd()):
@@ -173,10 +175,10 @@ def _download(path: Path, source: str) -> str:
             return download(path)
         except host_download.Unavailable as unavailable:
             reasons.append(str(unavailable))
-            shutil.rmtree(path, ignore_errors=True)  # A clone that was stopped leaves pieces.
+            shutil.rmtree(path, ignore_errors=True)  # A clone that was stopped leaves files.
     raise UserError(
-        f'stylegan2-ada-pytorch cannot be fetched: {"; ".join(reasons)}; check the network, or bring a checkout here '
-        f'some other way and name it with --host.'
+        f'stylegan2-ada-pytorch cannot be fetched: {"; ".join(reasons)}; check the network, or copy a checkout here '
+        f'and name it with --host.'
     )
 
 
@@ -190,7 +192,7 @@ def _write_receipt(path: Path, origin: str) -> None:
 
 
 def _is_intact(path: Path) -> bool:
-    """Whether every module that we fetched is there in its full length (the scripts beside them may be patched)."""
+    """Whether every module that was fetched has its full size (the scripts beside them may be patched)."""
     try:
         sizes = json.loads((path / _RECEIPT).read_text())['sizes']
         return all((path / name).stat().st_size == size for name, size in sizes.items())
@@ -208,7 +210,7 @@ def _already_imported() -> Host | None:
     path = _location(sys.modules['dnnlib']).parent
     if _missing(path):
         raise UserError(
-            f'The module dnnlib is already imported from {path}, which is no stylegan2-ada-pytorch; '
+            f'The module dnnlib is already imported from {path}, which is not stylegan2-ada-pytorch; '
             f'start a new process without it.'
         )
     return Host(path, 'already imported')

@@ -1,14 +1,15 @@
-"""The host's published training configurations, as the arguments of a training loop.
+"""The host's published training configurations, as arguments of a training loop.
 
-`train.py` of the host turns its options into such arguments; `stylegan2-compress distill` has no `train.py` to ask,
-so this is the same mapping once more. A test compares the two, option by option, wherever a real checkout is at hand.
+The host's `train.py` makes such arguments from its options. `stylegan2-compress distill` works without a `train.py`, so
+the same mapping is written down here. A test compares the two, option by option, if a real checkout is available.
 """
 
 from dataclasses import dataclass
 
 import dnnlib
+from training.networks import Generator
 
-from stylegan2_compress.arguments import require_choice, require_number
+from stylegan2_compress.arguments import require_choice, require_number, require_whole_number
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.datasets import open_training_set
 
@@ -17,7 +18,7 @@ from stylegan2_compress.host.datasets import open_training_set
 class Configuration:
     """One `--cfg` of the host."""
 
-    reference_gpus: int  # The published batch was spread over so many.
+    reference_gpus: int  # Number of GPUs that share the published batch.
     kimg: int
     batch: int
     mbstd: int  # Group size of the minibatch standard deviation layer.
@@ -76,8 +77,8 @@ def auto_configuration(resolution: int, gpus: int) -> Configuration:
     )
 
 
-def configuration_of(G) -> str:
-    """The `--cfg` under which the host's authors trained generators like `G`, 'auto' where there is none."""
+def configuration_name(G: Generator) -> str:
+    """The `--cfg` with which the host's authors trained generators of the shape of `G`; 'auto' if there is none."""
     synthesis = G.init_kwargs.get('synthesis_kwargs', {})
     if G.init_kwargs.get('mapping_kwargs', {}).get('num_layers', 8) != 8:
         return 'auto'
@@ -90,12 +91,15 @@ def configuration_of(G) -> str:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what NumPy's older generator, which the host draws from, does not take."""
-    if not 0 <= seed < 2**32:
-        raise UserError(f'--seed={seed} must be a whole number from 0 on and below 2^32.')
+    """Check that a seed is one for NumPy's `RandomState`, which the host draws from.
+
+    Raises:
+        UserError: it is not.
+    """
+    require_whole_number('--seed', seed, least=0, most=2**32 - 1)
 
 
-def host_arguments(
+def loop_arguments(
     data: str,
     cfg: str = 'auto',
     gpus: int = 1,
@@ -117,64 +121,37 @@ def host_arguments(
     fp32: bool = False,
     workers: int = 3,
 ) -> tuple[str, dnnlib.EasyDict]:
-    """Arguments of the host's training loop for the options of the host's `train.py`, by the same names.
+    """Arguments of the host's training loop from the options of the host's `train.py`, which have the same names.
 
-    `batch_gpu` comes on top: how many images a GPU works on at a time, which is the configuration's share of a GPU by
-    default, or all of `batch`.
+    One option is ours: `batch_gpu`, the number of images that a GPU processes at a time. By default it is a GPU's share
+    in the published configuration, or of `batch` if that is given.
 
     Returns:
         The name of the run and the loop's keyword arguments without `run_dir` and `rank`.
 
     Raises:
-        UserError: for a dataset or an option that the host would refuse, too.
+        UserError: the dataset cannot be used, or an option has a value that the host refuses, too.
     """
-    for option, value, choices in [
-        ('--cfg', cfg, ['auto', *CONFIGURATIONS]),
-        ('--aug', aug, AUG),
-        ('--augpipe', augpipe, AUGPIPES),
+    require_choice('--cfg', cfg, ['auto', *CONFIGURATIONS])
+    check_seed(seed)
+    for option, number, least in [
+        ('--kimg', kimg, 1),
+        ('--batch', batch, 1),
+        ('--batch-gpu', batch_gpu, 1),
+        ('--snap', snap, 1),
+        ('--workers', workers, 0),
+        ('--freezed', freezed, 0),
     ]:
-        require_choice(option, value, choices)
-    training_set, training_set_kwargs = open_training_set(data)
-    name = [training_set.name]
-    if cond:
-        if not training_set_kwargs.use_labels:
-            raise UserError(f'The run needs labels (--cond, or of its teacher), but --data={data} has none.')
-        name += ['cond']
-    training_set_kwargs.use_labels = cond
-    if subset is not None:
-        if not 1 <= subset <= len(training_set):
-            raise UserError(f'--subset={subset} must be between 1 and {len(training_set)}, the size of {data}.')
-        name += [f'subset{subset}']
-        if subset < len(training_set):
-            training_set_kwargs.update(max_size=subset, random_seed=seed)
-    if mirror:
-        name += ['mirror']
-        training_set_kwargs.xflip = True
-
-    config = CONFIGURATIONS[cfg] if cfg != 'auto' else auto_configuration(training_set.resolution, gpus)
-    name += [cfg if cfg != 'auto' else f'auto{gpus}']
+        if number is not None:
+            require_whole_number(option, number, least)
     if gamma is not None:
         require_number('--gamma', gamma, least=0)
-        name += [f'gamma{gamma:g}']
-    if kimg is not None:
-        if kimg < 1:
-            raise UserError(f'--kimg={kimg} must be at least 1.')
-        name += [f'kimg{kimg}']
-    if batch is not None:
-        if batch < 1 or batch % gpus:
-            raise UserError(f'--batch={batch} must be at least 1 and divisible by --gpus={gpus}.')
-        name += [f'batch{batch}']
-    batch_size = batch or config.batch
-    if batch_gpu is None:
-        batch_gpu = (batch // gpus) if batch else config.batch // config.reference_gpus
-    elif batch_gpu < 1 or batch_size % (batch_gpu * gpus):
-        share = batch_size // gpus
-        raise UserError(f'--batch-gpu={batch_gpu} must be at least 1 and divide {share}, the share of each GPU.')
-    check_seed(seed)
-    if snap < 1:
-        raise UserError(f'--snap={snap} must be at least 1.')
-    if workers < 0:
-        raise UserError(f'--workers={workers} must not be negative.')
+
+    dataset_name, training_set_kwargs = dataset_arguments(data, cond, subset, mirror, seed)
+    config = CONFIGURATIONS[cfg] if cfg != 'auto' else auto_configuration(training_set_kwargs.resolution, gpus)
+    name = [dataset_name, cfg if cfg != 'auto' else f'auto{gpus}']
+    name += [f'gamma{gamma:g}'] if gamma is not None else []
+    name += [f'{option}{value}' for option, value in (('kimg', kimg), ('batch', batch)) if value is not None]
 
     fp16 = dict(num_fp16_res=0, conv_clamp=None) if fp32 else dict(num_fp16_res=4, conv_clamp=256)
     channels = dict(channel_base=config.channel_base, channel_max=CHANNEL_MAX)
@@ -205,8 +182,8 @@ def host_arguments(
             class_name='training.loss.StyleGAN2Loss', r1_gamma=config.gamma if gamma is None else gamma
         ),
         total_kimg=kimg or config.kimg,
-        batch_size=batch_size,
-        batch_gpu=batch_gpu,
+        batch_size=batch or config.batch,
+        batch_gpu=images_at_a_time(config, gpus, batch, batch_gpu),
         ema_kimg=config.ema_kimg,
         ema_rampup=config.ema_rampup,
     )
@@ -218,34 +195,80 @@ def host_arguments(
         args.loss_kwargs.update(pl_weight=0, style_mixing_prob=0)
         args.D_kwargs.architecture = 'orig'
 
-    name += augmentation_arguments(args, aug, p, target, augpipe)
+    augmentation_name, augmentation = augmentation_arguments(aug, p, target, augpipe)
+    name += augmentation_name
+    args.update(augmentation)
     if freezed is not None:
-        if freezed < 0:
-            raise UserError(f'--freezed={freezed} must not be negative.')
         name += [f'freezed{freezed}']
         args.D_kwargs.block_kwargs.freeze_layers = freezed
     return '-'.join(name), args
 
 
+def dataset_arguments(
+    data: str, cond: bool, subset: int | None, mirror: bool, seed: int
+) -> tuple[str, dnnlib.EasyDict]:
+    """The dataset's share of the run's name, and the constructor arguments of the dataset.
+
+    Raises:
+        UserError: the dataset cannot be used, has no labels for `cond`, or is smaller than `subset`.
+    """
+    training_set, training_set_kwargs = open_training_set(data)
+    name = [training_set.name]
+    if cond:
+        if not training_set_kwargs.use_labels:
+            raise UserError(f'The run needs labels (--cond, or of its teacher), but --data={data} has none.')
+        name += ['cond']
+    training_set_kwargs.use_labels = cond
+    if subset is not None:
+        if not 1 <= subset <= len(training_set):
+            raise UserError(f'--subset={subset} must be between 1 and {len(training_set)}, the size of {data}.')
+        name += [f'subset{subset}']
+        if subset < len(training_set):
+            training_set_kwargs.update(max_size=subset, random_seed=seed)
+    if mirror:
+        name += ['mirror']
+        training_set_kwargs.xflip = True
+    return '-'.join(name), training_set_kwargs
+
+
+def images_at_a_time(config: Configuration, gpus: int, batch: int | None, batch_gpu: int | None) -> int:
+    """How many images a GPU processes at a time: `batch_gpu`, or by default as `loop_arguments` says.
+
+    Raises:
+        UserError: the batch cannot be divided like that.
+    """
+    if batch is not None and batch % gpus:
+        raise UserError(f'--batch={batch} must be divisible by --gpus={gpus}.')
+    if batch_gpu is None:
+        return batch // gpus if batch else config.batch // config.reference_gpus
+    share = (batch or config.batch) // gpus
+    if (batch or config.batch) % (batch_gpu * gpus):
+        raise UserError(f'--batch-gpu={batch_gpu} must divide {share}, the share of each GPU.')
+    return batch_gpu
+
+
 def augmentation_arguments(
-    args: dnnlib.EasyDict, aug: str, p: float | None, target: float | None, augpipe: str
-) -> list[str]:
-    """Add what `--aug` and its companions mean to the loop's arguments, and return their share of the run's name."""
-    name = [aug] if aug != 'ada' else []
+    aug: str, p: float | None, target: float | None, augpipe: str
+) -> tuple[list[str], dnnlib.EasyDict]:
+    """The augmentation's share of the run's name, and its arguments of the training loop.
+
+    Raises:
+        UserError: a value is not allowed, or not with this `aug`.
+    """
+    require_choice('--aug', aug, AUG)
+    require_choice('--augpipe', augpipe, AUGPIPES)
     if (p is not None) != (aug == 'fixed'):
         raise UserError(f'--p goes with --aug=fixed and only with it (got --aug={aug}, --p={p}).')
     if target is not None and aug != 'ada':
         raise UserError(f'--target={target:g} goes with --aug=ada only, not with --aug={aug}.')
-    for option, value in [('--p', p), ('--target', target)]:
-        if value is not None and not 0 <= value <= 1:
-            raise UserError(f'{option}={value:g} must be between 0 and 1.')
+    name, args = [aug] if aug != 'ada' else [], dnnlib.EasyDict()
     if aug == 'ada':
         args.ada_target = 0.6 if target is None else target
-    if p is not None:
-        args.augment_p = p
-        name += [f'p{p:g}']
-    if target is not None:
-        name += [f'target{target:g}']
+    for option, argument, value in [('p', 'augment_p', p), ('target', 'ada_target', target)]:
+        if value is not None:
+            require_number(f'--{option}', value, least=0, most=1)
+            args[argument] = value
+            name += [f'{option}{value:g}']
     if aug != 'noaug':
         args.augment_kwargs = dnnlib.EasyDict(class_name='training.augment.AugmentPipe', **AUGPIPES[augpipe])
-    return name
+    return name, args

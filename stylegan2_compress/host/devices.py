@@ -1,31 +1,32 @@
-"""Which device a command runs on."""
+"""The device that a command runs on, and what depends on it."""
 
 import os
 
+import dnnlib
 import torch
 
 from stylegan2_compress.errors import UserError
 
 
 def choose(name: str | None = None) -> torch.device:
-    """The torch device of that name; for None, CUDA where there is one and the CPU elsewhere.
+    """The torch device of that name; for None, CUDA if it is available and the CPU otherwise.
 
     Raises:
-        UserError: There is no such device, or it does not work here.
+        UserError: the device does not exist or is not available here.
     """
     if name is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):  # What torch raises for unknown and for absent devices.
+    except (RuntimeError, AssertionError):  # Torch raises these for unknown and for unavailable devices.
         device = None
     if device is None or device.type not in ('cpu', 'cuda'):
-        raise UserError(f'--device={name} is none that works here: try cpu.')
+        raise UserError(f'--device={name} is not available here: try cpu.')
     return device
 
 
-def prepare_for_cpu(args: dict) -> None:
-    """FP16 blocks and pinned memory are for GPUs."""
+def prepare_for_cpu(args: dnnlib.EasyDict) -> None:
+    """Change a training loop's arguments for a CPU: no FP16 blocks, no pinned memory, a worker per core at most."""
     for kwargs in (args.G_kwargs.get('synthesis_kwargs', {}), args.D_kwargs):
         if kwargs.get('num_fp16_res'):
             kwargs['num_fp16_res'] = 0
@@ -34,8 +35,8 @@ def prepare_for_cpu(args: dict) -> None:
 
 
 def precision(device: torch.device) -> dict[str, bool]:
-    """Keyword arguments of a forward pass of the host's networks on a device: FP32 everywhere but on CUDA.
+    """Keyword arguments of a forward pass of the host's networks on a device: FP32 on everything but CUDA.
 
-    The host's FP16 blocks have no fast path on a CPU, and some of their operations none at all.
+    On a CPU the host's FP16 blocks are not faster, and some of their operations do not exist.
     """
     return {} if device.type == 'cuda' else {'force_fp32': True}

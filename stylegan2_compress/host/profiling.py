@@ -1,4 +1,4 @@
-"""What a generator costs: parameters and multiply-accumulates, counted; time and memory, measured."""
+"""The costs of a generator: parameters and multiply-accumulates, counted; time and memory, measured."""
 
 import platform
 import statistics
@@ -6,10 +6,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from training.networks import Generator
+
+from stylegan2_compress.host.devices import precision
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,9 @@ class LayerCost:
 def layer_costs(G: torch.nn.Module) -> list[LayerCost]:
     """Parameters and multiply-accumulates per image of every layer of a host or pruned generator.
 
-    The accounting of Content-Aware GAN Compression (CVPR 2021), which the pruning papers share: one multiply-accumulate
-    per weight and pixel, convolutions that upsample at the resolution of their *input*, toRGB, mapping network and
-    style affines included; blur, bias, noise, modulation and demodulation left out.
+    Counted as in Content-Aware GAN Compression (CVPR 2021) and the later pruning papers: one multiply-accumulate per
+    weight and pixel, upsampling convolutions at the resolution of their *input*; toRGB, mapping network and style
+    affines are included, blur, bias, noise, modulation and demodulation are not.
     """
     costs = []
     for name, module in G.named_modules():
@@ -38,7 +42,7 @@ def layer_costs(G: torch.nn.Module) -> list[LayerCost]:
         if 'weight' in own:
             pixels = 1
             if own['weight'].ndim == 4:
-                block = G.get_submodule(name.rpartition('.')[0])
+                block: Any = G.get_submodule(name.rpartition('.')[0])
                 pixels = (block.resolution // getattr(module, 'up', 1)) ** 2
             macs = own['weight'].numel() * pixels
         main = own.get('weight', next(iter(own.values())))
@@ -47,7 +51,7 @@ def layer_costs(G: torch.nn.Module) -> list[LayerCost]:
 
 
 def parameters(G: torch.nn.Module) -> int:
-    """Number of trainable values of a network; buffers, such as fixed noise, do not count."""
+    """Number of trainable values of a network, without buffers such as fixed noise."""
     return sum(p.numel() for p in G.parameters())
 
 
@@ -61,25 +65,27 @@ class Measurement:
     """Time and memory of `G(z, c)` at one batch size."""
 
     batch: int
-    seconds: float  # Median over the runs.
+    seconds: float  # Of one run, the median.
     runs: int
     images_per_second: float
-    peak_bytes: int  # Most memory that tensors, the weights among them, held at once.
+    peak_bytes: int  # Largest memory of all tensors, weights included, at any time.
 
 
 @torch.no_grad()
-def measure(G: torch.nn.Module, batch: int, seconds: float = 1) -> Measurement:
-    """Generate `batch` images over and over: at least three times and for `seconds`, after a run to warm up.
+def measure(G: Generator, batch: int, seconds: float = 1) -> Measurement:
+    """Generate `batch` images repeatedly: at least three times and for `seconds`, after a warm-up run.
 
-    `G` runs as it is: in eval mode, please, and on the device in question. On a CPU everything is computed in fp32:
-    not every torch runs the host's fp16 blocks there, and they would not be faster.
+    Args:
+        G: a generator in eval mode, on the device to measure on.
+        batch: images at a time.
+        seconds: how long to measure, at least.
     """
     device = next(G.parameters()).device
     z = torch.randn([batch, G.z_dim], device=device)
     c = torch.zeros([batch, G.c_dim], device=device)
 
     def run() -> None:
-        G(z, c, noise_mode='const', force_fp32=device.type != 'cuda')
+        G(z, c, noise_mode='const', **precision(device))
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
 
@@ -104,10 +110,10 @@ def _peak_bytes(G: torch.nn.Module, run: Callable[[], None], device: torch.devic
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Adds up the storage of all tensors alive, as CUDA's allocator does by itself.
+    """Adds up the storage of all live tensors, as CUDA's allocator does by itself.
 
-    The process's size would not do: it includes Python, the libraries, and heap that earlier runs left behind. What an
-    operator allocates inside itself is not seen.
+    The size of the process would include Python, the libraries, and heap from earlier runs. Memory that an operator
+    allocates internally is not counted.
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor]):
@@ -134,7 +140,7 @@ class _LiveTensors(TorchDispatchMode):
 
 
 def device_name(device: torch.device) -> str:
-    """What measurements on `device` are made on, in words."""
+    """The hardware and torch version of measurements on `device`."""
     if device.type == 'cuda':
         return f'{torch.cuda.get_device_name(device)}, torch {torch.__version__}'
     threads = torch.get_num_threads()
@@ -149,12 +155,20 @@ class Profile:
     file_bytes: int
     parameters: int
     macs: int
-    layers: list[LayerCost]  # Empty where nobody asked.
+    layers: list[LayerCost]  # Empty if not asked for.
     measurements: list[Measurement]  # Likewise.
 
 
-def profile(G: torch.nn.Module, file: str, file_bytes: int, layers: bool, batches: Sequence[int]) -> Profile:
-    """Count, with all `layers` or only the sums, and measure at the batch sizes given; `G` as `measure` wants it."""
+def profile(G: Generator, file: str, file_bytes: int, layers: bool, batches: Sequence[int]) -> Profile:
+    """Count, and measure at the given batch sizes.
+
+    Args:
+        G: a generator as `measure` needs it.
+        file: its network file, for the table.
+        file_bytes: the size of that.
+        layers: whether to list every layer.
+        batches: batch sizes to measure at.
+    """
     costs = layer_costs(G)
     return Profile(
         file=file,
@@ -167,7 +181,7 @@ def profile(G: torch.nn.Module, file: str, file_bytes: int, layers: bool, batche
 
 
 def reductions(profile: Profile, reference: Profile) -> dict[str, float]:
-    """The parts of `reference`'s counts that `profile` saves, and by what factor it is faster at each batch size."""
+    """The share of `reference`'s counts that `profile` saves, and the speed-up at each batch size."""
     result = {
         'parameters': 1 - profile.parameters / reference.parameters,
         'macs': 1 - profile.macs / reference.macs,
@@ -178,7 +192,7 @@ def reductions(profile: Profile, reference: Profile) -> dict[str, float]:
 
 
 def table(profiles: list[Profile]) -> str:
-    """The profiles as text: one column each, compared with the first."""
+    """The profiles as a text table: a column for each, compared with the first."""
     columns = [_cells(profile, profiles[0]) for profile in profiles]
     labels = list(dict.fromkeys(label for column in columns for label in column))
     rows = [[label, *(column.get(label, '') for column in columns)] for label in labels]
@@ -189,7 +203,7 @@ def table(profiles: list[Profile]) -> str:
 
 
 def _cells(profile: Profile, first: Profile) -> dict[str, str]:
-    """A column of the table by row label; what is counted and what is measured is marked apart."""
+    """A column of the table by row label. Labels begin with 'counted' or 'measured'."""
     gains = reductions(profile, first)
 
     def compared(value: str, change: str) -> str:

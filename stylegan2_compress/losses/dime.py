@@ -282,7 +282,7 @@ class DiME(Method):
         if at_once < batch and not self.has_bank:
             yield (
                 f'DiME takes moments over {at_once} images at a time, not over the batch of {batch}. If memory allows, '
-                'raise that: `distill --batch-gpu`, `train.py --batch`; or take an estimator that does not mind, '
+                'raise it with `distill --batch-gpu` or `train.py --batch`, or use an unbiased estimator, '
                 '--loss-arg estimator=rbf.'
             )
 

@@ -21,17 +21,17 @@ def block_outputs(network: torch.nn.Module, names: Iterable[str]) -> Iterator[di
     Yields:
         A dictionary that the forward passes fill: feature maps [N, channels, side, side] by block name.
     """
-    found = {}
+    maps = {}
 
     def recorder(name):
         def record(_block, _inputs, outputs):
-            found[name] = outputs[0]
+            maps[name] = outputs[0]
 
         return record
 
     hooks = [getattr(network, name).register_forward_hook(recorder(name)) for name in names]
     try:
-        yield found
+        yield maps
     finally:
         for hook in hooks:
             hook.remove()

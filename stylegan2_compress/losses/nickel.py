@@ -148,7 +148,7 @@ class NICKEL(Method):
         """Haar levels by the name of the block whose map is compared: `{'b64': 4}`.
 
         Raises:
-            UserError: the networks have no such resolution, or one of the maps does not allow so many levels.
+            UserError: the networks have no such resolution, or a map is too small for that many levels.
         """
         # D_S has a map of half the image at most.
         available = [2**k for k in range(2, int(math.log2(img_resolution)))]

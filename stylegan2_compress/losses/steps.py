@@ -12,7 +12,7 @@ PATIENCE = 10  # Steps of one phase in a row that may be left out.
 
 
 class Steps:
-    """Looks over one phase at a time: may its gradients be used?
+    """Decides phase by phase whether the gradients may be used.
 
     While gradients accumulate, nothing waits for the device: `check` takes note of scalars, `report` keeps back what
     `training_stats` is to get. `end` then looks at all of it at once, in agreement with the other processes, which is
@@ -38,7 +38,7 @@ class Steps:
             self._averages = [(average, average.clone()) for average in averages]
 
     def count(self, images: int) -> None:
-        """Say that this process, like all others, has made so many images in a main phase of the generator."""
+        """Count images that each process has made in a main phase of the generator."""
         self.nimg += images * distributed.world_size()
 
     def report(self, name: str, value: torch.Tensor) -> torch.Tensor:

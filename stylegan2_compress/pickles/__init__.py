@@ -1,8 +1,8 @@
-"""Reading and writing networks: the host's pickles of any age, and safetensors.
+"""Reading and writing networks: the host's pickles of any version, and safetensors.
 
     from stylegan2_compress import pickles
 
-    data = pickles.load('ffhq.pkl')  # Runs nothing of what the file contains.
+    data = pickles.load('ffhq.pkl')  # Executes none of the code in the file.
     pickles.save('ffhq.safetensors', data)
 
 The dictionaries have the host's keys: G, D, G_ema, training_set_kwargs, augment_pipe.
@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from io import BufferedIOBase
 from typing import Any
 
 import dnnlib
@@ -33,69 +34,90 @@ KEYS = ('G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe')
 def load(path: str | os.PathLike, trust: bool = False, device: str | torch.device = 'cpu') -> dict[str, Any]:
     """Read the networks in a pickle or safetensors file.
 
-    Nothing in the file is executed: networks become instances of the local host's classes, or of ours, with the
-    constructor arguments and the state on record. Where a class's source in a pickle differs from the local one in a
-    way that may change the network, a warning says so. TensorFlow pickles go through the host's converter.
+    Nothing in the file is executed: networks become instances of the local host's classes, or of ours, built from the
+    recorded constructor arguments and state. A warning is given if the source code of a class in a pickle differs from
+    the local one in a way that may change the network. TensorFlow pickles go through the host's converter.
 
     Args:
-        path: A file, or an http(s) URL, which the host's download cache keeps.
-        trust: Let the host load a pickle instead, which runs the source code in it and anything else it asks for.
-        device: Where to put the networks.
+        path: a file, or an http(s) URL, which the host's download cache keeps.
+        trust: let the host load a pickle instead, which runs the code in it.
+        device: where to put the networks.
 
     Returns:
         The file's dictionary with at least `KEYS`; None for what the file lacks. Networks are as stored: the host
         stores them in eval mode and with `requires_grad` off.
 
     Raises:
-        UserError: There is no such file, or no networks can be read from it.
+        UserError: the file cannot be read, or contains no networks.
     """
     local = local_file(path)
-    with _in_a_sentence(path):
+    with files.opened(local) as (file, size):
+        data = _read(path, local, file, size, trust)
+    return {key: value.to(device) if isinstance(value, torch.nn.Module) else value for key, value in data.items()}
+
+
+def load_with_sha256(path: str | os.PathLike) -> tuple[dict[str, Any], str]:
+    """What `load` returns for a file, and the SHA-256 of its bytes in hexadecimal, from opening it once.
+
+    The safetensors library opens a `.safetensors` file once more, because it takes paths only.
+
+    Raises:
+        UserError: the file cannot be read, or contains no networks.
+    """
+    local = local_file(path)
+    with files.opened(local) as (file, size):
+        digest = files.sha256_of_open(file)
+        return _read(path, local, file, size), digest
+
+
+def _read(path: str | os.PathLike, local: str, file: BufferedIOBase, size: int, trust: bool = False) -> dict[str, Any]:
+    with _user_errors(path):
         if _is_safetensors(path):
             data = safetensors_file.read(local)
         elif trust:
-            data = host_pickle.read_trusting(local)
+            data = host_pickle.read_trusting(file, local)
         else:
-            data = host_pickle.read(local)
-    data = {**dict.fromkeys(KEYS), **data}
-    return {key: value.to(device) if isinstance(value, torch.nn.Module) else value for key, value in data.items()}
+            data = host_pickle.read(file, size, local)
+    return {**dict.fromkeys(KEYS), **data}
 
 
 def save(path: str | os.PathLike, data: dict[str, Any]) -> None:
     """Write networks, complete or not at all: as safetensors if `path` ends in that, else as the host's pickle.
 
     Args:
-        path: File to write; one that is there is replaced.
-        data: Dictionary with some of `KEYS` (the host opens pickles that have all of G, D and G_ema).
+        path: file to write; an existing one is replaced.
+        data: dictionary with some of `KEYS` (the host opens only pickles with all of G, D and G_ema).
 
     Raises:
-        UserError: The file cannot be written, or a network has no form as safetensors.
+        UserError: the file cannot be written, or a network cannot be stored as safetensors.
     """
     with files.atomic_write(path) as file:
         (safetensors_file if _is_safetensors(path) else host_pickle).write(file, data)
 
 
 def inspect(path: str | os.PathLike) -> report.Report:
-    """Look into a pickle or safetensors file, executing nothing of it and reading no weights.
+    """Describe a pickle or safetensors file without executing any of it or reading the weights.
 
-    Pickles that `load` refuses are reported on as far as possible; classes need not be known.
+    Pickles that `load` refuses are described as far as possible; classes need not be known.
 
     Args:
-        path: A file, or an http(s) URL.
+        path: a file, or an http(s) URL.
 
     Raises:
-        UserError: There is no such file, or it holds no networks.
+        UserError: the file cannot be read, or contains no networks.
     """
     local = local_file(path)
-    with _in_a_sentence(path):
-        return report.of_safetensors(local) if _is_safetensors(path) else report.of_pickle(local)
+    with files.opened(local) as (file, size), _user_errors(path):
+        if _is_safetensors(path):
+            return report.inspect_safetensors(file, size, local)
+        return report.inspect_pickle(file, size, local)
 
 
 def local_file(path: str | os.PathLike) -> str:
-    """Where a file, or what a URL names, lies on this machine: the host's cache downloads it at first.
+    """The path of a file on this machine; a URL is downloaded into the host's cache unless it is there already.
 
     Raises:
-        UserError: The URL cannot be downloaded.
+        UserError: the URL cannot be downloaded.
     """
     path = os.fspath(path)
     if not re.match('https?://', path):
@@ -103,24 +125,25 @@ def local_file(path: str | os.PathLike) -> str:
     try:
         return dnnlib.util.open_url(path, return_filename=True)
     except (requests.RequestException, OSError, AssertionError) as error:
-        raise UserError(f'Cannot download {path}: get it some other way, and name the file here.') from error
+        raise UserError(f'Cannot download {path}: get the file in another way and give its path.') from error
 
 
 @contextlib.contextmanager
-def _in_a_sentence(path: str | os.PathLike) -> Iterator[None]:
+def _user_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turn what the readers raise into user-facing errors."""
     try:
         yield
     except Mismatch as error:
         raise UserError(
-            f'{path} does not fit the local classes: {str(error)[:500]}; if you trust whoever made it, --trust of '
+            f'{path} does not fit the local classes: {str(error)[:500]}; if you trust its author, --trust of '
             f'{TRUSTING} (in Python trust=True) lets the host load it, which runs the code in it.'
         ) from error
     except Malformed as error:
         raise UserError(f'{path} is not a network file: {str(error)[:500]}.') from error
     except Refused as error:
         raise UserError(
-            f'{path} {str(error)[:500]}. Nothing in it was run; if you trust whoever made it, --trust of '
-            f'{TRUSTING} (in Python trust=True) lets it run its own code.'
+            f'{path} {str(error)[:500]}. Nothing in it was run; if you trust its author, --trust of '
+            f'{TRUSTING} (in Python trust=True) runs the code in it.'
         ) from error
 
 

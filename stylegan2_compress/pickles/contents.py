@@ -1,6 +1,6 @@
-"""What a network pickle may contain, and what each of its parts becomes when nothing is executed.
+"""What a network pickle may contain, and the record that each of its parts becomes when nothing is executed.
 
-The names in `Reader._known` are the whole allowlist. None of them is looked up: each stands for a function below that
+The names in `Reader._known` are the whole allowlist. None of them is imported: each stands for a function below that
 checks its arguments and returns a record. Tensor data stays in the file until `Tensor.read`.
 """
 
@@ -9,7 +9,8 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ _STORAGE_DTYPES = {
     'ByteStorage': torch.uint8,
     'BoolStorage': torch.bool,
 }
-_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # First value of every file of `torch.save`'s older format.
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # First value of every file in `torch.save`'s older format.
 _TORCH_PROTOCOL = 1001
 _PERSISTENCE_VERSION = 6
 _MAX_DEPTH = 32
@@ -38,7 +39,7 @@ _MAX_SOURCES = 16
 
 
 class Refused(Exception):
-    """The file asks for code to be run; the message names it and goes on after the file's name."""
+    """The file asks for code to be run; the message names it and continues after the file's name."""
 
 
 # --- records -----------------------------------------------------------------------------------------------------
@@ -57,9 +58,9 @@ class Storage:
         return self.blob.length // self.dtype.itemsize
 
     def read(self) -> torch.Tensor:
-        """The elements, on the CPU, in memory of their own."""
+        """The elements, on the CPU, in memory that nothing else uses."""
         data = torch.empty(self.blob.length, dtype=torch.uint8)
-        self.blob.read_into(memoryview(data.numpy()))
+        self.blob.read_into(data.numpy().data)
         return data.view(self.dtype)
 
 
@@ -84,7 +85,7 @@ class Tensor:
         return self.storage.dtype
 
     def read(self) -> torch.Tensor:
-        """The data with the recorded strides; `requires_grad` is left to the caller."""
+        """The data with the recorded strides; the caller sets `requires_grad`."""
         return self.storage.read().as_strided(self.size, self.stride, self.offset)
 
 
@@ -106,14 +107,14 @@ class TFNetwork(Stub):
         return 'a TensorFlow network'
 
     def build(self, state: Any) -> None:
-        """Takes the recorded attributes."""
+        """Take the recorded attributes."""
         if not (isinstance(state, dict) and {'version', 'static_kwargs', 'variables', 'components'} <= set(state)):
             raise Malformed('it has a TensorFlow network without variables')
         self.state = state
 
 
 class Array(Stub):
-    """A NumPy array, still in the file. `claim(n)` is told how many bytes of the file it takes."""
+    """A NumPy array, still in the file. `claim(n)` is called with the number of bytes that it takes of the file."""
 
     blob: Blob | None = None
 
@@ -124,7 +125,7 @@ class Array(Stub):
         return 'an array'
 
     def build(self, state: Any) -> None:
-        """Takes `ndarray.__reduce__`'s state: version, shape, dtype, whether Fortran order, data."""
+        """Take the state from `ndarray.__reduce__`: version, shape, dtype, whether Fortran order, data."""
         if not (isinstance(state, tuple) and len(state) == 5):
             raise Malformed('it has an array without data')
         _, shape, dtype, is_fortran, blob = state
@@ -133,10 +134,11 @@ class Array(Stub):
         if math.prod(shape) * dtype.dtype.itemsize != blob.length:
             raise Malformed('it has an array whose shape does not fit its data')
         self._claim(blob.length)
-        self.shape, self.dtype, self.order, self.blob = shape, dtype.dtype, 'F' if is_fortran else 'C', blob
+        self.shape, self.dtype, self.blob = shape, dtype.dtype, blob
+        self.order: Literal['C', 'F'] = 'F' if is_fortran else 'C'
 
     def read(self) -> np.ndarray:
-        """The array, in memory of its own."""
+        """The array, in memory that nothing else uses."""
         if self.blob is None:
             raise Malformed('it has an array without data')
         array = np.frombuffer(self.blob.read(), self.dtype).reshape(self.shape, order=self.order)
@@ -144,7 +146,7 @@ class Array(Stub):
 
 
 class DType(Stub):
-    """A NumPy dtype: booleans, integers and floats, so no objects."""
+    """A NumPy dtype of booleans, integers or floats, not of objects."""
 
     def __init__(self, code: Any, *_options: Any):
         if not (isinstance(code, str) and re.fullmatch(r'b1|[iu][1248]|f[248]', code)):
@@ -155,14 +157,14 @@ class DType(Stub):
         return 'a dtype'
 
     def build(self, state: Any) -> None:
-        """Takes `dtype.__reduce__`'s state, of which only the byte order says anything here."""
+        """Take the state from `dtype.__reduce__`, of which only the byte order matters here."""
         if not (isinstance(state, tuple) and len(state) >= 2 and state[1] in ('<', '>', '|', '=')):
-            raise Malformed('it has a dtype that is none')
+            raise Malformed('it has a dtype that cannot be parsed')
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class Foreign(Stub):
-    """A name outside the allowlist and whatever the file makes of it, kept only to be shown."""
+    """A name outside the allowlist and whatever the file makes of it, kept only to be reported."""
 
     def __init__(self, name: str):
         self.name = name
@@ -171,14 +173,14 @@ class Foreign(Stub):
         return self.name
 
     def reduce(self, *args: Any) -> 'Foreign':
-        """Keeps the call's arguments in sight."""
+        """Allow the call, and make nothing of it."""
         return Foreign(self.name)
 
     def build(self, state: Any) -> None:
-        """Anything goes."""
+        """Allow any."""
 
     def update(self, items: list) -> None:
-        """Anything goes."""
+        """Allow any."""
 
 
 # --- the reader --------------------------------------------------------------------------------------------------
@@ -194,7 +196,7 @@ class _Function(Stub):
         return self._name
 
     def reduce(self, *args: Any) -> Any:
-        """Our stand-in's value, if the number of arguments is right."""
+        """The stand-in's value, if the number of arguments is right."""
         if len(args) not in self._num_args:
             raise Malformed(f'it calls {self} with {len(args)} arguments')
         return self._function(*args)
@@ -204,18 +206,18 @@ class Reader:
     """Reads one pickle file into plain values and the records above.
 
     Args:
-        file: The file, open in binary mode; has to stay open as long as records are read.
-        size: Its length in bytes.
-        foreign: What to do about a name outside the allowlist: returns a `Foreign`, or raises `Refused`.
+        file: the file, open in binary mode; it has to stay open as long as records are read.
+        size: its length in bytes.
+        foreign: called with a name outside the allowlist; returns a `Foreign`, or raises `Refused`.
     """
 
-    def __init__(self, file: BinaryIO, size: int, foreign: Callable[[str], Foreign]):
+    def __init__(self, file: BufferedIOBase, size: int, foreign: Callable[[str], Foreign]):
         self._file = file
         self._size = size
         self._foreign = foreign
-        self._unclaimed = size  # Bytes of the file that no tensor has claimed: shared data must not multiply.
+        self._unclaimed = size  # Bytes of the file that no tensor has claimed: sharing must not multiply the data.
         self._sources: set[str] = set()
-        self._preamble = b''  # Of the last storage that had another one than the storage before.
+        self._preamble = b''  # Of the last storage whose preamble differed from that of the storage before.
         self._storages: dict[Blob, Storage] = {}
         self._budget = iter(range(MAX_OPCODES))
         known = {
@@ -242,7 +244,8 @@ class Reader:
         """The file's value.
 
         Raises:
-            Malformed, Refused
+            Malformed: the file is not a pickle of networks.
+            Refused: from `foreign`.
         """
         self._file.seek(0)
         return Machine(self._file, self._size, self._find_global, budget=self._budget).load()
@@ -258,9 +261,9 @@ class Reader:
     # --- torch
 
     def _storage(self, blob: Any) -> Storage:
-        """Stand-in for `torch.storage._load_from_bytes`: `blob` is a file of `torch.save`'s format before 1.6."""
+        """Stand-in for `torch.storage._load_from_bytes`: `blob` is a file in `torch.save`'s format before 1.6."""
         if not isinstance(blob, Blob):
-            raise Malformed('it has a tensor storage that is no byte string')
+            raise Malformed('it has a tensor storage that is not a byte string')
         if blob not in self._storages:
             position = self._file.tell()
             self._storages[blob] = self._parse_storage(blob)
@@ -281,7 +284,7 @@ class Reader:
         return Storage(head.dtype, data)
 
     def _parse_preamble(self, blob: Blob) -> Blob:
-        """Check what is the same at the start of all storages of one machine, and return what comes behind it."""
+        """Check the start of a storage, which is the same in all storages from one machine, and return the rest."""
         machine = blob.machine(self._find_storage_type, None, self._budget)
         magic, protocol, system = machine.load(), machine.load(), machine.load()
         if (magic, protocol) != (_TORCH_MAGIC, _TORCH_PROTOCOL) or not isinstance(system, dict):
@@ -292,7 +295,7 @@ class Reader:
         self._preamble, _ = blob.split(blob.length - rest.length)
         return rest
 
-    def _find_storage_type(self, module: str, name: str) -> torch.dtype:
+    def _find_storage_type(self, module: str, name: str) -> torch.dtype | Foreign:
         if module != 'torch' or name not in _STORAGE_DTYPES:
             return self._foreign(f'{module}.{name}')
         return _STORAGE_DTYPES[name]
@@ -302,7 +305,7 @@ class Reader:
         if not isinstance(storage, Storage):
             raise Malformed('it has a tensor without storage')
         if not (_is_shape(size) and _is_shape(stride) and len(size) == len(stride) and _is_shape((offset,))):
-            raise Malformed('it has a tensor whose shape is none')
+            raise Malformed('it has a tensor without a valid shape')
         if hooks or meta:
             raise Malformed('it has a tensor with hooks')
         tensor = Tensor(storage, offset, size, stride, _may_require_grad(grad, storage.dtype))
@@ -320,12 +323,12 @@ class Reader:
             raise Malformed(f"it has an object that is not of version {_PERSISTENCE_VERSION} of the host's persistence")
         class_name, module_src, state = (meta.get(key) for key in ('class_name', 'module_src', 'state'))
         if not (isinstance(class_name, str) and isinstance(module_src, str) and isinstance(state, dict)):
-            raise Malformed('it has an object without class, source or state')
+            raise Malformed('it has an object without class, source code or state')
         if not all(isinstance(key, str) for key in state):
-            raise Malformed('it has an object with attributes that have no name')
+            raise Malformed('it has an object with attributes whose names are not text')
         self._sources.add(module_src)
         if len(self._sources) > _MAX_SOURCES:
-            raise Malformed(f'it has more than {_MAX_SOURCES} source texts')
+            raise Malformed(f'it has source code of more than {_MAX_SOURCES} modules')
         return Network(class_name, module_src, state)
 
     # --- numpy
@@ -347,7 +350,7 @@ def _scalar(dtype: Any, blob: Any) -> np.generic:
 def _parameter(data: Any, requires_grad: Any, hooks: Any) -> Tensor:
     """Stand-in for `torch._utils._rebuild_parameter`."""
     if not isinstance(data, Tensor) or hooks:
-        raise Malformed('it has a parameter that is no tensor or has hooks')
+        raise Malformed('it has a parameter that is not a tensor or has hooks')
     return dataclasses.replace(data, requires_grad=_may_require_grad(requires_grad, data.dtype))
 
 
@@ -360,7 +363,7 @@ def _may_require_grad(value: Any, dtype: torch.dtype) -> bool:
 def _as_set(items: Any) -> set:
     """Stand-in for `set`, which protocol 3 and older call."""
     if not (isinstance(items, list) and all(isinstance(item, str) for item in items)):
-        raise Malformed('it has a set of something else than names')
+        raise Malformed('it has a set with members that are not text')
     return set(items)
 
 
@@ -372,7 +375,7 @@ class _StorageHead:
 
 
 def _storage_head(identifier: Any) -> _StorageHead:
-    """Stand-in for the object behind the persistent id in a storage's pickle; its device is not looked at."""
+    """Stand-in for the object behind the persistent id in a storage's pickle; its device is ignored."""
     if not (isinstance(identifier, tuple) and len(identifier) == 6):
         raise Malformed('it has a tensor storage without data')
     kind, dtype, key, _location, numel, view = identifier
@@ -390,7 +393,7 @@ def _is_shape(value: Any) -> bool:
 
 @dataclasses.dataclass
 class Allowance:
-    """How many values and characters of plain data a file may unfold to, and the byte strings and arrays among them."""
+    """How many more values and characters of plain data a file may unfold to, and the byte strings and arrays read."""
 
     left: int = _MAX_PLAIN
     data: dict[Stub, Any] = dataclasses.field(default_factory=dict)
@@ -400,18 +403,18 @@ def plain(value: Any, allowance: Allowance | None = None) -> Any:
     """A copy of a recorded value that consists of plain Python and NumPy data alone.
 
     Args:
-        value: What a `Reader` made.
-        allowance: Shared by all calls for one file, where there can be many.
+        value: what a `Reader` made.
+        allowance: shared by all calls for one file.
 
     Raises:
-        Malformed: It contains something else, is nested too deeply, or shared parts make it far larger than the file.
+        Malformed: it contains something else, is nested too deeply, or shared parts make it far larger than the file.
     """
     allowance = allowance or Allowance()
 
     def copy(value: Any, depth: int) -> Any:
         allowance.left -= 1 + (len(value) if isinstance(value, str) else 0)
         if allowance.left < 0:
-            raise Malformed('it has plain data that unfolds beyond reason')
+            raise Malformed('it has plain data that unfolds to far more than the file')
         if depth > _MAX_DEPTH:
             raise Malformed(f'it has plain data nested more than {_MAX_DEPTH} deep')
         if isinstance(value, dict):

@@ -3,13 +3,13 @@
 import copy
 import pickle
 import warnings
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any, BinaryIO, NoReturn
 
 import legacy
 import torch
 from torch_utils import misc
 
-from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.pickles import tensorflow
 from stylegan2_compress.pickles.contents import Allowance, Network, Reader, Refused, TFNetwork, plain
@@ -20,33 +20,38 @@ _MAX_KEYS = 20
 _MODULES = ('G', 'D', 'G_ema', 'augment_pipe')
 
 
-def read(path: str) -> dict[str, Any]:
-    """The file's dictionary, nothing of the file executed; see `pickles.load`.
+def read(file: BufferedIOBase, size: int, name: str) -> dict[str, Any]:
+    """The file's dictionary, without executing any of it; see `pickles.load`.
+
+    Args:
+        file: the file, open in binary mode.
+        size: its length in bytes.
+        name: its path, for the warning.
 
     Raises:
-        Malformed, Refused, UserError
+        Malformed: the file is not a network pickle, or does not fit the local classes.
+        Refused: it refers to something that a network does not need.
     """
-    with files.opened(path) as (file, size):
-        root = Reader(file, size, _refuse).read()
-        if is_tensorflow(root):
-            return tensorflow.convert(*root)
-        check_root(root, Network)
-        allowance = Allowance()
-        rebuilder = Rebuilder(allowance)
-        data = {}
-        for key, value in root.items():
-            data[key] = rebuilder.module(value) if isinstance(value, Network) else plain(value, allowance)
+    root = Reader(file, size, _refuse).read()
+    if is_tensorflow(root):
+        return tensorflow.convert(*root)
+    check_root(root, Network)
+    allowance = Allowance()
+    rebuilder = Rebuilder(allowance)
+    data = {}
+    for key, value in root.items():
+        data[key] = rebuilder.module(value) if isinstance(value, Network) else plain(value, allowance)
     if rebuilder.differing:
         classes = ', '.join(sorted(rebuilder.differing))
         warnings.warn(
-            f'{path} was made with other source code of {classes} than the local one, which is used now; '
-            f'its images may differ from those it was made for. `--trust` of `convert` (trust=True) runs its own code.',
-            stacklevel=3,  # The caller of `pickles.load`.
+            f'{name} was made with other source code of {classes} than the local code, which is used now: its images '
+            f'may differ from those of its author. `--trust` of `convert` (trust=True) runs the code in the file.',
+            stacklevel=4,  # The caller of `pickles.load`.
         )
     return data
 
 
-def _refuse(name: str) -> None:
+def _refuse(name: str) -> NoReturn:
     raise Refused(f'refers to {name!r}, which no network needs')
 
 
@@ -56,33 +61,40 @@ def is_tensorflow(root: Any) -> bool:
 
 
 def check_root(root: Any, kind: type) -> None:
-    """Raise `Malformed` unless a file's value is a dictionary of networks, which are of type `kind`."""
+    """Check that a file's value is a dictionary of networks, which are of type `kind`.
+
+    Raises:
+        Malformed: it is not.
+    """
     if not isinstance(root, dict) or len(root) > _MAX_KEYS:
         raise Malformed(f'it holds a {type(root).__name__}, not a dictionary of networks')
     for key in _MODULES:
         if not isinstance(root.get(key), (kind, type(None))):
-            raise Malformed(f'its {key} is no network')
+            raise Malformed(f'its {key} is not a network')
     if all(root.get(key) is None for key in ('G', 'D', 'G_ema')):
         raise Malformed('it has none of G, D and G_ema')
     if not isinstance(root.get('training_set_kwargs'), (dict, type(None))):
-        raise Malformed('its training_set_kwargs are no dictionary')
+        raise Malformed('its training_set_kwargs are not a dictionary')
 
 
-def read_trusting(path: str) -> dict[str, Any]:
-    """The file's dictionary through the host's own loader, which runs the code in it.
+def read_trusting(file: BufferedIOBase, name: str) -> dict[str, Any]:
+    """The file's dictionary from the host's own loader, which runs the code in the file.
+
+    Args:
+        file: the file, open in binary mode.
+        name: its path, for the error.
 
     Raises:
-        UserError: The host's loader fails.
+        UserError: the host's loader fails.
     """
-    with files.opened(path) as (file, _):
-        try:
-            return legacy.load_network_pkl(file)
-        except Exception as error:  # Code from a file can raise anything.
-            raise UserError(f'The host cannot load {path} ({one_line(error)}).') from error
+    try:
+        return legacy.load_network_pkl(file)
+    except Exception as error:  # Code from a file can raise anything.
+        raise UserError(f'The host cannot load {name} ({one_line(error)}).') from error
 
 
 def write(file: BinaryIO, data: dict[str, Any]) -> None:
-    """Pickle `data` as the host's training loop does; networks are stored as CPU tensors wherever they are."""
+    """Pickle `data` as the host's training loop does. Networks on other devices are stored with CPU tensors."""
     pickle.dump({key: _on_cpu(value) for key, value in data.items()}, file)
 
 

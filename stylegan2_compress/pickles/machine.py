@@ -10,7 +10,8 @@ import codecs
 import pickle
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 MAX_OPCODES = 400_000  # A snapshot of three 256 px networks has 32,000.
 _MAX_LINE = 1 << 16
@@ -18,11 +19,11 @@ _MAX_INT_BYTES = 32
 
 
 class Malformed(ValueError):
-    """The bytes are not what a network pickle is made of; the message goes on after "FILE is no network pickle: "."""
+    """The bytes are not a network pickle; the message continues "FILE is not a network file: "."""
 
 
 class Stub:
-    """What a pickle builds in the place of a foreign object; whatever a subclass does not allow is malformed."""
+    """What a pickle builds instead of a foreign object; whatever a subclass does not allow is malformed."""
 
     def reduce(self, *args: Any) -> Any:
         """The file calls this object."""
@@ -42,14 +43,14 @@ class Blob(Stub):
 
     __slots__ = ('_file', '_start', 'length')
 
-    def __init__(self, file: BinaryIO, start: int, length: int):
+    def __init__(self, file: BufferedIOBase, start: int, length: int):
         self._file, self._start, self.length = file, start, length
 
     def __str__(self) -> str:
         return 'a byte string'
 
     def tail(self, position: int) -> 'Blob':
-        """What comes behind `position` of the file, which lies inside this blob."""
+        """The rest of this blob from `position` in the file on."""
         return Blob(self._file, position, self._start + self.length - position)
 
     def split(self, n: int) -> tuple[bytes, 'Blob']:
@@ -65,7 +66,7 @@ class Blob(Stub):
         return bytes(data)
 
     def read_into(self, buffer: memoryview) -> None:
-        """Fill `buffer`, as long as the blob, with its bytes; the file's position stays."""
+        """Fill `buffer`, which is as long as the blob, with its bytes; the file's position does not change."""
         position = self._file.tell()
         self._file.seek(self._start)
         if self._file.readinto(buffer) != self.length:
@@ -73,7 +74,7 @@ class Blob(Stub):
         self._file.seek(position)
 
     def machine(self, *args: Any) -> 'Machine':
-        """A machine for the pickles that this byte string starts with; using it moves the file's position."""
+        """A machine for the pickles at the start of this byte string; using it moves the file's position."""
         self._file.seek(self._start)
         return Machine(self._file, self._start + self.length, *args)
 
@@ -82,16 +83,16 @@ class Machine:
     """Reads pickles, one per `load()`, from a file's current position on.
 
     Args:
-        file: Seekable binary file.
-        end: Position behind the last byte that may be read.
-        find_global: `find_global(module, name)` returns what to put for a name (a `Stub` if the file may call it).
-        find_persistent: The same for persistent ids; without it they are malformed.
-        budget: One item per opcode that may be read; machines for parts of the same file share one iterator.
+        file: seekable binary file.
+        end: position behind the last byte that may be read.
+        find_global: `find_global(module, name)` returns the object for a name (a `Stub` if the file may call it).
+        find_persistent: the same for persistent ids; without it they are malformed.
+        budget: one item per opcode that may be read; machines for parts of the same file share one iterator.
     """
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: BufferedIOBase,
         end: int,
         find_global: Callable[[str, str], Any],
         find_persistent: Callable[[Any], Any] | None = None,
@@ -107,7 +108,7 @@ class Machine:
         """The value of the next pickle.
 
         Raises:
-            Malformed: The bytes are no pickle, end too early, or ask for what a network pickle does not need.
+            Malformed: the bytes are not a pickle, end too early, or ask for what a network pickle does not need.
         """
         self._stack: list = []
         self._marks: list[list] = []
@@ -120,10 +121,10 @@ class Machine:
                     self.position()
                     return self._stack.pop()
                 if opcode not in _OPERATIONS:
-                    raise Malformed(f'byte {self.position() - 1} is no opcode' if opcode else 'it is cut off')
+                    raise Malformed(f'byte {self.position() - 1} is not an opcode' if opcode else 'it is cut off')
                 _OPERATIONS[opcode](self)
         except IndexError as error:
-            raise Malformed('its opcodes take more than they put') from error
+            raise Malformed('its opcodes take more from the stack than they put there') from error
         raise Malformed(f'it has more than {MAX_OPCODES:,} pickle opcodes')
 
     def position(self) -> int:
@@ -190,7 +191,7 @@ class Machine:
         self._stack.append(self._memo[key])
 
     def _get_short(self) -> None:
-        """The commonest opcode, so without detours."""
+        """The most frequent opcode, so without calls."""
         key = self._file.read(1)
         if not key or key[0] not in self._memo:
             raise Malformed('it refers to a memo that it has not set')
@@ -229,7 +230,7 @@ class Machine:
         try:
             return convert(self._line())
         except ValueError as error:
-            raise Malformed('it has a number that is none') from error
+            raise Malformed('it has a number that cannot be parsed') from error
 
     def _long(self, n: int) -> int:
         if n > _MAX_INT_BYTES:
@@ -272,7 +273,7 @@ class Machine:
 
     def _global(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise Malformed('it has a name that is no text')
+            raise Malformed('it has a name that is not text')
         self._push(self._find_global(module, name))
 
     def _stack_global(self) -> None:
@@ -287,7 +288,7 @@ class Machine:
         if not isinstance(function, Stub):
             raise Malformed(f'it calls a {type(function).__name__}')
         if not isinstance(args, tuple):
-            raise Malformed(f'it calls {function} with arguments that are no tuple')
+            raise Malformed(f'it calls {function} with arguments that are not a tuple')
         self._push(function.reduce(*args))
 
     def _new_object_with_kwargs(self) -> None:
@@ -318,7 +319,7 @@ class Machine:
 
 
 def _key(value: Any) -> Any:
-    """`value`, if it may be a key: keys of which a file can make many collide would take quadratic time."""
+    """`value`, if it may be a key. Types of which a file can make many keys collide would take quadratic time."""
     if value is None or isinstance(value, str) or (isinstance(value, int) and abs(value) < 1 << 60):
         return value
     raise Malformed(f'it has a key of type {type(value).__name__}')
@@ -391,7 +392,7 @@ _OPERATIONS: dict[bytes, Callable[[Machine], Any]] = {
     pickle.EMPTY_SET: lambda m: m._push(set()),
     pickle.ADDITEMS: lambda m: m._add_items(m._pop_mark()),
     pickle.FROZENSET: lambda m: m._push(frozenset(map(_key, m._pop_mark()))),
-    # Names, calls, objects. Absent: extension registry and out-of-band buffers, which refer to outside of the file.
+    # Names, calls, objects. Extension registry and out-of-band buffers are absent: they refer to outside of the file.
     pickle.GLOBAL: lambda m: m._global(m._text(m._line()), m._text(m._line())),
     pickle.STACK_GLOBAL: Machine._stack_global,
     pickle.REDUCE: Machine._reduce,

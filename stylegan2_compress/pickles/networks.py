@@ -1,4 +1,4 @@
-"""Network files that several parts of a run look into: each is opened once."""
+"""Network files that several parts of a run need: each is opened once."""
 
 from typing import Any
 
@@ -6,32 +6,38 @@ from stylegan2_compress import pickles
 
 
 class Networks:
-    """Contents of network files by path or URL. A file is opened when it is first asked for, and never again.
+    """Contents and SHA-256 of network files by path or URL.
+
+    A file is opened when either is first asked for, once for both: what is used is what was hashed. The safetensors
+    library takes paths only, so it opens a `.safetensors` file a second time right after it was hashed.
 
     The contents are shared: whoever moves a network to a device moves it for all.
     """
 
     def __init__(self):
         self._contents: dict[str, dict[str, Any]] = {}
+        self._sha256: dict[str, str] = {}
 
     def __getitem__(self, file: str) -> dict[str, Any]:
         """What `pickles.load` returns.
 
         Raises:
-            UserError: The file cannot be read.
+            UserError: the file cannot be read, or contains no networks.
         """
         if file not in self._contents:
-            self._contents[file] = pickles.load(file)
+            self._contents[file], self._sha256[file] = pickles.load_with_sha256(file)
         return self._contents[file]
 
     def sha256(self, file: str) -> str:
         """The SHA-256 of the file's bytes, in hexadecimal.
 
         Raises:
-            UserError: The file cannot be read.
+            UserError: the file cannot be read, or contains no networks.
         """
-        return pickles.sha256(pickles.local_file(file))
+        if file not in self._sha256:
+            self[file]
+        return self._sha256[file]
 
     def release(self) -> None:
-        """Forget all contents."""
+        """Forget all contents, which may be large. The hashes are kept."""
         self._contents.clear()

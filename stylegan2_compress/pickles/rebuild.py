@@ -1,7 +1,7 @@
 """Networks from records: the local class, the recorded constructor arguments, the recorded state.
 
 The class is constructed without memory for its weights, compared with the record name by name and shape by shape, and
-only then filled. So constructor arguments from a file can neither allocate nor compute anything to speak of.
+only then filled: constructor arguments from a file can neither allocate much memory nor compute for long.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from training import augment
 from training import networks as host_networks
 
 from stylegan2_compress import networks as our_networks
+from stylegan2_compress.host.networks import class_name, module_source
 from stylegan2_compress.networks.masked import RULES
 from stylegan2_compress.pickles import sources
 from stylegan2_compress.pickles.contents import Allowance, Network, Refused, Tensor, plain
@@ -50,46 +51,46 @@ class Mismatch(Malformed):
     """Constructor arguments and state do not describe the same network of the local class."""
 
 
-# --- what a record says -------------------------------------------------------------------------------------------
+# --- reading records ----------------------------------------------------------------------------------------------
 
 
 def submodules(network: Network) -> dict[str, Network]:
     """All modules of a record by their dotted path, the root under ''.
 
     Raises:
-        Malformed: Something among the modules is no module, or the tree is too deep or endless.
+        Malformed: a member is not a module, or the tree is too deep or endless.
     """
-    found = {}
+    records = {}
     todo = [('', network)]
     while todo:
         path, record = todo.pop()
-        found[path] = record
-        if path.count('.') > _MAX_DEPTH or len(found) > _MAX_MODULES:
-            raise Malformed('it has modules in modules without end')
+        records[path] = record
+        if path.count('.') > _MAX_DEPTH or len(records) > _MAX_MODULES:
+            raise Malformed('it has modules nested without end')
         for name, child in reversed(_members(record, '_modules').items()):
             if child is None:
                 continue
             if not isinstance(child, Network) or not isinstance(name, str) or '.' in name:
-                raise Malformed(f'it has something among the modules of {record.class_name!r} that is none')
+                raise Malformed(f'it has a member among the modules of {record.class_name!r} that is not a module')
             todo.append((join(path, name), child))
-    return found
+    return records
 
 
 def tensors(records: Mapping[str, Network], kind: str) -> dict[str, Tensor]:
     """The `'_parameters'` or `'_buffers'` of `submodules(network)` by their dotted names."""
-    found = {}
+    by_name = {}
     for path, record in records.items():
         for name, tensor in _members(record, kind).items():
             if tensor is None:
                 continue
             if not isinstance(tensor, Tensor) or not isinstance(name, str):
-                raise Malformed(f'it has something among the tensors of {record.class_name!r} that is none')
-            found[join(path, name)] = tensor
-    return found
+                raise Malformed(f'it has a member among the tensors of {record.class_name!r} that is not a tensor')
+            by_name[join(path, name)] = tensor
+    return by_name
 
 
 def attributes(record: Network, allowance: Allowance) -> dict[str, Any]:
-    """The plain attributes of one module: its state without tensors, modules and (necessarily empty) hooks."""
+    """The plain attributes of one module: its state without tensors, modules and hooks, of which it may have none."""
     for name in HOOKS & set(record.state):
         if record.state[name]:
             raise Malformed(f'it has a {record.class_name!r} with hooks, which are code')
@@ -99,7 +100,7 @@ def attributes(record: Network, allowance: Allowance) -> dict[str, Any]:
 def _members(record: Network, kind: str) -> dict:
     members = record.state.get(kind)
     if not isinstance(members, dict):
-        raise Malformed(f'it has a {record.class_name!r} that is no module')
+        raise Malformed(f'it has a {record.class_name!r} that is not a module')
     return members
 
 
@@ -107,14 +108,14 @@ def _members(record: Network, kind: str) -> dict:
 
 
 class Rebuilder:
-    """Turns records into modules; what is one object in the file stays one object.
+    """Turns records into modules. An object that the file shares stays shared.
 
     Args:
-        allowance: For the plain data of all modules.
+        allowance: of the plain data of all modules.
 
     Attributes:
-        differing: Names of the classes whose source in the file says something else than the local one.
-        changed: Dotted names of the attributes that are otherwise than the constructor arguments make them.
+        differing: names of the classes whose source code in the file differs from the local one.
+        changed: dotted names of the attributes that differ from what the constructor arguments make.
     """
 
     def __init__(self, allowance: Allowance):
@@ -128,15 +129,15 @@ class Rebuilder:
         """The module that a record describes, on the CPU.
 
         Raises:
-            Refused: Its class is not one of the host's or ours.
-            Malformed: Its constructor arguments and its state do not fit that class.
+            Refused: its class is neither the host's nor ours.
+            Malformed: its constructor arguments or its state do not fit that class.
         """
         if network not in self._modules:
             self._modules[network] = self._rebuild(network, self._read)
         return self._modules[network]
 
     def skeleton(self, network: Network) -> torch.nn.Module:
-        """The same without the tensors' data, checked in the same way."""
+        """The module without the tensors' data, after the same checks."""
         return self._rebuild(network, lambda tensor, like: like)
 
     def _rebuild(self, network: Network, read: Callable[[Tensor, torch.Tensor], torch.Tensor]) -> torch.nn.Module:
@@ -161,10 +162,10 @@ class Rebuilder:
         modules = dict(module.named_modules(remove_duplicate=False))
         _compare_names(set(records), set(modules))
         for path, record in records.items():
-            local = type(modules[path])
-            if local.__name__ != record.class_name:
-                raise Mismatch(f'its {path} is a {record.class_name!r}, but its arguments make a {local.__name__}')
-            if sources.differ(record.class_name, record.module_src, local._orig_module_src):
+            local_name = class_name(modules[path])
+            if local_name != record.class_name:
+                raise Mismatch(f'its {path} is a {record.class_name!r}, but its arguments make a {local_name}')
+            if sources.differ(record.class_name, record.module_src, module_source(type(modules[path]))):
                 self.differing.add(record.class_name)
 
     def _read(self, tensor: Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -177,33 +178,37 @@ class Rebuilder:
 
 
 def find_class(network: Network) -> type[torch.nn.Module]:
-    """The record's class among the host's persistent classes and ours; if there are several, that of its source.
+    """The record's class among the host's persistent classes and ours; of several, the one with the same source code.
 
     Raises:
-        Refused: There is none.
+        Refused: no class has that name.
     """
-    found = [cls for cls in _local_classes() if cls.__name__ == network.class_name]
-    found.sort(key=lambda cls: cls._orig_module_src != network.module_src)
-    if not found:
+    classes = _local_classes().get(network.class_name)
+    if classes is None:
         name = network.class_name
         raise Refused(f'holds a network of class {name!r}, which neither the host nor stylegan2_compress has')
-    return found[0]
+    return next((cls for cls in classes if module_source(cls) == network.module_src), classes[0])
 
 
 @functools.cache
-def _local_classes() -> list[type[torch.nn.Module]]:
+def _local_classes() -> dict[str, list[type[torch.nn.Module]]]:
+    """The host's persistent classes and ours by name."""
     names = [entry.name for entry in pkgutil.iter_modules(our_networks.__path__)]
     ours = [importlib.import_module(f'{our_networks.__name__}.{name}') for name in names]
-    values = [value for module in [host_networks, augment, *ours] for value in vars(module).values()]
-    return [value for value in values if isinstance(value, type) and persistence.is_persistent(value)]
+    classes: dict[str, list[type[torch.nn.Module]]] = {}
+    for module in [host_networks, augment, *ours]:
+        for value in vars(module).values():
+            if isinstance(value, type) and persistence.is_persistent(value):
+                classes.setdefault(value.__name__, []).append(value)
+    return classes
 
 
 def construct(network: Network, num_modules: int) -> torch.nn.Module:
-    """A network of the local class and the recorded arguments, whose tensors have shapes but no data to speak of.
+    """A network of the local class with the recorded arguments, whose tensors have shapes but, filters aside, no data.
 
     Args:
-        network: Record of which the class name, the source and the constructor arguments count.
-        num_modules: How many modules it has; construction ends when it makes far more.
+        network: record of which the class name, the source code and the constructor arguments are used.
+        num_modules: how many modules it has; construction is stopped when it makes far more.
 
     Raises:
         Refused: There is no such class, or a mask rule would have to be imported.
@@ -226,7 +231,7 @@ def construct(network: Network, num_modules: int) -> torch.nn.Module:
 
 @contextlib.contextmanager
 def without_data(num_modules: int) -> Iterator[None]:
-    """Where networks can be constructed without memory for their weights, and `num_modules` submodules at the most."""
+    """Construct networks without memory for their weights; more than `num_modules` submodules are a ValueError."""
     left = iter(range(num_modules))
 
     def count(*_args) -> None:
@@ -242,10 +247,10 @@ def without_data(num_modules: int) -> Iterator[None]:
 
 
 class _WithoutData(torch.overrides.TorchFunctionMode):
-    """Makes new tensors that would be filled with numbers meta tensors: shapes without memory. Filters still get data.
+    """Creates the tensors of the usual factories as meta tensors: shapes without memory. Filters still get data.
 
-    Whatever a constructor does next to a meta tensor, torch follows without data; but it imports its compiler for most
-    of that, which takes seconds. So the two things that the host's constructors do are done here.
+    Torch can do everything that a constructor does next with a meta tensor, but imports its compiler for most of it,
+    which takes seconds. So the two operations that the host's constructors use are done here.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -259,9 +264,12 @@ class _WithoutData(torch.overrides.TorchFunctionMode):
 
 
 def check_numbers(value: Any) -> None:
-    """Refuse integers with which a constructor could build something enormous outside of any tensor.
+    """Check that no integer is so large that a constructor could use up memory outside of tensors.
 
-    A `seed` may be as large as it likes: it is no size.
+    A `seed` may be of any size.
+
+    Raises:
+        Malformed: one is.
     """
     if isinstance(value, dict):
         value = [item for name, item in value.items() if name != 'seed']
@@ -269,7 +277,7 @@ def check_numbers(value: Any) -> None:
         for item in value:
             check_numbers(item)
     elif isinstance(value, (int, np.integer)) and abs(int(value)) > _MAX_INT:
-        raise Malformed('it has a constructor argument beyond reason')
+        raise Malformed('it has a constructor argument that is far too large')
 
 
 def check_rule(rule: Any) -> None:
@@ -282,7 +290,7 @@ def check_rule(rule: Any) -> None:
         return
     module, _dot, attribute = rule.rpartition('.')
     if module and (module not in sys.modules or attribute not in vars(sys.modules[module])):
-        raise Refused(f'names the mask rule {rule!r}, whose module {module} has to be imported first')
+        raise Refused(f'names the mask rule {rule!r} of a module that is not imported: `import {module}` first')
 
 
 def fill(
@@ -291,13 +299,13 @@ def fill(
     """Give all parameters and buffers of a constructed network their data.
 
     Args:
-        module: What `construct` made.
-        sizes: Shape of every tensor on record, by dotted name.
+        module: what `construct` made.
+        sizes: shape of every tensor on record, by dotted name.
         read: `read(name, like)` returns the tensor of that name, a parameter if `like`, which it replaces, is one.
             Called only if all names and shapes are right.
 
     Raises:
-        Malformed: Names or shapes on record are not those of `module`.
+        Malformed: names or shapes on record are not those of `module`.
     """
     places = {}
     for path, submodule in module.named_modules(remove_duplicate=False):
@@ -323,7 +331,7 @@ def set_attributes(module: torch.nn.Module, values: Mapping[str, Any]) -> None:
     for name in values:
         members = module._modules.keys() | module._parameters.keys() | module._buffers.keys()
         if name in members | MEMBERS | HOOKS or callable(getattr(type(module), name, None)):
-            raise Malformed(f'it has an attribute that hides {type(module).__name__}.{name}')
+            raise Malformed(f'it has an attribute that hides {class_name(module)}.{name}')
     module.__dict__.update(values)
 
 
@@ -340,5 +348,5 @@ def join(path: str, name: str) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An exception as a few words."""
+    """An exception as one line of at most 200 characters."""
     return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]

@@ -1,16 +1,17 @@
-"""What is inside a network file, found without executing any of it and without reading the weights."""
+"""What a network file contains, determined without executing any of it and without reading the weights."""
 
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from typing import Any
 
 import torch
 
 from stylegan2_compress import files
 from stylegan2_compress.host import profiling
+from stylegan2_compress.host.networks import class_name
 from stylegan2_compress.pickles import host_pickle, safetensors_file, sources, tensorflow
 from stylegan2_compress.pickles.contents import Allowance, Foreign, Network, Reader, Refused, plain
 from stylegan2_compress.pickles.machine import Malformed
@@ -37,7 +38,7 @@ class NetworkReport:
     dimensions: dict[str, int]  # img_resolution, img_channels, z_dim, c_dim, w_dim: those that it has.
     channels: dict[int, list[int]]  # Widths of the feature maps by resolution, inner layers first.
     parameters: int
-    macs: int | None  # Per image, see `profiling.macs`; None for what is no generator or cannot be rebuilt.
+    macs: int | None  # Per image, see `profiling.macs`; None for other networks and those that cannot be rebuilt.
     modules: list[ModuleReport]
 
 
@@ -51,10 +52,10 @@ class Report:
     sha256: str
     networks: dict[str, NetworkReport] = field(default_factory=dict)
     training_set_kwargs: dict[str, Any] | None = None
-    suspicious: list[str] = field(default_factory=list)  # Whatever one should know before loading the file.
+    suspicious: list[str] = field(default_factory=list)  # What one should know before loading the file.
 
     def text(self) -> str:
-        """All of it to be read by people."""
+        """The report as text for people."""
         lines = [f'{self.file}: {self.format}, {self.bytes:,} bytes', f'SHA-256 {self.sha256}']
         for key, network in self.networks.items():
             lines += ['', f'{key}: {network.class_name}, {network.parameters:,} parameters']
@@ -76,63 +77,71 @@ class Report:
 
 
 def _printable(line: str) -> str:
-    """Names come from the file: none of them may move the cursor or end the line."""
+    """The line without control characters: names come from the file and must not move the cursor or end the line."""
     return ''.join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
 
 
-def of_safetensors(path: str) -> Report:
-    """Look into a safetensors file.
+def inspect_safetensors(file: BufferedIOBase, size: int, path: str) -> Report:
+    """Describe a safetensors file.
+
+    Args:
+        file: the file, open in binary mode.
+        size: its length in bytes.
+        path: its path, which the safetensors library opens again.
 
     Raises:
-        Malformed, Refused
+        Malformed, Refused: it contains no networks, or networks of other classes.
     """
     data = safetensors_file.read(path, with_data=False)
-    return _of_modules(_report(path, 'safetensors'), data)
+    return _with_modules(Report(path, 'safetensors', size, files.sha256_of_open(file)), data)
 
 
-def of_pickle(path: str) -> Report:
-    """Look into a pickle, also into one that `load` refuses.
+def inspect_pickle(file: BufferedIOBase, size: int, path: str) -> Report:
+    """Describe a pickle, also one that `load` refuses.
+
+    Args:
+        file: the file, open in binary mode.
+        size: its length in bytes.
+        path: its path, for the report.
 
     Raises:
-        Malformed: It is no network pickle, and names nothing that is worth a report.
+        Malformed: it is not a network pickle, and refers to nothing suspicious.
     """
+    digest = files.sha256_of_open(file)
     foreign: dict[str, Foreign] = {}
-    with files.opened(path) as (file, size):
-        try:
-            root = Reader(file, size, lambda name: foreign.setdefault(name, Foreign(name))).read()
-            if host_pickle.is_tensorflow(root):
-                converted = tensorflow.convert(*root, with_data=False)
-                return _of_modules(_report(path, 'TensorFlow pickle'), converted)
-            host_pickle.check_root(root, Network)
-            end = file.tell()
-            report = _of_records(_report(path, 'pickle'), root)
-            if end < size:
-                report.suspicious.append(f'{size - end:,} bytes come behind the networks')
-        except Malformed as error:
-            if not foreign:
-                raise
-            report = _report(path, 'pickle')
-            report.suspicious.append(f'it cannot be loaded: {error}')
+    try:
+        root = Reader(file, size, lambda name: foreign.setdefault(name, Foreign(name))).read()
+        if host_pickle.is_tensorflow(root):
+            converted = tensorflow.convert(*root, with_data=False)
+            return _with_modules(Report(path, 'TensorFlow pickle', size, digest), converted)
+        host_pickle.check_root(root, Network)
+        end = file.tell()
+        report = _with_records(Report(path, 'pickle', size, digest), root)
+        if end < size:
+            report.suspicious.append(f'{size - end:,} bytes follow the networks')
+    except Malformed as error:
+        if not foreign:
+            raise
+        report = Report(path, 'pickle', size, digest)
+        report.suspicious.append(f'it cannot be loaded: {error}')
     report.suspicious[:0] = [f'it refers to {name!r}, which no network needs' for name in foreign]
     return report
 
 
-def _report(path: str, kind: str) -> Report:
-    return Report(path, kind, os.path.getsize(path), files.sha256(path))
-
-
-def _of_modules(report: Report, data: Mapping[str, Any]) -> Report:
+def _with_modules(report: Report, data: Mapping[str, Any]) -> Report:
+    """Add networks that were rebuilt without data, and what else the file contains."""
     report.training_set_kwargs = data.get('training_set_kwargs')
     for key, module in data.items():
         if isinstance(module, torch.nn.Module):
-            classes = {path: type(m).__name__ for path, m in module.named_modules()}
+            classes = {path: class_name(submodule) for path, submodule in module.named_modules()}
             sizes = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
             report.networks[key] = _describe(classes, sizes, vars(module))
             report.networks[key].macs = _macs(module)
     return report
 
 
-def _of_records(report: Report, root: dict[str, Any]) -> Report:
+def _with_records(report: Report, root: dict[str, Any]) -> Report:
+    """Add networks that are on record, of known and unknown classes, and what is odd about them."""
     allowance = Allowance()
     rebuilder = Rebuilder(allowance)
     texts: set[str] = set()
@@ -150,7 +159,9 @@ def _of_records(report: Report, root: dict[str, Any]) -> Report:
         except (Malformed, Refused) as error:
             report.suspicious.append(f'{key} cannot be loaded: {error}')
     report.training_set_kwargs = plain(root.get('training_set_kwargs'), allowance)
-    report.suspicious += [f'{name} is otherwise than its arguments make it' for name in sorted(rebuilder.changed)]
+    report.suspicious += [
+        f'{name} differs from what the constructor arguments make' for name in sorted(rebuilder.changed)
+    ]
     report.suspicious += [f'its source code of {name} is not the local one' for name in sorted(rebuilder.differing)]
     unusual = {name for text in texts for name in sources.unusual_names(text)}
     report.suspicious += [f'its source code mentions {name!r}' for name in sorted(unusual)]
@@ -158,7 +169,7 @@ def _of_records(report: Report, root: dict[str, Any]) -> Report:
 
 
 def _describe(classes: Mapping[str, str], sizes: Mapping[str, tuple[int, ...]], attributes: Mapping) -> NetworkReport:
-    """A network from the class of every module, the shape of every parameter, and its own attributes."""
+    """The report on a network, from the class of every module, the shape of every parameter, and its attributes."""
     counts = dict.fromkeys(classes, 0)
     shapes: dict[str, list[int]] = {}
     for name, size in sizes.items():
@@ -173,7 +184,7 @@ def _describe(classes: Mapping[str, str], sizes: Mapping[str, tuple[int, ...]], 
 
 
 def _ancestors(path: str) -> Iterator[str]:
-    """The path itself and everything above it."""
+    """The dotted path itself and the paths of all modules that contain it, the root '' last."""
     while path:
         yield path
         path = path.rpartition('.')[0]
@@ -181,7 +192,7 @@ def _ancestors(path: str) -> Iterator[str]:
 
 
 def _channels(sizes: Mapping[str, tuple[int, ...]]) -> dict[int, list[int]]:
-    """Widths by resolution: in generators of both feature maps of a block, in discriminators of its first."""
+    """Widths by resolution: of both feature maps of a generator's block, of the first one of a discriminator's."""
     channels: dict[int, list[int]] = {}
     for name, size in sizes.items():
         match = re.fullmatch(r'(?:synthesis\.b(\d+)\.(?:const|conv[01]\.weight)|b(\d+)\.conv0?\.weight)', name)

@@ -1,4 +1,4 @@
-"""Networks as safetensors: the tensors by dotted name, everything else as one JSON text in the file's metadata.
+"""Networks as safetensors: the tensors by dotted name, everything else as JSON in the file's metadata.
 
     {"version": 1,
      "data": {"G_ema": {"class": "Generator", "args": [], "kwargs": {"z_dim": 512, ...}, "training": false,
@@ -6,7 +6,8 @@
               "training_set_kwargs": {"value": {...}}},
      "shared": {"G_ema.mapping.fc0.weight": "G.mapping.fc0.weight"}}
 
-`attributes` has what is otherwise than the constructor leaves it, `shared` the tensors that are stored once only.
+`attributes` contains attributes that differ from what the constructor makes, `shared` maps the names of tensors that
+several modules share to the one under which they are stored.
 """
 
 import json
@@ -19,8 +20,8 @@ import torch
 from dnnlib import EasyDict
 from torch_utils import persistence
 
-from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.networks import class_name, init_arguments, module_source
 from stylegan2_compress.pickles import host_pickle
 from stylegan2_compress.pickles.contents import DType, Network, Refused
 from stylegan2_compress.pickles.machine import Malformed
@@ -28,17 +29,17 @@ from stylegan2_compress.pickles.rebuild import HOOKS, MEMBERS, construct, fill, 
 
 _KEY = 'stylegan2_compress'
 _VERSION = 1
-_TAG = '!'  # Marks JSON objects that stand for something JSON has no form for.
+_TAG = '!'  # Marks JSON objects that encode a type which JSON lacks.
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
 def write(file: BinaryIO, data: dict[str, Any]) -> None:
-    """Write `data` so that `read` gives it back: tensors bit for bit, plain data type by type.
+    """Write `data` so that `read` returns the same: tensors bit for bit, plain data with its types.
 
     Raises:
-        UserError: A network is not what its constructor arguments make, or something is no data.
+        UserError: a network is not what its constructor arguments make, or a value cannot be encoded.
     """
     tensors: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}
@@ -61,11 +62,11 @@ def write(file: BinaryIO, data: dict[str, Any]) -> None:
 
 
 def _describe(module: torch.nn.Module) -> dict[str, Any]:
-    """Class, constructor arguments, and what else `module` is, checked to make it again."""
+    """Class, constructor arguments, mode and changed attributes of `module`, checked to be enough to rebuild it."""
     if not persistence.is_persistent(module):
-        raise TypeError(f'a {type(module).__name__} does not know its constructor arguments')
-    args, kwargs = module._init_args, module._init_kwargs
-    record = Network(type(module).__name__, module._orig_module_src, {'_init_args': args, '_init_kwargs': kwargs})
+        raise TypeError(f'a {class_name(module)} does not know its constructor arguments')
+    args, kwargs = init_arguments(module)
+    record = Network(class_name(module), module_source(type(module)), {'_init_args': args, '_init_kwargs': kwargs})
     modules = dict(module.named_modules(remove_duplicate=False))
     made = construct(record, len(modules)).train(module.training)
     if _classes(module) != _classes(made):
@@ -74,7 +75,7 @@ def _describe(module: torch.nn.Module) -> dict[str, Any]:
     fill(made, {name: tensor.shape for name, tensor in tensors.items()}, lambda name, like: tensors[name])
     changed = {path: _changed_attributes(m, made.get_submodule(path)) for path, m in modules.items()}
     return {
-        'class': type(module).__name__,
+        'class': class_name(module),
         'args': _encode(list(args)),
         'kwargs': _encode(kwargs),
         'training': module.training,
@@ -87,12 +88,18 @@ def _changed_attributes(module: torch.nn.Module, made: torch.nn.Module) -> dict[
     for name in HOOKS:
         if module.__dict__.get(name):
             raise TypeError('it has hooks, which are code')
-    own, other = ({k: _encode(v) for k, v in vars(m).items() if k not in HOOKS | MEMBERS} for m in (module, made))
-    return {k: v for k, v in own.items() if k not in other or json.dumps(v) != json.dumps(other[k])}
+    own, constructed = (
+        {name: _encode(value) for name, value in vars(m).items() if name not in HOOKS | MEMBERS} for m in (module, made)
+    )
+    return {
+        name: value
+        for name, value in own.items()
+        if name not in constructed or json.dumps(value) != json.dumps(constructed[name])
+    }
 
 
 def _classes(module: torch.nn.Module) -> dict[str, str]:
-    return {path: type(m).__name__ for path, m in module.named_modules(remove_duplicate=False)}
+    return {path: class_name(submodule) for path, submodule in module.named_modules(remove_duplicate=False)}
 
 
 def _named_tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -106,21 +113,22 @@ def read(path: str, with_data: bool = True) -> dict[str, Any]:
     """The data that `write` was given, networks rebuilt from the local classes.
 
     Args:
-        path: An ordinary file.
-        with_data: Without it, networks are as their constructors make them, and their tensors have shapes only.
+        path: a regular file, which the safetensors library opens.
+        with_data: without it, networks are as their constructors make them, and their tensors have shapes only.
 
     Raises:
-        Malformed, Refused
+        Malformed: the file does not contain networks as `write` writes them.
+        Refused: a network's class is neither the host's nor ours.
     """
     try:
-        with files.opened(path), safetensors.safe_open(path, 'pt') as file:
+        with safetensors.safe_open(path, 'pt') as file:
             return _Document(file, with_data).data()
     except (safetensors.SafetensorError, RecursionError) as error:
-        raise Malformed(f'it is no safetensors file of networks ({error})') from error
+        raise Malformed(f'it is not a safetensors file of networks ({error})') from error
 
 
 class _Document:
-    """An open file and the JSON in its metadata, of which nothing is certain."""
+    """An open file and the JSON in its metadata, none of which is trusted."""
 
     def __init__(self, file: Any, with_data: bool):
         self._file = file
@@ -139,7 +147,7 @@ class _Document:
             raise Malformed('it has shared tensors that have no name')
 
     def data(self) -> dict[str, Any]:
-        """Everything, read."""
+        """The contents of the file."""
         data = {}
         for key, entry in self._data.items():
             if not isinstance(entry, dict) or not {'class', 'value'} & entry.keys():
@@ -190,11 +198,15 @@ class _Document:
         return self._read_already[name]
 
 
-# --- what JSON has no form for ------------------------------------------------------------------------------------
+# --- types that JSON lacks ----------------------------------------------------------------------------------------
 
 
 def _encode(value: Any) -> Any:
-    """`value` in JSON's types. Raises TypeError where it is no plain data."""
+    """`value` in JSON's types.
+
+    Raises:
+        TypeError: it is not plain data.
+    """
     if isinstance(value, np.generic):
         code = value.dtype.str[1:]
         return {_TAG: 'numpy', 'dtype': code, 'bytes': value.astype(DType(code).dtype).tobytes().hex()}
@@ -212,11 +224,11 @@ def _encode(value: Any) -> Any:
         return {_TAG: type(value).__name__, 'items': [_encode(item) for item in items]}
     if isinstance(value, bytes):
         return {_TAG: 'bytes', 'bytes': value.hex()}
-    raise TypeError(f'a {type(value).__name__} is no plain data')
+    raise TypeError(f'a {type(value).__name__} is not plain data')
 
 
 def _decode(value: Any) -> Any:
-    """What `_encode` encoded."""
+    """The inverse of `_encode`."""
     if isinstance(value, list):
         return [_decode(item) for item in value]
     if not isinstance(value, dict):
@@ -226,7 +238,7 @@ def _decode(value: Any) -> Any:
     try:
         return _DECODERS[value[_TAG]](value)
     except (KeyError, TypeError, ValueError) as error:
-        raise Malformed('it has a value of unknown form in its metadata') from error
+        raise Malformed('it has a value of an unknown type in its metadata') from error
 
 
 _DECODERS = {

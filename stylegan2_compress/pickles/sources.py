@@ -1,4 +1,4 @@
-"""Does a class's source text in a file say something else than the local one?"""
+"""Whether the source code of a class in a file means something else than the local source code."""
 
 import functools
 import hashlib
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 _MAX_SOURCE = 1 << 17  # Characters; the host's networks.py has 37,000.
 
-# Two classes of the host from PyPI have options more than NVIDIA's. They are off by default and NVIDIA's constructors
-# refuse them, so for arguments that both take these classes are the same: digest on PyPI -> digest at NVIDIA.
+# Two classes of the host from PyPI have more options than NVIDIA's. They are off by default and NVIDIA's constructors
+# refuse them, so with arguments that both take the classes are the same: digest on PyPI -> digest at NVIDIA.
 _SAME = {
     'c6e17601c7b8d4e9bcb4013902cc279d747f61adc9e7409ee6daf81144fa2283':  # Generator
     'f1d2855fd10e6efec716ce999e45d5f390174ac5a79e915c648ea99ff37e139d',
@@ -18,8 +18,7 @@ _SAME = {
     '9bdaf0c6df22be0eb76db4a55cabcd8db3abe82fbd229beb308ad433bc675c61',
 }  # fmt: skip
 
-
-# Names with which Python source gets at more than a network needs.
+# Names with which source code can reach more than a network needs.
 _UNUSUAL = {
     '__builtins__',
     '__globals__',
@@ -56,17 +55,18 @@ class _Definition:
     head: set[str] = field(default_factory=set)  # Of the first line, which names the base classes.
 
     def digest(self) -> str:
-        """The same for definitions that mean the same."""
+        """A hash that is equal for definitions that mean the same."""
         digest = hashlib.sha256('\n'.join(self.text).encode(errors='replace')).hexdigest()
         return _SAME.get(digest, digest)
 
 
 def differ(class_name: str, first: str, second: str) -> bool:
-    """Whether two module sources define `class_name`, or something that it uses of its module, differently.
+    """Whether two module sources define `class_name`, or something of its module that it uses, differently.
 
-    Comments, docstrings, layout, imports and whatever the class does not use are left out. So are the persistent
-    classes that it constructs: they are on record themselves. The texts are cut into tokens, neither run nor compiled
-    (compiling hostile text can crash the interpreter). A text that cannot be cut, or without such a class, differs.
+    Comments, docstrings, layout, imports and whatever the class does not use are ignored. So are the persistent
+    classes that it constructs: they have records of their own. The sources are split into tokens, neither run nor
+    compiled (compiling hostile source code can crash the interpreter). A source that cannot be split, or without such a
+    class, differs.
     """
     if first == second:
         return False
@@ -75,25 +75,25 @@ def differ(class_name: str, first: str, second: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _differ(class_name: str, first: str, second: str) -> bool:
-    first, second = _definitions(first), _definitions(second)
+    ours, theirs = _definitions(first), _definitions(second)
     todo, seen = {class_name}, set()
     while todo:
         name = todo.pop()
-        if name not in first or name not in second or first[name].digest() != second[name].digest():
+        if name not in ours or name not in theirs or ours[name].digest() != theirs[name].digest():
             return True
         seen.add(name)
-        constructed = {name for name, other in first.items() if 'persistent_class' in other.tokens}
-        used = (first[name].tokens & second[name].tokens) - constructed | first[name].head
-        todo |= (used & (first.keys() | second.keys())) - seen
+        constructed = {name for name, other in ours.items() if 'persistent_class' in other.tokens}
+        used = (ours[name].tokens & theirs[name].tokens) - constructed | ours[name].head
+        todo |= (used & (ours.keys() | theirs.keys())) - seen
     return False
 
 
 def unusual_names(source: str) -> set[str]:
-    """What a module's source imports or mentions that a network does not need; a hint, no proof of anything."""
+    """Names that a module's source code imports or mentions and a network does not need; a hint, not a proof."""
     try:
         lines = [tokens for _, tokens in _logical_lines(source[:_MAX_SOURCE])]
     except (tokenize.TokenError, SyntaxError, ValueError):
-        return {'what is no Python'}
+        return {'invalid Python'}
     imported = (
         {tokens[1] for tokens in lines if tokens[0] in ('import', 'from') and len(tokens) > 1}
         - {'.', '..'}
@@ -104,7 +104,7 @@ def unusual_names(source: str) -> set[str]:
 
 @functools.lru_cache(maxsize=16)
 def _definitions(source: str) -> dict[str, _Definition]:
-    """A module's functions, classes and variables by name."""
+    """A module's functions, classes and variables by name; none if the source cannot be split into tokens."""
     definitions: dict[str, _Definition] = {}
     decorators: list[tuple[int, list[str]]] = []
     definition = _Definition()
@@ -127,6 +127,7 @@ def _definitions(source: str) -> dict[str, _Definition]:
 
 
 def _logical_lines(source: str) -> Iterator[tuple[int, list[str]]]:
+    """Indentation depth and tokens of each logical line that is not a docstring."""
     depth, tokens, types = 0, [], set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.INDENT:
@@ -134,7 +135,7 @@ def _logical_lines(source: str) -> Iterator[tuple[int, list[str]]]:
         elif token.type == tokenize.DEDENT:
             depth -= 1
         elif token.type == tokenize.NEWLINE:
-            if types - {tokenize.STRING}:  # A line of strings alone is a docstring.
+            if types - {tokenize.STRING}:  # A line of only strings is a docstring.
                 yield depth, tokens
             tokens, types = [], set()
         elif token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER):

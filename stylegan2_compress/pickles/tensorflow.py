@@ -1,4 +1,4 @@
-"""Networks of the TensorFlow era, through the host's own converter, none of their source run."""
+"""Networks of the TensorFlow era, converted by the host's own code; the source code in the file is not run."""
 
 import contextlib
 import io
@@ -21,11 +21,11 @@ def convert(G: TFNetwork, D: TFNetwork, Gs: TFNetwork, with_data: bool = True) -
     """The three networks of a TensorFlow pickle as the host's G, D and G_ema.
 
     Args:
-        G, D, Gs: Records.
-        with_data: Without it, tensors have shapes only.
+        G, D, Gs: the records; Gs is the moving average of G.
+        with_data: without it, tensors have shapes only.
 
     Raises:
-        Malformed: They are not what the host's converter knows.
+        Malformed: the host's converter does not support them.
     """
     seen: set[TFNetwork] = set()
     allowance = Allowance()
@@ -37,13 +37,13 @@ def convert(G: TFNetwork, D: TFNetwork, Gs: TFNetwork, with_data: bool = True) -
 
 
 def _stub(network: TFNetwork, seen: set[TFNetwork], allowance: Allowance) -> SimpleNamespace:
-    """What the converter reads of a `dnnlib.tflib.network.Network`; networks are a tree, whatever the file says."""
+    """What the converter reads of a `dnnlib.tflib.network.Network`, of which each may be part of only one other."""
     if not isinstance(network, TFNetwork) or network.state is None or network in seen or len(seen) > 100:
-        raise Malformed('it has a TensorFlow network that is none')
+        raise Malformed('it has a TensorFlow network that is incomplete or shared')
     seen.add(network)
     variables, components = plain(network.state['variables'], allowance), network.state['components']
     if not (isinstance(variables, list) and isinstance(components, dict)):
-        raise Malformed('it has a TensorFlow network that is none')
+        raise Malformed('it has a TensorFlow network that is incomplete or shared')
     return SimpleNamespace(
         version=plain(network.state['version'], allowance),
         static_kwargs=plain(network.state['static_kwargs'], allowance),
@@ -55,15 +55,15 @@ def _stub(network: TFNetwork, seen: set[TFNetwork], allowance: Allowance) -> Sim
 def _convert(stub: SimpleNamespace, converter: Callable, with_data: bool) -> torch.nn.Module:
     check_numbers(stub.static_kwargs)
     try:
-        # Without memory for weights at first, to see how large its arguments would make the network.
+        # First without memory for weights, to see how large the arguments would make the network.
         with without_data(_MAX_MODULES), contextlib.redirect_stdout(io.StringIO()):
             skeleton = converter(stub)
         needed = sum(tensor.numel() for tensor in misc.params_and_buffers(skeleton))
         if needed > _num_values(stub) + _MAX_FILTERS:
-            raise ValueError('its arguments ask for more values than it has')
+            raise ValueError('its arguments require more values than it has')
         return converter(stub) if with_data else skeleton
-    except Exception as error:  # The converter checks next to nothing: it raises whatever it trips over.
-        raise Malformed(f"the host's TensorFlow converter does not take it ({one_line(error)})") from error
+    except Exception as error:  # The converter checks little: anything can be raised for bad arguments.
+        raise Malformed(f"the host's TensorFlow converter cannot convert it ({one_line(error)})") from error
 
 
 def _num_values(stub: SimpleNamespace) -> int:

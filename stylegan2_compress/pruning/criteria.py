@@ -1,6 +1,6 @@
-"""Which channels matter: functions from a generator to one score vector per feature map; the higher, the sooner kept.
+"""Pruning criteria: functions from a generator to a score vector per feature map; channels of high score are kept.
 
-All of them judge a channel by the weights that read it, see `graph.readers`.
+All of them score a channel by the weights that read it, see `graph.readers`.
 """
 
 import copy
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.pruning import graph
@@ -19,17 +20,17 @@ ContentMask = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class CriterionOptions:
-    """What the criteria that look at images need to know.
+    """Options of criteria that sample or generate images.
 
-    The gradient that a score is made of is that of a whole batch, so scores depend on the batch size a little. The
-    published runs use 400 samples in batches of 8 for `content-aware`, 5000 in batches of 5 for `diversity`.
+    Scores are computed from the gradient of a whole batch, so they depend slightly on the batch size. The published
+    runs use 400 samples in batches of 8 for `content-aware`, 5000 in batches of 5 for `diversity`.
 
     Attributes:
-        samples: Number of images.
-        batch: Images at a time.
-        seed: Seed of everything drawn at random.
-        content_mask: From images [N, C, H, W] in [−1, 1] to masks [N, 1, H, W] that are 1 where the content is that
-            `content-aware` must preserve and 0 elsewhere; None means everywhere.
+        samples: number of images.
+        batch: images at a time.
+        seed: seed of everything drawn at random.
+        content_mask: from images [N, C, H, W] in [−1, 1] to masks [N, 1, H, W], 1 on the content that `content-aware`
+            has to preserve and 0 elsewhere; None is 1 everywhere.
     """
 
     samples: int = 400
@@ -39,39 +40,39 @@ class CriterionOptions:
 
 
 Scores = dict[str, torch.Tensor]
-Criterion = Callable[[torch.nn.Module, CriterionOptions], Scores]
+Criterion = Callable[[Generator, CriterionOptions], Scores]
 
 
-def l1(G: torch.nn.Module, options: CriterionOptions) -> Scores:
+def l1(G: Generator, options: CriterionOptions) -> Scores:
     """Mean absolute value of the weights that read a channel."""
     return {name: reader.weight.detach().abs().mean(dim=[0, 2, 3]) for name, reader in graph.readers(G).items()}
 
 
-def l1_styled(G: torch.nn.Module, options: CriterionOptions) -> Scores:
-    """Mean absolute value of the weights that read a channel, once modulated: times the mean |style| of 1000 latents.
+def l1_styled(G: Generator, options: CriterionOptions) -> Scores:
+    """Mean absolute value of the modulated weights that read a channel: `l1` times the mean |style| of 1000 latents.
 
-    Not from a paper. StyleGAN2 convolves with weight · style, and `l1` does not see that a style lets hardly any of a
-    channel through.
+    Not from a paper. StyleGAN2 convolves with weight · style, and `l1` ignores that the styles of a channel may be
+    close to zero.
     """
     ws = _random_ws(G, 1000, torch.Generator().manual_seed(options.seed))[:, 0]
     styles = {name: reader.affine(ws).detach().abs().mean(dim=0) for name, reader in graph.readers(G).items()}
     return {name: magnitude * styles[name] for name, magnitude in l1(G, options).items()}
 
 
-def random(G: torch.nn.Module, options: CriterionOptions) -> Scores:
-    """Uniform draws: the baseline that says what choosing is worth."""
+def random(G: Generator, options: CriterionOptions) -> Scores:
+    """Uniform random scores: the baseline for other criteria."""
     rnd = torch.Generator().manual_seed(options.seed)
     return {name: torch.rand(width, generator=rnd) for name, width in graph.widths(G).items()}
 
 
-def content_aware(G: torch.nn.Module, options: CriterionOptions) -> Scores:
+def content_aware(G: Generator, options: CriterionOptions) -> Scores:
     """Content-Aware GAN Compression (CVPR 2021).
 
     Mean absolute gradient, over the weights that read a channel, of the L1 distance between an image and the same image
     with salt and pepper on 5 % of its content's pixels. Summed over batches.
 
     Raises:
-        UserError: The content mask fails, is not [N, 1, H, W], or is empty on all images.
+        UserError: the content mask fails, is not [N, 1, H, W], or is empty on all images.
     """
     G, weights = _differentiable(G)
     rnd = torch.Generator().manual_seed(options.seed)
@@ -87,17 +88,17 @@ def content_aware(G: torch.nn.Module, options: CriterionOptions) -> Scores:
         for name, gradient in _mean_absolute_gradients(distance, weights).items():
             scores[name] += gradient
     if not some_content:
-        raise UserError(f'The content mask is empty on all {options.samples} images: nothing is left to preserve.')
+        raise UserError(f'The content mask is empty on all {options.samples} images: there is nothing to preserve.')
     return scores
 
 
-def diversity(G: torch.nn.Module, options: CriterionOptions) -> Scores:
+def diversity(G: Generator, options: CriterionOptions) -> Scores:
     """Diversity-aware channel pruning (CVPR 2024).
 
     Variance, over ten directions in W, of the mean absolute gradient (over the weights that read a channel) of the L1
-    distance between an image and the one a step of length 5 along the direction, which counts as constant. Summed over
-    batches, each with its own directions: principal components of W, drawn by the variance they explain. The step is
-    as long as in the authors' StyleGAN2 code.
+    distance between an image and the image after a step of length 5 along the direction, the latter without gradient.
+    Summed over batches. The directions of a batch are principal components of W, drawn with probabilities proportional
+    to the variance they explain. The length of the step is that of the authors' StyleGAN2 code.
     """
     G, weights = _differentiable(G)
     rnd = torch.Generator().manual_seed(options.seed)
@@ -128,7 +129,7 @@ def load_content_mask(path: str | Path, device: torch.device | str = 'cpu') -> C
     """A content mask from a TorchScript file.
 
     Raises:
-        UserError: There is no such file, or it is not TorchScript.
+        UserError: the file does not exist, or is not TorchScript.
     """
     if not Path(path).is_file():
         raise UserError(f'There is no content mask file {path}.')
@@ -154,15 +155,15 @@ def _content(images: torch.Tensor, content_mask: ContentMask | None) -> torch.Te
     return mask > 0.5
 
 
-def _sampled_ws(G: torch.nn.Module, options: CriterionOptions, rnd: torch.Generator) -> Iterator[torch.Tensor]:
-    """Latents [N, num_ws, w_dim] in batches until there are `options.samples`, with a progress bar."""
+def _sampled_ws(G: Generator, options: CriterionOptions, rnd: torch.Generator) -> Iterator[torch.Tensor]:
+    """Batches of latents [N, num_ws, w_dim], `options.samples` in all, with a progress bar."""
     sizes = [min(options.batch, options.samples - start) for start in range(0, options.samples, options.batch)]
     for n in tqdm(sizes, desc='Scoring channels', unit='batch', disable=None, leave=False):
         yield _random_ws(G, n, rnd)
 
 
-def _random_ws(G: torch.nn.Module, n: int, rnd: torch.Generator) -> torch.Tensor:
-    """Latents of `n` random z, and of random classes where the generator has any."""
+def _random_ws(G: Generator, n: int, rnd: torch.Generator) -> torch.Tensor:
+    """Latents [n, num_ws, w_dim] of random z, and of random classes if the generator has classes."""
     device = G.synthesis.b4.const.device
     z = torch.randn([n, G.z_dim], generator=rnd).to(device)
     c = torch.zeros([n, G.c_dim])
@@ -171,14 +172,14 @@ def _random_ws(G: torch.nn.Module, n: int, rnd: torch.Generator) -> torch.Tensor
     return G.mapping(z, c.to(device), skip_w_avg_update=True).detach()
 
 
-def _principal_components(G: torch.nn.Module, rnd: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def _principal_components(G: Generator, rnd: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Unit vectors [w_dim, w_dim], one a row, and the variances of W along them, from 10,000 latents."""
     variances, columns = torch.linalg.eigh(_random_ws(G, 10_000, rnd)[:, 0].cpu().double().T.cov())
     return columns.T, variances.clamp(min=0)
 
 
-def _differentiable(G: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """A copy of `G` in eval mode, and those of its weights that get gradients: the ones that read each feature map."""
+def _differentiable(G: Generator) -> tuple[Generator, dict[str, torch.Tensor]]:
+    """A copy of `G` in eval mode, and its weights that get gradients: those that read each feature map."""
     G = copy.deepcopy(G).eval().requires_grad_(False)
     return G, {name: reader.weight.requires_grad_(True) for name, reader in graph.readers(G).items()}
 

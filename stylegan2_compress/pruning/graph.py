@@ -1,25 +1,25 @@
-"""Which layer of a synthesis network reads and which one makes each feature map: all that pruning has to know.
+"""Which layers of a synthesis network read and which compute each feature map.
 
-A feature map has the name of what makes it: `b4.const`, then `b4.conv1`, `b8.conv0`, `b8.conv1`, `b16.conv0` and so on.
-In `resnet` networks `skip` makes part of `conv1`'s feature map, because their outputs are added.
+A feature map has the name of the layer that computes it: `b4.const`, then `b4.conv1`, `b8.conv0`, `b8.conv1`,
+`b16.conv0` and so on. In `resnet` networks `skip` also contributes to `conv1`'s feature map: their outputs are added.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
+from training.networks import Generator
 
 
 class Layer(NamedTuple):
     """A layer of the synthesis network between two feature maps."""
 
     name: str  # As in `G.synthesis.named_modules()`, e.g. 'b8.conv0'.
-    module: torch.nn.Module
-    source: str  # The feature map it reads.
-    target: str | None  # The feature map it makes; None where that is the image.
+    module: Any  # A SynthesisLayer, ToRGBLayer or Conv2dLayer, of the host or as a trusted pickle defines it.
+    source: str  # The feature map that it reads.
+    target: str | None  # The feature map that it computes; None for toRGB.
 
 
-def layers(G: torch.nn.Module) -> list[Layer]:
-    """All convolutions of `G.synthesis`, from 4×4 up: a block's conv0, conv1, then skip and torgb where they exist."""
+def layers(G: Generator) -> list[Layer]:
+    """All convolutions of `G.synthesis`, from 4×4 up: a block's conv0, conv1, then skip and torgb if they exist."""
     result = []
     previous = None
     for res in G.synthesis.block_resolutions:
@@ -29,7 +29,7 @@ def layers(G: torch.nn.Module) -> list[Layer]:
         if previous:
             result.append(Layer(first, block.conv0, previous, first))
         result.append(Layer(second, block.conv1, first, second))
-        if hasattr(block, 'skip'):
+        if previous and hasattr(block, 'skip'):
             result.append(Layer(f'{name}.skip', block.skip, previous, second))
         if hasattr(block, 'torgb'):
             result.append(Layer(f'{name}.torgb', block.torgb, second, None))
@@ -37,7 +37,7 @@ def layers(G: torch.nn.Module) -> list[Layer]:
     return result
 
 
-def widths(G: torch.nn.Module) -> dict[str, int]:
+def widths(G: Generator) -> dict[str, int]:
     """Channels of every feature map of `G.synthesis`, from 4×4 up."""
     result = {'b4.const': G.synthesis.b4.const.shape[0]}
     for layer in layers(G):
@@ -46,11 +46,11 @@ def widths(G: torch.nn.Module) -> dict[str, int]:
     return result
 
 
-def readers(G: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The layer that reads each feature map on the main path: the next convolution, at the very end torgb.
+def readers(G: Generator) -> dict[str, Any]:
+    """The layer that reads each feature map on the main path: the next convolution, and torgb for the last one.
 
-    The criteria judge a channel by the weights that read it. Weights that make it say little, because demodulation
-    takes their scale away again.
+    The criteria score a channel by the weights that read it. The weights that compute it say little about it, because
+    demodulation removes their scale.
     """
     result = {}
     for layer in layers(G):

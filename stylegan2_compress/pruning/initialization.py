@@ -1,17 +1,19 @@
-"""What may be done to a pruned generator's weights before it is trained again."""
+"""Initialisations of a pruned generator's weights before it is trained."""
 
 from collections.abc import Callable
 
 import torch
+from training.networks import Generator
+
+Initialization = Callable[[Generator], None]
 
 
-def svs(G: torch.nn.Module) -> None:
-    """Singular value scaling (AAAI 2025), in place: pruning leaves a few singular vectors dominant; this levels them.
+def svs(G: Generator) -> None:
+    """Singular value scaling (AAAI 2025), in place: reduces the dominance of a few singular vectors after pruning.
 
-    Every weight of the synthesis network (convolutions, style affines, toRGB), as a matrix [out, rest], gets the square
-    roots of its singular values; every bias b becomes b / √‖b‖, a zero one stays zero. The constant input, noise
-    strengths and the mapping network are left as they are. The image changes: this is a start for training, nothing to
-    look at.
+    The singular values of every weight of the synthesis network (convolutions, style affines, toRGB), as a matrix
+    [out, rest], are replaced by their square roots; every bias b becomes b / √‖b‖ unless it is zero. The constant
+    input, noise strengths and the mapping network do not change. The images do: the generator has to be trained again.
     """
     with torch.no_grad():
         for name, parameter in G.synthesis.named_parameters():
@@ -23,7 +25,7 @@ def svs(G: torch.nn.Module) -> None:
                 parameter.div_(parameter.norm().sqrt())
 
 
-INITIALIZATIONS: dict[str, Callable[[torch.nn.Module], None]] = {
+INITIALIZATIONS: dict[str, Initialization] = {
     'none': lambda G: None,
     'svs': svs,
 }

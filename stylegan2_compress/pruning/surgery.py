@@ -1,41 +1,42 @@
-"""From scores to a smaller generator: widths, masks, and the cut itself."""
+"""From scores to a smaller generator: widths, masks, and the generator without the channels that are cut."""
 
-import inspect
 import math
 from collections.abc import Mapping
 from fractions import Fraction
 
 import torch
+from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.networks import bound_arguments
 from stylegan2_compress.networks.pruned import PrunedGenerator
 from stylegan2_compress.pruning import graph
 
 
-def widths_for_ratio(G: torch.nn.Module, ratio: float) -> dict[str, int]:
-    """ceil((1 − ratio) · c) channels of every feature map, so at least one.
+def widths_for_ratio(G: Generator, ratio: float) -> dict[str, int]:
+    """ceil((1 − ratio) · c) of the c channels of every feature map, which is at least one.
 
     Raises:
         UserError: `ratio` is not in [0, 1).
     """
     if not 0 <= ratio < 1:
         raise UserError(f'The pruning ratio must be at least 0 and less than 1, not {ratio}.')
-    kept = 1 - Fraction(str(ratio))  # As written: in binary, ceil((1 − 0.7) · 10) is 4.
+    kept = 1 - Fraction(str(ratio))  # Exact in decimal: in floating point, ceil((1 − 0.7) · 10) is 4.
     return {name: math.ceil(kept * width) for name, width in graph.widths(G).items()}
 
 
-def widths_from_text(G: torch.nn.Module, text: str) -> dict[str, int]:
-    """Widths from `RES:CHANNELS,RES:CHANNELS,…`: both feature maps of a block get them, blocks not named stay whole.
+def widths_from_text(G: Generator, text: str) -> dict[str, int]:
+    """Widths from `RES:CHANNELS,RES:CHANNELS,…`, of both feature maps of a block; blocks not named are not pruned.
 
     Raises:
-        UserError: `text` cannot be read, or names a resolution or more channels that `G` does not have.
+        UserError: `text` cannot be parsed, or names a resolution or more channels that `G` does not have.
     """
     whole = graph.widths(G)
     result = {}
     for item in text.split(','):
         res, colon, channels = item.partition(':')
         if not colon or not res.strip().isdecimal() or not channels.strip().isdecimal():
-            raise UserError(f'Cannot read {item!r} in the widths {text!r}: write RES:CHANNELS, for example 4:52,8:52.')
+            raise UserError(f'Cannot parse {item!r} in the widths {text!r}: write RES:CHANNELS, for example 4:52,8:52.')
         maps = [name for name in whole if name.startswith(f'b{int(res)}.')]
         if not maps:
             known = ', '.join(str(res) for res in G.synthesis.block_resolutions)
@@ -44,16 +45,18 @@ def widths_from_text(G: torch.nn.Module, text: str) -> dict[str, int]:
             raise UserError(f'The widths {text!r} name the resolution {int(res)} twice: leave one out.')
         for name in maps:
             if not 1 <= int(channels) <= whole[name]:
-                raise UserError(f'The widths {text!r} ask for {channels} channels of {name}: 1 to {whole[name]} work.')
+                raise UserError(
+                    f'The widths {text!r} ask for {channels} channels of {name}: give a number from 1 to {whole[name]}.'
+                )
             result[name] = int(channels)
     return {**whole, **result}
 
 
 def masks_from_scores(scores: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
-    """A boolean mask per feature map that keeps the `widths[name]` channels of highest score, the first ones of equals.
+    """A boolean mask [c] per feature map that keeps the `widths[name]` channels of highest score, ties by index.
 
     Raises:
-        UserError: A score is not finite, as when the network's weights are not.
+        UserError: a score is not finite, for example because the network's weights are not.
     """
     masks = {}
     for name, score in scores.items():
@@ -64,12 +67,16 @@ def masks_from_scores(scores: Mapping[str, torch.Tensor], widths: Mapping[str, i
     return masks
 
 
-def prune(G: torch.nn.Module, masks: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-    """The generator without the channels that `masks` (boolean, by feature map) leave out; `G` is unchanged.
+def prune(G: Generator, masks: Mapping[str, torch.Tensor]) -> PrunedGenerator:
+    """The generator without the channels that `masks` leave out; `G` is not changed.
 
-    Its images are those of `G` after all weights that read a channel left out were set to zero. Demodulation sees to
-    that by itself in the styled convolutions. `torgb` and `skip` divide by √(input channels) at run time, so their
-    weights are multiplied by √(kept / all).
+    Its images are those of `G` with all weights that read these channels set to zero. Styled convolutions need nothing
+    for that, because of demodulation. `torgb` and `skip` divide by √(input channels) at run time, so their weights are
+    multiplied by √(kept / all).
+
+    Args:
+        G: a generator of the host's class or a pruned one.
+        masks: boolean mask [c] of every feature map, True for the channels to keep.
 
     Returns:
         A `PrunedGenerator` in eval mode without gradients, on `G`'s device.
@@ -95,9 +102,8 @@ def prune(G: torch.nn.Module, masks: Mapping[str, torch.Tensor]) -> torch.nn.Mod
     return student.eval().requires_grad_(False).to(G.synthesis.b4.const.device)
 
 
-def _constructor_arguments(G: torch.nn.Module, channels: dict[str, int]) -> dict:
-    as_written = type(G).__mro__[1]  # The class before `persistent_class` hid its signature.
-    arguments = inspect.signature(as_written).bind(*G.init_args, **G.init_kwargs).arguments
+def _constructor_arguments(G: Generator, channels: dict[str, int]) -> dict:
+    arguments = bound_arguments(G)
     synthesis_kwargs = dict(arguments.get('synthesis_kwargs', {}))
     for name in ('channel_base', 'channel_max'):
         synthesis_kwargs.pop(name, None)

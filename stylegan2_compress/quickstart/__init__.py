@@ -1,1 +1,1 @@
-"""`quickstart`: a small StyleGAN2 compressed on real digits."""
+"""`quickstart`: compress a small StyleGAN2 trained on real digits."""

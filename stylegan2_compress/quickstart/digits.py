@@ -1,4 +1,4 @@
-"""A small MNIST classifier, whose features measure the quickstart's generators. No run trains on it."""
+"""A small MNIST classifier that evaluates the quickstart's generators. No run trains with it."""
 
 import json
 from importlib import resources
@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 ASSET = 'mnist_classifier.safetensors'
-TRAIN, TEST = slice(0, 4000), slice(4000, 5000)  # Of a fixed permutation of the 5,000 digits.
+TRAIN, TEST = slice(0, 4000), slice(4000, 5000)  # Parts of a fixed permutation of the 5,000 digits.
 
 
 class DigitClassifier(torch.nn.Module):
-    """Three convolutions and two linear layers; the 64 features are the input of the last one."""
+    """Three convolutions and two linear layers. The input of the last layer are the 64 features."""
 
     def __init__(self):
         super().__init__()
@@ -32,18 +32,23 @@ class DigitClassifier(torch.nn.Module):
         return self.head(self.body(images))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """[N, 64]."""
+        """Features [N, 64] of images [N, 1, 32, 32] in [-1, 1]."""
         return self.body(images)
 
 
 def split(images: np.ndarray, labels: np.ndarray, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training or test part of the digits, as images in [-1, 1] and labels."""
+    """A part of the digits: images [N, 1, 32, 32] in [-1, 1] and labels [N].
+
+    Args:
+        images, labels: the digits as `mnist.load` returns them.
+        part: `TRAIN` or `TEST`.
+    """
     order = np.random.RandomState(0).permutation(len(images))[part]
     return torch.from_numpy(images[order]).float() / 127.5 - 1, torch.from_numpy(labels[order])
 
 
 def load_classifier() -> DigitClassifier:
-    """The classifier that ships with the package, in eval mode."""
+    """The classifier that comes with the package, in eval mode without gradients."""
     network = DigitClassifier()
     with resources.as_file(resources.files('stylegan2_compress') / 'assets' / ASSET) as path:
         network.load_state_dict(load_file(path))
@@ -51,7 +56,7 @@ def load_classifier() -> DigitClassifier:
 
 
 def classifier_facts() -> dict:
-    """How the shipped classifier was made, and its accuracy on the 1,000 digits it was not trained on."""
+    """How the classifier was trained, and its accuracy on the 1,000 digits of the test part."""
     return json.loads(
         (resources.files('stylegan2_compress') / 'assets' / ASSET.replace('.safetensors', '.json')).read_text()
     )

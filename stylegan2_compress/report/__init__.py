@@ -1,4 +1,4 @@
-"""Runs as people look at them: one HTML file with everything in it, about one run or several side by side."""
+"""Reports: one self-contained HTML file about a run, or about several runs side by side."""
 
 import os
 from collections.abc import Sequence
@@ -14,26 +14,27 @@ FILE_NAME = 'report.html'
 def write(
     run_dirs: Sequence[str | os.PathLike], out: str | None = None, snapshots: int = 6, latency: bool = False
 ) -> Path:
-    """Read runs and write the page about them. Returns where it lies.
+    """Write a report about runs, and return its path.
 
     Args:
-        run_dirs: one or several; they may be going on.
-        out: a file if it ends in .html, else a directory, which is made. By default the run directory of a single
-            run, and the current directory for several. An earlier report there is replaced.
-        snapshots: at most so many of each run's snapshots are opened, and its teacher; for 0 no network is, and the
-            host is not needed.
-        latency: measure how long the networks take for an image.
+        run_dirs: one or several run directories; the runs may still be going on.
+        out: a file if it ends in .html, else a directory, which is created if necessary. By default the run directory
+            of a single run, and the current directory for several. An existing report is replaced.
+        snapshots: how many of each run's snapshots to open at most, besides its teacher. With 0 no network is opened,
+            and the host is not needed.
+        latency: whether to measure how long the networks take for an image.
 
     Raises:
-        UserError: a path is no run, or the page cannot be written.
+        UserError: a path is not a run directory, or the report cannot be written.
     """
     run_dirs = list({os.path.realpath(run_dir): run_dir for run_dir in run_dirs}.values())
     runs = [reading.read(run_dir) for run_dir in run_dirs]
     path = _destination(run_dirs, out)
     if snapshots:
+        # Imported here because it needs the host, and reports without images do not.
         from stylegan2_compress.report import generators
 
-        pictures = generators.look(runs, snapshots, latency)
+        pictures = generators.open_networks(runs, snapshots, latency)
     else:
         pictures = [None] * len(runs)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,11 +50,9 @@ def _destination(run_dirs: Sequence[str | os.PathLike], out: str | None) -> Path
         path = Path(out) if out.endswith('.html') else Path(out, FILE_NAME)
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f'Cannot write {path}: {existing} is no directory that can be written to; name another by --out.'
-        )
+        raise UserError(f'Cannot write {path}: {existing} is not a writable directory; name another with --out.')
     if path.exists() and not _is_report(path):
-        raise UserError(f'{path} exists and is no report: name another file by --out.')
+        raise UserError(f'{path} exists and is not a report: name another file with --out.')
     return path
 
 

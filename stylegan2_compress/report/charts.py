@@ -1,6 +1,6 @@
-"""Curves: what is drawn together, and how it becomes SVG.
+"""Curves: which are drawn in the same chart, and the charts as SVG.
 
-The pictures are whole without any script; the script of the page adds the values under the pointer.
+The charts are complete without the page's script, which adds the values under the pointer.
 """
 
 import itertools
@@ -12,10 +12,10 @@ from xml.etree.ElementTree import Element
 from stylegan2_compress.report.markup import element
 from stylegan2_compress.report.reading import Point, Run
 
-MOST_POINTS = 400  # Per curve. A screen shows no more, and the file stays small.
-COLORS = 8  # As many as the style sheet has; then they repeat.
+MOST_POINTS = 400  # Per curve: screens show no more, and the file stays small.
+COLORS = 8  # The number in the style sheet; more curves use them again.
 WIDTH, HEIGHT = 400, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 392, 10, 192  # The plot's edges in the picture.
+LEFT, RIGHT, TOP, BOTTOM = 52, 392, 10, 192  # Edges of the plot in the SVG.
 
 REALS, FAKES = 'real images', 'generated images'
 STUDENTS, TEACHERS = 'student’s discriminator', 'teacher’s discriminator'
@@ -25,10 +25,10 @@ STUDENTS, TEACHERS = 'student’s discriminator', 'teacher’s discriminator'
 class Line:
     """One curve of one run."""
 
-    run: str  # Empty where there is one run only.
-    part: str  # Which of a chart's statistics; empty where there is one only.
-    color: int  # Index into the style sheet's colours.
-    dashes: int  # Index into its line styles; 0 is solid.
+    run: str  # Empty in reports on one run.
+    part: str  # Which of the chart's statistics; empty if it has only one.
+    color: int  # Index of a colour in the style sheet.
+    dashes: int  # Index of a line style there; 0 is solid.
     points: list[Point]
 
     @property
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over the same axes, kimg across."""
+    """Curves over the same axes, with kimg on the horizontal one."""
 
     title: str
     caption: str
@@ -47,7 +47,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """Charts under one heading; `folded` ones open on demand."""
+    """Charts under a heading; a `folded` section is closed at first."""
 
     title: str
     text: str
@@ -57,7 +57,7 @@ class Section:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which statistics share a chart: (name in stats.jsonl, what it is in this chart)."""
+    """The statistics of a chart: their names in stats.jsonl and their labels in the chart."""
 
     title: str
     caption: str
@@ -65,19 +65,19 @@ class _Plan:
 
 
 _LOSSES = (
-    _Plan('Generator loss', 'Where there is a discriminator: low when it takes the generator’s images for real.',
+    _Plan('Generator loss', 'In runs with a discriminator: low if it classifies generated images as real.',
           (('Loss/G/loss', ''),)),
-    _Plan('Discriminator loss', 'Low when real and generated images are easily told apart; NICKEL adds up its two.',
+    _Plan('Discriminator loss', 'Low if it tells real and generated images apart; with NICKEL, the sum of both.',
           (('Loss/D/loss', ''),)),
     _Plan('R1 penalty', 'Squared gradient of the discriminator’s score at real images, before its weight γ/2.',
           (('Loss/r1_penalty', STUDENTS), ('Loss/r1_penalty/teacher', TEACHERS))),
-    _Plan('Path length penalty', 'How unevenly images change with the style vectors, before its weight.',
+    _Plan('Path length penalty', 'How unevenly images change with the latents w, before its weight.',
           (('Loss/pl_penalty', ''),)),
 )  # fmt: skip
 _SCORES = (
-    _Plan('Scores of the discriminator', 'Mean logit; positive means taken for real. With NICKEL this is the student’s '
-          'discriminator, trained from scratch.', (('Loss/scores/real', REALS), ('Loss/scores/fake', FAKES))),
-    _Plan('Scores of the teacher’s discriminator', 'NICKEL’s second discriminator, which goes on from the teacher’s.',
+    _Plan('Scores of the discriminator', 'Mean logit; positive means classified as real. With NICKEL this is the '
+          'student’s discriminator, trained from scratch.', (('Loss/scores/real', REALS), ('Loss/scores/fake', FAKES))),
+    _Plan('Scores of the teacher’s discriminator', 'NICKEL’s second discriminator, which starts as the teacher’s.',
           (('Loss/scores/real/teacher', REALS), ('Loss/scores/fake/teacher', FAKES))),
     _Plan('Signs of the scores', 'Mean sign of the logits: 1 for real and −1 for generated images would mean that the '
           'discriminator is always right.', (('Loss/signs/real', REALS), ('Loss/signs/fake', FAKES))),
@@ -98,30 +98,32 @@ Curves = dict[str, list[Point]]
 
 
 def sections(runs: Sequence[Run], labels: Sequence[str]) -> list[Section]:
-    """Everything there is to draw about these runs, each known by its label; sections without curves are left out."""
+    """All charts of these runs, in sections; those without curves are left out."""
     metrics = [run.metrics for run in runs]
-    statistics = [_alive(run.statistics) for run in runs]
+    statistics = [_nonzero(run.statistics) for run in runs]
     names = [name for name in _names(statistics) if name not in _PLANNED]
     terms = [name for name in names if name.startswith('Loss/') and not name.endswith('/reg')]
     others = [name for name in names if name not in terms and not name.startswith(_UNINTERESTING)]
     names = labels if len(runs) > 1 else ['']
     built = [
-        Section('Metrics', 'Of the snapshots, by the names they were measured under.',
+        Section('Metrics', 'Of the snapshots, by the names of the metrics.',
                 _charts(names, metrics, map(_as_named, _names(metrics)))),
         Section('Losses', 'Means over the images since the last point.', _charts(names, statistics, _LOSSES)),
-        Section('Scores', 'What the discriminators make of real and of generated images. Two curves that run away '
-                'from each other for good mean that the generator has lost.', _charts(names, statistics, _SCORES)),
-        Section('Terms of the compression method', 'What it adds to the losses.',
+        Section('Scores', 'Outputs of the discriminators for real and for generated images. If the two curves diverge '
+                'and stay apart, the generator no longer learns from the discriminator.',
+                _charts(names, statistics, _SCORES)),
+        Section('Terms of the compression method', 'The terms that it adds to the losses.',
                 _charts(names, statistics, map(_term, terms))),
-        Section('Speed and memory', 'What the run takes.', _charts(names, statistics, _PROGRESS), folded=True),
-        Section('Everything else', 'The other statistics, by their names in the code; Timing/… are milliseconds.',
+        Section('Speed and memory', 'Time and memory that the run needs.', _charts(names, statistics, _PROGRESS),
+                folded=True),
+        Section('Other statistics', 'By their names in the code; Timing/… are milliseconds.',
                 _charts(names, statistics, map(_as_named, others)), folded=True),
     ]  # fmt: skip
     return [section for section in built if section.charts]
 
 
-def _alive(curves: Curves) -> Curves:
-    """Without those that are zero throughout: what a run does not use, it often reports as zero."""
+def _nonzero(curves: Curves) -> Curves:
+    """The curves that are not zero everywhere: runs often report zeros for what they do not use."""
     return {name: points for name, points in curves.items() if any(point.value for point in points)}
 
 
@@ -130,20 +132,20 @@ def _names(curves: Sequence[Curves]) -> list[str]:
 
 
 def _term(name: str) -> _Plan:
-    """The chart of a statistic that a loss's term reports."""
+    """The chart of a statistic that a term of a loss reports."""
     _loss, _slash, method = name.partition('/')
     method, _slash, what = method.partition('/')
     if method == 'DiME' and what != 'loss':
         caption = 'Between the moments of the student’s and of the teacher’s images in this embedding.'
         return _Plan(f'DiME distance: {what}', caption, ((name, ''),))
     if method == 'DiME':
-        return _Plan('DiME loss', 'The distances in all embeddings, each times its weight λ.', ((name, ''),))
+        return _Plan('DiME loss', 'Sum of the distances in all embeddings, each times its weight λ.', ((name, ''),))
     if method == 'moments':
         return _Plan(
             f'Moment matching: {what}', 'Between generated and reference images, in all layers.', ((name, ''),)
         )
     if (method, what) == ('NICKEL', 'features'):
-        caption = 'Between high frequencies in feature maps of the teacher’s generator and the student’s discriminator.'
+        caption = 'Between high frequencies of feature maps of the teacher’s generator and the student’s discriminator.'
         return _Plan('NICKEL feature distance', caption, ((name, ''),))
     return _as_named(name)
 
@@ -153,13 +155,22 @@ def _as_named(name: str) -> _Plan:
 
 
 def _charts(names: Sequence[str], curves: Sequence[Curves], plans: Iterable[_Plan]) -> list[Chart]:
-    """The planned charts for which there are curves, given by run; a single run has no name."""
+    """The planned charts that have curves.
+
+    Args:
+        names: labels of the runs; '' for a single run.
+        curves: curves of each run.
+        plans: the charts.
+    """
     charts = [Chart(plan.title, plan.caption, _lines(names, curves, plan)) for plan in plans]
     return [chart for chart in charts if chart.lines]
 
 
 def _lines(names: Sequence[str], curves: Sequence[Curves], plan: _Plan) -> list[Line]:
-    """With one run, colours tell its curves apart; with several, colours are runs and dashes are the curves."""
+    """The curves of a chart.
+
+    Colours distinguish the statistics of one run. With several runs, colours distinguish runs and dashes statistics.
+    """
     parts = [(name, part) for name, part in plan.statistics if any(name in own for own in curves)]
     lines = []
     for run_index, (run, own) in enumerate(zip(names, curves, strict=True)):
@@ -171,7 +182,7 @@ def _lines(names: Sequence[str], curves: Sequence[Curves], plan: _Plan) -> list[
 
 
 def thin(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most that many points: neighbours are averaged, weighted by how many values each is the mean of."""
+    """At most that many points: means of neighbours, weighted by their counts."""
     if len(points) <= most:
         return points
     edges = [round(i * len(points) / most) for i in range(most + 1)]
@@ -188,7 +199,7 @@ def _mean(points: list[Point]) -> Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values on a range of the picture."""
+    """The mapping from a range of values to a range of coordinates in the SVG."""
 
     low: float
     high: float
@@ -197,11 +208,12 @@ class Axis:
     logarithmic: bool = False
 
     def place(self, value: float) -> float:
+        """The coordinate of a value."""
         low, high, value = (math.log(v) if self.logarithmic else v for v in (self.low, self.high, value))
         return self.start + (self.end - self.start) * (value / (high - low) - low / (high - low))
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Values to mark, and how they are written."""
+        """Values to mark, and their labels."""
         if self.logarithmic:
             return [(value, number(value)) for value in _logarithmic_ticks(self.low, self.high)]
         step = _round_step(self.low, self.high)
@@ -212,7 +224,10 @@ class Axis:
 
 
 def axes(chart: Chart) -> tuple[Axis, Axis]:
-    """Across and up. A logarithmic scale where all is positive and the largest value dwarfs the smallest."""
+    """The horizontal and the vertical axis.
+
+    The vertical one is logarithmic if all values are positive and span more than a factor of 30.
+    """
     points = [point for line in chart.lines for point in line.points]
     across = Axis(min(0, *(p.kimg for p in points)), max(p.kimg for p in points) or 1, LEFT, RIGHT)
     low, high = min(point.value for point in points), max(point.value for point in points)
@@ -224,7 +239,7 @@ def axes(chart: Chart) -> tuple[Axis, Axis]:
 
 
 def _round_step(low: float, high: float, most: int = 6) -> float:
-    """1, 2 or 5 times a power of ten, such that its multiples divide the range into at most that many parts."""
+    """The smallest 1, 2 or 5 times a power of ten whose multiples divide the range into at most that many parts."""
     magnitude = 10.0 ** math.floor(math.log10((high - low) / most))
     return next(m * magnitude for m in (1, 2, 5, 10) if (high - low) / (m * magnitude) <= most)
 
@@ -237,16 +252,17 @@ def _logarithmic_ticks(low: float, high: float) -> list[float]:
 
 
 def number(value: float) -> str:
-    """As short as it is still told apart: 1,143, 16.4, 0.0289, 2.5e-06."""
+    """A number with about four significant digits: 1,143, 16.4, 0.0289, 2.5e-06."""
     if abs(value) >= 999.95:
         return f'{value:,.0f}' if abs(value) < 1e12 else f'{value:.3g}'
     return f'{value:.4g}'.replace('-', '−')
 
 
-# --- Pictures ---------------------------------------------------------------------------------------------------------
+# --- SVG --------------------------------------------------------------------------------------------------------------
 
 
 def svg(chart: Chart) -> Element:
+    """The chart as an SVG element."""
     across, up = axes(chart)
     parts = [element('title', chart.title), element('desc', description(chart))]
     for value, text in up.ticks():
@@ -276,7 +292,7 @@ def _drawn(line: Line, across: Axis, up: Axis) -> list[Element]:
 
 
 def description(chart: Chart) -> str:
-    """What the picture shows, in words."""
+    """A text description of the chart."""
     return ' '.join(
         f'{line.label or chart.title}: from {number(line.points[0].value)} at {number(line.points[0].kimg)} kimg '
         f'to {number(line.points[-1].value)} at {number(line.points[-1].kimg)} kimg.'
@@ -285,7 +301,7 @@ def description(chart: Chart) -> str:
 
 
 def data(chart: Chart) -> dict:
-    """What the page's script needs to show values: the axes, and each curve's points in full precision."""
+    """What the page's script needs to show values: the axes, and the points of each curve in full precision."""
     across, up = axes(chart)
     return {
         'across': [across.low, across.high],

@@ -1,4 +1,4 @@
-"""The networks of a run: images of the same z from teacher and student through time, and what each costs."""
+"""The networks of a run: images of the same z from teacher and snapshots, and the cost of each."""
 
 import hashlib
 import os
@@ -21,57 +21,62 @@ from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 from stylegan2_compress.report.reading import Run
 from stylegan2_compress.tickets import baking
 
-COLUMNS = 6  # Images in a row: as many as a phone's width shows.
-SIDE = 128  # Larger images are made smaller.
+COLUMNS = 6  # Images in a row, which fit the width of a phone.
+SIDE = 128  # Pixels; larger images are scaled down.
 SEED = 0
 
 
 @dataclass(frozen=True)
-class Generator:
-    """A network, looked at."""
+class GeneratorSummary:
+    """Images and cost of a generator."""
 
     kimg: int | None  # None for the teacher.
     file: str
     z_dim: int
-    images: list[PIL.Image.Image]  # Of the same `COLUMNS` latents.
+    images: list[PIL.Image.Image]  # Of `COLUMNS` latents, which are the same for all generators.
     parameters: int
     macs: int
-    kept: int | None  # Parameters that are not zero, of a masked network.
-    seconds: float | None  # For one image, where that was asked for.
+    kept: int | None  # Number of parameters of a masked network that are not zero.
+    seconds: float | None  # For one image, if measured.
 
 
 @dataclass
 class Pictures:
-    """What the networks of a run show."""
+    """The generators of a run, and images."""
 
-    teacher: Generator | None = None
-    students: list[Generator] = field(default_factory=list)
-    crop: tuple[str, list[PIL.Image.Image]] | None = None  # In place of students: name and images of a fakes*.png.
+    teacher: GeneratorSummary | None = None
+    students: list[GeneratorSummary] = field(default_factory=list)
+    crop: tuple[str, list[PIL.Image.Image]] | None = None  # Instead of students: name and images of a fakes*.png.
     notes: list[str] = field(default_factory=list)
-    measured_on: str | None = None  # The device, in words, where the time was asked for.
+    measured_on: str | None = None  # The name of the device, if times were measured.
 
 
-def look(runs: list[Run], snapshots: int, latency: bool) -> list[Pictures]:
-    """Open each run's teacher and up to that many of its snapshots, evenly spread with the first and the last.
+def open_networks(runs: list[Run], snapshots: int, latency: bool) -> list[Pictures]:
+    """Open each run's teacher and some of its snapshots, and generate images.
 
-    Everything is loaded without running anything in the files, one network at a time. What cannot be opened becomes a
-    note.
+    One network is loaded at a time, without executing code in its file. A file that cannot be opened becomes a note.
+
+    Args:
+        runs: the runs.
+        snapshots: number of snapshots of each run, at most; the first and the last are among them.
+        latency: whether to measure the time for an image, of the teachers and the last snapshots.
     """
     chosen = [spread(run.snapshots, snapshots) for run in runs]
     bar = tqdm(total=sum(map(len, chosen)), unit='snapshot', disable=None, leave=False)
     device = devices.choose()
-    teachers, result = {}, []
+    teachers: dict[str, GeneratorSummary | None] = {}
+    result = []
     for run, files in zip(runs, chosen, strict=True):
         pictures = Pictures(measured_on=profiling.device_name(device) if latency else None)
         result.append(pictures)
         pictures.teacher = _teacher(run, pictures.notes, teachers, latency)
         for kimg, file in files:
             measured = latency and file == files[-1][1]
-            if student := _look_at(file, kimg, measured, f'The snapshot {file.name}', pictures.notes):
+            if student := _summary(file, kimg, measured, f'The snapshot {file.name}', pictures.notes):
                 pictures.students.append(student)
             bar.update()
         if pictures.teacher and any(student.z_dim != pictures.teacher.z_dim for student in pictures.students):
-            pictures.notes.append('Teacher and student have z of different widths, so their images are of different z.')
+            pictures.notes.append('Teacher and student have a different z_dim, so their images are of different z.')
         if not pictures.students:
             pictures.crop = _crop(run, pictures.notes)
     bar.close()
@@ -79,13 +84,16 @@ def look(runs: list[Run], snapshots: int, latency: bool) -> list[Pictures]:
 
 
 def spread(items: list, most: int) -> list:
-    """At most that many of the items at even distances, the first and the last among them."""
+    """At most that many items, evenly spaced, with the first and the last; of one, the last."""
     if len(items) <= most:
         return items
     return [items[round(i * (len(items) - 1) / max(most - 1, 1))] for i in range(most)] if most > 1 else items[-1:]
 
 
-def _teacher(run: Run, notes: list[str], known: dict[str, Generator | None], latency: bool) -> Generator | None:
+def _teacher(
+    run: Run, notes: list[str], known: dict[str, GeneratorSummary | None], latency: bool
+) -> GeneratorSummary | None:
+    """The teacher of a run, from `known` if another run has the same."""
     name = run.option('loss_kwargs', 'teacher')
     if not isinstance(name, str):
         notes.append('The options name no teacher, so there are no images of one.')
@@ -95,17 +103,18 @@ def _teacher(run: Run, notes: list[str], known: dict[str, Generator | None], lat
         notes.append(f'The teacher {name} is not on this machine, so there are no images of it.')
         return None
     if file not in known:
-        known[file] = _look_at(file, None, latency, f'The teacher {name}', notes)
+        known[file] = _summary(file, None, latency, f'The teacher {name}', notes)
     return known[file]
 
 
 def find_file(name: str, run: Run) -> str | None:
-    """A file that a run's options name, on this machine: where they say, from where the run was started, or beside it.
+    """The path of a file that a run's options name; None if it is not on this machine.
 
-    Of a URL only what the host's cache holds already: making a report downloads nothing.
+    It is searched for under its name, relative to the directory in which the run was started, in the run directory and
+    beside that. Of a URL only the copy in the host's cache is used: nothing is downloaded for a report.
     """
     if re.match('https?://', name):
-        prefix = hashlib.md5(name.encode()).hexdigest()  # The host's way to name what it caches.
+        prefix = hashlib.md5(name.encode()).hexdigest()  # How the host names files in its cache.
         cached = Path(dnnlib.make_cache_dir_path('downloads')).glob(f'{prefix}_*')
         return next((str(file) for file in cached), None)
     places = [Path(name), run.path / Path(name).name, run.path.parent / Path(name).name]
@@ -118,21 +127,24 @@ def find_file(name: str, run: Run) -> str | None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # A name too long, or with a zero in it.
+    except (OSError, ValueError):  # The name is too long, or contains a null character.
         return False
 
 
-def _look_at(file: str | os.PathLike, kimg: int | None, latency: bool, what: str, notes: list[str]) -> Generator | None:
+def _summary(
+    file: str | os.PathLike, kimg: int | None, latency: bool, what: str, notes: list[str]
+) -> GeneratorSummary | None:
+    """Images and cost of the G_ema in a file; None, with a note, if it cannot be opened."""
     try:
-        with warnings.catch_warnings(record=True) as warned:  # The page tells them, once for all snapshots.
+        with warnings.catch_warnings(record=True) as warned:  # They become notes, the same one once for all snapshots.
             warnings.simplefilter('always', UserWarning)
             data = pickles.load(file)
         require_generator(str(file), data)
     except UserError as error:
         notes.append(f'{what} cannot be opened: {error.message}')
         return None
-    told = {str(warning.message).replace(str(file), 'A snapshot' if kimg is not None else what) for warning in warned}
-    notes += sorted(told - set(notes))
+    subject = 'A snapshot' if kimg is not None else what
+    notes += sorted({str(warning.message).replace(str(file), subject) for warning in warned} - set(notes))
     G = data['G_ema'].eval().requires_grad_(False)
     masked = isinstance(G, ScoreMaskedGenerator)
     if masked:
@@ -140,7 +152,7 @@ def _look_at(file: str | os.PathLike, kimg: int | None, latency: bool, what: str
     batch, _labels = generate(G, COLUMNS, SEED)
     if G.img_resolution > SIDE:
         batch = torch.nn.functional.interpolate(batch, size=[SIDE, SIDE], mode='area')
-    return Generator(
+    return GeneratorSummary(
         kimg=kimg,
         file=str(file),
         z_dim=G.z_dim,
@@ -153,7 +165,7 @@ def _look_at(file: str | os.PathLike, kimg: int | None, latency: bool, what: str
 
 
 def _crop(run: Run, notes: list[str]) -> tuple[str, list[PIL.Image.Image]] | None:
-    """The first images of the newest grid that the run has left."""
+    """Name and first images of the newest fakes*.png of a run; None, with a note, if there is none."""
     if not run.fakes:
         notes.append('There is no snapshot that can be opened, and no fakes*.png.')
         return None
@@ -169,12 +181,12 @@ def _crop(run: Run, notes: list[str]) -> tuple[str, list[PIL.Image.Image]] | Non
     cells = [row.crop(place) for place in places]
     for cell in cells:
         cell.thumbnail((SIDE, SIDE), PIL.Image.Resampling.LANCZOS)
-    notes.append(f'No snapshot can be opened: the images are the first of {file.name}, of other z.')
+    notes.append(f'No snapshot can be opened: the images are the first ones in {file.name}, of other z.')
     return file.name, cells
 
 
 def _cell(size: tuple[int, int], resolution: object) -> int:
-    """Side of one image in a grid as the host lays it out: 7 to 32 columns, 4 to 32 rows, about 8K at most."""
+    """Side of an image in a grid of the host, which has 7 to 32 columns and 4 to 32 rows, and is about 8K at most."""
     if isinstance(resolution, int) and resolution > 1 and not any(side % resolution for side in size):
         return resolution
     fitting = [side for side in (2**k for k in range(10, 1, -1))

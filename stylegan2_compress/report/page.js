@@ -1,5 +1,5 @@
 'use strict';
-// Shows the values of curves under the pointer, the finger or the arrow keys. The page is whole without it.
+// Shows the values of curves at the pointer, the finger or the arrow keys. The page is complete without it.
 (() => {
   const {frame, charts} = JSON.parse(document.getElementById('chart-data').textContent);
 
@@ -29,7 +29,7 @@
   document.querySelectorAll('.plot').forEach((plot, index) => {
     const chart = charts[index];
     const svg = plot.querySelector('svg');
-    const hit = make(plot, 'div', 'hit');  // Over the picture: else the browser shows its title as well.
+    const hit = make(plot, 'div', 'hit');  // Covers the picture, whose title the browser would show as well.
     const tip = make(plot, 'div', 'tip');
     const stops = [...new Set(chart.lines.flatMap((line) => line.points.map((point) => point[0])))].sort((a, b) => a - b);
     let marks = [];

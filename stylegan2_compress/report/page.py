@@ -1,4 +1,4 @@
-"""The page: from runs to one HTML file that needs nothing else, for phones and desktops, light and dark."""
+"""The page: one self-contained HTML file about runs, for phones and desktops, light and dark."""
 
 import base64
 import dataclasses
@@ -20,16 +20,21 @@ from stylegan2_compress.version import __version__
 if TYPE_CHECKING:
     import PIL.Image
 
-    from stylegan2_compress.report.generators import Generator, Pictures
+    from stylegan2_compress.report.generators import GeneratorSummary, Pictures
 
 GENERATOR = 'stylegan2-compress report'
-PIXELATED = 64  # Images of at most this side are enlarged pixel by pixel, and stored without loss.
+PIXELATED = 64  # Images up to this side are scaled up without interpolation, and stored without loss.
 DASH = '–'
-MORE_IS_BETTER = ('_precision', '_recall', 'is50k_mean')  # Of other metrics, less is.
+MORE_IS_BETTER = ('_precision', '_recall', 'is50k_mean')  # Of other metrics, less is better.
 
 
 def build(runs: Sequence[Run], pictures: Sequence['Pictures | None']) -> bytes:
-    """The page about these runs, with what was seen of each one's networks (None where nobody looked)."""
+    """The HTML file about these runs.
+
+    Args:
+        runs: the runs.
+        pictures: generators and images of each; None if its networks were not opened.
+    """
     labels = short_names([run.name for run in runs])
     drawn = charts.sections(runs, labels)
     title = runs[0].name if len(runs) == 1 else f'{len(runs)} runs: {", ".join(labels)}'
@@ -53,8 +58,8 @@ def build(runs: Sequence[Run], pictures: Sequence['Pictures | None']) -> bytes:
         element('main', *(_section(name, heading, content) for name, (heading, content) in parts.items())),
         element(
             'footer',
-            f'Made {time.strftime("%Y-%m-%d %H:%M")} by stylegan2-compress {__version__}. Everything shown is in this '
-            'file; it loads nothing from elsewhere.',
+            f'Created {time.strftime("%Y-%m-%d %H:%M")} by stylegan2-compress {__version__}. This file contains '
+            'everything shown and loads nothing from elsewhere.',
         ),
         _chart_data(drawn),
         element('script', _asset('page.js')),
@@ -64,7 +69,7 @@ def build(runs: Sequence[Run], pictures: Sequence['Pictures | None']) -> bytes:
 
 def _head(title: str) -> Element:
     style, script = _asset('page.css'), _asset('page.js')
-    # Should anything of a run's files ever get into the page as markup, this keeps it from running or loading anything.
+    # If something in a run's files got into the page as markup, this would keep it from running or loading anything.
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -77,7 +82,7 @@ def _head(title: str) -> Element:
         element('meta', name='generator', content=GENERATOR),
         element('meta', name='color-scheme', content='light dark'),
         element('title', title),
-        element('link', rel='icon', href='data:,'),  # Else browsers ask a server for one.
+        element('link', rel='icon', href='data:,'),  # Otherwise browsers request one from the server.
         element('style', style),
     )
 
@@ -97,18 +102,20 @@ def _section(name: str, heading: str, content: Element) -> Element:
 def _introduction(runs: Sequence[Run]) -> str:
     if all(_class(run.option('loss_kwargs', 'class_name')) == 'MomentMatchingLoss' for run in runs):
         what = (
-            'A generator is looked for inside another: the weights of a StyleGAN2 never change, and training decides '
-            'which of them to keep (a strong lottery ticket).'
+            'A strong lottery ticket is searched for: the weights of a StyleGAN2 generator do not change, and training '
+            'decides which of them are kept.'
         )
     elif any(run.option('loss_kwargs', 'teacher') for run in runs):
-        what = 'A small StyleGAN2 generator, the student, is trained to do what a large one, the teacher, does.'
+        what = (
+            'A small StyleGAN2 generator, the student, is trained to generate the images of a large one, the teacher.'
+        )
     else:
         what = 'A StyleGAN2 generator is trained.'
-    return f'{what} Training is measured in kimg, thousands of images that it has seen.'
+    return f'{what} The length of training is given in kimg, thousands of images.'
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """What tells the names apart: the parts between dashes that not all of them have."""
+    """Short names by which runs can be distinguished: the parts between dashes that not all names have."""
     parts = [name.split('-') for name in names]
     common = set(parts[0]).intersection(*parts[1:]) if len(names) > 1 else set()
     short = ['-'.join(part for part in own if part not in common) for own in parts]
@@ -155,7 +162,7 @@ def _progress(run: Run) -> Element | None:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """What one wants to know first, as far as it is on record."""
+    """Names and values of the main options, as far as they are known."""
     batch, batch_gpu, num_gpus = (run.option(name) for name in ('batch_size', 'batch_gpu', 'num_gpus'))
     split = f', {batch_gpu} at a time' if batch_gpu not in (None, batch) else ''
     split += f', {num_gpus} GPUs' if num_gpus not in (None, 1) else ''
@@ -188,7 +195,7 @@ def _text(value: object) -> str:
 
 
 def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictures | None']) -> Element | None:
-    """A row for each teacher and each run's newest student."""
+    """A table with a row for each teacher and for the newest snapshot of each run."""
     metrics = sorted({name for run in runs for name in run.metrics})
     rows, teachers = [], set()
     measured = next((seen.measured_on for seen in pictures if seen), None)
@@ -207,15 +214,17 @@ def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictu
     if not rows:
         return None
     heads = ['Generator', 'Parameters', 'MACs per image', *(['Time per image'] if measured else []), *metrics]
-    text = 'MACs: multiply-accumulates for one image, counted as the GAN compression papers do.'
+    text = 'MACs: multiply-accumulates for one image, counted as in the GAN compression papers.'
     if measured:
-        text += f' Time: for one image alone, on this machine ({measured}).'
+        text += f' Time: for one image at batch size 1, on this machine ({measured}).'
     if metrics:
-        text += ' Metrics: of the newest snapshot measured, and the best one.'
+        text += ' Metrics: of the newest evaluated snapshot, and of the best one.'
     return element('div', element('p', text), _table(heads, rows, kind='numbers'))
 
 
-def _counts(generator: 'Generator', teacher: 'Generator | None', measured: str | None) -> list[Element | str]:
+def _counts(
+    generator: 'GeneratorSummary', teacher: 'GeneratorSummary | None', measured: str | None
+) -> list[Element | str]:
     def cell(name: str, form, less: str, more: str) -> Element | str:
         value, reference = getattr(generator, name), getattr(teacher, name, None)
         if value is None:
@@ -224,8 +233,8 @@ def _counts(generator: 'Generator', teacher: 'Generator | None', measured: str |
             return element('span', form(value), element('small', f'{form(generator.kept)} kept by the mask'))
         if not reference or value == reference:
             return form(value)
-        words = f'{reference / value:.1f}× {less}' if value < reference else f'{value / reference:.1f}× {more}'
-        return element('span', form(value), element('small', words))
+        factor = f'{reference / value:.1f}× {less}' if value < reference else f'{value / reference:.1f}× {more}'
+        return element('span', form(value), element('small', factor))
 
     cells = [cell(name, '{:,}'.format, 'fewer', 'more') for name in ('parameters', 'macs')]
     if measured:
@@ -251,7 +260,7 @@ def _table(
     marked: frozenset[int] = frozenset(),
     kind: str = 'text',
 ) -> Element:
-    """A table whose first column names the rows; it scrolls by itself where it is too wide for the page."""
+    """A table whose first column contains the names of the rows. If it is wider than the page, it scrolls by itself."""
     head = element('tr', *(element('th', text, scope='col') for text in heads))
     body = [
         element(
@@ -277,10 +286,8 @@ def _images(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pict
             blocks.append(element('div', element('h3', label) if len(runs) > 1 else None, *rows, class_='strips'))
     if not blocks:
         return None
-    through = (
-        'the teacher and through the student' if any(seen and seen.teacher for seen in pictures) else 'the generator'
-    )
-    text = f'Each column is one latent z, through {through} (G_ema) as training goes on.'
+    sources = 'the teacher and the student' if any(seen and seen.teacher for seen in pictures) else 'the generator'
+    text = f'Each column shows images of one latent z from {sources} (G_ema), from the start of training to its end.'
     return element('div', element('p', text), element('div', *blocks, class_='blocks'))
 
 
@@ -314,9 +321,7 @@ def _image(picture: 'PIL.Image.Image', alt: str) -> Element:
 def _curves(drawn: Sequence[Section]) -> Element | None:
     if not drawn:
         return None
-    text = (
-        'Point at a curve for its values, or walk along it with the arrow keys. Numbers under a chart are the newest.'
-    )
+    text = 'Point at a curve for its values, or use the arrow keys. The numbers below a chart are the newest values.'
     return element('div', element('p', text), *map(_chart_section, drawn))
 
 
@@ -339,7 +344,7 @@ def _chart(chart: Chart) -> Element:
 
 
 def _legend(lines: Sequence[Line]) -> list[Element]:
-    """What each colour and each kind of line is, with the newest values: an entry for each run, or for each part."""
+    """The meaning of each colour and line style, with the newest values: an entry for each run, or for each part."""
     parts = {line.part: line for line in lines if line.run and line.part}
     entries = [element('li', _sample(line, 'plain'), element('span', part)) for part, line in parts.items()]
     for run in dict.fromkeys(line.run for line in lines):
@@ -359,7 +364,7 @@ def _sample(line: Line, color: str | None = None) -> Element:
 
 
 def _chart_data(drawn: Sequence[Section]) -> Element:
-    """The curves' numbers for the script, in the order of the page."""
+    """The values of the curves for the page's script, in the order of the page."""
     content = {
         'frame': {
             'width': charts.WIDTH,
@@ -387,15 +392,15 @@ def _options(runs: Sequence[Run], labels: Sequence[str]) -> Element | None:
     heads = ['Option', *(labels if len(runs) > 1 else ['Value'])]
     if len(runs) == 1:
         return _folded(
-            f'All {len(rows)} options', 'What the training loop was given (training_options.json).', heads, rows
+            f'All {len(rows)} options', 'The arguments of the training loop (training_options.json).', heads, rows
         )
     differing = [row for row in rows if len(set(row[1:])) > 1]
     marked = frozenset(index for index, row in enumerate(rows) if row in differing)
     if differing:
-        first = element('div', element('p', 'In these the runs differ:'), _table(heads, differing))
+        first = element('div', element('p', 'The runs differ in these options:'), _table(heads, differing))
     else:
         first = element('p', 'The runs have the same options.')
-    text = 'What the training loops were given (training_options.json); differences are marked.'
+    text = 'The arguments of the training loops (training_options.json); differences are marked.'
     return element('div', first, _folded(f'All {len(rows)} options', text, heads, rows, marked))
 
 

@@ -91,7 +91,7 @@ class RunDirectory(os.PathLike):
             UserError: another process is training there, or the directory is not writable.
         """
         os.makedirs(self.path, exist_ok=True)
-        with files.only_process(self.path / LOCK, f'{self._given} is in use: another process is training there.'):
+        with files.locked(self.path / LOCK, f'{self._given} is in use: another process is training there.'):
             yield
 
     def existing_files(self) -> Iterator[Path]:

@@ -1,0 +1,411 @@
+"""From options to loop arguments: the host's configurations, the compression options, and what they refuse."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import types
+import zipfile
+
+import dnnlib
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from commands import refused
+from plans import compressed
+
+from stylegan2_compress import arguments, pickles
+from stylegan2_compress.compression.distill import distill
+from stylegan2_compress.distributions import sources
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import samples
+from stylegan2_compress.host import configurations, datasets
+from stylegan2_compress.runs.loops import OUR_LOOP
+from stylegan2_compress.training_loops.data import Share, real_batches
+
+SPEC = 'efficientnet_lite0@size=32'
+DIME = 'stylegan2_compress.DiMELoss'
+IMAGES = 'stylegan2_compress.ImageDistillationLoss'
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def data(tmp_path, make_dataset_zip):
+    return str(make_dataset_zip(tmp_path, n=12, resolution=16, channels=3, labels=3))
+
+
+@pytest.fixture
+def make_teacher(tmp_path, make_generator, make_discriminator):
+    def build(name='teacher.pkl', **overrides):
+        G = make_generator(**overrides).eval()
+        D = make_discriminator(**{key: overrides[key] for key in overrides if key != 'synthesis_kwargs'}).eval()
+        path = str(tmp_path / name)
+        pickles.save(path, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+        return path
+
+    return build
+
+
+@pytest.fixture
+def host_train():
+    """The train.py of a real checkout, as a module."""
+    spec = importlib.util.spec_from_file_location('host_train', f'{os.environ["STYLEGAN2_ADA_PYTORCH"]}/train.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- The host's configurations --------------------------------------------------------------------------------------
+
+HOST_OPTIONS = [
+    dict(),
+    dict(cfg='auto', gpus=4),
+    *(dict(cfg=cfg, gpus=2) for cfg in configurations.CONFIGURATIONS),
+    dict(cond=True, mirror=True, subset=7, seed=5),
+    dict(gamma=0.5, kimg=3, batch=8, snap=2, workers=2),
+    dict(aug='noaug', fp32=True),
+    dict(aug='fixed', p=0.3, augpipe='blit'),
+    *(dict(aug='ada', target=0.5, augpipe=augpipe) for augpipe in configurations.AUGPIPES),
+    dict(freezed=3, metrics=['fid50k_full', 'kid50k']),
+]
+
+
+@pytest.mark.checkout
+@pytest.mark.parametrize('given', HOST_OPTIONS, ids=str)
+def test_loop_arguments_equal_the_hosts(host_train, data, given):
+    """Against the unpatched train.py of a real checkout, as it would be written to training_options.json."""
+    _desc, theirs = host_train.setup_training_loop_kwargs(data=data, **dict(dict(metrics=[]), **given))
+    _desc, ours = configurations.loop_arguments(data, **given)
+    assert json.loads(json.dumps(ours)) == json.loads(json.dumps(theirs))
+
+
+@pytest.mark.checkout
+@pytest.mark.parametrize(
+    'given',
+    [
+        dict(cond=True), dict(subset=0), dict(subset=99), dict(gamma=-1.0), dict(kimg=0), dict(batch=3, gpus=2),
+        dict(snap=0), dict(aug='fixed'), dict(p=0.5), dict(aug='fixed', p=1.5), dict(target=2.0),
+        dict(aug='noaug', target=0.5), dict(freezed=-1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_loop_arguments_refuse_what_the_host_refuses(host_train, tmp_path, make_dataset_zip, given):
+    data = str(make_dataset_zip(tmp_path, n=12, name='unlabelled.zip'))
+    with pytest.raises(host_train.UserError):
+        host_train.setup_training_loop_kwargs(data=data, **given)
+    with pytest.raises(UserError):
+        configurations.loop_arguments(data, **given)
+
+
+@pytest.mark.parametrize(
+    ('resolution', 'channel_base', 'layers', 'cfg'),
+    [(256, 16384, 8, 'paper256'), (512, 32768, 8, 'stylegan2'), (1024, 32768, 8, 'stylegan2'), (256, 32768, 8, 'auto'),
+     (256, 16384, 2, 'auto'), (32, 32768, 2, 'auto')],
+)  # fmt: skip
+def test_configuration_is_read_off_the_teacher(resolution, channel_base, layers, cfg):
+    G = types.SimpleNamespace(
+        img_resolution=resolution,
+        init_kwargs=dict(mapping_kwargs=dict(num_layers=layers), synthesis_kwargs=dict(channel_base=channel_base)),
+    )
+    assert configurations.configuration_name(G) == cfg
+
+
+# --- compress -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(data):
+    return configurations.loop_arguments(data, kimg=1, batch=4, aug='noaug')
+
+
+def with_cuda(monkeypatch, available):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: available)
+
+
+def test_without_options_and_with_cuda_nothing_changes(monkeypatch, plain):
+    with_cuda(monkeypatch, True)
+    before = json.dumps(plain)
+    assert json.dumps(compressed(*plain)) == before
+
+
+def test_without_cuda_our_loop_runs_in_fp32(monkeypatch, plain):
+    with_cuda(monkeypatch, False)
+    _desc, args = compressed(*plain)
+    assert args.loop == OUR_LOOP
+    assert args.G_kwargs.synthesis_kwargs.num_fp16_res == args.D_kwargs.num_fp16_res == 0
+    assert args.data_loader_kwargs.pin_memory is False
+
+
+def test_student_gives_shapes_and_weights(plain, make_teacher):
+    student = make_teacher('student.pkl', synthesis_kwargs=dict(channel_base=128, channel_max=8))
+    _desc, args = compressed(*plain, student=student)
+    assert args.resume_pkl == student
+    assert args.G_kwargs == dict(
+        class_name='training.networks.Generator', z_dim=16, w_dim=16, mapping_kwargs=dict(num_layers=2),
+        synthesis_kwargs=dict(channel_base=128, channel_max=8),
+    )  # fmt: skip
+    assert args.D_kwargs == dict(class_name='training.networks.Discriminator', channel_base=256, channel_max=16)
+    assert args.ema_rampup is None
+    G = dnnlib.util.construct_class_by_name(**args.G_kwargs, c_dim=0, img_resolution=16, img_channels=3)
+    data = pickles.load(student)
+    assert {n: p.shape for n, p in G.named_parameters()} == {n: p.shape for n, p in data['G'].named_parameters()}
+
+
+def test_freezed_survives_the_students_discriminator(data, make_teacher):
+    desc_and_args = configurations.loop_arguments(data, aug='noaug', freezed=2)
+    _desc, args = compressed(*desc_and_args, student=make_teacher())
+    assert args.D_kwargs.block_kwargs == dict(freeze_layers=2)
+
+
+def test_loss_and_its_arguments(plain, make_teacher):
+    teacher = make_teacher()
+    desc, args = compressed(
+        *plain, loss=DIME, teacher=teacher, loss_args=(f'embeddings={SPEC}', 'weights=[3]', 'pl_weight=0')
+    )
+    assert args.loss_kwargs == dict(
+        class_name=DIME,
+        r1_gamma=args.loss_kwargs.r1_gamma,
+        teacher=teacher,
+        embeddings=SPEC,
+        weights=[3],
+        pl_weight=0,
+        training_set_kwargs=args.training_set_kwargs,
+    )
+    assert desc.endswith('-DiMELoss')
+    json.dumps(args)
+
+
+def test_a_loss_of_the_users_own(plain, tmp_path, monkeypatch):
+    (tmp_path / 'my_losses.py').write_text(
+        'class Mine:\n'
+        '    def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None, *, strength=1):\n'
+        '        pass\n'
+        '    def accumulate_gradients(self, **kwargs):\n'
+        '        pass\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    _desc, args = compressed(*plain, loss='my_losses.Mine', loss_args=('strength=2.5',))
+    assert args.loss_kwargs == dict(class_name='my_losses.Mine', strength=2.5)
+
+
+@pytest.mark.parametrize(
+    ('text', 'parsed'),
+    [('a=1', 1), ('a=1.5e-3', 1.5e-3), ('a=true', True), ('a=null', None), ('a=[1, 2]', [1, 2]), ('a=x=y', 'x=y'),
+     ('a="1"', '1'), ('a=', '')],
+)  # fmt: skip
+def test_loss_arg_values_are_json_or_text(text, parsed):
+    name, value = arguments.split_text('--loss-arg', text)
+    assert (name, arguments.parse_freely(value)) == ('a', parsed)
+
+
+# --- Bad input: exit status 2, one sentence, nothing written ----------------------------------------------------------
+
+
+def bad_input_cases():
+    yield 'no data', dict(data='nowhere.zip'), '--data=nowhere.zip'
+    yield 'data is no dataset', dict(data='text.zip'), '--data=text.zip'
+    yield 'no teacher', dict(teacher='nowhere.pkl'), 'nowhere.pkl'
+    yield 'teacher is no pickle', dict(teacher='text.zip'), 'text.zip'
+    yield 'teacher without G_ema', dict(teacher='only_d.pkl'), 'G_ema'
+    yield 'student without D', dict(student='only_g.pkl'), 'only_g.pkl has no D'
+    yield 'resolution', dict(teacher='res8.pkl'), '--teacher=res8.pkl has images of resolution 8'
+    yield 'channels', dict(teacher='grey.pkl'), '--teacher=grey.pkl has channels 1'
+    yield 'labels', dict(teacher='labels.pkl', cond='0'), '--teacher=labels.pkl has label dimensions 3'
+    yield 'no labels', dict(teacher='labels.pkl', data='plain.zip'), 'needs labels'
+    yield 'other student', dict(student='res8.pkl'), '--student=res8.pkl'
+    yield 'ratio 1', dict(ratio='1'), 'at least 0 and less than 1'
+    yield 'ratio negative', dict(ratio='-0.1'), 'at least 0 and less than 1'
+    yield 'ratio nan', dict(ratio='nan'), 'at least 0 and less than 1'
+    yield 'ratio and student', dict(ratio='0.5', student='teacher.pkl'), 'exclude'
+    yield 'loss', dict(loss='stylegan2_compress.DimLoss'), DIME
+    yield 'loss is no loss', dict(loss='json.dumps'), 'not a loss class'
+    yield 'loss without dot', dict(loss='DiMELoss'), DIME
+    yield 'loss empty', dict(loss=''), DIME
+    yield 'loop', dict(loop='training_loops.lopp'), OUR_LOOP
+    yield 'loop is no loop', dict(loop=DIME), OUR_LOOP
+    yield 'loop is no function of ours', dict(loop='os.getcwd'), OUR_LOOP
+    yield 'embedding', {'loss-arg': 'embeddings=efficientnet_lite7'}, 'efficientnet_lite0'
+    yield 'loss-arg', {'loss-arg': 'embedings=x'}, 'embeddings'
+    yield 'loss-arg form', {'loss-arg': 'embeddings'}, 'KEY=VALUE'
+    yield 'embedding is a number', {'loss-arg': 'embeddings=3'}, 'Embeddings 3'
+    yield 'embeddings are numbers', {'loss-arg': 'embeddings=[3]'}, 'Embeddings [3]'
+    yield 'truncation', {'loss-arg': 'truncation_psi=NaN'}, 'truncation_psi=nan'
+    yield 'weights', {'loss-arg': 'weights=Infinity'}, 'weights=[inf]'
+    yield 'style mixing', {'loss-arg': 'style_mixing_prob=7'}, 'style_mixing_prob=7'
+    yield 'gamma of the loss', {'loss-arg': 'r1_gamma=big'}, 'r1_gamma=big'
+    yield 'path lengths', {'loss-arg': 'pl_weight=-1', 'loss': 'stylegan2_compress.NICKELLoss'}, 'pl_weight=-1'
+    yield (
+        'path length decay',
+        {'loss-arg': 'pl_decay=NaN', 'loss': 'stylegan2_compress.AdversarialLoss'},
+        'pl_decay=nan',
+    )
+    yield 'shrink', {'loss-arg': 'pl_batch_shrink=0', 'loss': IMAGES}, 'pl_batch_shrink=0'
+    yield 'embedding of images', {'loss-arg': 'embedding=3', 'loss': IMAGES}, "'3'"
+    yield 'outdir', dict(outdir='text.zip/below'), '--outdir=text.zip/below'
+    yield 'metric', dict(metrics='fid'), 'fid50k_full'
+    yield 'cfg', dict(cfg='paper255'), 'paper256'
+    yield 'aug', dict(aug='adda'), 'noaug'
+    yield 'augpipe', dict(aug='ada', augpipe='abc'), 'bgc'
+    yield 'kimg', dict(kimg='0'), '--kimg=0'
+    yield 'batch', dict(batch='0'), '--batch=0'
+    yield 'batch in groups', dict(batch='6'), 'groups of 4'
+    yield 'rounds in groups', {'batch': '12', 'batch-gpu': '6'}, 'groups of 4'
+    yield 'seed', dict(seed='-1'), '--seed=-1'
+    yield 'resume', {'resume': 'nope', 'loss-arg': 'embeddings=efficientnet_lite7'}, '--resume=nope is no run directory'
+    yield 'gamma', dict(gamma='inf'), '--gamma=inf'
+    yield 'lr', dict(lr='-1'), '--lr=-1'
+    yield 'lr infinite', dict(lr='inf'), '--lr=inf'
+    yield 'tick', {'kimg-per-tick': 'inf'}, '--kimg-per-tick=inf'
+    yield 'device', dict(device='gpu'), '--device=gpu'
+
+
+@pytest.mark.parametrize(
+    ('changes', 'sentence'), [case[1:] for case in bad_input_cases()], ids=[c[0] for c in bad_input_cases()]
+)
+def test_bad_input(tmp_path, monkeypatch, data, make_teacher, make_dataset_zip, changes, sentence):
+    monkeypatch.chdir(tmp_path)
+    make_dataset_zip(tmp_path, name='plain.zip')
+    (tmp_path / 'text.zip').write_text('no zip, no pickle')
+    make_teacher()
+    make_teacher('res8.pkl', img_resolution=8)
+    make_teacher('grey.pkl', img_channels=1)
+    make_teacher('labels.pkl', c_dim=3)
+    networks = pickles.load('teacher.pkl')
+    pickles.save('only_d.pkl', dict(networks, G=None, G_ema=None))
+    pickles.save('only_g.pkl', dict(networks, D=None))
+    given = {
+        'teacher': 'teacher.pkl',
+        'data': data,
+        'outdir': 'out',
+        'loss-arg': f'embeddings={SPEC}',
+        'kimg': '1',
+        **changes,
+    }
+    arguments = (f'--{key}={value}' for key, value in given.items())
+    assert sentence in refused('distill', *arguments, unchanged=tmp_path)
+
+
+def images_and_labels(path, images, dataset_json='{"labels": null}'):
+    """A zip of images, PNG files of these arrays, or these bytes."""
+    with zipfile.ZipFile(path, 'w') as archive:
+        for index, image in enumerate(images):
+            png = io.BytesIO(image if isinstance(image, bytes) else b'')
+            if not isinstance(image, bytes):
+                PIL.Image.fromarray(image).save(png, format='png')
+            archive.writestr(f'{index}.png', png.getvalue())
+        archive.writestr('dataset.json', dataset_json)
+    return str(path)
+
+
+PLAIN = np.zeros([16, 16, 3], np.uint8)
+
+
+@pytest.mark.parametrize('labels', ['{nope', '[1]', '{"labels": [["0.png", 1]]}', *(
+    f'{{"labels": [["0.png", {label}], ["1.png", 0]]}}' for label in ('-1', '"cat"', '[1, 2]')
+)])  # fmt: skip
+def test_a_dataset_json_that_is_no_such_thing(tmp_path, labels):
+    path = images_and_labels(tmp_path / 'data.zip', [PLAIN, PLAIN], labels)
+    with pytest.raises(UserError, match=r'--data=.*data\.zip has a dataset\.json that cannot be used'):
+        datasets.open_training_set(path)
+
+
+def test_images_of_four_channels(tmp_path):
+    path = images_and_labels(tmp_path / 'data.zip', [np.zeros([16, 16, 4], np.uint8)])
+    with pytest.raises(UserError, match=r'--data=.*data\.zip has images of 4 channels'):
+        datasets.open_training_set(path)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    ('image', 'reason'),
+    [
+        (b'no image', 'cannot identify image file'),
+        (PLAIN[:8, :8], 'differs from the first'),
+        (PLAIN[..., 0], 'differs from the first'),
+    ],
+    ids=['damaged', 'smaller', 'grey'],
+)
+def test_an_image_that_is_not_like_the_first_is_named(tmp_path, image, reason, workers):
+    path = images_and_labels(tmp_path / 'data.zip', [PLAIN, PLAIN, image, PLAIN])
+    training_set, kwargs = datasets.open_training_set(path)
+    sentence = rf'The image 2\.png in --data=.*data\.zip cannot be used \(.*{reason}'
+    batches = real_batches(training_set, Share(4, 4), 0, 0, torch.device('cpu'), num_workers=workers)
+    with pytest.raises(UserError, match=sentence):
+        next(batches)
+    with pytest.raises(UserError, match=sentence):
+        sources.DatasetImages(kwargs).draw(0)
+    with pytest.raises(UserError, match=sentence):
+        next(samples.reals(training_set))
+
+
+@pytest.mark.parametrize('side', [2, 20])
+def test_images_of_a_size_that_no_generator_makes(tmp_path, side):
+    path = images_and_labels(tmp_path / 'data.zip', [np.zeros([side, side, 3], np.uint8)])
+    with pytest.raises(UserError, match=f'resolution {side}, which must be a power of 2'):
+        configurations.loop_arguments(path)
+
+
+def test_a_metric_without_its_detector_is_refused_before_the_run(tmp_path, monkeypatch, data, make_teacher):
+    def offline(url, **_others):
+        raise OSError(url)
+
+    teacher = make_teacher()
+    monkeypatch.setattr(dnnlib.util, 'open_url', offline)
+    with pytest.raises(UserError, match=r'--metrics=kid50k_full needs .*inception.*, which cannot be downloaded'):
+        distill(teacher, data, str(tmp_path / 'out'), loss_args=(f'embeddings={SPEC}',), metrics='kid50k_full')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_error_that_no_image_explains_stays(tmp_path):
+    training_set, _kwargs = datasets.open_training_set(images_and_labels(tmp_path / 'data.zip', [PLAIN]))
+    with pytest.raises(ZeroDivisionError), datasets.reading(training_set):
+        1 / 0  # noqa: B018
+
+
+# --- distill --------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run_writes_nothing(tmp_path, data, make_teacher, capsys):
+    run_dir = distill(make_teacher(), data, str(tmp_path / 'out'), loss_args=(f'embeddings={SPEC}',), dry_run=True)
+    assert not (tmp_path / 'out').exists()
+    printed = capsys.readouterr().out
+    assert f'"resume_pkl": "{run_dir}/student.pkl"' in printed
+    assert 'Dry run' in printed
+
+
+def test_distill_from_teacher_to_snapshot(tmp_path, data, make_teacher):
+    """The whole way; what ran is what training_options.json says, and the next run gets the next number."""
+    teacher, outdir = make_teacher(c_dim=3), str(tmp_path / 'out')
+    given = dict(loss_args=(f'embeddings={SPEC}', 'samples=8'), kimg=1, batch=4, device='cpu', workers=0, ratio=0.5)
+    args = json.loads(_dry(distill, teacher, data, outdir, **given))
+    run_dir = distill(teacher, data, outdir, **given)
+    written = json.loads((tmp_path / run_dir / 'training_options.json').read_text())
+    assert written['run_dir'] == run_dir
+    assert written == args
+    assert written['training_set_kwargs']['use_labels'] is True  # Read off the teacher.
+    assert written['loss_kwargs']['training_set_kwargs']['path'] == data
+    student = pickles.load(f'{run_dir}/student.pkl')
+    snapshot = pickles.load(f'{run_dir}/network-snapshot-000001.pkl')
+    assert student['G'].synthesis.b16.conv1.weight.shape[0] == 8
+    assert not torch.equal(snapshot['G'].synthesis.b16.conv1.weight, student['G'].synthesis.b16.conv1.weight)
+    assert snapshot['G_ema'](torch.zeros(1, 16), torch.eye(3)[:1]).shape == (1, 3, 16, 16)
+    log = (tmp_path / run_dir / 'log.txt').read_text()
+    assert 'tick 1' in log
+    with open(f'{run_dir}/stats.jsonl') as file:
+        stats = json.loads(file.readline())
+    assert stats[f'Loss/DiME/{SPEC}']['num'] == 1
+    second = distill(teacher, data, outdir, dry_run=True, **given)
+    assert [path.rpartition('/')[2][:5] for path in (run_dir, second)] == ['00000', '00001']
+
+
+def _dry(function, *args, **kwargs) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        function(*args, dry_run=True, **kwargs)
+    text = printed.getvalue()
+    return text[text.index('{') : text.rindex('}') + 1]

@@ -1,0 +1,214 @@
+"""Documents say what the code does: tables, links, command lines, examples."""
+
+import ast
+import importlib
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from stylegan2_compress.cli import main
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
+FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+CONTEXT = click.Context(main)
+OTHERS = {'--help', '--requeue'}  # Of every command, of sbatch.
+
+each_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+
+
+def tables():
+    spec = importlib.util.spec_from_file_location('tables', ROOT / 'docs' / 'tables.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def prose(page):
+    """A page's text without its fenced blocks."""
+    return FENCE.sub('', page.read_text())
+
+
+def blocks(page, language):
+    """The fenced blocks in a language; '' is that of command lines."""
+    return [text for found, text in FENCE.findall(page.read_text()) if found == language]
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+@each_page
+def test_tables_are_current(page):
+    text = page.read_text()
+    assert tables().filled(text) == text, 'run: python docs/tables.py'
+
+
+def test_check_tells_a_table_that_is_not_current(tmp_path, monkeypatch, capsys):
+    module, page = tables(), tmp_path / 'page.md'
+    page.write_text('<!-- repairs -->\n| old |\n<!-- end -->\n')
+    monkeypatch.setattr(module, 'DOCS', tmp_path)
+    assert module.main(['--check']) == 1
+    assert 'page.md' in capsys.readouterr().out
+    assert '| old |' in page.read_text()
+    assert module.main([]) == 0
+    assert '| old |' not in page.read_text()
+    assert 'InfiniteSampler' in page.read_text()
+    assert module.main(['--check']) == 0
+
+
+def test_the_measured_table_is_the_same_everywhere():
+    def rows(path):
+        return re.findall(r'^\| (?:teacher|pruned|distilled) \|.*$', (ROOT / path).read_text(), re.MULTILINE)
+
+    assert len(rows('README.md')) == 3
+    assert rows('README.md') == rows('docs/quickstart.md')
+
+
+# --- Links ------------------------------------------------------------------------------------------------------------
+
+
+def anchors(page):
+    """Anchors of a page's headings, as GitHub and MkDocs make them."""
+    headings = re.findall(r'^#+ (.+)$', prose(page), re.MULTILINE)
+    return {re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', heading).strip().lower()) for heading in headings}
+
+
+@each_page
+def test_links_and_images_resolve(page):
+    for target in re.findall(r'\]\(([^)\s]+)\)', prose(page)):
+        if re.match(r'[a-z]+:', target):
+            continue
+        path, _hash, anchor = target.partition('#')
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_file(), target
+        assert file.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / 'mkdocs.yml').read_text()
+    for page in ROOT.glob('docs/*.md'):
+        assert re.search(rf'- {re.escape(page.name)}$', navigation, re.MULTILINE), page.name
+        if page.name != 'index.md':
+            assert f'](docs/{page.name})' in (ROOT / 'README.md').read_text(), page.name
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
+
+
+# --- Command lines ----------------------------------------------------------------------------------------------------
+
+
+def command_lines(page):
+    """The arguments of each command line of ours that a page shows, and of each that it mentions."""
+    for block in blocks(page, ''):
+        for line in block.replace('\\\n', ' ').splitlines():
+            for part in re.split(r' && | \| |; ', line):
+                found = re.search(r'(?:^|\s)(?:stylegan2-compress|-m stylegan2_compress)(\s.*)', part)
+                if found and not part.lstrip().startswith('#'):
+                    yield [word for word in shlex.split(found[1], comments=True) if word != '&']
+    for code in re.findall(r'`([^`\n]+)`', prose(page)):
+        words = code.replace('\\|', '|').split()
+        if words[0] == 'stylegan2-compress':
+            yield words[1:]
+        elif words[0] in main.list_commands(CONTEXT) and (len(words) == 1 or words[1].startswith('-')):
+            yield words
+
+
+def refuse_unknown(words):
+    command = main
+    while isinstance(command, click.Group) and words and not words[0].startswith('-'):
+        assert words[0] in command.list_commands(CONTEXT), words
+        command, words = command.get_command(CONTEXT, words[0]), words[1:]
+    known = {name for option in command.params for name in [*option.opts, *option.secondary_opts]}
+    options = [word.partition('=')[0] for word in words if re.match(r'--?[a-z]', word)]
+    assert set(options) <= known | {'--help', '-h', '--version'}, f'{words} of {command.name}'
+
+
+@each_page
+def test_command_lines_are_of_commands_and_options_that_exist(page):
+    for words in command_lines(page):
+        refuse_unknown(words)
+
+
+@pytest.mark.parametrize('words', ['distil', 'distill --losses=x', 'ticket boil', 'prune --ratio 0.5 --kimg 1'])
+def test_other_command_lines_are_found_out(words):
+    with pytest.raises(AssertionError):
+        refuse_unknown(words.split())
+
+
+def test_command_lines_are_seen():
+    assert sum(1 for page in PAGES for _words in command_lines(page)) > 50
+
+
+@each_page
+def test_options_that_are_mentioned_exist(page):
+    ticket = main.get_command(CONTEXT, 'ticket')
+    commands = [group.get_command(CONTEXT, name) for group in (main, ticket) for name in group.list_commands(CONTEXT)]
+    known = {name for command in commands for option in command.params for name in option.opts}
+    for code in re.findall(r'`(--[^`\n]+)`', prose(page)):
+        for option in re.findall(r'(?<![\w-])--[a-z][a-z0-9-]*', code):
+            assert option in known | OTHERS, code
+
+
+# --- Python -----------------------------------------------------------------------------------------------------------
+
+
+@each_page
+def test_what_examples_import_exists(page):
+    for block in blocks(page, 'python'):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                for name in node.names:
+                    if not hasattr(module, name.name):
+                        importlib.import_module(f'{node.module}.{name.name}')
+
+
+def examples():
+    """The modules that `extending.md` shows, each with the heading it is below."""
+    for part in (ROOT / 'docs' / 'extending.md').read_text().split('\n## ')[1:]:
+        for _language, text in [found for found in FENCE.findall(part) if found[0] == 'python']:
+            yield pytest.param(text, id=part.splitlines()[0])
+
+
+def imported(text, tmp_path, monkeypatch):
+    """A module of the user's, as the commands find it."""
+    (tmp_path / 'my_module.py').write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'my_module', raising=False)
+    return importlib.import_module('my_module')
+
+
+@pytest.mark.parametrize('example', list(examples()))
+def test_examples_of_extensions_are_modules(example, tmp_path, monkeypatch):
+    imported(example, tmp_path, monkeypatch)
+
+
+def test_the_example_of_a_criterion_prunes(make_generator, tmp_path, monkeypatch):
+    from stylegan2_compress import pruning
+
+    (example,) = (each.values[0] for each in examples() if 'def my_criterion' in each.values[0])
+    criterion = imported(example, tmp_path, monkeypatch).my_criterion
+    G = make_generator()
+    scores = criterion(G, pruning.CriterionOptions())
+    student = pruning.prune(G, pruning.masks_from_scores(scores, pruning.widths_for_ratio(G, 0.5)))
+    assert student.synthesis.b4.const.shape[0] == G.synthesis.b4.const.shape[0] // 2
+
+
+# --- Files about the project ------------------------------------------------------------------------------------------
+
+
+def test_citation_has_the_version_and_both_papers():
+    text = (ROOT / 'CITATION.cff').read_text()
+    version = re.search(r"__version__ = '(.+)'", (ROOT / 'stylegan2_compress' / 'version.py').read_text())[1]
+    assert f'\nversion: {version}\n' in text
+    for paper in ['2405.11614', '2212.08311']:
+        assert text.count(paper) == 1
+        assert paper in (ROOT / 'README.md').read_text()

@@ -1,0 +1,638 @@
+"""Evaluation: our numbers against the host's, closed forms and other implementations; records, tables, bad input."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import commands
+import detectors
+import numpy as np
+import pytest
+import torch
+from metrics import (
+    frechet_inception_distance,
+    inception_score,
+    kernel_inception_distance,
+    metric_main,
+    metric_utils,
+    perceptual_path_length,
+    precision_recall,
+)
+from torch_utils import training_stats
+
+from stylegan2_compress import embeddings, pickles
+from stylegan2_compress.embeddings.perceptual import perceptual_distance
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import distances, features, metrics, names, records, samples, tables
+from stylegan2_compress.evaluation.base import Metric
+from stylegan2_compress.evaluation.compare import compare
+from stylegan2_compress.evaluation.evaluate import evaluate, table
+from stylegan2_compress.host import datasets
+from stylegan2_compress.losses.images import ImageMatching
+from stylegan2_compress.losses.terms import Batch, StyleMixing
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:This DataLoader will create 3 worker processes'),
+    pytest.mark.filterwarnings('ignore::DeprecationWarning'),
+]
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory, make_dataset_zip, make_generator, make_discriminator):
+    """A run directory with a teacher and a student, their data, an embedding, and detectors in the host's cache."""
+    directory = tmp_path_factory.mktemp('evaluation')
+    make_dataset_zip(directory, n=40, labels=2)
+    for seed, name in enumerate(('teacher.pkl', 'student.pkl')):
+        G = make_generator(seed, c_dim=2).eval().requires_grad_(False)
+        D = make_discriminator(seed, c_dim=2).eval().requires_grad_(False)
+        pickles.save(directory / name, dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs=None))
+    with pytest.MonkeyPatch.context() as patch, detectors.in_the_place_of_the_hosts(directory / 'dnnlib') as detector:
+        torch.jit.script(detector).save(directory / 'embedding.pt')
+        patch.setenv('STYLEGAN2_COMPRESS_CACHE', str(directory / 'cache'))
+        yield directory
+
+
+@pytest.fixture
+def copies(place, tmp_path):
+    """Teacher and student by themselves, so that records go where only this test looks."""
+    return [shutil.copy(place / name, tmp_path) for name in ('teacher.pkl', 'student.pkl')]
+
+
+def spec_of(place) -> str:
+    return f'torchscript:{place / "embedding.pt"}@size=16'
+
+
+# --- The host's metrics -----------------------------------------------------------------------------------------------
+
+HOSTS = {  # How the host computes each, at 64 images.
+    'fid50k_full': lambda opts: [frechet_inception_distance.compute_fid(opts, None, 64)],
+    'kid50k_full': lambda opts: [kernel_inception_distance.compute_kid(opts, 1000000, 64, 100, 1000)],
+    'pr50k3_full': lambda opts: precision_recall.compute_pr(opts, 200000, 64, 3, 10000, 10000),
+    'is50k': lambda opts: inception_score.compute_is(opts, 64, 10),
+    'ppl2_wend': lambda opts: [perceptual_path_length.compute_ppl(opts, 64, 1e-4, 'w', 'end', False, 2)],
+}
+
+
+def host_options(place, G, **changed):
+    kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=str(place / 'data.zip'))
+    kwargs.update(resolution=16, use_labels=True, **changed)
+    return metric_utils.MetricOptions(G=G, dataset_kwargs=kwargs, device=torch.device('cpu'))
+
+
+@pytest.mark.parametrize('metric', HOSTS)
+def test_host_metrics_are_the_hosts_at_any_number_of_images(metric, place, copies):
+    """Equal, with the data's statistics computed on the way or from the host's cache, for the same seed."""
+    found = evaluate([copies[1]], str(place / 'data.zip'), metric, samples=64, seed=5, device='cpu')[0].values
+    opts = host_options(place, pickles.load(copies[1])['G_ema'])
+    if metric != 'ppl2_wend':
+        opts.dataset_kwargs.update(max_size=None, xflip=False)
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    expected = HOSTS[metric](opts)
+    assert [value for (value,) in found.values()] == pytest.approx(list(expected), rel=1e-6)
+    name = {'ppl2_wend': 'ppl2_wend_0.064k'}.get(metric, metric.replace('50k', '0.064k'))
+    assert all(key.startswith(name) for key in found)
+    assert (Path(copies[1]).parent / f'metric-{name}.jsonl').is_file()
+
+
+@pytest.mark.parametrize('metric', metric_main.list_valid_metrics())
+def test_without_samples_the_host_is_asked_for_what_it_does_itself(metric, place, copies, monkeypatch):
+    """Every argument but the images' source, for every metric it has."""
+    calls = []
+    for module, name in [
+        (frechet_inception_distance, 'compute_fid'),
+        (kernel_inception_distance, 'compute_kid'),
+        (precision_recall, 'compute_pr'),
+        (inception_score, 'compute_is'),
+        (perceptual_path_length, 'compute_ppl'),
+    ]:
+        result = (0.25, 0.5) if name in ('compute_pr', 'compute_is') else 0.25
+
+        def compute(opts, result=result, name=name, **kwargs):
+            calls.append((name, kwargs, dict(opts.dataset_kwargs)))
+            return result
+
+        monkeypatch.setattr(module, name, compute)
+    ours = evaluate([copies[0]], str(place / 'data.zip'), metric, device='cpu', mirror=True)[0].values
+    theirs = metric_main.calc_metric(metric, **vars(host_options(place, None, xflip=True)) | {'progress': None})
+    assert calls[0] == calls[1]
+    assert {name: value for name, (value,) in ours.items()} == theirs.results
+
+
+@pytest.mark.checkout
+@pytest.mark.parametrize('metric', ['fid50k_full', 'kid50k_full'])
+def test_equals_calc_metrics_of_a_checkout(metric, place, copies, monkeypatch):
+    """The host's own command, on a CPU in place of its GPU, at 64 images: equal numbers, and equal records."""
+    import calc_metrics
+
+    class OnCPU:
+        def __getattr__(self, name):
+            return getattr(torch, name)
+
+        def device(self, *_which):
+            return torch.device('cpu')
+
+    for module, name in [(frechet_inception_distance, 'compute_fid'), (kernel_inception_distance, 'compute_kid')]:
+        compute = getattr(module, name)
+        at_64 = lambda opts, compute=compute, **kwargs: compute(opts, **{**kwargs, 'num_gen': 64})  # noqa: E731
+        monkeypatch.setattr(module, name, at_64)
+    monkeypatch.setattr(calc_metrics, 'torch', OnCPU())
+    monkeypatch.setattr(torch.multiprocessing, 'set_start_method', lambda _name: None)
+    monkeypatch.setattr(calc_metrics.dnnlib.util, 'Logger', lambda **_options: None)
+    monkeypatch.setattr(training_stats, '_sync_called', False)  # Trainings of other tests have collected already.
+
+    # Ours first, which fills the cache; the number of images is the host's own here, as far as we know.
+    monkeypatch.setattr('stylegan2_compress.evaluation.host_metrics.COMPUTED_BY', ())
+    ours = evaluate([copies[1]], str(place / 'data.zip'), metric, seed=3, device='cpu')[0].values[metric][0]
+    directory = Path(copies[1]).parent
+    (directory / 'training_options.json').write_text('{}')  # Without it the host writes no record.
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    arguments = ['--network', copies[1], '--metrics', metric, '--data', str(place / 'data.zip'), '--verbose', '0']
+    calc_metrics.calc_metrics.main(arguments, standalone_mode=False)
+    mine, theirs = records.read(directory)
+    assert theirs['results'][metric] == pytest.approx(ours, rel=1e-6)
+    assert set(theirs) <= set(mine)
+    assert {mine[key] == theirs[key] for key in ('metric', 'num_gpus', 'snapshot_pkl')} == {True}
+
+
+def test_data_statistics_are_those_in_the_hosts_cache(place, copies):
+    """calc_metrics.py finds what we computed, and the other way round."""
+    evaluate([copies[0]], str(place / 'data.zip'), 'fid50k_full', samples=64, device='cpu')
+    cache = place / 'dnnlib' / 'gan-metrics'
+    before = sorted(cache.iterdir())
+    opts = host_options(place, pickles.load(copies[0])['G_ema'])
+    opts.dataset_kwargs.update(max_size=None, xflip=False)
+    HOSTS['fid50k_full'](opts)
+    assert before
+    assert sorted(cache.iterdir()) == before
+
+
+# --- Distances --------------------------------------------------------------------------------------------------------
+
+
+def test_kernel_distance_is_the_hosts_with_one_subset_of_everything():
+    rnd = np.random.default_rng(0)
+    x, y = rnd.standard_normal([40, 5]), rnd.standard_normal([40, 5]) + 0.5
+    kernel = lambda a, b: (a @ b.T / 5 + 1) ** 3  # noqa: E731
+    within = sum(kernel(z, z).sum() - np.trace(kernel(z, z)) for z in (x, y)) / (40 * 39)
+    expected = within - 2 * kernel(x, y).mean()
+    assert distances.kernel_distance(x, y, rnd, subsets=3, size=40) == pytest.approx(expected, rel=1e-9)
+
+
+def test_kernel_distance_of_subsets_has_the_mean_of_the_whole():
+    rnd = np.random.default_rng(0)
+    x, y = rnd.standard_normal([300, 3]), rnd.standard_normal([300, 3]) + 1
+    whole = distances.kernel_distance(x, y, rnd, subsets=1, size=300)
+    assert distances.kernel_distance(x, y, rnd, subsets=200, size=50) == pytest.approx(whole, rel=0.1)
+
+
+@pytest.mark.parametrize('rows', [7, 2000])
+def test_density_and_coverage_by_counting(rows):
+    """Against the definition, one pair of points at a time."""
+    rnd = np.random.default_rng(0)
+    real, fake, k = rnd.standard_normal([30, 2]), 0.7 * rnd.standard_normal([20, 2]) + 0.3, 3
+    radii = [sorted(np.linalg.norm(real - centre, axis=1))[k] for centre in real]
+    inside = [[np.linalg.norm(f - c) < r for f in fake] for c, r in zip(real, radii, strict=True)]
+    density, coverage = distances.density_coverage(real, fake, k, rows=rows)
+    assert density == pytest.approx(np.sum(inside) / (k * 20))
+    assert coverage == pytest.approx(np.mean([any(ball) for ball in inside]))
+    assert 0 < coverage < 1
+
+
+def test_density_and_coverage_at_their_ends():
+    real = np.random.default_rng(0).standard_normal([50, 4])
+    assert distances.density_coverage(real, real)[1] == 1
+    assert distances.density_coverage(real, real + 100) == (0, 0)
+
+
+class Layers(torch.nn.Module):
+    """An embedding with two layers that can be written down."""
+
+    def forward(self, x):
+        return x.mean(dim=(2, 3))
+
+    def layers(self, x):
+        return [x, torch.nn.functional.avg_pool2d(x, 2)]
+
+
+def layered() -> embeddings.Embedding:
+    spec = embeddings.specs.take_apart('module:tests:layers@size=image')
+    identity = embeddings.base.Preprocessing(size=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return embeddings.Embedding(spec, Layers(), identity, torch.device('cpu'))
+
+
+def test_perceptual_distance_written_out():
+    x, y = torch.rand([2, 2, 3, 4, 4], generator=torch.Generator().manual_seed(0)) + 0.1
+    found = perceptual_distance(layered(), x, y)
+    expected = np.zeros(2)
+    for n in range(2):
+        for a, b in zip(Layers().layers(x), Layers().layers(y), strict=True):
+            side = a.shape[2]
+            for i in range(side):
+                for j in range(side):
+                    u, v = a[n, :, i, j], b[n, :, i, j]
+                    expected[n] += ((u / u.norm() - v / v.norm()) ** 2).sum() / side**2 / 2
+    assert found.numpy() == pytest.approx(expected, rel=1e-4)
+    assert perceptual_distance(layered(), x, x).max() == 0
+
+
+def test_perceptual_distance_has_a_finite_gradient_at_black():
+    x = torch.zeros([1, 3, 4, 4], requires_grad=True)
+    perceptual_distance(layered(), x, torch.ones_like(x)).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_image_distillation_written_out(make_generator):
+    """3 · mean |x_S − x_T| + 5 d(x_S, x_T), for the latents and the mixing of the batch."""
+    teacher, student = (make_generator(seed).eval() for seed in (0, 1))
+    z, z2, c = (*torch.randn([2, 4, 16]).unbind(), torch.zeros([4, 0]))
+    images = student(z, c, noise_mode='const')
+    batch = Batch(z, c, StyleMixing(z2, cutoff=2), images, torch.zeros([4, 1]))
+    summands = ImageMatching(teacher, layered(), 3, 5, {'noise_mode': 'const'}).generator(batch)
+    found = sum(summand.weight * summand.value for summand in summands)
+    ws = torch.cat([teacher.mapping(z, c)[:, :2], teacher.mapping(z2, c)[:, 2:]], dim=1)
+    wanted = teacher.synthesis(ws, noise_mode='const')
+    expected = 3 * (images - wanted).abs().mean() + 5 * perceptual_distance(layered(), images, wanted).mean()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    found.backward()
+    assert student.synthesis.b16.conv1.weight.grad.abs().sum() > 0
+    assert teacher.synthesis.b16.conv1.weight.grad is None
+
+
+# --- Beyond the host's ------------------------------------------------------------------------------------------------
+
+
+def test_embedding_metrics_from_the_images_themselves(place, copies):
+    """FD, KD, density and coverage in an embedding, computed here from files and from the generator."""
+    spec = spec_of(place)
+    wanted = f'fd:{spec},kd:{spec},dc:{spec}'
+    found = evaluate([copies[1]], str(place / 'data.zip'), wanted, samples=48, seed=2, device='cpu')[0].values
+    embedding = embeddings.load(spec, 'cpu')
+    from training.dataset import ImageFolderDataset
+
+    dataset = ImageFolderDataset(str(place / 'data.zip'), use_labels=True)
+    reals = embedding(torch.stack([torch.from_numpy(image) for image, _c in dataset]) / 127.5 - 1).numpy()
+    G = pickles.load(copies[1])['G_ema']
+    c = samples.draw_labels(dict(class_name='training.dataset.ImageFolderDataset', path=dataset._path, use_labels=True),
+                            2, 48, 2)  # fmt: skip
+    assert 10 < c.sum(0)[0] < 38  # Both classes, as in the data.
+    images = torch.cat(list(samples.fakes(G, samples.latents(G, 48, 2), c, noise_seed=2)))
+    assert torch.equal(images, ((images + 1) * 127.5).round() / 127.5 - 1)
+    fakes = embedding(images).numpy()
+    slug = 'torchscript_embedding.pt@size=16'
+    assert found[f'fd0.048k_{slug}'] == pytest.approx([distances.frechet_distance(reals, fakes)], rel=1e-4)
+    kd = distances.kernel_distance(reals, fakes, np.random.default_rng(0), 2000)
+    assert found[f'kd0.048k_{slug}'][0] == pytest.approx(kd, rel=0.2)
+    assert set(found) == {
+        f'fd0.048k_{slug}',
+        f'kd0.048k_{slug}',
+        f'dc0.048k5_{slug}_density',
+        f'dc0.048k5_{slug}_coverage',
+    }
+
+
+def test_data_features_are_kept_until_the_data_changes(place, make_dataset_zip, tmp_path, monkeypatch):
+    embedding = embeddings.load(spec_of(place), 'cpu')
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+    kwargs = dict(class_name='training.dataset.ImageFolderDataset', resolution=16)
+    kwargs['path'] = str(make_dataset_zip(tmp_path, n=8))
+    first = features.data_features(embedding, kwargs, torch.device('cpu'))
+    with monkeypatch.context() as patch:
+        patch.setattr(samples, 'reals', None)  # Cannot be read again.
+        assert np.array_equal(features.data_features(embedding, kwargs, torch.device('cpu')), first)
+    with zipfile.ZipFile(kwargs['path']) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist() if name.endswith('.png')}
+    with zipfile.ZipFile(kwargs['path'], 'w') as archive:  # The same names, backwards.
+        for name, content in zip(contents, reversed(contents.values()), strict=True):
+            archive.writestr(name, content)
+    again = features.data_features(embedding, kwargs, torch.device('cpu'))
+    assert again == pytest.approx(first[::-1], rel=1e-6)
+
+
+def test_an_evaluation_looks_at_the_data_once(place, copies, monkeypatch):
+    """Which data a folder holds takes reading all its files."""
+    seen = []
+    fingerprint = datasets.fingerprint
+    monkeypatch.setattr(datasets, 'fingerprint', lambda path: seen.append(path) or fingerprint(path))
+    wanted = f'fd:{spec_of(place)},kd:{spec_of(place)}'
+    evaluate(copies, str(place / 'data.zip'), wanted, samples=20, repeats=2, device='cpu')
+    assert seen == [str(place / 'data.zip')]
+
+
+def test_agreement_with_the_teacher(place, copies):
+    """Zero for the teacher's copy; for another network the mean over pairs of images of the same z."""
+    same = shutil.copy(copies[0], Path(copies[0]).parent / 'copy.pkl')
+    found = evaluate([copies[0], same, copies[1]], str(place / 'data.zip'), 'agreement', samples=20, device='cpu')
+    assert found[0].values == {}
+    assert found[1].values == {'agreement0.02k_pixels': [0]}
+    networks = [pickles.load(file)['G_ema'] for file in copies]
+    c = samples.draw_labels(dict(class_name='training.dataset.ImageFolderDataset', path=str(place / 'data.zip'),
+                                 use_labels=True), 2, 20, 0)  # fmt: skip
+    z = torch.from_numpy(np.random.RandomState(0).standard_normal([20, 16])).float()
+    x, y = (G(z, c, noise_mode='const').clamp(-1, 1) for G in networks)
+    assert found[2].values['agreement0.02k_pixels'][0] == pytest.approx((x - y).abs().mean().item(), abs=0.005)
+
+
+def test_agreement_in_features(place, copies, monkeypatch):
+    monkeypatch.setattr(embeddings, 'load', lambda _spec, _device: layered())
+    monkeypatch.setattr(embeddings, 'parse', lambda text: text)
+    found = evaluate(copies, str(place / 'data.zip'), 'agreement:layered', samples=20, device='cpu')[1].values
+    assert set(found) == {'agreement0.02k_layered_pixels', 'agreement0.02k_layered_features'}
+    assert 0 < found['agreement0.02k_layered_features'][0] < 4
+
+
+class Brightness(Metric):
+    """The mean of all pixels, in [-1, 1]."""
+
+    def __init__(self, samples):
+        super().__init__(samples or 10)
+        self.name = f'brightness{self.samples}'
+
+    def facts(self):
+        return dict(device=str(self.setting.device))
+
+    def measure(self, G, seed):
+        z = samples.latents(G, self.samples, seed)
+        c = samples.draw_labels(self.setting.training_set_kwargs, G.c_dim, self.samples, seed)
+        return {self.name: torch.cat(list(samples.fakes(G, z, c))).mean().item()}
+
+
+class Nameless(Metric):
+    def measure(self, G, seed):
+        return {}
+
+
+@pytest.mark.parametrize(('given', 'count'), [(None, 10), (20, 20)])
+def test_a_metric_of_the_users_by_its_dotted_name(place, copies, given, count):
+    """Beside one of ours, with as many images as were asked for, and with records that `compare` reads."""
+    name = f'brightness{count}'
+    kwargs = dict(samples=given, seed=3, device='cpu')
+    wanted = 'test_evaluation.Brightness' + (',agreement' if given else '')
+    results = evaluate(copies, str(place / 'data.zip'), wanted, **kwargs)
+    for file, result in zip(copies, results, strict=True):
+        G = pickles.load(file)['G_ema']
+        training_set_kwargs = datasets.metric_dataset_kwargs(str(place / 'data.zip'), G, False)
+        c = samples.draw_labels(training_set_kwargs, G.c_dim, count, 3)
+        images = torch.cat(list(samples.fakes(G, samples.latents(G, count, 3), c)))
+        assert result.values[name] == [images.mean().item()]
+        assert compare([file])[0][name] == images.mean().item()
+    first, _second = (json.loads(line) for line in Path(copies[0]).with_name(f'metric-{name}.jsonl').open())
+    assert (first['device'], first['seed'], first['metric']) == ('cpu', 3, name)
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        ('test_evaluation.NoSuchMetric', 'cannot be imported'),
+        ('no_such_module.Metric', 'cannot be imported .*fid50k_full'),
+        ('os.getcwd', 'is not a metric'),
+        ('test_evaluation.Nameless', 'is not a metric'),
+    ],
+)
+def test_what_is_no_metric_is_refused(name, said):
+    with pytest.raises(UserError, match=f'--metrics={name} {said}'):
+        metrics.parse(name, None)
+
+
+def test_repeats_are_other_seeds_with_mean_and_deviation(place, copies):
+    wanted = f'fd:{spec_of(place)}'
+    found = evaluate([copies[0]], str(place / 'data.zip'), wanted, samples=20, repeats=3, seed=4, device='cpu')
+    (values,) = found[0].values.values()
+    assert len(set(values)) == 3
+    last = evaluate([copies[0]], str(place / 'data.zip'), wanted, samples=20, seed=6, device='cpu')
+    assert next(iter(last[0].values.values())) == [values[2]]
+    text = table(found)
+    assert f'{tables.number(np.mean(values))} ± {tables.number(np.std(values, ddof=1))}' in text
+
+
+def test_results_are_appended_beside_each_file_and_shown_against_the_first(place, copies):
+    arguments = ['evaluate', *copies, '--data', place / 'data.zip', '--metrics', 'fid50k_full,is50k']
+    for _ in range(2):
+        text = commands.run(*arguments, '--samples', 30, '--device', 'cpu')
+    directory = Path(copies[0]).parent
+    found = list(records.read(directory))
+    assert [record['snapshot_pkl'] for record in found if record['metric'] == 'fid0.03k_full'] == [
+        'teacher.pkl', 'student.pkl', 'teacher.pkl', 'student.pkl'
+    ]  # fmt: skip
+    fids = [record['results']['fid0.03k_full'] for record in found if record['metric'] == 'fid0.03k_full']
+    assert fids[:2] == fids[2:]  # The same seed, with and without cached statistics.
+    student = text.splitlines()[-1]
+    assert f'{tables.number(fids[1])} ({fids[1] - fids[0]:+.4g})' in student
+    assert not any(directory.glob('*.tmp'))
+
+
+def test_records_have_the_hosts_format(place, copies, tmp_path):
+    """Key by key what `report_metric` writes, for the host's tools and ours to read."""
+    evaluate([copies[0]], str(place / 'data.zip'), 'is50k', samples=20, device='cpu')
+    (ours,) = records.read(Path(copies[0]).parent)
+    run = tmp_path / 'run'
+    run.mkdir()
+    result = dict(results=dict(is50k_mean=1.0, is50k_std=0.1), metric='is50k', total_time=1.0, num_gpus=1)
+    result['total_time_str'] = '1s'
+    metric_main.report_metric(result, run_dir=str(run), snapshot_pkl=str(run / 'teacher.pkl'))
+    (theirs,) = records.read(run)
+    assert set(theirs) <= set(ours)
+    assert {key: type(ours[key]) for key in theirs} == {key: type(theirs[key]) for key in theirs}
+    assert ours['snapshot_pkl'] == theirs['snapshot_pkl'] == 'teacher.pkl'
+
+
+# --- Comparing runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_dir(place, tmp_path):
+    """What the host leaves: two snapshots, metrics in training without seeds, a line that broke off."""
+    directory = tmp_path / '00000-run'
+    directory.mkdir()
+    kwargs = dict(loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=0.5), total_kimg=25, batch_size=8)
+    (directory / 'training_options.json').write_text(json.dumps(kwargs | {'random_seed': 1}))
+    for kimg in (0, 25):
+        shutil.copy(place / 'student.pkl', directory / f'network-snapshot-{kimg:06d}.pkl')
+        result = dict(results=dict(fid50k_full=100.0 - kimg), metric='fid50k_full')
+        metric_main.report_metric(
+            result, run_dir=str(directory), snapshot_pkl=str(directory / f'network-snapshot-{kimg:06d}.pkl')
+        )
+    with open(directory / 'metric-fid50k_full.jsonl', 'a') as file:
+        file.write('{"results": {"fid50k_f')
+    return directory
+
+
+def test_compare_reads_runs_of_the_hosts(run_dir):
+    (row,) = compare([str(run_dir)])
+    assert row['fid50k_full'] == 75
+    assert row['snapshot'] == 'network-snapshot-000025.pkl'
+    assert (row['loss'], row['gamma'], row['kimg'], row['batch'], row['seed']) == ('StyleGAN2Loss', 0.5, 25, 8, 1)
+    G = pickles.load(run_dir / 'network-snapshot-000025.pkl')['G_ema']
+    assert row['parameters'] == sum(parameter.numel() for parameter in G.parameters())
+    (first,) = compare([str(run_dir / 'network-snapshot-000000.pkl')])
+    assert first['fid50k_full'] == 100
+
+
+def test_compare_takes_the_last_snapshot_whatever_else_was_measured(run_dir, place):
+    shutil.copy(place / 'student.pkl', run_dir)
+    records.append(str(run_dir / 'student.pkl'), dict(results=dict(fid50k_full=1.0), metric='fid50k_full', seed=0))
+    assert compare([str(run_dir)])[0]['snapshot'] == 'network-snapshot-000025.pkl'
+
+
+def test_compare_takes_the_newest_of_each_seed(run_dir):
+    pkl = str(run_dir / 'network-snapshot-000025.pkl')
+    for seed, value in [(0, 1.0), (1, 4.0), (0, 2.0)]:
+        records.append(pkl, dict(results=dict(fid50k_full=value), metric='fid50k_full', seed=seed))
+    (row,) = compare([pkl])
+    assert row['fid50k_full'] == 3
+    assert row['fid50k_full std'] == pytest.approx(2**0.5)
+
+
+def test_compare_in_every_format(run_dir, place):
+    def printed(form):
+        return commands.run('compare', run_dir, place / 'teacher.pkl', '--format', form)
+
+    rows = json.loads(printed('json'))
+    assert [row.get('fid50k_full') for row in rows] == [75, None]
+    table = list(csv.DictReader(io.StringIO(printed('csv'))))
+    assert [line['fid50k_full'] for line in table] == ['75.0', '']
+    markdown = printed('markdown').splitlines()
+    assert len({line.count('|') for line in markdown}) == 1
+    assert len(markdown) == 4
+    text = printed('text').splitlines()
+    assert text[1].index('75') == text[0].index('fid50k_full')
+
+
+# --- Names and bad input ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('metric', 'samples', 'expected'),
+    [
+        ('fid50k_full', 50000, 'fid50k_full'),
+        ('fid50k_full', 5000, 'fid5k_full'),
+        ('pr50k3_full', 1500, 'pr1.5k3_full'),
+        ('ppl2_wend', 2000, 'ppl2_wend_2k'),
+    ],
+)
+def test_the_number_of_images_is_in_the_name(metric, samples, expected):
+    assert names.host_name(metric, samples) == expected
+
+
+def test_names_of_embeddings_make_file_names():
+    assert names.slug('torchscript:/a/b/c.pt#forward@size=32') == 'torchscript_c.pt_forward@size=32'
+    assert names.slug('hf:facebook/dinov2-large') == 'hf_facebook_dinov2-large'
+    assert names.slug('inception@weights=/a/b.pt@size=32') == 'inception@weights=b.pt@size=32'
+
+
+def refused(place, *arguments, network='teacher.pkl', data='data.zip') -> str:
+    arguments = ('evaluate', place / network, '--data', place / data, '--device', 'cpu', *arguments)
+    return commands.refused(*arguments, unchanged=place)
+
+
+def test_unknown_metrics_are_refused(place):
+    assert 'fid50k_full' in refused(place, '--metrics', 'fid')
+    assert 'fd:EMBEDDING' in refused(place, '--metrics', 'fd')
+    assert 'dinov3' in refused(place, '--metrics', 'fd:dinov3')
+    assert 'two whose results' in refused(place, '--metrics', 'is50k,is50k')
+    spec = spec_of(place)
+    assert 'layers' in refused(place, '--metrics', f'agreement:{spec}')
+
+
+def test_data_without_enough_neighbours_are_refused(place, tmp_path, make_dataset_zip):
+    few = make_dataset_zip(tmp_path, n=5, labels=2)
+    assert 'has 5 images' in refused(place, '--metrics', f'dc:{spec_of(place)}', data=few)
+
+
+def test_networks_that_do_not_fit_are_refused(place, make_dataset_zip, make_generator, make_discriminator):
+    for name, kwargs in [
+        ('big', dict(resolution=32)),
+        ('grey', dict(channels=1)),
+        ('bare', {}),
+        ('three', dict(labels=3)),
+    ]:
+        make_dataset_zip(place, name=f'{name}.zip', **kwargs)
+    metric = ('--metrics', 'agreement')
+    assert 'resolution 16, but' in refused(place, *metric, data='big.zip')
+    assert 'channels 3, but' in refused(place, *metric, data='grey.zip')
+    assert 'label dimensions 2, but' in refused(place, *metric, data='bare.zip')
+    assert 'label dimensions 2, but' in refused(place, *metric, data='three.zip')
+    assert 'no-such.pkl' in refused(place, *metric, network='no-such.pkl')
+    assert 'no-such.zip' in refused(place, *metric, data='no-such.zip')
+
+
+def test_a_detector_that_cannot_be_had_is_named_with_its_place(place, tmp_path, monkeypatch):
+    import requests
+
+    def offline(*_args, **_kwargs):
+        raise requests.ConnectionError('no network')
+
+    monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
+    monkeypatch.setattr(requests.Session, 'get', offline)
+    url = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/vgg16.pt'
+    said = refused(place, '--metrics', 'pr50k3_full')
+    assert url in said
+    assert str(detectors.download(tmp_path, url)) in said
+
+
+def test_places_without_a_run_are_refused(tmp_path):
+    for place in (tmp_path, tmp_path / 'nowhere'):
+        commands.refused('compare', place, unchanged=tmp_path)
+
+
+# --- The benchmark ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_quality_benchmark_in_smoke_size_goes_on_where_it_was(make_dataset_zip, tmp_path):
+    data = make_dataset_zip(tmp_path, n=100, resolution=8, labels=2)
+    command = [sys.executable, '-W', 'ignore', str(REPOSITORY / 'benchmarks' / 'quality.py'), '--size', 'smoke']
+    command += ['--data', str(data), '--outdir', str(tmp_path / 'out'), '--device', 'cpu']
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    table = (tmp_path / 'out' / 'table.md').read_text()
+    for row in ('teacher', 'pruned', 'adversarial only, D from scratch', 'NICKEL and DiME'):
+        assert f'| {row} |' in table
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pkl')}
+    assert before
+    more = ['--methods', 'adversarial', '--repeats', '2']
+    subprocess.run(command + more, check=True, capture_output=True, cwd=tmp_path)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pkl')}
+    assert before.items() < after.items()
+    longer = (tmp_path / 'out' / 'table.md').read_text()
+    assert {line for line in longer.splitlines() if '±' not in line} < set(table.splitlines())
+    assert longer.count('±') == 4  # One row of two seeds: distance, recognised, density, coverage.
+    refused = subprocess.run([*command, '--batch', '32'], capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert 'holds results with --batch=16, not 32' in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ('loss_args', 'said'),
+    [
+        (['embedding=nothing'], "No embedding is called 'nothing'"),
+        (['pixel_weight=-1'], 'pixel_weight=-1 must be a number from 0 on'),
+        (['embedding=torchscript:EMBEDDING@size=16'], 'shows no layers'),
+    ],
+)
+def test_image_distillation_refuses_bad_arguments(loss_args, said, place, tmp_path):
+    arguments = ['distill', '--teacher', place / 'teacher.pkl', '--data', place / 'data.zip', '--outdir', tmp_path]
+    arguments += ['--loss', 'stylegan2_compress.ImageDistillationLoss', '--device', 'cpu']
+    for argument in loss_args:
+        arguments += ['--loss-arg', argument.replace('EMBEDDING', str(place / 'embedding.pt'))]
+    assert said in commands.refused(*arguments, unchanged=tmp_path)
+
+
+def test_image_distillation_refuses_a_student_with_other_latents(
+    place, make_generator, make_discriminator, tmp_path, monkeypatch
+):
+    monkeypatch.setattr('stylegan2_compress.losses.images.load', lambda _spec, _device: layered())
+    G = make_generator(c_dim=2, z_dim=8).eval().requires_grad_(False)
+    D = make_discriminator(c_dim=2).eval().requires_grad_(False)
+    student = tmp_path / 'student.pkl'
+    pickles.save(student, dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs=None))
+    arguments = ['distill', '--teacher', place / 'teacher.pkl', '--data', place / 'data.zip', '--student', student]
+    arguments += ['--loss', 'stylegan2_compress.ImageDistillationLoss', '--outdir', tmp_path, '--device', 'cpu']
+    message = commands.refused(*arguments, unchanged=tmp_path)
+    assert 'has latents of 16 numbers, but the student has 8' in message

@@ -1,0 +1,477 @@
+"""Moment matching: the paper's objective written out, references, one process or two, and the loops it runs in."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from plans import checked
+from torch import nn
+
+import stylegan2_compress
+from stylegan2_compress import embeddings, pickles
+from stylegan2_compress.distributions import layer_features, sources
+from stylegan2_compress.distributions.layer_features import LayerFeatures
+from stylegan2_compress.embeddings import vgg
+from stylegan2_compress.errors import DivergedError, UserError
+from stylegan2_compress.losses.moment_matching import AdamAverage, MomentMatchingLoss
+from stylegan2_compress.networks.masked import ScoreMaskedGenerator
+from stylegan2_compress.training_loops.distillation import training_loop
+
+EMBEDDING = 'module:test_moment_matching:tiny@size=image'
+
+
+class Tiny(nn.Module):
+    """A frozen network of three layers."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, 2, 1) for i, o in [(3, 4), (4, 6), (6, 8)])
+
+    def layers(self, x):
+        maps = []
+        for conv in self.convs:
+            x = torch.relu(conv(x))
+            maps.append(x * 10 ** len(maps))
+        return maps
+
+    def forward(self, x):
+        return self.layers(x)[-1]
+
+
+def tiny():
+    return Tiny()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def data(tmp_path, make_dataset_zip):
+    path = str(make_dataset_zip(tmp_path, n=23, labels=3))
+    return dict(class_name='training.dataset.ImageFolderDataset', path=path, use_labels=True)
+
+
+@pytest.fixture
+def teacher(tmp_path, make_generator, make_discriminator):
+    G = make_generator(c_dim=3).eval().requires_grad_(False)
+    path = str(tmp_path / 'teacher.pkl')
+    pickles.save(path, dict(G=G, G_ema=G, D=make_discriminator(c_dim=3), training_set_kwargs=None, augment_pipe=None))
+    return path
+
+
+def masked_generator(c_dim=3, **changes):
+    return ScoreMaskedGenerator(
+        16, c_dim, 16, 16, 3, {'num_layers': 2}, {'channel_base': 256, 'channel_max': 16}, keep=0.3, **changes
+    )
+
+
+def make_loss(G, data, **changes):
+    defaults = dict(training_set_kwargs=data, total_kimg=1, embedding=EMBEDDING)
+    return MomentMatchingLoss('cpu', G.mapping, G.synthesis, **(defaults | changes))
+
+
+def batch(count=12, c_dim=3, seed=0):
+    draws = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 16, generator=draws), torch.eye(max(c_dim, 1))[torch.arange(count) % 3][:, :c_dim]
+
+
+def step(loss, z, c, phase='Gboth', sync=True, gain=1):
+    loss.accumulate_gradients(phase, real_img=None, real_c=None, gen_z=z, gen_c=c, sync=sync, gain=gain)
+
+
+def reals(data):
+    training_set = sources.DatasetImages(data).training_set
+    images = np.stack([training_set[index][0] for index in range(len(training_set))])
+    labels = np.stack([training_set.get_label(index) for index in range(len(training_set))])
+    return torch.from_numpy(images).float() / 127.5 - 1, torch.from_numpy(labels)
+
+
+def features(images):
+    network = embeddings.load(EMBEDDING, 'cpu')
+    return torch.cat([maps.flatten(1) for maps in network.layers(images)], dim=1)
+
+
+# --- The moving average -----------------------------------------------------------------------------------------------
+
+
+def test_the_average_is_adam_on_the_mean_squared_error():
+    ours = AdamAverage([2, 5], lr=0.01, device=torch.device('cpu'))
+    reference = torch.zeros(2, 5, requires_grad=True)
+    adam = torch.optim.Adam([reference], lr=0.01, betas=(0.5, 0.999))
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        target = torch.randn(2, 5, generator=draws)
+        adam.zero_grad()
+        nn.functional.mse_loss(reference, target).backward()
+        adam.step()
+        torch.testing.assert_close(ours.update(target, torch.tensor([True, True])), reference.detach())
+
+
+def test_rows_without_a_target_stay_where_they_are():
+    both, alone = (AdamAverage([2, 5], lr=0.01, device=torch.device('cpu')) for _ in range(2))
+    draws = torch.Generator().manual_seed(0)
+    for count in range(6):
+        target = torch.randn(2, 5, generator=draws)
+        if count % 2:
+            before = both.value[1].clone()
+            both.update(torch.full_like(target, torch.nan).where(torch.tensor([[False], [True]]), target),
+                        torch.tensor([True, False]))  # fmt: skip
+            assert torch.equal(both.value[1], before)
+        else:
+            both.update(target, torch.tensor([True, True]))
+            alone.update(target, torch.tensor([True, True]))
+    assert torch.equal(both.value[1], alone.value[1])
+
+
+# --- The objective ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('per_class', [False, True])
+@pytest.mark.parametrize('normalize', [False, True])
+def test_scores_get_the_papers_gradient(data, per_class, normalize):
+    G = masked_generator().requires_grad_(True)
+    loss = make_loss(G, data, per_class=per_class, normalize=normalize, moving_average_lr=1e-3)
+    images, labels = reals(data)
+    groups = [labels[:, k] > 0 for k in range(3)] if per_class else [torch.ones(len(images), dtype=torch.bool)]
+    f = features(images).double()
+    scale = torch.ones(f.shape[1])
+    if normalize:
+        variances = torch.stack([f[group].var(0) for group in groups]).mean(0)
+        sizes = [4 * 64, 6 * 16, 8 * 4]
+        scale = torch.cat([v.mean().rsqrt().expand(len(v)) for v in variances.split(sizes)])
+    wanted = [(f[group] * scale).mean(0) for group in groups], [(f[group] * scale).var(0) for group in groups]
+    v = [torch.zeros(len(groups), f.shape[1], dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    adam = torch.optim.Adam(v, lr=1e-3, betas=(0.5, 0.999))
+
+    for seed in range(3):
+        z, c = batch(seed=seed)
+        torch.manual_seed(seed)
+        expected = copy.deepcopy(G)
+        generated = features(expected.synthesis(expected.mapping(z, c))).double() * scale
+        rows = [c[:, k] > 0 for k in range(3)] if per_class else [torch.ones(len(z), dtype=torch.bool)]
+        got = [generated[row].mean(0) for row in rows], [generated[row].var(0) for row in rows]
+        differences = [torch.stack(w) - torch.stack(g) for w, g in zip(wanted, got, strict=True)]
+        adam.zero_grad()
+        sum(nn.functional.mse_loss(a, b.detach()) for a, b in zip(v, differences, strict=True)).backward()
+        adam.step()
+        sum((a.detach() * b).sum() for a, b in zip(v, differences, strict=True)).mul(2).backward()
+
+        torch.manual_seed(seed)
+        G.zero_grad()
+        step(loss, z, c, gain=2)
+        for (name, mine), theirs in zip(G.named_parameters(), expected.parameters(), strict=True):
+            (
+                torch.testing.assert_close(
+                    mine.grad, theirs.grad, rtol=2e-3, atol=2e-3 * float(theirs.grad.abs().max())
+                ),
+                name,
+            )
+
+
+def test_training_brings_moments_together(data, teacher):
+    """The reference is what another random generator makes, which masks can come close to."""
+    G = masked_generator().requires_grad_(True)
+    loss = make_loss(G, data, normalize=True, teacher=teacher, samples=96, moving_average_lr=0.1)
+    optimizer = torch.optim.Adam(G.parameters(), lr=0.01, betas=(0.5, 0.999))
+
+    def distance():
+        z, c = batch(60, seed=99)
+        f = features(G.synthesis(G.mapping(z, c, skip_w_avg_update=True))).detach() * loss.scale
+        return (torch.stack([f[k::3].mean(0) for k in range(3)]) - loss.mean).abs().mean()
+
+    before = distance()
+    for seed in range(40):
+        optimizer.zero_grad()
+        step(loss, *batch(30, seed=seed))
+        optimizer.step()
+    assert distance() < 0.85 * before, before
+
+
+def test_other_phases_do_nothing(data):
+    G = masked_generator().requires_grad_(True)
+    loss = make_loss(G, data)
+    for phase in ('Greg', 'Dmain', 'Dreg', 'Dboth'):
+        step(loss, *batch(), phase=phase)
+    assert all(scores.grad is None for scores in G.parameters())
+    assert loss.steps.nimg == 0
+    with pytest.raises(ValueError, match='Emain'):
+        step(loss, *batch(), phase='Emain')
+
+
+def test_a_label_that_a_batch_lacks_keeps_its_average(data):
+    G = masked_generator().requires_grad_(True)
+    loss = make_loss(G, data)
+    step(loss, *batch())
+    before = loss.v_mean.value.clone(), loss.v_variance.value.clone()
+    z, _ = batch()
+    c = torch.eye(3)[[0] * 11 + [1]]  # One image of the second label: a mean, but no variance.
+    step(loss, z, c)
+    for after, old, moved in zip(
+        (loss.v_mean.value, loss.v_variance.value), before, ([True, True, False], [True, False, False]), strict=True
+    ):
+        assert [not torch.equal(a, b) for a, b in zip(after, old, strict=True)] == moved
+
+
+def test_a_continued_run_goes_on_as_if_nothing_had_been(data):
+    one, two = masked_generator().requires_grad_(True), masked_generator().requires_grad_(True)
+    first, second = make_loss(one, data), make_loss(two, data)
+    for seed in range(3):
+        step(first, *batch(seed=seed))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    one.zero_grad()
+    two.mapping.w_avg.copy_(one.mapping.w_avg)
+    for _G, loss in ((one, first), (two, second)):
+        torch.manual_seed(0)
+        step(loss, *batch(seed=9))
+    for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(mine.grad, theirs.grad)
+    assert second.steps.nimg == 48
+
+
+def test_steps_that_are_not_finite_leave_no_trace(data):
+    G = masked_generator().requires_grad_(True)
+    loss = make_loss(G, data)
+    step(loss, *batch())
+    G.zero_grad()
+    before = copy.deepcopy(loss.state_dict()), G.mapping.w_avg.clone()
+    z, c = batch()
+    for _ in range(9):
+        step(loss, z * torch.nan, c)
+    assert all(scores.grad is None for scores in G.parameters())
+    for name in ('v_mean', 'v_variance'):
+        for key, tensor in loss.state_dict()[name].items():
+            assert torch.equal(tensor, before[0][name][key])
+    assert torch.equal(G.mapping.w_avg, before[1])
+    with pytest.raises(DivergedError, match='moment matching not finite'):
+        step(loss, z * torch.nan, c)
+
+
+# --- Masks over time --------------------------------------------------------------------------------------------------
+
+
+def test_the_rule_advances_once_per_step_with_the_share_of_images_seen(data, monkeypatch):
+    G = masked_generator(rule='gem-miner').requires_grad_(True)
+    loss = make_loss(G, data, total_kimg=0.096)
+    seen = []
+    monkeypatch.setattr(loss.rule, 'advance', lambda parts, progress: seen.append(progress), raising=False)
+    for _ in range(5):
+        step(loss, *batch(), sync=False)
+        step(loss, *batch(), sync=True)
+    assert seen == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_gem_miners_penalty_is_in_the_gradient(data):
+    G = masked_generator(rule='gem-miner').requires_grad_(True)
+    loss = make_loss(G, data)
+    gradients = []
+    for weight in (0, 0.5):
+        loss.rule = copy.copy(loss.rule)
+        loss.rule.weight = weight
+        loss.load_state_dict(make_loss(G, data).state_dict())
+        G.zero_grad()
+        torch.manual_seed(0)
+        step(loss, *batch())
+        gradients.append(G.synthesis.b8.conv1.weight_scores.grad.clone())
+    torch.testing.assert_close(gradients[1] - gradients[0], G.synthesis.b8.conv1.weight_scores.detach())
+
+
+# --- References -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('classes', [0, 3])
+def test_moments_of_a_data_set(data, classes):
+    images, labels = reals(data)
+    f = features(images).double()
+    groups = [f[labels[:, k] > 0] for k in range(classes)] or [f]
+    layered = LayerFeatures(embeddings.load(EMBEDDING, 'cpu'), (3, 16, 16))
+    mean, variance = layer_features.reference_moments(layered, sources.DatasetImages(data), None, classes)
+    torch.testing.assert_close(mean, torch.stack([g.mean(0) for g in groups]).float())
+    torch.testing.assert_close(variance, torch.stack([g.var(0) for g in groups]).float(), rtol=1e-4, atol=1e-6)
+
+
+def test_moments_of_a_teacher_by_label(data, teacher):
+    loss = make_loss(masked_generator(), data, teacher=teacher, samples=90)
+    G = pickles.load(teacher)['G_ema']
+    source = sources.TeacherImages(teacher, training_set_kwargs=data)
+    for label in range(3):
+        images = source.of_class(label, 3).draw(0)[0][:30]
+        torch.manual_seed(0)
+        torch.testing.assert_close(loss.mean[label], features(images).mean(0), rtol=1e-4, atol=1e-5)
+        rnd = np.random.default_rng([0, 0])
+        z = torch.from_numpy(rnd.standard_normal([32, 16], np.float32))
+        again = G(z, torch.eye(3)[[label] * 32], noise_mode='const', force_fp32=True)  # No noise has any strength yet.
+        torch.testing.assert_close(images, again[:30])
+
+
+def test_moments_are_computed_once(data, monkeypatch):
+    from stylegan2_compress.distributions import statistics
+
+    first = make_loss(masked_generator(), data)
+    monkeypatch.setattr(statistics, 'compute_statistics', None)
+    second = make_loss(masked_generator(), data)
+    assert torch.equal(first.variance, second.variance)
+    with pytest.raises(TypeError):
+        make_loss(masked_generator(), data, layers='1')
+    with pytest.raises(TypeError):
+        make_loss(masked_generator(), data, pool=2)
+
+
+def test_layers_and_pooling():
+    network = embeddings.load(EMBEDDING, 'cpu')
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    maps = network.layers(images)
+    some = LayerFeatures(network, (3, 16, 16), layers='0,2', pool=2)
+    assert some.sizes == [4 * 4, 8 * 4]
+    pooled = maps[0].unflatten(2, (2, 4)).unflatten(4, (2, 4)).mean(dim=(3, 5))
+    torch.testing.assert_close(some(images), torch.cat([pooled.flatten(1), maps[2].flatten(1)], dim=1))
+    assert layer_features.parse_layers('0,4-6, 9') == [0, 4, 5, 6, 9]
+    assert layer_features.parse_layers([3, 1]) == [1, 3]
+
+
+# --- Bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (dict(embedding='module:test_moment_matching:no_layers@size=16'), 'exposes no layers'),
+        (dict(layers='a-b'), 'layers=a-b'),
+        (dict(layers=''), 'layers='),
+        (dict(pool=-1), 'pool=-1'),
+        (dict(samples=1), 'samples=1'),
+        (dict(samples=24), 'samples=24 is more than the 23'),
+        (dict(normalize='yes'), 'normalize=yes'),
+        (dict(per_class='each'), 'per_class=each'),
+        (dict(moving_average_lr=0), 'moving_average_lr=0'),
+    ],
+)
+def test_arguments_are_refused_before_a_run(data, arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        checked(MomentMatchingLoss, **({'embedding': EMBEDDING, 'training_set_kwargs': data} | arguments))
+
+
+def no_layers():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
+
+
+def test_layers_that_there_are_not(data):
+    with pytest.raises(UserError, match=r'layers=3 does not exist: .* the layers 0 to 2'):
+        make_loss(masked_generator(), data, layers='1-3')
+
+
+def test_a_label_with_one_image(tmp_path, make_dataset_zip):
+    data = dict(
+        class_name='training.dataset.ImageFolderDataset',
+        path=str(make_dataset_zip(tmp_path, n=4, labels=3)),
+        use_labels=True,
+    )
+    with pytest.raises(UserError, match='1 images of label 1'):
+        make_loss(masked_generator(), data)
+
+
+# --- Processes --------------------------------------------------------------------------------------------------------
+
+
+def train(directory, data, rank, processes):
+    """Three steps of twelve images on this process's share, with DistributedDataParallel as the host wraps it."""
+    torch.set_num_threads(1)
+    G = masked_generator(rule='global-edge-popup').requires_grad_(True)
+    parts = [G.mapping, G.synthesis]
+    if processes > 1:
+        parts = [nn.parallel.DistributedDataParallel(part, broadcast_buffers=False) for part in parts]
+    loss = MomentMatchingLoss('cpu', *parts, training_set_kwargs=data, total_kimg=1, embedding=EMBEDDING)
+    optimizer = torch.optim.Adam(G.parameters(), lr=0.01)
+    for seed in range(3):
+        z, c = batch(seed=seed)
+        optimizer.zero_grad()
+        step(loss, z[rank::processes], c[rank::processes])
+        optimizer.step()
+    gradients = [scores.grad for scores in G.parameters()]
+    torch.save((gradients, list(G.parameters()), loss.state_dict()), f'{directory}/{processes}-{rank}.pt')
+
+
+def run_process(rank, directory, data):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
+    train(directory, data, rank, 2)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path, data):
+    train(tmp_path, data, 0, 1)
+    torch.multiprocessing.spawn(run_process, args=(str(tmp_path), data), nprocs=2)
+    one, first, second = (torch.load(tmp_path / f'{name}.pt') for name in ('1-0', '2-0', '2-1'))
+    for mine, theirs in zip(first[0], second[0], strict=True):
+        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(first[0], one[0], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+    assert first[2]['steps']['nimg'] == one[2]['steps']['nimg'] == 36
+    torch.testing.assert_close(first[2]['v_mean']['value'], one[2]['v_mean']['value'])
+
+
+# --- Loops ------------------------------------------------------------------------------------------------------------
+
+
+def test_with_a_discriminator_the_loop_leaves_it_alone(tmp_path, data):
+    from tiny_runs import loop_arguments
+
+    arguments = loop_arguments(tmp_path / 'run', data['path'], labels=True)
+    arguments['G_kwargs'] = dict(arguments['G_kwargs'], class_name='stylegan2_compress.ScoreMaskedGenerator')
+    arguments['loss_kwargs'] = dict(
+        class_name='stylegan2_compress.MomentMatchingLoss', training_set_kwargs=data, total_kimg=0.08,
+        embedding=EMBEDDING,
+    )  # fmt: skip
+    training_loop(**arguments)
+    snapshots = sorted((tmp_path / 'run').glob('network-snapshot-*.pkl'))
+    first, last = pickles.load(snapshots[0]), pickles.load(snapshots[-1])
+    for (name, mine), theirs in zip(first['D'].named_parameters(), last['D'].parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+    assert stylegan2_compress.ScoreMaskedGenerator.__name__ == type(last['G']).__name__
+    assert len(snapshots) == 1 or not torch.equal(
+        first['G'].synthesis.b8.conv1.weight_scores, last['G'].synthesis.b8.conv1.weight_scores
+    )
+
+
+# --- VGG-19 -----------------------------------------------------------------------------------------------------------
+
+
+def test_vgg19_reads_torchvisions_weights_and_shows_what_follows_each_relu(tmp_path, monkeypatch):
+    monkeypatch.setattr(vgg, 'STAGES', ((4, 2), (6, 2), (8, 4)))
+    torch.manual_seed(0)
+    state = vgg.VGG19().state_dict()
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            state[name] = torch.rand_like(tensor) - 0.3 * (not name.endswith('var'))
+    torch.save(state | {'classifier.0.weight': torch.zeros(3)}, tmp_path / 'vgg.pth')
+    network = embeddings.load(f'vgg19_bn@weights={tmp_path}/vgg.pth', 'cpu')
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = ((images + 1) / 2 - mean[:, None, None]) / std[:, None, None]
+    expected, index = [], 0
+    for width, convolutions in vgg.STAGES:
+        for _ in range(convolutions):
+            conv, norm = (
+                {k.rpartition('.')[2]: v for k, v in state.items() if k.startswith(f'features.{index + i}.')}
+                for i in (0, 1)
+            )
+            assert len(conv['weight']) == width
+            x = nn.functional.conv2d(x, conv['weight'], conv['bias'], padding=1)
+            x = nn.functional.batch_norm(x, norm['running_mean'], norm['running_var'], norm['weight'], norm['bias'])
+            x = x.relu()
+            expected.append(x)
+            index += 3
+        x = nn.functional.max_pool2d(x, 2)
+        index += 1
+    for mine, theirs in zip(network.layers(images), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network(images), expected[-1].mean(dim=(2, 3)), rtol=1e-4, atol=1e-4)
+
+
+def test_vgg19_has_torchvisions_shapes():
+    assert sum(parameter.numel() for parameter in vgg.VGG19().parameters()) == 20_035_392  # torchvision's `features`.
+    layered = [m for m in vgg.VGG19().features if isinstance(m, nn.ReLU)]
+    assert len(layered) == 16

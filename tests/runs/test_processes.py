@@ -1,0 +1,254 @@
+"""Two gloo processes: the same training as in one, and what happens when one fails or all are asked to stop."""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import click
+import pytest
+import several_runs
+import torch
+from tiny_runs import ADAM, loop_arguments
+
+from stylegan2_compress import distributed, host, pickles
+from stylegan2_compress.errors import Stopped, UserError
+from stylegan2_compress.losses.discriminators import pair_arguments
+from stylegan2_compress.runs import launch
+from stylegan2_compress.runs.loops import OUR_LOOP
+
+DISTILLATION = OUR_LOOP
+TICKETS = 'stylegan2_compress.training_loops.ticket_search.training_loop'
+AUGMENT = dict(
+    augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1, cutout=1),
+    augment_p=0.3,
+    ada_target=0.1,
+    ada_interval=2,
+    ada_kimg=0.4,
+)
+EMBEDDING = 'efficientnet_lite0@size=32'
+LAZY = dict(G_reg_interval=2, D_reg_interval=3)
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp('processes')
+    os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(path / 'cache')
+    yield path
+    del os.environ['STYLEGAN2_COMPRESS_CACHE']
+
+
+@pytest.fixture(scope='module')
+def cases(directory, make_dataset_zip, make_generator, make_discriminator):
+    """By name: arguments of a run with two processes, and those that differ with one."""
+    data = make_dataset_zip(directory, n=13, labels=3)
+    teacher = str(directory / 'teacher.pkl')
+    G, D = (
+        make_generator(c_dim=3).eval(),
+        make_discriminator(c_dim=3, epilogue_kwargs=dict(mbstd_num_channels=0)).eval(),
+    )
+    pickles.save(teacher, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+
+    def case(name, one, loop=DISTILLATION, **changes):
+        given = dict(batch_size=16, batch_gpu=4, total_kimg=0.064, network_snapshot_ticks=1000, **LAZY) | changes
+        args = loop_arguments(directory / name, data, labels=True, **given)
+        return name, (dict(args, loop=loop), one)
+
+    # Noise, mixing and augmentation are a round's: what two processes do, one does in more rounds.
+    plain = case('plain', dict(), **AUGMENT)
+    # Terms that look at a batch see that of all processes: what two do, one does in rounds twice as large. Nothing may
+    # be a round's then, nor may the discriminator look at the batch, of which each process has half. Near zero, Adam
+    # makes large steps of rounding errors, but for a large epsilon.
+    calm = dict(ADAM, eps=1e-3)
+    synthesis = dict(channel_base=64, channel_max=8, use_noise=False)
+    G_kwargs = dict(z_dim=16, w_dim=16, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=synthesis)
+    D_kwargs = dict(channel_base=64, channel_max=8, epilogue_kwargs=dict(mbstd_num_channels=0))
+    D_kwargs.update(class_name='training.networks.Discriminator')
+    shared = dict(G_opt_kwargs=calm, D_opt_kwargs=calm, same_noise_for_all=True)
+    both = dict(r1_gamma=1, style_mixing_prob=0, pl_batch_shrink=1, teacher=teacher)
+    both.update(embeddings=[EMBEDDING], weights=[1], samples=8)
+    dime = case(
+        'dime',
+        dict(batch_gpu=8),
+        loss_kwargs=dict(class_name='stylegan2_compress.DiMELoss', **both),
+        G_kwargs=dict(G_kwargs, class_name='training.networks.Generator'),
+        D_kwargs=D_kwargs,
+        **shared,
+    )
+    nickel = case(
+        'nickel',
+        dict(batch_gpu=8),
+        loss_kwargs=dict(class_name='stylegan2_compress.NickelDimeLoss', **both),
+        G_kwargs=dict(G_kwargs, class_name='training.networks.Generator'),
+        D_kwargs=pair_arguments(D_kwargs, D, 'scratch', {'b4': 16}),
+        **shared,
+    )
+    tickets = case(
+        'tickets',
+        dict(batch_gpu=8),
+        loop=TICKETS,
+        loss_kwargs=dict(
+            class_name='stylegan2_compress.MomentMatchingLoss',
+            embedding=EMBEDDING,
+            training_set_kwargs=plain[1][0]['training_set_kwargs'],
+            total_kimg=0.064,
+        ),
+        G_kwargs=dict(G_kwargs, class_name='stylegan2_compress.ScoreMaskedGenerator', keep=0.5),
+        **(shared | dict(G_reg_interval=None)),
+    )
+    return dict([plain, dime, nickel, tickets])
+
+
+@pytest.fixture(scope='module')
+def weights(directory, cases):
+    """By name: the weights that one process and that two processes end with."""
+
+    def run(num_gpus, runs):
+        runs = [dict(run, run_dir=f'{run["run_dir"]}-{num_gpus}') for run in runs]
+        for each in runs:
+            os.makedirs(each['run_dir'])
+        args = dict(num_gpus=num_gpus, run_dir=str(directory), device='cpu', cases=runs)
+        if num_gpus == 1:
+            several_runs.training_loop(rank=0, **args)
+        else:
+            launch.run(dict(args, loop='several_runs.training_loop'))
+        return [weights_in(each['run_dir']) for each in runs]
+
+    one = run(1, [two | different for two, different in cases.values()])
+    two = run(2, [two for two, _different in cases.values()])
+    return {name: pair for name, *pair in zip(cases, one, two, strict=True)}
+
+
+def weights_in(run_dir):
+    networks = pickles.load(f'{run_dir}/network-snapshot-000000.pkl')
+    return {
+        f'{name}.{key}': value
+        for name in ('G', 'D', 'G_ema', 'augment_pipe')
+        if networks[name] is not None
+        for key, value in networks[name].state_dict().items()
+    }
+
+
+@pytest.mark.parametrize('name', ['plain', 'tickets'])
+def test_two_processes_train_as_one(weights, name):
+    one, two = weights[name]
+    torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['dime', 'nickel'])
+def test_two_processes_train_as_one_with_absolute_differences(weights, name):
+    """DiME's gradient jumps where moments are equal, and so do the few weights for which rounding decides."""
+    one, two = weights[name]
+    assert one.keys() == two.keys()
+    differences = torch.cat([(one[key] - two[key]).abs().flatten() for key in one])
+    assert differences.max() < 1e-3
+    assert differences.quantile(0.99) < 1e-5
+
+
+def test_a_process_that_is_alone_exchanges_nothing():
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_rank_zero()) == (0, 1, True)
+    assert distributed.world() is None
+    assert distributed.sum_with_gradient(x, None) is distributed.gather_with_gradient(x, None) is x
+    assert distributed.broadcast_object(x) is distributed.max_over_processes(x) is x
+    assert distributed.result_of_rank_zero(lambda: x) is x
+    assert distributed.mean_of_all_processes(x) == -0.5
+    distributed.broadcast_from_rank_zero([x])
+    distributed.average([x])
+    assert x.tolist() == [1, -2]
+
+
+def test_a_module_is_unwrapped():
+    module = torch.nn.Linear(1, 1)
+    wrapped = torch.nn.parallel.DistributedDataParallel.__new__(torch.nn.parallel.DistributedDataParallel)
+    torch.nn.Module.__init__(wrapped)
+    wrapped.module = module
+    assert distributed.unwrapped(wrapped) is distributed.unwrapped(module) is module
+
+
+def test_what_two_processes_exchange(tmp_path):
+    launch.run(dict(loop='several_runs.exchanging', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
+    first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
+    assert (first.pop('rank'), second.pop('rank')) == ((0, 2, True), (1, 2, False))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert first['max'].tolist() == [1, 4]
+    assert first['sum'].tolist() == [1, 5]
+    assert first['average'].tolist() == [0.5, 2.5]
+    assert first['broadcast'].tolist() == first['module'].tolist() == [0, 1]
+    assert (first['object'], first['result']) == ('from 0', 'called in 0')
+    assert first['gathered'].tolist() == [[0, 1], [1, 4]]
+    assert first['mean'] == 1.5  # Of 0, 1, 1 and 4.
+    assert first['gradient'].tolist() == [6, 30]  # Of (x · w)² / 2 at w = 1, where x = [1, 5] is the sum.
+    assert first['flags'] == [False, True]
+
+
+def test_when_rank_zero_refuses_all_exit_with_its_status(tmp_path):
+    with pytest.raises(UserError, match='Refused in 0'):
+        launch.run(dict(loop='several_runs.refusing', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
+    assert (tmp_path / 'status-1').read_text() == '2'
+
+
+@pytest.mark.parametrize(
+    ('how', 'kind', 'words'),
+    [
+        ('raise', click.ClickException, r'Process 1 of 2 failed:\n(.*\n)*ArithmeticError: the cause'),
+        ('refuse', UserError, '--option=1 makes no sense: leave it out.'),
+        ('kill', click.ClickException, r'Process 1 of 2 was ended from outside \(SIGKILL\).'),
+    ],
+)
+def test_the_first_failure_ends_all_and_is_what_is_told(tmp_path, how, kind, words):
+    start = time.time()
+    before = set(multiprocessing.active_children())  # Loaders of other tests, which wait for the garbage collection.
+    with pytest.raises(kind) as raised:
+        launch.run(dict(loop='several_runs.failing', num_gpus=2, run_dir=str(tmp_path), device='cpu', how=how))
+    assert re.fullmatch(words + r'\n?', raised.value.message)
+    assert time.time() - start < 60
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_a_signal_to_the_parent_stops_all_after_a_step(tmp_path):
+    def ask():
+        while len(list(tmp_path.glob('ready-*'))) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask, daemon=True).start()
+    with pytest.raises(Stopped, match='Stopped as asked'):
+        launch.run(dict(loop='several_runs.endless', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
+
+
+def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, directory, cases):
+    """The second process is killed once, in the middle; the run ends as if it had not been."""
+    (tmp_path / 'fragile.py').write_text(
+        'import os, signal\n'
+        'from stylegan2_compress.losses.adversarial import AdversarialLoss\n'
+        'class Fragile(AdversarialLoss):\n'
+        '    steps_left = 40\n'
+        '    def accumulate_gradients(self, **kwargs):\n'
+        '        self.steps_left -= 1\n'
+        '        who = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]\n'
+        '        if self.steps_left < 0 and who == ("1", "0"):\n'
+        '            os.kill(os.getpid(), signal.SIGKILL)\n'
+        '        super().accumulate_gradients(**kwargs)\n'
+    )
+    data = cases['plain'][0]['training_set_kwargs']['path']
+    command = [
+        sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--max-restarts=1', '--standalone',
+        '-m', 'stylegan2_compress', 'distill', '--teacher', str(directory / 'teacher.pkl'), '--data', data,
+        '--outdir', str(tmp_path / 'runs'), '--loss', 'fragile.Fragile', '--kimg', '1', '--batch', '32',
+        '--kimg-per-tick', '0.2', '--state-kimg', '0.3', '--workers', '1', '--snap', '1000',
+        '--device', 'cpu', '--host', str(host.activate().path),
+    ]  # fmt: skip
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path), OMP_NUM_THREADS='1')
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    (run_dir,) = (tmp_path / 'runs').iterdir()
+    with open(run_dir / 'stats.jsonl') as file:
+        assert [json.loads(line)['Progress/tick']['mean'] for line in file] == [0, 1, 2, 3, 4, 5]
+    assert 'Training for 1 kimg, from 0.3' in result.stdout
+    assert (run_dir / 'network-snapshot-000001.pkl').exists()

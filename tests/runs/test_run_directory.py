@@ -1,0 +1,166 @@
+"""The files of a run: their names, their order, and that only one module knows them."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import stylegan2_compress
+from stylegan2_compress import training_loops
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.runs.directory import RunDirectory, is_snapshot, kimg_of
+
+SOURCES = {
+    f'{package.__name__}/{path.relative_to(Path(package.__file__).parent)}': path.read_text()
+    for package in (stylegan2_compress, training_loops)
+    for path in Path(package.__file__).parent.rglob('*.py')
+}
+
+
+def touch(directory, *names):
+    for name in names:
+        (directory / name).touch()
+
+
+def test_names_are_the_hosts(tmp_path):
+    run = RunDirectory(tmp_path)
+    paths = [
+        run.options_path, run.log_path, run.stats_path, run.reals_path, run.fakes_init_path, run.fakes_path(4999),
+        run.snapshot_path(25_000_000), run.metric_path('fid50k_full'), run.state_path(12345), run.tickets_path,
+        run.ticket_path('best'), Path(run.student_path),
+    ]  # fmt: skip
+    assert [path.name for path in paths] == [
+        'training_options.json', 'log.txt', 'stats.jsonl', 'reals.png', 'fakes_init.png', 'fakes000004.png',
+        'network-snapshot-025000.pkl', 'metric-fid50k_full.jsonl', 'training-state-000012.345.pt', 'tickets.jsonl',
+        'best.ticket', 'student.pkl',
+    ]  # fmt: skip
+    assert all(path.parent == tmp_path for path in paths)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_numbered(tmp_path):
+    outdir = tmp_path / 'runs'
+    assert RunDirectory.numbered(outdir) == []
+    assert RunDirectory.next(outdir, 'a').path == outdir / '00000-a'
+    for name in ('00009-b', '00010-c', '100000-d', 'notes'):
+        (outdir / name).mkdir(parents=True)
+    assert [run.path.name for run in RunDirectory.numbered(outdir)] == ['00009-b', '00010-c', '100000-d']
+    assert RunDirectory.next(outdir, 'e').path == outdir / '100001-e'
+
+
+def test_a_path_stays_as_it_was_given():
+    """Options contain it, and those of a continued run are compared."""
+    run = RunDirectory.next('./nowhere', 'a')
+    assert (f'{run}', run.student_path) == ('./nowhere/00000-a', './nowhere/00000-a/student.pkl')
+
+
+def test_files_are_sorted_by_kimg(tmp_path):
+    touch(tmp_path, *(f'network-snapshot-{kimg}.pkl' for kimg in ('1000000', '000025', '000003', 'copy')))
+    touch(tmp_path, 'fakes_init.png', 'fakes000003.png', 'fakes1000000.png', 'fakes000025.png')
+    run = RunDirectory(tmp_path)
+    assert [kimg_of(path) for path in run.snapshots()] == [3, 25, 1000000, None]
+    assert [kimg_of(path) for path in run.fakes()] == [3, 25, 1000000, None]
+
+
+def test_states_are_sorted_from_the_newest_on(tmp_path):
+    touch(tmp_path, 'training-state-000002.000.pt', 'training-state-000010.500.pt', 'training-state-old.pt')
+    assert [path.name for path in RunDirectory(tmp_path).states()] == [
+        'training-state-000010.500.pt',
+        'training-state-000002.000.pt',
+    ]
+
+
+def test_a_converted_snapshot_is_one():
+    assert is_snapshot('network-snapshot-000025.pkl')
+    assert is_snapshot('network-snapshot-000025.safetensors')
+    assert not is_snapshot('student.pkl')
+
+
+def test_records_are_cut_and_other_files_stay(tmp_path):
+    run = RunDirectory(tmp_path)
+    for path in (run.log_path, run.stats_path, run.metric_path('fid'), run.options_path):
+        path.write_text('0123456789')
+    assert run.record_sizes() == {'log.txt': 10, 'stats.jsonl': 10, 'metric-fid.jsonl': 10}
+    run.cut_records({'log.txt': 4, 'stats.jsonl': 12})
+    assert run.record_sizes() == {'log.txt': 4, 'stats.jsonl': 10, 'metric-fid.jsonl': 0}
+    assert run.options_path.read_text() == '0123456789'
+
+
+def test_what_a_kill_left_is_deleted(tmp_path):
+    left = ['.training-state-000001.000.pt.0123.tmp', '.network-snapshot-000001.pkl.4567.tmp']
+    others = ['training-state-000001.000.pt', 'network-snapshot-000001.pkl', '.lock', '.other.tmp']
+    touch(tmp_path, *left, *others)
+    RunDirectory(tmp_path).delete_temporary_files()
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+
+
+def test_options_are_read_as_they_were_written(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.read_options() is None
+    args = dict(total_kimg=5, run_dir='elsewhere', loss_kwargs=dict(name='ä'))
+    run.write_options(args)
+    assert run.read_options() == json.loads(run.options_path.read_text()) == args
+    for text in ('[]', '{"half', '"text"'):
+        run.options_path.write_text(text)
+        assert run.read_options() is None
+
+
+@pytest.mark.parametrize(
+    ('kimg', 'states', 'lost'), [(None, [], False), (1.5, [], False), (2, [], True), (2, ['000002.000'], False)]
+)
+def test_a_run_has_lost_its_states_once_one_was_due(tmp_path, kimg, states, lost):
+    run = RunDirectory(tmp_path)
+    touch(tmp_path, *(f'training-state-{state}.pt' for state in states))
+    if kimg is not None:
+        run.stats_path.write_text(json.dumps({'Progress/kimg': {'mean': kimg}}) + '\n{"cut')
+    assert run.has_lost_states(dict(total_kimg=5, state_kimg=2)) == lost
+
+
+def test_a_claimed_directory_is_created(tmp_path):
+    run = RunDirectory(tmp_path / 'outdir' / '00000-new')
+    with run.claimed():
+        assert [path.name for path in run.path.iterdir()] == ['.lock']
+    (tmp_path / 'outdir' / '00000-new' / '.lock').unlink()
+    (tmp_path / 'outdir' / '00000-new' / '.lock').mkdir()
+    with pytest.raises(UserError, match=r'Cannot write .*\.lock'), run.claimed():
+        pass
+
+
+# --- Who knows the names ----------------------------------------------------------------------------------------------
+
+# The end of a path to one of a run's files, or what such a name begins with. Sentences that mention a file are not.
+FILE_NAME = re.compile(
+    r'(^|/)(training_options\.json|student\.pkl|log\.txt|(stats|tickets)\.jsonl|reals\.png|fakes\S*\.png|\.lock|'
+    r'(metric|training-state|network-snapshot)-\S*)$'
+)
+MAY_KNOW_THEM = {'stylegan2_compress/runs/directory.py', 'stylegan2_compress/compression/find_ticket.py'}
+
+
+def strings(source):
+    """Strings in a module's code, without docstrings."""
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_only_the_run_directory_knows_the_names_of_a_runs_files():
+    assert 'stylegan2_compress.training_loops/loop.py' in SOURCES
+    knowing = {name for name, source in SOURCES.items() if any(map(FILE_NAME.search, strings(source)))}
+    assert knowing - MAY_KNOW_THEM == set()
+
+
+@pytest.mark.parametrize(
+    'code',
+    ["f'{run_dir}/network-snapshot-*.pkl'", "open(run_dir / 'log.txt')", "f'metric-{name}.jsonl'", "'fakes_init.png'"],
+)
+def test_names_are_noticed(code):
+    assert any(FILE_NAME.search(text) for text in strings(f'"""Writes log.txt"""\n{code}'))

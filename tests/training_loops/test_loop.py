@@ -1,0 +1,326 @@
+"""Our training loop on the host's own loss: what it leaves behind, and what its randomness depends on."""
+
+import contextlib
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+
+import dnnlib
+import legacy
+import numpy as np
+import PIL.Image
+import psutil
+import pytest
+import torch
+from tiny_runs import ADAM, loop_arguments
+
+from stylegan2_compress import pickles
+from stylegan2_compress.errors import DivergedError
+from stylegan2_compress.training_loops import data, loop, snapshots, ticket_search
+from stylegan2_compress.training_loops.distillation import training_loop
+from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases
+
+
+@pytest.fixture
+def arguments(tmp_path, make_dataset_zip):
+    """Builder of arguments: `arguments(run, **changes)`."""
+
+    def build(run='run', channels=3, labels=0, **changes):
+        data = make_dataset_zip(tmp_path, n=12, channels=channels, labels=labels, name=f'{run}.zip')
+        return loop_arguments(tmp_path / run, data, labels > 0, **changes)
+
+    return build
+
+
+def final_weights(run_dir):
+    return pickles.load(f'{run_dir}/network-snapshot-000000.pkl')['G_ema'].state_dict()
+
+
+@pytest.mark.parametrize(('channels', 'labels'), [(1, 3), (3, 0)])
+def test_leaves_what_the_host_leaves(arguments, tmp_path, capsys, channels, labels):
+    training_loop(**arguments(channels=channels, labels=labels, image_snapshot_ticks=1))
+    run_dir = tmp_path / 'run'
+    assert {path.name for path in run_dir.iterdir() if not path.name.startswith('events.')} == {
+        'reals.png', 'fakes_init.png', 'fakes000000.png', 'network-snapshot-000000.pkl', 'stats.jsonl',
+        'training-state-000000.080.pt',
+    }  # fmt: skip
+    # The host's grid: 32 columns and 32 rows at this size.
+    assert PIL.Image.open(run_dir / 'reals.png').size == (32 * 16, 32 * 16)
+    assert PIL.Image.open(run_dir / 'fakes000000.png').mode == ('L' if channels == 1 else 'RGB')
+    stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
+    assert len(stats) == 3  # Ticks end after 1, 3 and 5 steps.
+    assert [round(stat['Progress/kimg']['mean'] * 1e3) for stat in stats] == [16, 48, 80]
+    for name in ('Loss/G/loss', 'Loss/D/loss', 'Timing/Gmain', 'Timing/Dreg', 'Resources/cpu_mem_gb'):
+        assert stats[0][name]['num'] >= 1
+    with open(run_dir / 'network-snapshot-000000.pkl', 'rb') as file:  # As the host writes it, for the host to read.
+        snapshot = pickle.load(file)
+    assert set(snapshot) == {'G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'}
+    assert not snapshot['G_ema'].training
+    assert not any(parameter.requires_grad for parameter in snapshot['G'].parameters())
+    assert 'tick 2     kimg 0.1' in capsys.readouterr().out
+
+
+def test_rows_of_the_grid_have_one_label_each(arguments, tmp_path):
+    training_loop(**arguments(labels=3, total_kimg=0.016))
+    reals = np.array(PIL.Image.open(tmp_path / 'run' / 'reals.png')).reshape(32, 16, 32, 16, 3).swapaxes(1, 2)
+    rows = [{cell.tobytes() for cell in row} for row in reals]
+    for first in range(3):
+        for second in range(3):
+            assert rows[first].isdisjoint(rows[second]) == (first != second)
+    assert all(len(row) == 4 for row in rows)  # 12 images of 3 classes.
+
+
+def test_same_seed_same_run_whatever_the_global_state(arguments, tmp_path):
+    training_loop(**arguments('first'))
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002 (the state that must not matter)
+    training_loop(**arguments('second', training_set_kwargs=arguments('unused')['training_set_kwargs']))
+    training_loop(**arguments('third', random_seed=1))
+    first, second, third = (final_weights(tmp_path / run) for run in ('first', 'second', 'third'))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], third[name]) for name in first)
+
+
+def test_randomness_depends_on_seed_and_place_alone(make_dataset_zip, tmp_path):
+    """Latents are an image's, whatever the rounds; torch's randomness is the round's."""
+    training_set = dnnlib.util.construct_class_by_name(
+        class_name='training.dataset.ImageFolderDataset',
+        path=str(make_dataset_zip(tmp_path, labels=3)),
+        use_labels=True,
+    )
+
+    def draw(share, *where):
+        real = torch.zeros(0)
+        drawn = data.rounds([(real, real)] * share.rounds, training_set, 4, share, *where)
+        return [(*each['gen_z'].tolist(), *each['gen_c'].tolist(), torch.randn(1).item()) for each in drawn]
+
+    first, second = draw(data.Share(8, 4), 0, 64, 0)
+    assert [first] == draw(data.Share(8, 4, num_gpus=2, rank=0), 0, 64, 0)
+    assert [second] == draw(data.Share(8, 4, num_gpus=2, rank=1), 0, 64, 0)
+    (whole,) = draw(data.Share(8, 8), 0, 64, 0)
+    assert whole[:8] == first[:4] + second[:4]
+    assert whole[-1] == first[-1] != second[-1]
+    assert len({str(draw(data.Share(8, 4), *where)) for where in [(0, 64, 0), (1, 64, 0), (0, 72, 0), (0, 64, 1)]}) == 4
+
+
+def test_real_images_come_in_whole_epochs_from_any_start():
+    share = data.Share(batch_size=8, batch_gpu=2, num_gpus=2, rank=1)
+    everything = list(itertools.islice(data.ShuffledSampler(10, data.Share(1, 1), random_seed=3), 60))
+    epochs = [everything[start : start + 10] for start in range(0, 60, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 6
+    mine = list(itertools.islice(data.ShuffledSampler(10, share, random_seed=3, start=16), 8))
+    assert mine == [everything[place] for place in (18, 19, 22, 23, 26, 27, 30, 31)]
+
+
+def test_training_moves_every_trainable_weight_and_averages_it(arguments, tmp_path):
+    training_loop(**arguments(ema_kimg=0.016))  # Half-life of one batch.
+    start = arguments('start', total_kimg=0.016, G_opt_kwargs=dict(ADAM, lr=0), D_opt_kwargs=dict(ADAM, lr=0))
+    training_loop(**start)
+    before = pickles.load(tmp_path / 'start' / 'network-snapshot-000000.pkl')
+    after = pickles.load(tmp_path / 'run' / 'network-snapshot-000000.pkl')
+    for network in ('G', 'D'):
+        old, new = dict(before[network].named_parameters()), dict(after[network].named_parameters())
+        assert all(not torch.equal(old[name], new[name]) for name in old), network
+    for name, initial in before['G'].named_parameters():
+        ema, final = after['G_ema'].get_parameter(name), after['G'].get_parameter(name)
+        assert not torch.equal(ema, final), name
+        assert not torch.equal(ema, initial), name
+    assert torch.equal(after['G_ema'].mapping.w_avg, after['G'].mapping.w_avg)
+
+
+def test_gradient_accumulation_equals_one_round(arguments, tmp_path):
+    """For a loss without batch statistics (no minibatch standard deviation, no mixing), rounds only split the sum."""
+    changes = dict(loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss', style_mixing_prob=0, pl_weight=0))
+    for run, batch_gpu in [('whole', 16), ('halves', 8)]:
+        run_arguments = arguments(run, batch_gpu=batch_gpu, **changes)
+        run_arguments['D_kwargs'] |= dict(epilogue_kwargs=dict(mbstd_num_channels=0))
+        run_arguments['G_kwargs']['synthesis_kwargs'] |= dict(use_noise=False)
+        training_loop(**run_arguments)
+    whole, halves = final_weights(tmp_path / 'whole'), final_weights(tmp_path / 'halves')
+    for name in whole:
+        if not name.endswith('w_avg'):  # The mean of W is updated once per round, as in the host.
+            torch.testing.assert_close(whole[name], halves[name], rtol=1e-3, atol=1e-4)
+
+
+def test_ada_strength_follows_the_target(arguments, tmp_path):
+    changes = dict(
+        augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), ada_interval=1, ada_kimg=0.4
+    )
+    training_loop(**arguments('up', ada_target=-2, **changes))
+    training_loop(**arguments('down', ada_target=2, augment_p=0.1, **changes))
+    up, down = (
+        pickles.load(tmp_path / run / 'network-snapshot-000000.pkl')['augment_pipe'].p for run in ('up', 'down')
+    )
+    assert up.item() == pytest.approx(5 * 16 / 400)  # Five steps of 16 images, one unit per 400 images.
+    assert down.item() == 0
+
+
+def test_resumes_from_a_pickle(arguments, tmp_path):
+    training_loop(**arguments('first'))
+    path = str(tmp_path / 'first' / 'network-snapshot-000000.pkl')
+    frozen = dict(ADAM, lr=0)
+    changes = dict(G_opt_kwargs=frozen, D_opt_kwargs=frozen, total_kimg=0.016, resume_pkl=path)
+    training_loop(**arguments('second', **changes))
+    first, second = pickles.load(path)['G'], pickles.load(tmp_path / 'second' / 'network-snapshot-000000.pkl')['G']
+    for name, parameter in first.named_parameters():
+        assert torch.equal(parameter, second.get_parameter(name)), name
+
+
+def test_aborts_and_reports_progress(arguments, tmp_path):
+    calls = []
+    training_loop(
+        **arguments(total_kimg=1, abort_fn=lambda: len(calls) > 1, progress_fn=lambda done, total: calls.append(total))
+    )
+    assert calls == [1, 1, 1]  # Before training, and after each of two ticks.
+    assert (tmp_path / 'run' / 'network-snapshot-000000.pkl').exists()
+
+
+def test_a_search_for_tickets_trains_no_discriminator(arguments, tmp_path, monkeypatch):
+    """With a loss of our own; the host's loader opens the snapshot."""
+    (tmp_path / 'brightness.py').write_text(
+        'class Loss:\n'
+        '    def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe):\n'
+        '        assert D is None\n'
+        '        self.G = lambda z, c: G_synthesis(G_mapping(z, c), force_fp32=True)\n'
+        '    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):\n'
+        '        assert phase == "Gboth"\n'
+        '        (self.G(gen_z, gen_c).mean() - 1).square().mul(gain).backward()\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = arguments(labels=3, loss_kwargs=dict(class_name='brightness.Loss'), G_reg_interval=None, ema_kimg=0)
+    given['G_opt_kwargs'] = dict(ADAM, lr=0.05)
+    ticket_search.training_loop(**{**given, 'D_kwargs': None, 'D_opt_kwargs': None})
+    with open(tmp_path / 'run' / 'network-snapshot-000000.pkl', 'rb') as file:
+        snapshot = legacy.load_network_pkl(file)
+    z, c = torch.randn([8, 16]), torch.eye(3)[:1].repeat(8, 1)
+    assert snapshot['D'](snapshot['G_ema'](z, c), c).shape == (8, 1)
+    assert sum(parameter.numel() for parameter in snapshot['D'].parameters()) < 1000
+    untrained = dnnlib.util.construct_class_by_name(**given['G_kwargs'], c_dim=3, img_resolution=16, img_channels=3)
+    assert snapshot['G_ema'](z, c).mean() > untrained(z, c).mean() + 0.1
+
+
+def test_a_run_that_diverges_leaves_a_snapshot_without_nan(arguments, tmp_path, monkeypatch):
+    """A step whose loss is not finite moves neither weights nor averages; after ten the loss gives up."""
+    from stylegan2_compress.losses.adversarial import AdversarialLoss
+
+    judge = AdversarialLoss.judge
+    monkeypatch.setattr(
+        AdversarialLoss, 'judge', lambda self, *args: {name: x * float('nan') for name, x in judge(self, *args).items()}
+    )
+    given = arguments(loss_kwargs=dict(class_name='stylegan2_compress.AdversarialLoss'), total_kimg=1)
+    with pytest.raises(DivergedError):
+        training_loop(**given)
+    networks = pickles.load(tmp_path / 'run' / 'network-snapshot-000000.pkl')
+    for name in ('G', 'G_ema', 'D'):
+        assert all(tensor.isfinite().all() for tensor in networks[name].state_dict().values())
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow(arguments, monkeypatch):
+    """Resident memory from step 50 to step 550, with the state saved every ten steps."""
+    monkeypatch.setattr(snapshots, 'grid_size', lambda _shape: (2, 2))
+    process, resident = psutil.Process(), []
+
+    def look(*args):
+        resident.append(process.memory_info().rss)
+        return update_average(*args)
+
+    update_average = loop.update_average
+    monkeypatch.setattr(loop, 'update_average', look)
+    given = arguments(batch_size=2, batch_gpu=2, total_kimg=1.1, state_kimg=0.02, kimg_per_tick=0.1)
+    training_loop(**dict(given, network_snapshot_ticks=4, data_loader_kwargs=dict(num_workers=1)))
+    assert len(resident) == 550
+    assert max(resident[-50:]) - max(resident[:50]) < 8 * 2**20
+
+
+def test_phases_are_the_hosts():
+    """Names, intervals and lazily corrected Adam settings, from StyleGAN2's appendix B."""
+    G, D = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    phases = build_phases([('G', G, ADAM, 4), ('D', D, ADAM, None)], torch.device('cpu'))
+    assert [(phase.name, phase.interval) for phase in phases] == [('Gmain', 1), ('Greg', 4), ('Dboth', 1)]
+    assert phases[0].opt is phases[1].opt
+    group = phases[0].opt.param_groups[0]
+    assert group['lr'] == pytest.approx(0.002 * 4 / 5)
+    assert group['betas'] == pytest.approx((0, 0.99 ** (4 / 5)))
+    assert phases[2].opt.param_groups[0]['betas'] == (0, 0.99)
+
+
+def test_phase_repairs_gradients_that_are_not_finite():
+    module = torch.nn.Linear(3, 1, bias=False)
+    phase = Phase('Gmain', module, torch.optim.SGD(module.parameters(), lr=1), 1, Stopwatch(torch.device('cpu')))
+    before = module.weight.detach().clone()
+    phase.begin()
+    assert module.weight.requires_grad
+    module.weight.grad = torch.tensor([[float('nan'), float('inf'), -float('inf')]])
+    phase.finish(rounds=1)
+    assert not module.weight.requires_grad
+    torch.testing.assert_close(before - module.weight.detach(), torch.tensor([[0, 1e5, -1e5]]))
+    assert phase.stopwatch.milliseconds()[0] > 0
+
+
+@pytest.fixture
+def recorded_cuda(monkeypatch):
+    """Stand-ins for torch's CUDA events, streams and current device; returns the list of what was done with them."""
+    done = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream=None):
+            done.append(('record', stream))
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, other):
+            return 12.0
+
+    @contextlib.contextmanager
+    def current(device):
+        done.append(('enter', device))
+        yield
+        done.append(('leave', device))
+
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    monkeypatch.setattr(torch.cuda, 'current_stream', lambda device=None: f'stream of {device}')
+    monkeypatch.setattr(torch.cuda, 'device', current)
+    return done
+
+
+def test_time_is_measured_on_the_device_of_the_run(recorded_cuda):
+    """An event without a stream belongs to the current device, and makes a context on it."""
+    stopwatch = Stopwatch(torch.device('cuda:1'))
+    assert stopwatch.milliseconds() == []
+    stopwatch.start()
+    stopwatch.stop()
+    assert stopwatch.milliseconds() == [12.0]
+    assert recorded_cuda == [('record', 'stream of cuda:1')] * 2
+
+
+def test_a_run_makes_its_device_the_current_one(recorded_cuda):
+    """Pinned memory belongs to the context of the current device."""
+    with loop.current_device(torch.device('cuda:1')):
+        recorded_cuda.append('training')
+    with loop.current_device(torch.device('cpu')):
+        pass
+    assert recorded_cuda == [('enter', torch.device('cuda:1')), 'training', ('leave', torch.device('cuda:1'))]
+
+
+def test_a_run_that_fails_ends_although_it_has_workers(arguments):
+    """Python waits for a process's children before it ends, and workers do not listen to signals."""
+    script = (
+        'import json, sys\n'
+        'from stylegan2_compress import host\n'
+        'host.activate()\n'
+        'from stylegan2_compress.training_loops.distillation import training_loop\n'
+        'training_loop(**json.loads(sys.argv[1]), abort_fn=lambda: 1 / 0)\n'
+    )
+    run = arguments(data_loader_kwargs=dict(num_workers=1), image_snapshot_ticks=None, network_snapshot_ticks=None)
+    result = subprocess.run(
+        [sys.executable, '-c', script, json.dumps(run)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.stderr.splitlines()[-1] == 'ZeroDivisionError: division by zero'

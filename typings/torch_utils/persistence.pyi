@@ -1,0 +1,6 @@
+from typing import Any, TypeVar
+
+Class = TypeVar('Class', bound=type)
+
+def persistent_class(orig_class: Class) -> Class: ...
+def is_persistent(obj: Any) -> bool: ...

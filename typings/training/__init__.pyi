@@ -1,0 +1,7 @@
+from typing import Any
+
+from . import dataset as dataset
+from . import loss as loss
+from . import networks as networks
+
+def __getattr__(name: str) -> Any: ...

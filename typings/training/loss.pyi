@@ -1,0 +1,6 @@
+from typing import Any
+
+class Loss:
+    def accumulate_gradients(self, phase: str, *args: Any, **kwargs: Any) -> None: ...
+
+def __getattr__(name: str) -> Any: ...
