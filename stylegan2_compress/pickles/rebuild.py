@@ -290,7 +290,7 @@ def check_rule(rule: Any) -> None:
         return
     module, _dot, attribute = rule.rpartition('.')
     if module and (module not in sys.modules or attribute not in vars(sys.modules[module])):
-        raise Refused(f'names the mask rule {rule!r}, whose module {module} has to be imported first')
+        raise Refused(f'names the mask rule {rule!r} of a module that is not imported: `import {module}` first')
 
 
 def fill(

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import importlib
 import pickle
 import subprocess
 import sys
@@ -13,13 +14,15 @@ import torch
 from host_alone import WITHOUT_OUR_PACKAGE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pickling import assert_same, snapshot, write
+from pickling import assert_same, edited, snapshot, write
 from training import networks
 
 from stylegan2_compress import host, pickles
+from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.features import block_outputs
 from stylegan2_compress.networks import masked
-from stylegan2_compress.networks.masked import ScoreMasked, ScoreMaskedGenerator
+from stylegan2_compress.networks.masked import Rule, ScoreMasked, ScoreMaskedGenerator, rule_of
+from stylegan2_compress.tickets import baking
 
 HOST = host.activate().path
 SHAPE = dict(
@@ -230,6 +233,111 @@ def test_dropped_weights_do_not_matter_and_kept_ones_do():
     assert not torch.equal(G(z, c, noise_mode='const'), before)
 
 
+# --- Rules by importable name -----------------------------------------------------------------------------------------
+
+
+class AboveAverage(Rule):
+    """The weights whose scores are above the average of all layers."""
+
+    scheduled = True
+    usual_scores = 'unit'
+
+    def prepare(self, part):
+        part.register_buffer('average', torch.zeros([]))
+
+    def mask(self, part, name):
+        return part.tensor(name, '_scores') > part.average
+
+    def update(self, parts):
+        scores = [part.tensor(name, '_scores').flatten() for part in parts for name in part.names]
+        for part in parts:
+            part.average.copy_(torch.cat(scores).mean())
+
+
+ABOVE_AVERAGE = AboveAverage()
+
+
+@pytest.mark.parametrize('rule', ['test_masked.AboveAverage', 'test_masked.ABOVE_AVERAGE'])
+def test_a_rule_may_come_from_any_module(tmp_path, make_discriminator, rule):
+    G = make(rule=rule, seed=4).eval()
+    average = torch.cat([scores.flatten() for scores in G.parameters()]).mean()
+    assert torch.equal(G.mapping.average, average)
+    for name, mask in G.synthesis.masks().items():
+        assert torch.equal(mask, G.synthesis.tensor(name, '_scores') > average)
+        assert torch.equal(G.masks()[f'synthesis.{name}'], mask)
+    unscaled = make(rule='gem-miner', seed=4)  # Neither scales fan-in, and scores of both start in (0, 1).
+    assert torch.equal(G.synthesis.b8.conv1.weight, unscaled.synthesis.b8.conv1.weight)
+    assert torch.equal(G.synthesis.b8.conv1.weight_scores, unscaled.synthesis.b8.conv1.weight_scores)
+
+    z, c = latents()
+    assert torch.equal(baking.bake(G)(z, c, noise_mode='const'), G(z, c, noise_mode='const'))
+    loaded = pickles.load(write(tmp_path / 'snapshot.pkl', snapshot(G, make_discriminator(c_dim=3))))['G_ema']
+    assert torch.equal(loaded(z, c, noise_mode='const'), G(z, c, noise_mode='const'))
+
+    with torch.no_grad():
+        G.synthesis.b8.conv1.weight_scores.add_(10)
+        rule_of(rule).advance(G.parts, 0.5)  # By default an update.
+    assert G.mapping.average > average
+    assert rule_of(rule).penalty(G.parts) is None
+
+
+@pytest.mark.parametrize(
+    ('rule', 'problem'),
+    [
+        ('magic', "'magic' does not exist: there are edge-popup, global-edge-popup, gem-miner, imp, and"),
+        (3, '3 does not exist'),
+        (['edge-popup'], 'does not exist'),
+        ('no_such_module.Rule', 'cannot be imported'),
+        ('test_masked.NoSuchRule', 'cannot be imported'),
+        ('math.pi', "'math.pi' is not a rule, because it has no advance, alive, mask"),
+        ('torch.nn.Linear', 'is not a rule'),
+    ],
+)
+def test_rules_that_do_not_exist(rule, problem):
+    for construct in (make, lambda rule: ScoreMasked(torch.nn.Linear(2, 2), rule=rule)):
+        with pytest.raises(ValueError, match=problem):
+            construct(rule=rule)
+
+
+@pytest.fixture
+def unknown_rules(tmp_path, monkeypatch):
+    """A module on Python's path that is not imported."""
+    source = 'from stylegan2_compress.networks.masked import EdgePopup\nclass Mine(EdgePopup): pass\n'
+    (tmp_path / 'unknown_rules.py').write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield 'unknown_rules'
+    sys.modules.pop('unknown_rules', None)
+
+
+@pytest.mark.parametrize('suffix', ['pkl', 'safetensors'])
+def test_a_file_does_not_get_a_rule_imported(tmp_path, make_discriminator, unknown_rules, suffix):
+    G = make(rule='unknown_rules.Mine').eval()
+    expected = G(*latents(), noise_mode='const')
+    assert torch.equal(make().eval()(*latents(), noise_mode='const'), expected)
+    data = snapshot(G, make_discriminator(c_dim=3))
+    pickles.save(tmp_path / f'a.{suffix}', data)
+    del sys.modules[unknown_rules]
+    with pytest.raises(
+        UserError,
+        match=r"the mask rule 'unknown_rules\.Mine' of a module that is not imported: `import unknown_rules` first",
+    ):
+        pickles.load(tmp_path / f'a.{suffix}')
+    assert unknown_rules not in sys.modules
+    importlib.import_module(unknown_rules)
+    assert torch.equal(pickles.load(tmp_path / f'a.{suffix}')['G_ema'](*latents(), noise_mode='const'), expected)
+
+
+def test_an_attribute_does_not_get_a_rule_imported(tmp_path, make_discriminator, unknown_rules):
+    def edit(path, meta):
+        if path == 'mapping':
+            meta['state']['rule'] = 'unknown_rules.Mine'
+
+    data = edited(snapshot(make(), make_discriminator(c_dim=3)), G_ema=edit)
+    with pytest.raises(UserError, match='names the mask rule'):
+        pickles.load(write(tmp_path / 'a.pkl', data))
+    assert unknown_rules not in sys.modules
+
+
 # --- Gradients and training -------------------------------------------------------------------------------------------
 
 
@@ -385,6 +493,47 @@ def test_snapshots_are_read_without_running_them(tmp_path, make_discriminator, r
     assert_same(loaded['G_ema'], data['G_ema'])
     z, c = latents()
     assert torch.equal(loaded['G_ema'](z, c, noise_mode='const'), data['G_ema'](z, c, noise_mode='const'))
+
+
+@pytest.mark.parametrize(
+    ('rule', 'parameters', 'buffers', 'own'),
+    [
+        ('edge-popup', ['weight_scores'], ['weight'], []),
+        (GLOBAL, ['weight_scores'], ['weight'], ['threshold', 'ties']),
+        ('gem-miner', ['weight_scores'], ['weight', 'weight_alive'], []),
+        ('imp', ['weight'], ['weight_start', 'weight_alive'], []),
+    ],
+)
+def test_names_in_pickles_never_change(rule, parameters, buffers, own):
+    """Pickles that exist are compared with these names when they are read; they are not to be updated."""
+    G = make(rule=rule)
+    layer = G.synthesis.dense.b8.conv1
+    assert list(layer._parameters) == parameters
+    unmasked = ['resample_filter', 'noise_const', 'noise_strength', 'bias']
+    assert sorted(layer._buffers) == sorted([*unmasked, *buffers])
+    for part in G.parts:
+        assert list(part._parameters) == []
+        assert list(part._buffers) == own
+        assert {name for name in vars(part) if not name.startswith('_')} == {'training', 'names', 'keep', 'rule'}
+        assert list(part._modules) == ['dense']
+    assert [type(part).__name__ for part in G.parts] == ['ScoreMaskedMapping', 'ScoreMaskedSynthesis']
+
+
+@pytest.mark.parametrize('rule', masked.RULES)
+def test_pickles_of_another_version_are_read(tmp_path, make_discriminator, rule):
+    """Earlier versions had the same constructors, tensors and attributes, and other source text."""
+
+    def edit(path, meta):
+        if meta['class_name'].startswith('ScoreMasked'):
+            meta['module_src'] = meta['module_src'].replace('class Rule', 'class EarlierRule')
+
+    data = snapshot(make(rule=rule, seed=3), make_discriminator(c_dim=3))
+    path = write(tmp_path / 'snapshot.pkl', edited(data, G_ema=edit))
+    with pytest.warns(UserWarning, match='other source code of ScoreMasked.*, ScoreMasked.*, ScoreMasked'):
+        loaded = pickles.load(path)['G_ema']
+    assert_same(loaded, data['G_ema'])
+    z, c = latents()
+    assert torch.equal(loaded(z, c, noise_mode='const'), data['G_ema'](z, c, noise_mode='const'))
 
 
 def test_snapshots_open_where_only_the_host_is(tmp_path, make_discriminator):

@@ -1,4 +1,4 @@
-"""tickets/: rules over time, masks as bytes, the ticket file, and the commands."""
+"""tickets/: mask rules over time, masks as bytes, the ticket file, and the commands."""
 
 import glob
 import hashlib
@@ -24,10 +24,12 @@ from training import networks
 from stylegan2_compress import host, pickles
 from stylegan2_compress.compression.find_ticket import find_ticket
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.networks import bound_arguments
 from stylegan2_compress.losses.moment_matching import MomentMatching
-from stylegan2_compress.networks.masked import ScoreMaskedGenerator
+from stylegan2_compress.networks.masked import RULES, Rule, ScoreMaskedGenerator
 from stylegan2_compress.runs.plan import Plan
-from stylegan2_compress.tickets import baking, coding, rules, ticket_file
+from stylegan2_compress.tickets import baking, coding, ticket_file
+from stylegan2_compress.tickets.ticket_file import Ticket
 
 HOST = host.activate().path
 EMBEDDING = 'module:test_moment_matching:tiny@size=image'
@@ -82,10 +84,10 @@ def alive(G):
 @pytest.mark.parametrize('rule', ['gem-miner', 'imp'])
 def test_rules_with_steps_leave_exactly_what_their_schedule_says(rule):
     G = make(rule=rule, keep=0.1)
-    steps = rules.RULES[rule].steps if rule == 'gem-miner' else rules.RULES[rule].rounds
+    steps = RULES[rule].steps if rule == 'gem-miner' else RULES[rule].rounds
     total, before = len(alive(G)), alive(G)
     for progress in np.linspace(0, 1, 41):
-        rules.RULES[rule].advance(G.parts, progress)
+        RULES[rule].advance(G.parts, progress)
         done = int(steps * min(progress / 0.9, 1) + 1e-9)
         now = alive(G)
         assert int(now.sum()) == round(0.1 ** (done / steps) * total)
@@ -99,13 +101,13 @@ def test_gem_miner_freezes_the_lowest_and_rounds():
     scores = torch.cat([part.tensor(name, '_scores').flatten() for part in G.parts for name in part.names])
     with torch.no_grad():
         G.synthesis.b8.conv1.weight_scores.view(-1)[0] = -3
-    rules.RULES['gem-miner'].advance(G.parts, 1)
+    RULES['gem-miner'].advance(G.parts, 1)
     assert G.synthesis.b8.conv1.weight_scores.view(-1)[0] == 0
     assert scores[alive(G)].clamp(max=1).min() >= scores[~alive(G)].clamp(max=1).max()
     for part in G.parts:
         for name, mask in part.masks().items():
             assert torch.equal(mask, part.tensor(name, '_alive') & (part.tensor(name, '_scores') > 0.5))
-    penalty = rules.RULES['gem-miner'].penalty(G.parts)
+    penalty = RULES['gem-miner'].penalty(G.parts)
     clamped = sum(float(scores.double().square().sum()) for scores in G.parameters())
     torch.testing.assert_close(float(penalty), 5e-7 * clamped, rtol=1e-4, atol=0)
 
@@ -116,9 +118,9 @@ def test_imp_keeps_the_largest_and_rewinds():
     before = {
         name: (part.tensor(name) * (0.01 if part is G.mapping else 1)).abs() for part in G.parts for name in part.names
     }
-    rules.RULES['imp'].advance(G.parts, 0.05)
+    RULES['imp'].advance(G.parts, 0.05)
     assert alive(G).all()  # The first round is not over.
-    rules.RULES['imp'].advance(G.parts, 0.9)
+    RULES['imp'].advance(G.parts, 0.9)
     kept = {name: part.tensor(name, '_alive') for part in G.parts for name in part.names}
     lowest = min(float(before[name][mask].min()) for name, mask in kept.items() if mask.any())
     assert lowest >= max(float(before[name][~mask].max()) for name, mask in kept.items() if not mask.all())
@@ -158,18 +160,18 @@ def test_codes_that_are_none_are_refused(ones, shift, quotients, remainders):
 
 
 def test_a_24_million_parameter_generator_takes_less_than_1800000_bytes(tmp_path):
-    arguments = baking.arguments(make()) | PAPER256 | dict(keep=0.1)
+    arguments = bound_arguments(make(), defaults=True) | PAPER256 | dict(keep=0.1)
     shapes = ticket_file.weight_shapes(arguments)
     rnd, masks = np.random.default_rng(0), {}
     for name, shape in shapes.items():
         mask = np.zeros(int(np.prod(shape)), np.bool_)
         mask[rnd.choice(mask.size, round(0.1 * mask.size), replace=False)] = True
         masks[name] = mask.reshape(shape)
-    ticket = ticket_file.Ticket(arguments, '', masks, {'mapping.w_avg': np.zeros(512, np.float32)}, {})
+    ticket = Ticket(arguments, '', masks, {'mapping.w_avg': np.zeros(512, np.float32)}, {})
     assert ticket.total == 24_743_232  # And 24,226 biases, constants and noise strengths.
-    assert ticket_file.save(tmp_path / 'big.ticket', ticket) < 1_800_000
-    found = ticket_file.read(tmp_path / 'big.ticket')
-    assert all(np.array_equal(mask, masks[name]) for name, mask in found.masks.items())
+    assert ticket.write(tmp_path / 'big.ticket') < 1_800_000
+    read = Ticket.read(tmp_path / 'big.ticket')
+    assert all(np.array_equal(mask, masks[name]) for name, mask in read.masks.items())
 
 
 # --- The file ---------------------------------------------------------------------------------------------------------
@@ -180,17 +182,61 @@ def test_a_24_million_parameter_generator_takes_less_than_1800000_bytes(tmp_path
 def test_a_ticket_brings_back_the_same_images(tmp_path, rule, init):
     G = make(rule=rule, weight_init=init, seed=2**63 + 1, unmasked=['*torgb.weight'])
     G.update_masks()
-    ticket_file.save(tmp_path / 'a.ticket', ticket_file.of(G, {'note': 'ü'}))
-    found = ticket_file.read(tmp_path / 'a.ticket')
-    assert found.facts == {'note': 'ü'}
-    back = ticket_file.generator(found, 'a.ticket')
+    Ticket.from_generator(G, {'note': 'ü'}).write(tmp_path / 'a.ticket')
+    ticket = Ticket.read(tmp_path / 'a.ticket')
+    assert ticket.facts == {'note': 'ü'}
+    back = ticket.generator('a.ticket')
     baked = baking.bake(back)
     assert type(baked).__module__ == networks.Generator.__module__
     for how in ({}, dict(truncation_psi=0.5)):
         assert torch.equal(images(back, **how), images(G, **how))
         assert torch.equal(images(baked, **how), images(G, **how))
     zeros = sum(int((weight == 0).sum()) for name, weight in baked.named_parameters() if name.endswith('weight'))
-    assert zeros == found.total - found.kept  # Weights that are drawn are never zero.
+    assert zeros == ticket.total - ticket.kept  # Weights that are drawn are never zero.
+
+
+@pytest.mark.parametrize(
+    ('rule', 'digest'),
+    [
+        ('edge-popup', '89988a063c44c26aa26a5d803d8ac733ee8f76f10c0e98556f2a10fdd4d5c040'),
+        ('global-edge-popup', '8a85e22fd5656ab43e1c91682c58ec8abe9c3be7aa672419284f84bddc406586'),
+        ('gem-miner', '3db41802ec89367ff74247c2658afeca4343021c03e4f9288866f6840903e3fd'),
+    ],
+)
+def test_the_bytes_of_version_1_never_change(tmp_path, rule, digest):
+    """These are files that version 0.1.0 wrote; the digests are not to be updated."""
+    G = ScoreMaskedGenerator(**SHAPE, keep=0.3, rule=rule, seed=2**63 + 1, unmasked=['*torgb.weight']).eval()
+    with torch.no_grad():
+        G.mapping.w_avg.copy_(torch.arange(16) / 16)
+        for scores in G.parameters():
+            scores.copy_(scores.flip(0))
+    path = tmp_path / 'a.ticket'
+    size = Ticket.from_generator(G, {'note': 'ü', 'frechet_distance': 1.5}).write(path)
+    content = path.read_bytes()
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (size, digest)
+    assert torch.equal(images(Ticket.read(path).generator(path)), images(G))
+
+
+def test_a_ticket_of_a_rule_from_another_module(tmp_path, monkeypatch):
+    source = 'from stylegan2_compress.networks.masked import EdgePopup\nclass Mine(EdgePopup): pass\n'
+    (tmp_path / 'other_rules.py').write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / 'a.ticket'
+    G = make(rule='other_rules.Mine')
+    Ticket.from_generator(G).write(path)
+    assert torch.equal(images(Ticket.read(path).generator(path)), images(G))
+    del sys.modules['other_rules']
+    with pytest.raises(UserError, match=r"names the mask rule 'other_rules\.Mine' of .*: `import other_rules` first"):
+        Ticket.read(path)
+    assert 'other_rules' not in sys.modules
+
+
+class WeightsTrain(Rule):
+    scored = False
+
+
+class Scheduled(Rule):
+    scheduled = True
 
 
 def test_a_teachers_ticket_needs_that_teacher(tmp_path, make_generator, make_discriminator):
@@ -202,57 +248,59 @@ def test_a_teachers_ticket_needs_that_teacher(tmp_path, make_generator, make_dis
                                      augment_pipe=None))  # fmt: skip
     G = make(weight_init=None, teacher=pickles.sha256(files[0]))
     baking.put_weights(G, pickles.load(files[0])['G_ema'])
-    ticket_file.save(tmp_path / 'a.ticket', ticket_file.of(G))
-    found = ticket_file.read(tmp_path / 'a.ticket')
-    assert torch.equal(images(ticket_file.generator(found, 'a.ticket', files[0])), images(G))
+    Ticket.from_generator(G).write(tmp_path / 'a.ticket')
+    ticket = Ticket.read(tmp_path / 'a.ticket')
+    assert torch.equal(images(ticket.generator('a.ticket', files[0])), images(G))
     with pytest.raises(UserError, match=r'a\.ticket has the weights of a teacher .* --teacher'):
-        ticket_file.generator(found, 'a.ticket')
-    with pytest.raises(UserError, match='is not the one of'):
-        ticket_file.generator(found, 'a.ticket', files[1])
-    random = ticket_file.of(make())
+        ticket.generator('a.ticket')
+    with pytest.raises(UserError, match='is not the teacher of'):
+        ticket.generator('a.ticket', files[1])
+    random = Ticket.from_generator(make())
     with pytest.raises(UserError, match='leave --teacher out'):
-        ticket_file.generator(random, 'a.ticket', files[0])
+        random.generator('a.ticket', files[0])
 
 
 def test_weights_that_no_seed_brings_back_are_refused():
     G = make()
     G.synthesis.b8.conv1.weight[0, 0, 0, 0] += 1
     with pytest.raises(UserError, match='not those of its seed 0'):
-        ticket_file.of(G)
+        Ticket.from_generator(G)
     with pytest.raises(UserError, match='imp trains weights'):
-        ticket_file.of(make(rule='imp'))
+        Ticket.from_generator(make(rule='imp'))
+    with pytest.raises(UserError, match='WeightsTrain trains weights'):
+        Ticket.from_generator(make(rule='test_tickets.WeightsTrain'))
 
 
 def test_weights_that_come_out_otherwise_are_noticed(tmp_path, monkeypatch):
-    found = ticket_file.of(make())
+    ticket = Ticket.from_generator(make())
     monkeypatch.setattr(
         'stylegan2_compress.networks.masked.random_signs', lambda rnd, count: np.ones(count, np.float32)
     )
-    with pytest.raises(UserError, match='come out otherwise'):
-        ticket_file.generator(found, 'a.ticket')
+    with pytest.raises(UserError, match='come out differently'):
+        ticket.generator('a.ticket')
 
 
 def test_damaged_files_are_refused(tmp_path):
     path = tmp_path / 'a.ticket'
-    ticket_file.save(path, ticket_file.of(make()))
+    Ticket.from_generator(make()).write(path)
     content = path.read_bytes()
     rnd = np.random.default_rng(0)
     for place in [0, 12, 14, 20, len(content) - 1, *rnd.integers(len(content), size=30)]:
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << rnd.integers(8)]) + content[place + 1 :])
-        with pytest.raises(UserError, match=r'a\.ticket is (no ticket|damaged)'):
-            ticket_file.read(path)
+        with pytest.raises(UserError, match=r'a\.ticket is (not a ticket|damaged)'):
+            Ticket.read(path)
     for length in [0, 5, 12, 18, 40, 60, len(content) // 2, len(content) - 1]:
         path.write_bytes(content[:length])
-        with pytest.raises(UserError, match=r'a\.ticket is (no ticket|damaged)'):
-            ticket_file.read(path)
+        with pytest.raises(UserError, match=r'a\.ticket is (not a ticket|damaged)'):
+            Ticket.read(path)
     path.write_bytes(content + b'x')
     with pytest.raises(UserError, match='damaged'):
-        ticket_file.read(path)
+        Ticket.read(path)
 
 
 def forge(path, ticket, edit=lambda header: None, payload=None, version=1, length=None):
     """A file with a right checksum and whatever else is wanted."""
-    ticket_file.save(path, ticket)
+    ticket.write(path)
     content = path.read_bytes()[:-32]
     (size,) = struct.unpack('<I', content[14:18])
     header = json.loads(content[18 : 18 + size])
@@ -264,10 +312,10 @@ def forge(path, ticket, edit=lambda header: None, payload=None, version=1, lengt
 
 
 def test_forged_files_are_refused_without_effort(tmp_path):
-    ticket = ticket_file.of(make())
+    ticket = Ticket.from_generator(make())
     path = tmp_path / 'a.ticket'
     forge(path, ticket)
-    ticket_file.read(path)
+    Ticket.read(path)
     first = next(iter(ticket.masks))
 
     def arguments(**changes):
@@ -299,23 +347,23 @@ def test_forged_files_are_refused_without_effort(tmp_path):
         lambda header: header.update(arguments=[1]),
     ]:
         forge(path, ticket, edit)
-        with pytest.raises(UserError, match=r'a\.ticket is a ticket that makes no sense'):
-            ticket_file.read(path)
+        with pytest.raises(UserError, match=r'a\.ticket is not a valid ticket'):
+            Ticket.read(path)
     for changes in (dict(payload=b''), dict(length=2**31), dict(length=5)):
         forge(path, ticket, **changes)
-        with pytest.raises(UserError, match='makes no sense'):
-            ticket_file.read(path)
+        with pytest.raises(UserError, match='is not a valid ticket'):
+            Ticket.read(path)
     forge(path, ticket, version=2)
     with pytest.raises(UserError, match='version 2'):
-        ticket_file.read(path)
+        Ticket.read(path)
 
 
 def test_a_mask_that_is_none_of_its_rules_is_refused():
-    ticket = ticket_file.of(make())
+    ticket = Ticket.from_generator(make())
     name, mask = next(iter(ticket.masks.items()))
     mask[~mask] = True
     with pytest.raises(UserError, match=f'mask of {name}'):
-        ticket_file.generator(ticket, 'a.ticket')
+        ticket.generator('a.ticket')
 
 
 # --- Commands ---------------------------------------------------------------------------------------------------------
@@ -324,7 +372,7 @@ def test_a_mask_that_is_none_of_its_rules_is_refused():
 @pytest.fixture
 def ticket(tmp_path):
     path = tmp_path / 'a.ticket'
-    ticket_file.save(path, ticket_file.of(make(), {'frechet_distance': 1.5}))
+    Ticket.from_generator(make(), {'frechet_distance': 1.5}).write(path)
     return path
 
 
@@ -336,8 +384,8 @@ def test_load_save_bake_and_show(tmp_path, ticket):
     assert torch.equal(images(plain['G_ema']), images(make()))
     assert type(plain['G']).__name__ == 'Generator'
     shown = run('ticket', 'show', '--layers', ticket)
-    found = ticket_file.read(ticket)
-    for text in ('seed 0, signed-constant', f'{found.kept:,} of {found.total:,}', 'frechet_distance: 1.5'):
+    contents = Ticket.read(ticket)
+    for text in ('seed 0, signed-constant', f'{contents.kept:,} of {contents.total:,}', 'frechet_distance: 1.5'):
         assert text in shown
     layers = json.loads(run('ticket', 'show', '--json', ticket))['layers']
     assert layers['synthesis.b8.conv1.weight'] == [round(0.3 * 16 * 16 * 9), 16 * 16 * 9]
@@ -409,10 +457,10 @@ def test_find_ticket_from_random_weights(tmp_path, data, rule, capsys):
         assert not glob.glob(f'{run_dir}/*.ticket')
         assert 'no ticket' in capsys.readouterr().out
         return
-    best, last = (ticket_file.read(f'{run_dir}/{name}.ticket') for name in ('best', 'last'))
+    best, last = (Ticket.read(f'{run_dir}/{name}.ticket') for name in ('best', 'last'))
     assert best.facts == min(compared, key=lambda facts: facts['frechet_distance'])
     G = pickles.load(snapshots[-1])['G_ema']
-    assert torch.equal(images(ticket_file.generator(last, 'last.ticket')), images(G))
+    assert torch.equal(images(last.generator('last.ticket')), images(G))
     start = ScoreMaskedGenerator(**last.arguments)
     assert last.arguments['seed'] == 11
     assert not torch.equal(images(start.eval()), images(G))
@@ -422,12 +470,15 @@ def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
     whole = search(data, tmp_path / 'whole', kimg=2, **SMALL)
     half = search(data, tmp_path / 'halves', kimg=1, **SMALL)
     assert search(data, tmp_path / 'halves', kimg=2, resume='latest', **SMALL) == half
-    one, two = (ticket_file.read(f'{run_dir}/last.ticket') for run_dir in (whole, half))
+    one, two = (Ticket.read(f'{run_dir}/last.ticket') for run_dir in (whole, half))
     assert one.facts == two.facts
     assert all(np.array_equal(mask, two.masks[name]) for name, mask in one.masks.items())
 
 
-@pytest.mark.parametrize(('rule', 'length'), [('edge-popup', None), ('global-edge-popup', None), ('gem-miner', 7)])
+@pytest.mark.parametrize(
+    ('rule', 'length'),
+    [('edge-popup', None), ('global-edge-popup', None), ('gem-miner', 7), ('test_tickets.Scheduled', 7)],
+)
 def test_only_rules_with_a_schedule_fix_the_length_of_a_search(rule, length):
     args = SimpleNamespace(G_kwargs={'rule': rule}, loss_kwargs=SimpleNamespace(), total_kimg=7)
     MomentMatching().adapt(Plan('', args))
@@ -443,9 +494,9 @@ def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_
                      loss_args=('samples=32',))  # fmt: skip
     with open(f'{run_dir}/training_options.json') as file:
         assert json.load(file)['loss_kwargs']['teacher'] == teacher
-    last = ticket_file.read(f'{run_dir}/last.ticket')
+    last = Ticket.read(f'{run_dir}/last.ticket')
     assert last.arguments['teacher'] == pickles.sha256(teacher)
-    baked = baking.bake(ticket_file.generator(last, 'last.ticket', teacher))
+    baked = baking.bake(last.generator('last.ticket', teacher))
     kept = baked.synthesis.b8.conv1.weight
     assert torch.equal(kept[kept != 0], dense.synthesis.b8.conv1.weight[kept != 0])
     assert int((kept != 0).sum()) == kept.numel() // 2
@@ -496,10 +547,10 @@ def test_bad_input_to_ticket(tmp_path, ticket, make_generator, make_discriminato
         (['save', plain, tmp_path / 'b.ticket'], 'holds a Generator'),
         (['save', '--network=D', plain, tmp_path / 'b.ticket'], '--network=D'),
         (['bake', ticket, plain], 'exists'),
-        (['bake', plain, tmp_path / 'x.pkl'], 'is no ticket'),
+        (['bake', plain, tmp_path / 'x.pkl'], 'is not a ticket'),
         (['bake', tmp_path / 'none.ticket', tmp_path / 'x.pkl'], 'Cannot read'),
         (['load', '--teacher', plain, ticket, tmp_path / 'x.pkl'], 'leave --teacher out'),
         (['load', ticket, tmp_path / 'nowhere' / 'x.pkl'], 'Cannot write'),
-        (['show', plain], 'is no ticket'),
+        (['show', plain], 'is not a ticket'),
     ]:
         assert sentence in refused('ticket', *arguments, unchanged=tmp_path)
