@@ -64,7 +64,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
         widths = pruning.widths_for_ratio(G, ratio)
         student = pruning.make_student(teacher, widths, options.criterion or 'l1')
         plan.name += f'-ratio{ratio:g}'
-    planning.compress(plan, replace(options, loop=options.loop or OUR_LOOP), student)
+    planning.compress(plan, replace(options, loop=OUR_LOOP if options.loop is None else options.loop), student)
     if options.state_kimg is not None and 'loop' not in plan.args:
         raise UserError(f"--state-kimg={options.state_kimg:g} is for our loops, not for the host's: leave one out.")
     if options.pl_weight is not None and 'pl_weight' not in plan.args.loss_kwargs:

@@ -44,7 +44,8 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
     args = plan.args
     device = args.get('device')
     on_cpu = torch.device(device).type == 'cpu' if device else not torch.cuda.is_available()
-    loop = options.loop or (OUR_LOOP if on_cpu else HOST_LOOP)
+    default_loop = OUR_LOOP if on_cpu else HOST_LOOP
+    loop = default_loop if options.loop is None else options.loop
     if not is_loop(import_named('--loop', loop, LOOPS)):
         raise UserError(f'--loop={loop} is not a training loop; there are {" and ".join(LOOPS)}.')
     if on_cpu and loop == HOST_LOOP:
@@ -54,7 +55,7 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
         use_networks(plan, options, student)
         args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
     check_batch(args)
-    use_loss(plan, options.loss or HOST_LOSS, options.loss_args, options.teacher)
+    use_loss(plan, HOST_LOSS if options.loss is None else options.loss, options.loss_args, options.teacher)
     if options.loss is not None:
         plan.name += f'-{options.loss.rpartition(".")[2]}'
     if on_cpu:

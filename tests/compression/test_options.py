@@ -221,7 +221,7 @@ def bad_input_cases():
     yield 'other student', dict(student='res8.pkl'), '--student=res8.pkl'
     yield 'ratio 1', dict(ratio='1'), 'at least 0 and less than 1'
     yield 'ratio negative', dict(ratio='-0.1'), 'at least 0 and less than 1'
-    yield 'ratio nan', dict(ratio='nan'), 'at least 0 and less than 1'
+    yield 'ratio nan', dict(ratio='nan'), '--ratio=nan must be a number'
     yield 'ratio and student', dict(ratio='0.5', student='teacher.pkl'), 'exclude'
     yield 'loss', dict(loss='stylegan2_compress.DimLoss'), DIME
     yield 'loss is no loss', dict(loss='json.dumps'), 'not a loss class'
@@ -233,10 +233,10 @@ def bad_input_cases():
     yield 'embedding', {'loss-arg': 'embeddings=efficientnet_lite7'}, 'efficientnet_lite0'
     yield 'loss-arg', {'loss-arg': 'embedings=x'}, 'embeddings'
     yield 'loss-arg form', {'loss-arg': 'embeddings'}, 'KEY=VALUE'
-    yield 'embedding is a number', {'loss-arg': 'embeddings=3'}, 'Embeddings 3'
-    yield 'embeddings are numbers', {'loss-arg': 'embeddings=[3]'}, 'Embeddings [3]'
+    yield 'embedding is a number', {'loss-arg': 'embeddings=3'}, "No embedding is called '3'"
+    yield 'embeddings are numbers', {'loss-arg': 'embeddings=[3]'}, '--loss-arg embeddings=3 must be text'
     yield 'truncation', {'loss-arg': 'truncation_psi=NaN'}, 'truncation_psi=nan'
-    yield 'weights', {'loss-arg': 'weights=Infinity'}, 'weights=[inf]'
+    yield 'weights', {'loss-arg': 'weights=Infinity'}, 'weights=inf must be a number'
     yield 'style mixing', {'loss-arg': 'style_mixing_prob=7'}, 'style_mixing_prob=7'
     yield 'gamma of the loss', {'loss-arg': 'r1_gamma=big'}, 'r1_gamma=big'
     yield 'path lengths', {'loss-arg': 'pl_weight=-1', 'loss': 'stylegan2_compress.NICKELLoss'}, 'pl_weight=-1'
