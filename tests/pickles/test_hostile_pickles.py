@@ -301,7 +301,7 @@ class limited:
     Seconds are those of an ordinary machine, which needs `ORDINARY` for the work below: a busy or slow one gets more.
     """
 
-    ORDINARY = 0.12
+    ORDINARY = 0.05
 
     def __enter__(self):
         self.old = resource.getrlimit(resource.RLIMIT_AS)
