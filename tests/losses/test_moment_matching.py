@@ -18,31 +18,7 @@ from stylegan2_compress.losses.moment_matching import AdamAverage, MomentMatchin
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 from stylegan2_compress.training_loops.distillation import training_loop
 
-EMBEDDING = 'module:test_moment_matching:tiny@size=image'
-
-
-class Tiny(nn.Module):
-    """A frozen network of three layers."""
-
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, 2, 1) for i, o in [(3, 4), (4, 6), (6, 8)])
-
-    def layers(self, x):
-        maps = []
-        for conv in self.convs:
-            x = torch.relu(conv(x))
-            maps.append(x * 10 ** len(maps))
-        return maps
-
-    def forward(self, x):
-        return self.layers(x)[-1]
-
-
-def tiny():
-    return Tiny()
+EMBEDDING = 'module:tiny_embeddings:tiny@size=image'
 
 
 @pytest.fixture(autouse=True)
@@ -339,7 +315,7 @@ def test_layers_and_pooling():
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        (dict(embedding='module:test_moment_matching:no_layers@size=16'), 'exposes no layers'),
+        (dict(embedding='module:tiny_embeddings:no_layers@size=16'), 'exposes no layers'),
         (dict(layers='a-b'), 'layers=a-b'),
         (dict(layers=''), 'layers='),
         (dict(pool=-1), 'pool=-1'),
@@ -353,10 +329,6 @@ def test_layers_and_pooling():
 def test_arguments_are_refused_before_a_run(data, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         checked(MomentMatchingLoss, **({'embedding': EMBEDDING, 'training_set_kwargs': data} | arguments))
-
-
-def no_layers():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
 
 
 def test_layers_that_there_are_not(data):

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from host_alone import WITHOUT_OUR_PACKAGE
+from host_alone import HOST_SCRIPT, WITHOUT_OUR_PACKAGE
 from torch_utils import misc
 
 from stylegan2_compress import host, pickles
@@ -151,26 +151,6 @@ def test_host_alone_opens_it(tmp_path, make_discriminator, architecture):
         torch.testing.assert_close(images[name], plain)
     for name in ('truncated', 'in two steps'):
         torch.testing.assert_close(images[name], truncated)
-
-
-# The host's scripts ask for torch.device('cuda'). This runs one as it is, with every such device replaced by the CPU at
-# the moment it reaches a torch function.
-HOST_SCRIPT = """
-import runpy, sys
-import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
-
-class NoCUDA(TorchFunctionMode):
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        args, kwargs = tree_map_only(torch.device, lambda _: torch.device('cpu'), (args, kwargs or {}))
-        return function(*args, **kwargs)
-
-script = sys.argv[1]
-sys.argv = sys.argv[1:]
-with NoCUDA():
-    runpy.run_path(script, run_name='__main__')
-"""
 
 
 @pytest.mark.checkout

@@ -15,10 +15,9 @@ import PIL.Image
 import pytest
 import torch
 from commands import refused, run
-from host_alone import WITHOUT_OUR_PACKAGE
+from host_alone import HOST_SCRIPT, WITHOUT_OUR_PACKAGE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_pruned import HOST_SCRIPT
 from training import networks
 
 from stylegan2_compress import host, pickles
@@ -32,7 +31,7 @@ from stylegan2_compress.tickets import baking, coding, ticket_file
 from stylegan2_compress.tickets.ticket_file import Ticket
 
 HOST = host.activate().path
-EMBEDDING = 'module:test_moment_matching:tiny@size=image'
+EMBEDDING = 'module:tiny_embeddings:tiny@size=image'
 SHAPE = dict(
     z_dim=16,
     c_dim=0,
@@ -513,7 +512,7 @@ def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_
         (['--score-init=zero'], '--score-init=zero'),
         (['--unmasked=encoder.*'], 'encoder.*'),
         (['--masked=*bais'], '*bais'),
-        (['--embedding=module:test_moment_matching:no_layers@size=16'], 'exposes no layers'),
+        (['--embedding=module:tiny_embeddings:no_layers@size=16'], 'exposes no layers'),
         (['--embedding=nothing'], "'nothing'"),
         (['--lr=0'], '--lr=0'),
         (['--reference=teacher'], '--reference=teacher needs'),
