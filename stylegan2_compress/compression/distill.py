@@ -14,12 +14,11 @@ from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
 
 
-def distill(**options) -> str:
+def distill(teacher: str, data: str, outdir: str, **options) -> str:
     """Train a small generator to do what the teacher does.
 
     Args:
-        options: the fields of `DistillOptions`, of which `teacher`, `data` and `outdir` are required. `loss_args` may
-            be a dictionary of values.
+        teacher, data, outdir, options: the fields of `DistillOptions`. `loss_args` may be a dictionary of values.
 
     Returns:
         The run directory.
@@ -27,7 +26,7 @@ def distill(**options) -> str:
     Raises:
         UserError: before anything is written, for anything that could not train.
     """
-    chosen = DistillOptions(**options)
+    chosen = DistillOptions(teacher=teacher, data=data, outdir=outdir, **options)
     return planning.run(plan_distillation(chosen), chosen.outdir, chosen.resume, chosen.dry_run)
 
 

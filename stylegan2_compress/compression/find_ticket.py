@@ -31,7 +31,7 @@ LOOP = 'stylegan2_compress.training_loops.ticket_search.training_loop'
 BETAS = [0.5, 0.999]  # Of Adam on scores (SLT, section 4).
 
 
-def find_ticket(**options) -> str:
+def find_ticket(data: str, outdir: str, **options) -> str:
     """Search for the mask under which a generator of fixed weights makes images like the reference's.
 
     Args:
@@ -44,7 +44,7 @@ def find_ticket(**options) -> str:
     Raises:
         UserError: before anything is written, for anything that could not be searched for.
     """
-    chosen = TicketOptions(**options)
+    chosen = TicketOptions(data=data, outdir=outdir, **options)
     plan = plan_search(chosen)
     run_dir = planning.run(plan, chosen.outdir, chosen.resume, chosen.dry_run)
     if not chosen.dry_run:  # Under torchrun, only rank 0 is left.
