@@ -1,1 +1,1 @@
-"""Classes that end up inside pickles. They import the host, torch and numpy only: their source travels along."""
+"""Classes that end up in pickles, together with their source text: they import only the host, torch and NumPy."""

@@ -1,7 +1,8 @@
 """Two of the host's discriminators in one module: the student's and the teacher's, which train together.
 
 This file's text travels inside every pickle it makes (`torch_utils.persistence`) and runs where only the host is
-installed. It therefore imports nothing but the host and torch.
+installed. It therefore imports nothing but the host and torch. Pickles are compared with it when they are read, so a
+change of anything but comments and docstrings makes readers of existing pickles warn.
 """
 
 import torch
@@ -13,24 +14,24 @@ from training import networks
 class DualDiscriminator(torch.nn.Module):
     """The student's discriminator D_S and the teacher's D_T (NICKEL), in one module so that one optimizer steps both.
 
-    For whoever knows only the host's `Discriminator` this is one: called as that is, it is D_S. Every way of using it
-    goes through `forward`, because that is what DistributedDataParallel wraps.
+    Called like the host's `Discriminator`, it returns D_S's logits. Every use goes through `forward`, which is what
+    DistributedDataParallel wraps.
 
     Args:
-        c_dim, img_resolution, img_channels: As in the host's `Discriminator`.
-        num_fp16_res, conv_clamp: Likewise, of both discriminators.
-        student_kwargs, teacher_kwargs: The host's other arguments of D_S and of D_T; None is no D_T, for training that
-            goes on without NICKEL.
-        matched_channels: Width of each feature map of the teacher's generator that D_S's is compared with, by the name
-            of the block that puts it out: `{'b64': 256}`. D_S's map of the same side is what enters its own block of
-            that name. Where the two widths differ, a 1x1 convolution without bias brings D_S's to the teacher's; the
-            host's equalised learning rate keeps its output at the input's magnitude from the start.
+        c_dim, img_resolution, img_channels: as in the host's `Discriminator`.
+        num_fp16_res, conv_clamp: likewise, of both discriminators.
+        student_kwargs, teacher_kwargs: the host's other arguments of D_S and of D_T; with None there is no D_T, for
+            training that goes on without NICKEL.
+        matched_channels: width of each feature map of the teacher's generator that is compared with one of D_S, by the
+            name of the block that outputs it: `{'b64': 256}`. D_S's map of the same side is the input of its own block
+            of that name. Where the widths differ, a 1x1 convolution without bias projects D_S's map to the teacher's
+            width; under the host's equalised learning rate its output has the input's magnitude from the start.
 
     Attributes:
         student, teacher: D_S and D_T.
-        projected: Names of the blocks whose map a 1x1 convolution, the module `project_NAME`, brings to width.
-        started: 0 in a module that was just constructed, 1 once D_T has weights of the teacher's. A buffer, so that
-            resuming from a snapshot brings it along; absent without D_T.
+        projected: names of the blocks whose map the 1x1 convolution `project_NAME` projects.
+        started: 0 in a module that was just constructed, 1 once D_T has the teacher's weights. A buffer, so that
+            snapshots hold it; absent without D_T.
     """
 
     def __init__(
@@ -68,14 +69,14 @@ class DualDiscriminator(torch.nn.Module):
             self.register_buffer('started', torch.zeros([]))
 
     def forward(self, img, c, both=False, match=(), **block_kwargs):
-        """Judge images, or show what D_S sees in them.
+        """Logits of images, or D_S's feature maps of them.
 
         Args:
-            img: Images [N, img_channels, img_resolution, img_resolution] in [-1, 1].
-            c: Labels [N, c_dim].
-            both: Whether to return D_T's logits, too.
-            match: Block names. If there are any, D_S runs down to the last of them only, and D_T not at all.
-            block_kwargs: The host's arguments of `DiscriminatorBlock.forward`.
+            img: images [N, img_channels, img_resolution, img_resolution] in [-1, 1].
+            c: labels [N, c_dim].
+            both: whether to return D_T's logits, too.
+            match: block names. If there are any, only D_S runs, and no further than to the last of them.
+            block_kwargs: the host's arguments of `DiscriminatorBlock.forward`.
 
         Returns:
             D_S's logits [N, 1]; with `both` a tuple of D_S's and D_T's; with `match` a dictionary of D_S's feature
@@ -86,7 +87,7 @@ class DualDiscriminator(torch.nn.Module):
         logits = self.student(img, c, **block_kwargs)
         if not both:
             return logits
-        # Multiplied by zero, the projections are tied into the graph: DistributedDataParallel waits for each parameter.
+        # Times zero, projections join the graph: DistributedDataParallel waits for the gradient of every parameter.
         unused = sum(getattr(self, f'project_{name}').weight.sum() * 0 for name in self.projected)
         return logits + unused, self.teacher(img, c, **block_kwargs)
 
@@ -94,7 +95,7 @@ class DualDiscriminator(torch.nn.Module):
         x, found = None, {}
         for res in self.student.block_resolutions:
             x, img = getattr(self.student, f'b{res}')(x, img, **block_kwargs)
-            name = f'b{res // 2}'  # Of the block that x goes to next.
+            name = f'b{res // 2}'  # The block whose input x is.
             if name in names:
                 found[name] = getattr(self, f'project_{name}')(x) if name in self.projected else x
             if len(found) == len(names):

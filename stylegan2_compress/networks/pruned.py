@@ -1,10 +1,11 @@
 """The host's generator with a width of its own for every feature map of the synthesis network.
 
 This file's text travels inside every pickle it makes (`torch_utils.persistence`) and runs where only the host is
-installed. It therefore imports nothing but the host and torch.
+installed. It therefore imports nothing but the host and torch. Pickles are compared with it when they are read, so a
+change of anything but comments and docstrings makes readers of existing pickles warn.
 
-Everything except the widths is left to the host's constructors: each class below lets its base class build the network
-and then puts layers of the wanted widths in their places. Parameter and buffer names are the host's.
+The host's constructors do everything except the widths: each class below lets its base class build the network and
+then replaces layers by ones of the right widths. Parameter and buffer names are the host's.
 """
 
 import torch
@@ -14,13 +15,15 @@ from training import networks
 
 @persistence.persistent_class
 class PrunedSynthesisBlock(networks.SynthesisBlock):
-    """A synthesis block each of whose two feature maps has a width of its own.
+    """A synthesis block whose two feature maps have widths of their own.
 
     Args:
-        in_channels: Channels that come from the block before; 0 for the first block.
-        mid_channels: Channels of the first feature map: `conv0`'s output, in the first block the constant.
-        out_channels: Channels of the second feature map: `conv1`'s output, which `torgb` reads; `skip` has as many.
-        block_kwargs: The host's other arguments of `SynthesisBlock` and `SynthesisLayer`.
+        in_channels: channels of the previous block's output; 0 for the first block.
+        mid_channels: channels of the first feature map: `conv0`'s output, in the first block the constant.
+        out_channels: channels of the second feature map: `conv1`'s output, which `torgb` reads, and `skip`'s output.
+        w_dim, resolution, img_channels, is_last, architecture, resample_filter, conv_clamp, use_fp16,
+            fp16_channels_last: as in the host's `SynthesisBlock`.
+        layer_kwargs: the host's other arguments of `SynthesisLayer`.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class PrunedSynthesisBlock(networks.SynthesisBlock):
             **layer_kwargs,
         )
         if mid_channels == out_channels:
-            return  # The host has built just that.
+            return  # The host has built exactly that.
         layer_kwargs.update(w_dim=w_dim, resolution=resolution, conv_clamp=conv_clamp, channels_last=self.channels_last)
         if in_channels == 0:
             self.const = torch.nn.Parameter(torch.randn([mid_channels, resolution, resolution]))
@@ -70,8 +73,12 @@ class PrunedSynthesisNetwork(networks.SynthesisNetwork):
     """The host's synthesis network with explicit widths instead of `channel_base` and `channel_max`.
 
     Args:
-        channels: Width of every feature map by its name, see `PrunedGenerator`.
-        block_kwargs: The host's other arguments of `SynthesisNetwork`.
+        w_dim, img_resolution, img_channels, num_fp16_res: as in the host's `SynthesisNetwork`.
+        channels: width of every feature map by its name, see `PrunedGenerator`.
+        block_kwargs: the host's other arguments of `SynthesisNetwork`.
+
+    Raises:
+        ValueError: `channels` does not name exactly the feature maps of this resolution.
     """
 
     def __init__(self, w_dim, img_resolution, img_channels, channels, num_fp16_res=0, **block_kwargs):
@@ -104,10 +111,10 @@ class PrunedGenerator(networks.Generator):
     """The host's generator with explicit widths; made by `stylegan2_compress.pruning.prune`.
 
     Args:
-        z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs: As in the host's `Generator`.
-        channels: Width (at least 1) of every feature map of the synthesis network, by the name of what makes it:
-            `{'b4.const': 52, 'b4.conv1': 52, 'b8.conv0': 52, 'b8.conv1': 52, ...}`, two for each resolution.
-        synthesis_kwargs: The host's arguments of `SynthesisNetwork` except `channel_base` and `channel_max`.
+        z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs: as in the host's `Generator`.
+        channels: width (at least 1) of every feature map of the synthesis network, by the name of the layer that
+            outputs it: `{'b4.const': 52, 'b4.conv1': 52, 'b8.conv0': 52, 'b8.conv1': 52, ...}`, two per resolution.
+        synthesis_kwargs: the host's arguments of `SynthesisNetwork` except `channel_base` and `channel_max`.
 
     Raises:
         ValueError: `channels` does not name exactly the feature maps of this resolution.
