@@ -95,7 +95,7 @@ def arguments_on_random_images(
     """Arguments of our training loop with the host's own loss and networks of these widths."""
     from stylegan2_compress.compression.plan import compress
     from stylegan2_compress.host import configurations
-    from stylegan2_compress.runs.launch import OUR_LOOP
+    from stylegan2_compress.runs.loops import OUR_LOOP
 
     data = Path(directory, 'random.zip')
     write_random_images(data, resolution)

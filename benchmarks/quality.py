@@ -212,7 +212,7 @@ def train_teacher(settings: Settings, outdir: Path) -> str:
     """The last snapshot of a StyleGAN2, a small one by default, trained with the host's loss."""
     from stylegan2_compress.compression.plan import compress
     from stylegan2_compress.host import configurations
-    from stylegan2_compress.runs.launch import OUR_LOOP
+    from stylegan2_compress.runs.loops import OUR_LOOP
     from stylegan2_compress.runs.resume import continue_or_start
 
     finished = last_snapshot(outdir / 'teacher', settings.teacher_kimg)

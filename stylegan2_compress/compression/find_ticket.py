@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stylegan2_compress import distributed, embeddings, pickles, registry
+from stylegan2_compress import distributed, embeddings, pickles
 from stylegan2_compress.arguments import require_choice
 from stylegan2_compress.compression import plan as planning
 from stylegan2_compress.compression.options import TicketOptions
@@ -85,7 +85,12 @@ def plan_search(options: TicketOptions) -> Plan:
 
 def check_names(options: TicketOptions) -> None:
     """Refuse names that do not exist."""
-    registry.lookup('--rule', options.rule, masks.RULES)
+    if '.' not in options.rule:
+        require_choice('--rule', options.rule, masks.RULES)
+    try:
+        masks.rule_of(options.rule)
+    except ValueError as error:
+        raise UserError(f'--rule={options.rule} cannot be used ({error}).') from error
     require_choice('--weight-init', options.weight_init, masks.WEIGHT_INITS)
     if options.score_init is not None:
         require_choice('--score-init', options.score_init, masks.SCORE_INITS)
@@ -201,8 +206,8 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
     for name, (facts, G) in [('best', best), ('last', last)]:
         path = f'{run_dir}/{name}.ticket'
         where = f'{facts["network"]} of {facts["snapshot"]}, Fréchet distance {facts["frechet_distance"]:.4g}'
-        if G.mapping.rule == 'imp':
-            print(f'{name}: {where}; no ticket, because the rule imp trains weights')
+        if not masks.rule_of(G.mapping.rule).scored:
+            print(f'{name}: {where}; no ticket, because the rule trains weights')
             continue
         size = Ticket.from_generator(G, facts).write(path)
         print(f'{path}: {size:,} bytes, {where} in {network.spec}')

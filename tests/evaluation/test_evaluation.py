@@ -223,7 +223,7 @@ class Layers(torch.nn.Module):
 
 
 def layered() -> embeddings.Embedding:
-    spec = embeddings.specs.take_apart('module:tests:layers@size=image')
+    spec = embeddings.specs.parse_options('module:tests:layers@size=image')
     identity = embeddings.base.Preprocessing(size=None, mean=(0.5,) * 3, std=(0.5,) * 3)
     return embeddings.Embedding(spec, Layers(), identity, torch.device('cpu'))
 
@@ -627,7 +627,7 @@ def test_image_distillation_refuses_bad_arguments(loss_args, said, place, tmp_pa
 def test_image_distillation_refuses_a_student_with_other_latents(
     place, make_generator, make_discriminator, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr('stylegan2_compress.losses.images.load', lambda _spec, _device: layered())
+    monkeypatch.setattr('stylegan2_compress.embeddings.load', lambda _spec, _device: layered())
     G = make_generator(c_dim=2, z_dim=8).eval().requires_grad_(False)
     D = make_discriminator(c_dim=2).eval().requires_grad_(False)
     student = tmp_path / 'student.pkl'

@@ -18,10 +18,11 @@ from sklearn.metrics import pairwise
 from stylegan2_compress import pickles
 from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.distributions import mmd, moments, sources, statistics
+from stylegan2_compress.embeddings import load
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
 from stylegan2_compress.losses import dime
-from stylegan2_compress.losses.dime import DiMELoss, DistributionMatching
+from stylegan2_compress.losses.dime import DiME, DiMELoss, DistributionMatching
 
 DIME = 'stylegan2_compress.DiMELoss'
 SPEC = f'module:{__name__}:colours@size=16@preprocess=raw'
@@ -141,7 +142,7 @@ def test_the_gradient_of_accumulated_rounds_is_right_on_average():
 def test_weights_by_default(teacher):
     def weights(**kwargs):
         signature = dict(teacher=teacher, embeddings=['dino_resnet50@preprocess=raw', 'clip_rn50', SPEC], **kwargs)
-        return [weight for _spec, weight in dime._matching(signature).embeddings_and_weights()]
+        return [weight for _spec, weight in DiME(**signature).embeddings_and_weights()]
 
     assert weights() == [20, 15, 20]
     assert weights(estimator='rbf') == [dime.ESTIMATORS['rbf'].weight] * 3
@@ -237,14 +238,14 @@ def test_data_as_reference_need_no_teacher(teacher, data):
     [
         (dict(embeddings='efficientnet_lite7'), 'efficientnet_lite0'),
         (dict(weights=[1, 2]), 'one number'),
-        (dict(weights='much'), 'one number'),
-        (dict(weights=float('nan')), 'one number'),
+        (dict(weights='much'), 'weights=much must be a number'),
+        (dict(weights=float('nan')), 'weights=nan must be a number'),
         (dict(samples=0), 'samples=0 must be a whole number of images, at least 1'),
         (dict(samples='many'), 'at least 1'),
         (dict(estimator='gauss'), 'estimator=gauss does not exist; there are moments, linear, rbf, cubic'),
-        (dict(estimator=['rbf']), 'does not exist'),
+        (dict(estimator=['rbf']), 'must be text'),
         (dict(reference='discriminator'), 'there are teacher, data'),
-        (dict(estimator='rbf', unbiased='maybe'), 'unbiased=maybe does not exist; there are true, false'),
+        (dict(estimator='rbf', unbiased='maybe'), 'unbiased=maybe must be true or false'),
         (dict(unbiased=True), 'unbiased=True goes with estimator=linear, rbf, cubic, not with moments'),
         (dict(bank=64), 'bank=64 goes with'),
         (dict(refresh=8), 'refresh=8 goes with'),
@@ -303,7 +304,7 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
     )  # fmt: skip
     kwargs = training_set(data) | dict(use_labels=True, xflip=True)
     source = sources.TeacherImages(teacher, truncation_psi=0.5, training_set_kwargs=kwargs)
-    embedding = dime.load(SPEC, 'cpu')
+    embedding = load(SPEC, 'cpu')
     (expected,) = statistics.compute_statistics(source, [embedding], 40, 10)
     found = statistics.read_statistics(file, source, embedding, 40, 10)
     assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in ('m1', 'm2', 'bank'))
@@ -334,7 +335,7 @@ def test_stats_of_a_data_set(tmp_path, teacher, data):
     file = tmp_path / 'file.npz'
     commands.run('stats', '--data', data, '--embedding', SPEC, '--mirror', 1, '--out', file)
     source = sources.DatasetImages(training_set(data) | dict(xflip=True))
-    found = statistics.read_statistics(file, source, dime.load(SPEC, 'cpu'), 24)
+    found = statistics.read_statistics(file, source, load(SPEC, 'cpu'), 24)
     images = source.draw(0)[0][:24]
     torch.testing.assert_close(found.m2, colours()(images).double().square().mean(0))
     run = configurations.loop_arguments(data, aug='noaug', mirror=True)
