@@ -4,6 +4,7 @@ Gradients against the formulas are in test_parity.py, the estimators themselves 
 """
 
 import copy
+import functools
 import json
 import os
 import types
@@ -384,8 +385,12 @@ def test_stats_does_not_overwrite(tmp_path, data):
 
 @pytest.mark.parametrize('loss', ['DiMELoss', 'NickelDimeLoss'])
 def test_each_pickle_is_read_once_before_training(tmp_path, teacher, data, monkeypatch, loss):
-    read, original = [], pickles.load
-    monkeypatch.setattr(pickles, 'load', lambda path, **kwargs: read.append(path) or original(path, **kwargs))
+    read = []
+    for name in ('load', 'load_with_sha256'):
+        original = getattr(pickles, name)
+        monkeypatch.setattr(
+            pickles, name, functools.partial(lambda load, path: read.append(path) or load(path), original)
+        )
     distill(
         teacher, data, str(tmp_path / 'out'), loss=f'stylegan2_compress.{loss}', loss_args=(f'embeddings={SPEC}',),
         cond=False, dry_run=True, device='cpu',
