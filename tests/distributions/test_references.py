@@ -108,7 +108,8 @@ def test_large_images_come_in_small_chunks(make_teacher):
 def test_a_teacher_that_is_open_is_not_opened_again(make_teacher, monkeypatch):
     file, networks = make_teacher(), Networks()
     G = networks[file]['G_ema']
-    monkeypatch.setattr(pickles, 'load', lambda *_args, **_kwargs: pytest.fail('opened again'))
+    for name in ('load', 'load_with_sha256'):
+        monkeypatch.setattr(pickles, name, lambda *_args, **_kwargs: pytest.fail('opened again'))
     source = sources.TeacherImages(file, networks)
     assert source.G is G
     assert source.facts['teacher'] == networks.sha256(file)
