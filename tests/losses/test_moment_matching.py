@@ -157,8 +157,8 @@ def test_training_brings_moments_together(data, teacher):
 
     def distance():
         z, c = batch(60, seed=99)
-        f = features(G.synthesis(G.mapping(z, c, skip_w_avg_update=True))).detach() * loss.scale
-        return (torch.stack([f[k::3].mean(0) for k in range(3)]) - loss.mean).abs().mean()
+        f = features(G.synthesis(G.mapping(z, c, skip_w_avg_update=True))).detach() * loss.terms[0].scale
+        return (torch.stack([f[k::3].mean(0) for k in range(3)]) - loss.terms[0].mean).abs().mean()
 
     before = distance()
     for seed in range(40):
@@ -183,12 +183,15 @@ def test_a_label_that_a_batch_lacks_keeps_its_average(data):
     G = masked_generator().requires_grad_(True)
     loss = make_loss(G, data)
     step(loss, *batch())
-    before = loss.v_mean.value.clone(), loss.v_variance.value.clone()
+    before = loss.terms[0].v_mean.value.clone(), loss.terms[0].v_variance.value.clone()
     z, _ = batch()
     c = torch.eye(3)[[0] * 11 + [1]]  # One image of the second label: a mean, but no variance.
     step(loss, z, c)
     for after, old, moved in zip(
-        (loss.v_mean.value, loss.v_variance.value), before, ([True, True, False], [True, False, False]), strict=True
+        (loss.terms[0].v_mean.value, loss.terms[0].v_variance.value),
+        before,
+        ([True, True, False], [True, False, False]),
+        strict=True,
     ):
         assert [not torch.equal(a, b) for a, b in zip(after, old, strict=True)] == moved
 
@@ -234,7 +237,7 @@ def test_the_rule_advances_once_per_step_with_the_share_of_images_seen(data, mon
     G = masked_generator(rule='gem-miner').requires_grad_(True)
     loss = make_loss(G, data, total_kimg=0.096)
     seen = []
-    monkeypatch.setattr(loss.rule, 'advance', lambda parts, progress: seen.append(progress), raising=False)
+    monkeypatch.setattr(loss.terms[1].rule, 'advance', lambda parts, progress: seen.append(progress), raising=False)
     for _ in range(5):
         step(loss, *batch(), sync=False)
         step(loss, *batch(), sync=True)
@@ -246,8 +249,8 @@ def test_gem_miners_penalty_is_in_the_gradient(data):
     loss = make_loss(G, data)
     gradients = []
     for weight in (0, 0.5):
-        loss.rule = copy.copy(loss.rule)
-        loss.rule.weight = weight
+        loss.terms[1].rule = copy.copy(loss.terms[1].rule)
+        loss.terms[1].rule.weight = weight
         loss.load_state_dict(make_loss(G, data).state_dict())
         G.zero_grad()
         torch.manual_seed(0)
@@ -277,7 +280,7 @@ def test_moments_of_a_teacher_by_label(data, teacher):
     for label in range(3):
         images = source.of_class(label, 3).draw(0)[0][:30]
         torch.manual_seed(0)
-        torch.testing.assert_close(loss.mean[label], features(images).mean(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(loss.terms[0].mean[label], features(images).mean(0), rtol=1e-4, atol=1e-5)
         rnd = np.random.default_rng([0, 0])
         z = torch.from_numpy(rnd.standard_normal([32, 16], np.float32))
         again = G(z, torch.eye(3)[[label] * 32], noise_mode='const', force_fp32=True)  # No noise has any strength yet.
@@ -290,7 +293,7 @@ def test_moments_are_computed_once(data, monkeypatch):
     first = make_loss(masked_generator(), data)
     monkeypatch.setattr(statistics, 'compute_statistics', None)
     second = make_loss(masked_generator(), data)
-    assert torch.equal(first.variance, second.variance)
+    assert torch.equal(first.terms[0].variance, second.terms[0].variance)
     with pytest.raises(TypeError):
         make_loss(masked_generator(), data, layers='1')
     with pytest.raises(TypeError):
