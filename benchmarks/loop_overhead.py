@@ -93,16 +93,19 @@ def arguments_on_random_images(
     directory: str, resolution: int, channel_base: int, channel_max: int, batch: int, device: torch.device
 ) -> dict:
     """Arguments of our training loop with the host's own loss and networks of these widths."""
+    from stylegan2_compress.compression.options import MethodOptions
     from stylegan2_compress.compression.plan import compress
     from stylegan2_compress.host import configurations
     from stylegan2_compress.runs.loops import OUR_LOOP
+    from stylegan2_compress.runs.plan import Plan
 
     data = Path(directory, 'random.zip')
     write_random_images(data, resolution)
     _desc, args = configurations.loop_arguments(str(data), batch=batch, aug='noaug', workers=1)
     for kwargs in (args.G_kwargs.synthesis_kwargs, args.D_kwargs):
         kwargs.update(channel_base=channel_base, channel_max=channel_max)
-    _desc, args = compress('', args, loop=OUR_LOOP, device=str(device))
+    args.device = str(device)
+    compress(Plan('', args), MethodOptions(loop=OUR_LOOP))
     args.pop('loop')
     return args
 

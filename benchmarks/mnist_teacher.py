@@ -23,10 +23,10 @@ from stylegan2_compress.quickstart import mnist
 def main(outdir: str, kimg: int, gamma: float, seed: int) -> None:
     host.activate()
     from stylegan2_compress import pickles
-    from stylegan2_compress.compression.plan import compress
+    from stylegan2_compress.compression import plan as planning
+    from stylegan2_compress.compression.options import MethodOptions
     from stylegan2_compress.host import configurations
-    from stylegan2_compress.runs.directory import RunDirectory
-    from stylegan2_compress.runs.resume import print_options, start_run
+    from stylegan2_compress.runs.plan import Plan
 
     os.makedirs(outdir, exist_ok=True)
     data = os.path.join(outdir, 'mnist.zip')
@@ -39,11 +39,8 @@ def main(outdir: str, kimg: int, gamma: float, seed: int) -> None:
     args.G_kwargs.synthesis_kwargs.update(channel_base=1024, channel_max=64)
     args.D_kwargs.update(channel_base=512, channel_max=64, epilogue_kwargs=dict(mbstd_group_size=8))
     args.loss_kwargs.update(pl_weight=0, style_mixing_prob=0)  # As the host's configuration for 32×32, --cfg=cifar.
-    args.kimg_per_tick = 10
-    desc, args = compress(desc, args, device='cpu')
-    run_dir = os.fspath(RunDirectory.next(outdir, desc))
-    print_options(args, run_dir)
-    start_run(args, run_dir)
+    args.update(kimg_per_tick=10, device='cpu')
+    run_dir = planning.run(planning.compress(Plan(desc, args), MethodOptions()), outdir)
     data = pickles.load(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))[-1])
     data['training_set_kwargs']['path'] = 'mnist.zip'  # Wherever it was on this machine.
     pickles.save(f'{run_dir}/mnist_teacher.safetensors', data)

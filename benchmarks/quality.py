@@ -210,10 +210,11 @@ def keep(settings: Settings, path: Path) -> None:
 
 def train_teacher(settings: Settings, outdir: Path) -> str:
     """The last snapshot of a StyleGAN2, a small one by default, trained with the host's loss."""
-    from stylegan2_compress.compression.plan import compress
+    from stylegan2_compress.compression import plan as planning
+    from stylegan2_compress.compression.options import MethodOptions
     from stylegan2_compress.host import configurations
     from stylegan2_compress.runs.loops import OUR_LOOP
-    from stylegan2_compress.runs.resume import continue_or_start
+    from stylegan2_compress.runs.plan import Plan
 
     finished = last_snapshot(outdir / 'teacher', settings.teacher_kimg)
     if finished:
@@ -238,8 +239,9 @@ def train_teacher(settings: Settings, outdir: Path) -> str:
     args.loss_kwargs.update(pl_weight=0, style_mixing_prob=0)  # As the host's configuration for 32×32, --cfg=cifar.
     args.G_opt_kwargs.lr = args.D_opt_kwargs.lr = settings.lr
     args.update(ema_kimg=5, kimg_per_tick=5, state_kimg=5)
-    desc, args = compress(desc, args, loop=OUR_LOOP, device=settings.device)
-    continue_or_start(str(outdir / 'teacher'), desc, args, resume='latest')
+    args.device = settings.device
+    plan = planning.compress(Plan(desc, args), MethodOptions(loop=OUR_LOOP))
+    planning.run(plan, str(outdir / 'teacher'), resume='latest')
     return str(last_snapshot(outdir / 'teacher', settings.teacher_kimg))
 
 

@@ -230,8 +230,10 @@ def plug_in(loss_class: str, inputs: dict, device):
     host.activate()
     import dnnlib
 
+    from stylegan2_compress.compression.options import MethodOptions
     from stylegan2_compress.compression.plan import compress
     from stylegan2_compress.host import configurations
+    from stylegan2_compress.runs.plan import Plan
 
     _desc, args = configurations.loop_arguments(inputs['data'], cfg='paper256', batch=inputs['batch'], aug='noaug')
     loss_args = (
@@ -239,12 +241,12 @@ def plug_in(loss_class: str, inputs: dict, device):
         if 'DiME' in loss_class or 'Dime' in loss_class
         else []
     )
-    _desc, args = compress(
-        '', args, loss=loss_class, loss_args=tuple(loss_args), student=inputs['student'], device=str(device),
-        teacher=None if loss_class == HOST_LOSS else inputs['teacher'],
-    )  # fmt: skip
-    for kwargs in (args.G_kwargs.synthesis_kwargs, args.D_kwargs):
-        kwargs['num_fp16_res'] = 0 if device.type == 'cpu' else 4
+    args.device = str(device)
+    teacher = None if loss_class == HOST_LOSS else inputs['teacher']
+    compress(
+        Plan('', args),
+        MethodOptions(loss=loss_class, loss_args=tuple(loss_args), student=inputs['student'], teacher=teacher),
+    )
     G, D = (
         dnnlib.util.construct_class_by_name(**kwargs, **inputs['shape']).train().requires_grad_(False).to(device)
         for kwargs in (args.G_kwargs, args.D_kwargs)

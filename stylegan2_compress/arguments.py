@@ -318,6 +318,8 @@ def _option(cls: type, name: str) -> tuple[list[str], dict[str, Any]]:
     attributes.update(type=scalar, metavar=about.metavar or _METAVARS[scalar])
     if kind.several:
         attributes.update(multiple=True)
+        if default is None:  # Click has an empty tuple for what was not given.
+            attributes.update(callback=lambda _context, _option, values: values or None)
     return names, dict(attributes, required=True) if default is _NO_DEFAULT else dict(attributes, default=default)
 
 

@@ -17,6 +17,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
 from stylegan2_compress.host.networks import check_against_data, class_name, constructor_arguments, require_generator
+from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks import masked as masks
 from stylegan2_compress.runs.plan import Plan
@@ -68,7 +69,8 @@ def plan_search(options: TicketOptions) -> Plan:
     if G is not None:
         given['cond'] = G.c_dim > 0
     gpus = distributed.number_of_processes(options.gpus)
-    plan.name, plan.args = configurations.loop_arguments(options.data, aug='noaug', gpus=gpus, **given)
+    # In FP32, as published, and as masked networks compute in any case.
+    plan.name, plan.args = configurations.loop_arguments(options.data, aug='noaug', fp32=True, gpus=gpus, **given)
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
     set_generator(plan, options, G)
     set_options(plan.args, options, device)
@@ -114,7 +116,9 @@ def set_generator(plan: Plan, options: TicketOptions, G: torch.nn.Module | None)
         args.G_kwargs.weight_init = options.weight_init
     else:
         check_against_data('--teacher', options.teacher, G, args.training_set_kwargs)
+        precision = Precision.of_generator(args.G_kwargs)
         args.G_kwargs = constructor_arguments(G)
+        precision.put_into_generator(args.G_kwargs)
         args.G_kwargs.update(weight_init=None, teacher=plan.resources.networks.sha256(options.teacher))
     args.G_kwargs.update(class_name=GENERATOR, keep=options.keep, rule=options.rule)
     args.G_kwargs.update(masked=list(options.masked), unmasked=list(options.unmasked), seed=args.random_seed)

@@ -18,6 +18,7 @@ from stylegan2_compress.compression.options import HOST_LOSS, MethodOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.devices import prepare_for_cpu
 from stylegan2_compress.host.networks import check_against_data, check_batch, constructor_arguments, require_generator
+from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses import discriminators, method
 from stylegan2_compress.losses.method import MethodLoss
 from stylegan2_compress.registry import import_named
@@ -101,8 +102,9 @@ def is_loop(candidate) -> bool:
 
 
 def use_networks(plan: Plan, options: MethodOptions, student: Mapping | None) -> None:
-    """Take the shapes of G and D from a network pickle, and its weights as the start."""
+    """Take the shapes of G and D from a network pickle, and its weights as the start. The precision stays the run's."""
     args = plan.args
+    precision = Precision.of_generator(args.G_kwargs)
     if student is None:
         data, name = plan.resources.networks[options.student], options.student
         args.resume_pkl = options.student
@@ -120,6 +122,8 @@ def use_networks(plan: Plan, options: MethodOptions, student: Mapping | None) ->
     args.D_kwargs = constructor_arguments(data['D'])
     if freeze is not None:
         args.D_kwargs.setdefault('block_kwargs', {})['freeze_layers'] = freeze
+    precision.put_into_generator(args.G_kwargs)
+    precision.put_into_discriminator(args.D_kwargs)
 
 
 def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, Any], teacher: str | None = None) -> None:

@@ -63,6 +63,9 @@ def _power_sums(x: Tensor) -> Tensor:
     return torch.cat([x.sum(dim=0), x.square().sum(dim=0), x.new_tensor([len(x)])])
 
 
+COLUMNS = 2**20  # Of features that are in float64 at a time.
+
+
 class MomentAccumulator:
     """Raw moments of a stream of batches, in float64 and constant memory."""
 
@@ -77,8 +80,15 @@ class MomentAccumulator:
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Add features [N, dim]."""
-        self._sums += _power_sums(x.to(self._sums))
+        """Add features [N, dim]. Only some columns at a time are in float64, beside all of them in their own type."""
+        sums, sums_of_squares, count = self._sums.tensor_split([x.shape[1], 2 * x.shape[1]])
+        for columns, of_these, of_their_squares in zip(
+            x.split(COLUMNS, dim=1), sums.split(COLUMNS), sums_of_squares.split(COLUMNS), strict=True
+        ):
+            columns = columns.to(torch.float64)
+            of_these += columns.sum(0)
+            of_their_squares += columns.square().sum(0)
+        count += len(x)
 
     def merge(self, other: 'MomentAccumulator') -> None:
         """Add the vectors of another accumulator."""

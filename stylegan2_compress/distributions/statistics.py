@@ -19,6 +19,9 @@ from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.errors import UserError
 
 
+FEATURE_BYTES = 2**28  # Of one embedding's features at a time: of all layers of VGG-19, an image of 256 px has 77 MB.
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Statistics of a source's images in the space of one embedding."""
@@ -85,16 +88,24 @@ def compute_statistics(
         start = index * source.chunk
         images = source.draw(index)[0][: samples - start]
         for embedding, accumulator, kept in zip(embeddings, accumulators, banks, strict=True):
-            features = embedding(images)
-            accumulator.update(features)
-            rows = kept[start : start + len(features)]
-            rows.copy_(features[: len(rows)])
+            row = start
+            for part in images.split(images_at_a_time(embedding)):
+                features = embedding(part)
+                accumulator.update(features)
+                rows = kept[row : row + len(features)]
+                rows.copy_(features[: len(rows)])
+                row += len(features)
     for embedding, accumulator, kept in zip(embeddings, accumulators, banks, strict=True):
         accumulator.merge_processes(group)
         distributed.sum_over_processes(kept, group)  # Each row is zero in all processes but one.
         if not accumulator.moments()[1].isfinite().all():
             raise UserError(f'Embedding {embedding.spec} is not finite on the images to match: add @dtype=fp32.')
     return [Statistics(*accumulator.moments(), kept) for accumulator, kept in zip(accumulators, banks, strict=True)]
+
+
+def images_at_a_time(embedding: Embedding) -> int:
+    """Of how many images features are computed together: as many as `FEATURE_BYTES` hold."""
+    return max(FEATURE_BYTES // (4 * embedding.dim), 1)
 
 
 # --- Files: one format for the cache and for `stylegan2-compress stats` -----------------------------------------------

@@ -171,7 +171,7 @@ class AdversarialLoss(MethodLoss):
             ws = self.G_mapping(z, c)
             if self.adversarial.style_mixing_prob > 0:
                 mixing = self._draw_mixing(z, num_ws=ws.shape[1])
-                ws[:, mixing.cutoff :] = self.G_mapping(mixing.z, c, skip_w_avg_update=True)[:, mixing.cutoff :]
+                ws = mixing.mix(ws, self.G_mapping(mixing.z, c, skip_w_avg_update=True))
         with misc.ddp_sync(self.G_synthesis, sync):
             images = self.G_synthesis(ws, **self.precision)
         return images, ws, mixing
@@ -179,9 +179,9 @@ class AdversarialLoss(MethodLoss):
     def _draw_mixing(self, z, num_ws) -> StyleMixing:
         # The host's draws in the host's order, so that the same random state gives the same images.
         cutoff = torch.empty([], dtype=torch.int64, device=z.device).random_(1, num_ws)
-        if torch.rand([], device=z.device) >= self.adversarial.style_mixing_prob:
-            cutoff.fill_(num_ws)
-        return StyleMixing(z=torch.randn_like(z), cutoff=int(cutoff))
+        mixes = torch.rand([], device=z.device) < self.adversarial.style_mixing_prob
+        cutoff = torch.where(mixes, cutoff, num_ws)
+        return StyleMixing(z=torch.randn_like(z), cutoff=cutoff)
 
     def run_D(self, images, c, sync) -> dict[str, torch.Tensor]:
         """Logits of images after augmentation, see `judge`."""

@@ -7,6 +7,7 @@ from torch_utils import misc
 
 from stylegan2_compress import distributed
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.networks.dual import DualDiscriminator
 
 STARTS = ('scratch', 'teacher')  # Of the student's discriminator.
@@ -20,7 +21,7 @@ def student_of(D: torch.nn.Module) -> torch.nn.Module:
 def pair_arguments(D_kwargs: Mapping, teacher_D: torch.nn.Module, student_d: str, matched: Mapping[str, int]) -> dict:
     """`D_kwargs` of a `DualDiscriminator`, from those of a run with the host's discriminator or with a dual one.
 
-    Precision, the number of FP16 resolutions and the clamp that goes with it, is the run's for both. Frozen layers
+    Precision is the run's for both. Frozen layers
     (`--freezed`) are for weights that were learned before: D_T's, and D_S's only if they are the teacher's.
 
     Raises:
@@ -34,12 +35,12 @@ def pair_arguments(D_kwargs: Mapping, teacher_D: torch.nn.Module, student_d: str
     frozen = D_kwargs.get('block_kwargs') or trained_before.get('teacher_kwargs', {}).get('block_kwargs', {})
     teacher_kwargs = _own_arguments(teacher_D.init_kwargs, frozen.get('freeze_layers', 0))
     new = type(D_kwargs)(
-        {name: D_kwargs[name] for name in ('num_fp16_res', 'conv_clamp') if name in D_kwargs},
         class_name='stylegan2_compress.DualDiscriminator',
         student_kwargs=teacher_kwargs if student_d == 'teacher' else _own_arguments(student_kwargs, freeze_layers=0),
         teacher_kwargs=teacher_kwargs,
         matched_channels=dict(matched),
     )
+    Precision.of_discriminator(D_kwargs).put_into_discriminator(new)
     for name, kwargs in trained_before.items():
         if _own_arguments(kwargs, 0) != _own_arguments(new[name], 0):
             raise UserError(
@@ -50,10 +51,11 @@ def pair_arguments(D_kwargs: Mapping, teacher_D: torch.nn.Module, student_d: str
 
 
 def _own_arguments(kwargs: Mapping, freeze_layers: int) -> dict:
-    """Arguments of the host's `Discriminator` without those that a `DualDiscriminator` gives to both."""
+    """Arguments of the host's `Discriminator` without those that both in a `DualDiscriminator` share."""
     shared = ('class_name', 'c_dim', 'img_resolution', 'img_channels', 'num_fp16_res', 'conv_clamp')
     own = {name: value for name, value in kwargs.items() if name not in shared}
-    own['block_kwargs'] = {k: v for k, v in own.get('block_kwargs', {}).items() if k != 'freeze_layers'}
+    not_own = ('freeze_layers', 'fp16_channels_last')
+    own['block_kwargs'] = {name: value for name, value in own.get('block_kwargs', {}).items() if name not in not_own}
     if freeze_layers:
         own['block_kwargs']['freeze_layers'] = freeze_layers
     return own

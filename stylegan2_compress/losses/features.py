@@ -41,8 +41,7 @@ def teacher_ws(G: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Styles [N, num_ws, w_dim] of a teacher for the student's latents, mixed in the same way."""
     ws = G.mapping(batch.z, batch.c)
     if batch.mixing is not None:
-        cutoff = batch.mixing.cutoff
-        ws[:, cutoff:] = G.mapping(batch.mixing.z, batch.c)[:, cutoff:]
+        ws = batch.mixing.mix(ws, G.mapping(batch.mixing.z, batch.c))
     return ws
 
 

@@ -73,7 +73,7 @@ class ImageDistillation(Method):
         require_same_latents('image distillation', self.teacher, G, plan.args)
 
     def terms(self, context: Context) -> Sequence[Term]:
-        G = context.networks[self.teacher]['G_ema'].to(context.device).eval().requires_grad_(False)
+        G = context.teacher(self.teacher)
         embedding = context.embedding(self.embedding)
         return [ImageMatching(G, embedding, self.pixel_weight, self.feature_weight, context.precision)]
 

@@ -2,16 +2,18 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from training.loss import Loss
 
-from stylegan2_compress import arguments
+from stylegan2_compress import arguments, distributed
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices
+from stylegan2_compress.host.networks import init_arguments
+from stylegan2_compress.host.precision import Precision, generator_for
 from stylegan2_compress.losses.steps import Steps
 from stylegan2_compress.losses.terms import Summand, Term
 from stylegan2_compress.pickles.networks import Networks
@@ -38,6 +40,7 @@ class Context:
     G_synthesis: torch.nn.Module
     D: torch.nn.Module | None
     resources: Resources
+    _teachers: dict[str, torch.nn.Module] = field(default_factory=dict)
 
     @property
     def networks(self) -> Networks:
@@ -48,6 +51,13 @@ class Context:
     def precision(self) -> dict[str, bool]:
         """Keyword arguments of the networks' forward passes."""
         return devices.precision(self.device)
+
+    def teacher(self, file: str) -> torch.nn.Module:
+        """The G_ema of a network file, frozen, on the device, and in the precision of the run."""
+        if file not in self._teachers:
+            precision = Precision.of_synthesis(init_arguments(distributed.unwrapped(self.G_synthesis))[1])
+            self._teachers[file] = generator_for(self.networks[file]['G_ema'], precision, self.device)
+        return self._teachers[file]
 
     def embedding(self, spec: str) -> Embedding:
         """The embedding that a spec names, on the device."""

@@ -135,7 +135,7 @@ class NICKEL(Method):
         discriminators.start(context.D, discriminators.student_of(data['D']), self.student_d)
         if self.feature_weight == 0:
             return []
-        G = data['G_ema'].to(context.device).eval().requires_grad_(False)
+        G = context.teacher(self.teacher)
         levels = self.levels_by_block(G.img_resolution)
         return [FeatureExchange(G, context.D, levels, self.feature_weight, context.precision)]
 

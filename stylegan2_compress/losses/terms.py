@@ -11,7 +11,12 @@ class StyleMixing:
     """Which second latent replaces the first, and from which layer on. The teacher must get the same one."""
 
     z: torch.Tensor  # [N, z_dim]
-    cutoff: int  # In [1, num_ws]; num_ws means that nothing is mixed.
+    cutoff: torch.Tensor | int  # In [1, num_ws]; num_ws means that nothing is mixed. A tensor, so that nobody waits.
+
+    def mix(self, ws: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Styles [N, num_ws, w_dim]: the first latents' up to the cutoff, the second ones' from there on."""
+        layers = torch.arange(ws.shape[1], device=ws.device)
+        return torch.where((layers < self.cutoff)[:, None], ws, second)
 
 
 @dataclass(frozen=True)

@@ -411,8 +411,25 @@ def largest(values: torch.Tensor, count: int) -> torch.Tensor:
 
 def threshold_of(flat: torch.Tensor, count: int) -> 'tuple[torch.Tensor, torch.Tensor]':
     """The smallest of the `count` largest values, and how many that are equal to it are among them."""
-    threshold = flat.kthvalue(flat.numel() - count + 1).values
+    if flat.is_cuda:
+        threshold = kth_largest_by_bits(flat, count)
+    else:
+        threshold = flat.kthvalue(flat.numel() - count + 1).values
     return threshold, count - (flat > threshold).sum()
+
+
+def kth_largest_by_bits(flat: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count`-th largest of float32 values of which at least as many are not negative.
+
+    Like integers, such floats are in the order of their bits, of which each of 31 passes over the values finds one.
+    Nothing waits for the device. On CUDA, `kthvalue` leaves a vector to a single multiprocessor.
+    """
+    bits = flat.contiguous().view(torch.int32)
+    found = bits.new_zeros([])
+    for place in range(30, -1, -1):
+        candidate = found + 2**place
+        found = torch.where((bits >= candidate).sum() >= count, candidate, found)
+    return found.view(torch.float32)
 
 
 def above(values: torch.Tensor, threshold: torch.Tensor, ties: torch.Tensor) -> torch.Tensor:
@@ -470,13 +487,16 @@ class ScoreMaskedMapping(ScoreMasked):
 class ScoreMaskedSynthesis(ScoreMasked):
     """The host's synthesis network, masked.
 
+    It computes in FP32, as the published search does: before FP16 convolutions, the host divides each filter by its
+    largest weight, which of a filter that the mask leaves empty is 0. In FP32 such a filter puts out 0.
+
     Args:
         names, keep, rule: as in `ScoreMasked`.
-        kwargs: the arguments of the host's `SynthesisNetwork`.
+        kwargs: the arguments of the host's `SynthesisNetwork`. `num_fp16_res` is ignored.
     """
 
     def __init__(self, names, keep: float, rule: str, **kwargs):
-        super().__init__(networks.SynthesisNetwork(**kwargs), names, keep, rule)
+        super().__init__(networks.SynthesisNetwork(**{**kwargs, 'num_fp16_res': 0}), names, keep, rule)
 
 
 @persistence.persistent_class
@@ -488,7 +508,7 @@ class ScoreMaskedGenerator(networks.Generator):
 
     Args:
         z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs, synthesis_kwargs: as in the host's
-            `Generator`.
+            `Generator`; of precision see `ScoreMaskedSynthesis`.
         keep: fraction k of the masked weights that count, in (0, 1].
         rule: which ones count, see `ScoreMasked`.
         masked: patterns (`fnmatch`) of the weights to mask, in names such as mapping.fc0.weight,

@@ -1,17 +1,25 @@
 """From masked generators to the host's and back: masks multiplied in, weights put in."""
 
+from dataclasses import replace
+
 import torch
 from training import networks
 
 from stylegan2_compress.host.networks import generator_arguments
+from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 
 
 @torch.no_grad()
 def bake(G: ScoreMaskedGenerator) -> torch.nn.Module:
-    """The host's generator that makes the same images: its weights are weights times masks, and nothing is masked."""
+    """The host's generator that makes the same images: its weights are weights times masks, and nothing is masked.
+
+    It computes in FP32, too, see `ScoreMaskedSynthesis`.
+    """
     G.update_masks()
-    dense = networks.Generator(**generator_arguments(G))
+    arguments = generator_arguments(G)
+    replace(Precision.of_generator(arguments), num_fp16_res=0).put_into_generator(arguments)
+    dense = networks.Generator(**arguments)
     baked = {name: getattr(layer, leaf) for name, _part, layer, leaf in G.tensors()} | G.masked_weights()
     for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]:
         tensor.copy_(baked[name])

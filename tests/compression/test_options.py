@@ -382,7 +382,7 @@ def test_dry_run_writes_nothing(tmp_path, data, make_teacher, capsys):
 def test_distill_from_teacher_to_snapshot(tmp_path, data, make_teacher):
     """The whole way; what ran is what training_options.json says, and the next run gets the next number."""
     teacher, outdir = make_teacher(c_dim=3), str(tmp_path / 'out')
-    given = dict(loss_args=(f'embeddings={SPEC}', 'samples=8'), kimg=1, batch=4, device='cpu', workers=0, ratio=0.5)
+    given = dict(loss_args=(f'embeddings={SPEC}', 'samples=8'), kimg=1, batch=100, device='cpu', workers=0, ratio=0.5)
     args = json.loads(_dry(distill, teacher, data, outdir, **given))
     run_dir = distill(teacher, data, outdir, **given)
     written = json.loads((tmp_path / run_dir / 'training_options.json').read_text())

@@ -95,10 +95,10 @@ def test_trains_with_dime_and_the_snapshot_needs_nothing_of_ours(tmp_path, check
     train(
         checkout, '--outdir=runs', f'--data={data}', f'--teacher={teacher}', f'--student={student}',
         '--loss=stylegan2_compress.DiMELoss', '--loss-arg', 'embeddings=efficientnet_lite0@size=32', '--loss-arg',
-        'samples=8', '--kimg=1', '--batch=16', '--aug=noaug', '--metrics=none', '--snap=1', '--workers=1',
+        'samples=8', '--kimg=1', '--batch=100', '--aug=noaug', '--metrics=none', '--snap=1', '--workers=1',
     )  # fmt: skip
     (run_dir,) = (checkout / 'runs').iterdir()
-    assert run_dir.name == '00000-data-cond-auto1-kimg1-batch16-noaug-DiMELoss'
+    assert run_dir.name == '00000-data-cond-auto1-kimg1-batch100-noaug-DiMELoss'
     written = json.loads((run_dir / 'training_options.json').read_text())
     assert written['loss_kwargs']['class_name'] == 'stylegan2_compress.DiMELoss'
     assert written['G_kwargs']['class_name'] == 'stylegan2_compress.networks.pruned.PrunedGenerator'

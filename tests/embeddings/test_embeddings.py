@@ -317,7 +317,7 @@ def test_fingerprints_tell_numbers_apart():
     ('spec', 'told'),
     [
         ('module:tiny_networks:eights_only', r'224x224.*@size=PIXELS'),
-        ('module:tiny_networks:pair', r'gives tuple'),
+        ('module:tiny_networks:pair', r'returns tuple for one image'),
         ('module:tiny_networks:number', r'built a int'),
         ('module:tiny_networks:nothing', "no function 'nothing'"),
     ],
@@ -415,7 +415,7 @@ def test_torchscript_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(UserError, match="no method 'encode'"):
         load(f'torchscript:{tmp_path}/net.pt#encode')
     (tmp_path / 'text.pt').write_text('no archive')
-    with pytest.raises(UserError, match='no TorchScript archive'):
+    with pytest.raises(UserError, match='is not a TorchScript archive'):
         load(f'torchscript:{tmp_path}/text.pt')
 
 

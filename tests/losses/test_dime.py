@@ -286,8 +286,8 @@ def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
     with pytest.raises(UserError, match='with one at a time, add unbiased=false'):
         printed(['estimator=rbf', 'bank=8'], batch=4, batch_gpu=1)
     assert printed(['estimator=rbf', 'bank=8', 'unbiased=false'], batch=4, batch_gpu=1) == ''
-    for batch_gpu in (0, 5, 64):
-        with pytest.raises(UserError, match=f'--batch-gpu={batch_gpu} must be at least 1 and divide 32'):
+    for batch_gpu, said in [(0, 'must be a whole number, at least 1'), (5, 'must divide 32'), (64, 'must divide 32')]:
+        with pytest.raises(UserError, match=f'--batch-gpu={batch_gpu} {said}'):
             printed(batch=32, batch_gpu=batch_gpu)
 
 
@@ -300,7 +300,7 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
     common = ['--data', data, '--embedding', SPEC, '--samples', 40, '--out', file]
     assert '40 images' in commands.run('stats', '--teacher', teacher, *common, '--truncation', 0.5, '--bank', 10)
     run = dict(
-        loss_args=(f'embeddings={SPEC}', 'truncation_psi=0.5'), kimg=1, batch=4, device='cpu', workers=0, mirror=True,
+        loss_args=(f'embeddings={SPEC}', 'truncation_psi=0.5'), kimg=1, batch=100, device='cpu', workers=0, mirror=True,
         pl_weight=0, snap=1000,
     )  # fmt: skip
     kwargs = training_set(data) | dict(use_labels=True, xflip=True)

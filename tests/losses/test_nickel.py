@@ -427,7 +427,7 @@ def test_distill_and_go_on(tmp_path, data, make_teacher):
     """Conditional, with ADA and frozen layers; the snapshot is the next run's student, and nothing starts again."""
     teacher = make_teacher(c_dim=3)
     given = dict(
-        loss=LOSS, batch=32, kimg=1, aug='ada', freezed=1, device='cpu', workers=0, kimg_per_tick=0.5,
+        loss=LOSS, batch=100, kimg=1, aug='ada', freezed=1, device='cpu', workers=0, kimg_per_tick=0.5,
         loss_args=('resolutions=[8, 4]',),
     )  # fmt: skip
     run_dir = distill(teacher, data, str(tmp_path / 'out'), lr=0.002, **given)

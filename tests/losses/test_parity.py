@@ -16,8 +16,8 @@ from training import networks
 
 from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.distributions import sources, statistics
-from stylegan2_compress.losses.dime import DiMELoss
-from stylegan2_compress.losses.nickel import NickelDimeLoss, NICKELLoss
+from stylegan2_compress.losses.dime import DiME, DiMELoss
+from stylegan2_compress.losses.nickel import NICKEL, NickelDimeLoss, NICKELLoss
 from stylegan2_compress.losses.terms import StyleMixing
 from stylegan2_compress.networks.dual import DualDiscriminator
 
@@ -95,11 +95,11 @@ def run(tmp_path, monkeypatch, make_generator, make_discriminator):
 def build(loss_class, run, monkeypatch, **given):
     """The loss as a training loop builds it, and then everything in it in float64."""
     arguments = dict(teacher=run.path, style_mixing_prob=0.9, r1_gamma=GAMMA, pl_weight=PL_WEIGHT)
-    if issubclass(loss_class, DiMELoss):
+    if DiME in loss_class.methods:
         arguments.update(embeddings=EMBEDDING, weights=[20], **(given or dict(samples=6)))
-    if issubclass(loss_class, NICKELLoss):
+    if NICKEL in loss_class.methods:
         arguments.update(resolutions=[8, 4])
-    D = run.D if issubclass(loss_class, NICKELLoss) else run.D.student
+    D = run.D if NICKEL in loss_class.methods else run.D.student
     loss = loss_class('cpu', G_mapping=run.G.mapping, G_synthesis=run.G.synthesis, D=D, augment_pipe=None, **arguments)
     for module in (run.G, run.D, *(term.G for term in loss.terms if hasattr(term, 'G'))):
         in_float64(module)
@@ -202,7 +202,7 @@ def reference(phase, gain, run, discriminators, loss_class, distance):
         if phase in ('Gmain', 'Gboth'):
             images, _maps = synthesize(G.synthesis, latents(G.mapping, z, c))
             loss = loss + sum(softplus(-D(images, c)).mean() for D in discriminators)
-            if issubclass(loss_class, DiMELoss):
+            if DiME in loss_class.methods:
                 loss = loss + dime_loss(images, distance)
         if phase in ('Greg', 'Gboth'):
             half = BATCH // 2
@@ -219,7 +219,7 @@ def reference(phase, gain, run, discriminators, loss_class, distance):
                 images, _maps = synthesize(G.synthesis, latents(G.mapping, z, c))
             for D in discriminators:
                 loss = loss + softplus(D(images, c)).mean() + softplus(-D(real, real_c)).mean()
-            if issubclass(loss_class, NICKELLoss):
+            if NICKEL in loss_class.methods:
                 loss = loss + 10 * feature_loss(run.D, run.teacher, z, c)
         if phase in ('Dreg', 'Dboth'):
             for D in discriminators:
@@ -247,13 +247,13 @@ def test_every_gradient_is_that_of_the_kernel(run, monkeypatch, estimator):
 def compare(run, monkeypatch, loss_class, phase, distance_name, **given):
     loss, D = build(loss_class, run, monkeypatch, **given)
     distance = None
-    if issubclass(loss_class, DiMELoss):
+    if DiME in loss_class.methods:
         source = sources.TeacherImages(run.path)
         kept = dict(samples=given['bank'], bank=given['bank']) if given else dict(samples=6)
         embedding = embeddings.load(EMBEDDING, 'cpu')
         (matched,) = statistics.reference_statistics(source, [embedding], **kept)  # From the cache.
         distance = lambda features: DISTANCES[distance_name](features, matched)  # noqa: E731
-    dual = issubclass(loss_class, NICKELLoss)
+    dual = NICKEL in loss_class.methods
     module = run.G if phase.startswith('G') else D
     twin = copy.copy(run)
     twin.G, twin.D = copy.deepcopy(run.G), copy.deepcopy(run.D)

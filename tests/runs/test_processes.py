@@ -175,12 +175,13 @@ def test_what_two_processes_exchange(tmp_path):
     launch.run(dict(loop='several_runs.exchanging', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     assert (first.pop('rank'), second.pop('rank')) == ((0, 2, True), (1, 2, False))
+    assert [each.pop('object') for each in (first, second)] == ['from 0', 'from 0']
+    assert [each.pop('result') for each in (first, second)] == ['called in 0', 'called in 0']
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     assert first['max'].tolist() == [1, 4]
     assert first['sum'].tolist() == [1, 5]
     assert first['average'].tolist() == [0.5, 2.5]
     assert first['broadcast'].tolist() == first['module'].tolist() == [0, 1]
-    assert (first['object'], first['result']) == ('from 0', 'called in 0')
     assert first['gathered'].tolist() == [[0, 1], [1, 4]]
     assert first['mean'] == 1.5  # Of 0, 1, 1 and 4.
     assert first['gradient'].tolist() == [6, 30]  # Of (x · w)² / 2 at w = 1, where x = [1, 5] is the sum.

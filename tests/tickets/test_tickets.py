@@ -233,6 +233,9 @@ def test_a_ticket_of_a_rule_from_another_module(tmp_path, monkeypatch):
 class WeightsTrain(Rule):
     scored = False
 
+    def mask(self, part, name):
+        return torch.ones_like(part.tensor(name), dtype=torch.bool)
+
 
 class Scheduled(Rule):
     scheduled = True
@@ -466,9 +469,9 @@ def test_find_ticket_from_random_weights(tmp_path, data, rule, capsys):
 
 
 def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
-    whole = search(data, tmp_path / 'whole', kimg=2, **SMALL)
-    half = search(data, tmp_path / 'halves', kimg=1, **SMALL)
-    assert search(data, tmp_path / 'halves', kimg=2, resume='latest', **SMALL) == half
+    whole = search(data, tmp_path / 'whole', kimg=2, batch=200, **SMALL)
+    half = search(data, tmp_path / 'halves', kimg=1, batch=200, **SMALL)
+    assert search(data, tmp_path / 'halves', kimg=2, resume='latest', batch=200, **SMALL) == half
     one, two = (Ticket.read(f'{run_dir}/last.ticket') for run_dir in (whole, half))
     assert one.facts == two.facts
     assert all(np.array_equal(mask, two.masks[name]) for name, mask in one.masks.items())

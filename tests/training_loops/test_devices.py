@@ -1,0 +1,154 @@
+"""Whole runs on a device that is not the CPU, on machines that have none: see `other_device`."""
+
+from collections import Counter
+
+import pytest
+import torch
+from other_device import OTHER, MixedDevices, OtherDevice
+from tiny_runs import loop_arguments
+
+from stylegan2_compress import pickles
+from stylegan2_compress.compression.find_ticket import keep_tickets
+from stylegan2_compress.evaluation.evaluate import evaluate
+from stylegan2_compress.host import devices
+from stylegan2_compress.losses.discriminators import pair_arguments
+from stylegan2_compress.training_loops import distillation, loop, ticket_search
+
+EMBEDDING = 'module:tiny_embeddings:tiny'
+
+# The places where Python waits for the device in a step, and why.
+IN_A_STEP = {
+    'stylegan2_compress/losses/steps.py:_not_finite': 'once per phase: may its gradients be used?',
+}
+IN_STEPS_OF = {
+    'ada': {
+        'training_loops/loop.py:adapt_augmentation': "every fourth step: the host's statistics are of the CPU",
+        'stylegan2_compress/losses/adversarial.py:run_D': "the host's augmentation, which pads by numbers it draws",
+    },
+    'gem-miner': {'stylegan2_compress/networks/masked.py:leave_alive': 'does this step mask anything?'},
+    'imp': {'stylegan2_compress/networks/masked.py:leave_alive': 'does this step mask anything?'},
+}
+
+
+@pytest.fixture
+def data(tmp_path, make_dataset_zip):
+    return make_dataset_zip(tmp_path, n=20, labels=3)
+
+
+@pytest.fixture
+def teacher(tmp_path, make_generator, make_discriminator):
+    path = str(tmp_path / 'teacher.pkl')
+    G, D = make_generator(c_dim=3).eval(), make_discriminator(c_dim=3).eval()
+    pickles.save(path, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+    return path
+
+
+@pytest.fixture
+def waits_in_steps(monkeypatch):
+    """How often Python waited for the device within the steps of a loop, by place; filled while `other` is open."""
+
+    def count(other):
+        waits, step = Counter(), loop.step
+
+        def counted(run):
+            before = other.waits.copy()
+            step(run)
+            waits.update(other.waits - before)
+
+        monkeypatch.setattr(loop, 'step', counted)
+        return waits
+
+    return count
+
+
+def test_mixed_devices_are_refused_and_waiting_is_seen():
+    with OtherDevice() as other:
+        x = torch.arange(4.0).to(OTHER)
+        assert x.device == OTHER
+        with pytest.raises(MixedDevices):
+            x + torch.zeros(4)
+        with pytest.raises(MixedDevices):
+            torch.cat([x, torch.zeros(1)])
+        y = (x * torch.tensor(2.0)).requires_grad_()  # A scalar of the CPU may join, as with CUDA.
+        y.square().sum().backward()
+        assert y.grad.device == OTHER and not other.waits
+        assert y.grad.tolist() == [0, 4, 8, 12]
+        assert sum(other.waits.values()) == 1
+        assert not y.grad.isfinite().logical_not().any()
+        assert sum(other.waits.values()) == 2
+
+
+def changes(name, teacher, data):
+    """Of the arguments of a run: the loss and what it needs."""
+    reference = dict(teacher=teacher, embeddings=[EMBEDDING], weights=[1])
+    if name == 'ada':
+        augment = dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1)
+        return dict(
+            loss_kwargs=dict(class_name='stylegan2_compress.AdversarialLoss'), augment_kwargs=augment, ada_target=0.6
+        )
+    if name == 'kernel':
+        kernel = dict(reference, estimator='rbf', bank=16, refresh=1)
+        return dict(loss_kwargs=dict(kernel, class_name='stylegan2_compress.DiMELoss'))
+    if name == 'images':
+        return dict(
+            loss_kwargs=dict(
+                class_name='stylegan2_compress.ImageDistillationLoss', teacher=teacher, embedding=EMBEDDING
+            )
+        )
+    D_kwargs = dict(class_name='training.networks.Discriminator', channel_base=64, channel_max=8)
+    D = pickles.load(teacher)['D']
+    return dict(
+        loss_kwargs=dict(reference, class_name='stylegan2_compress.NickelDimeLoss', samples=8),
+        D_kwargs=pair_arguments(D_kwargs, D, 'teacher', {'b4': 16}),
+    )
+
+
+@pytest.mark.parametrize('name', ['ada', 'kernel', 'images', 'both'])
+def test_distillation(tmp_path, data, teacher, waits_in_steps, monkeypatch, name):
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+    arguments = loop_arguments(
+        tmp_path / 'run', data, True, device=str(OTHER), total_kimg=0.064, **changes(name, teacher, data)
+    )
+    with OtherDevice() as other:
+        waits = waits_in_steps(other)
+        distillation.training_loop(**arguments)
+    allowed = IN_A_STEP | IN_STEPS_OF.get(name, {})
+    assert set(waits) <= set(allowed), waits
+    phases = 4 + 4 + 1 + 1  # Gmain, Dmain; of 4 steps one has Greg and Dreg.
+    assert waits['stylegan2_compress/losses/steps.py:_not_finite'] == phases
+
+
+@pytest.mark.parametrize('rule', ['edge-popup', 'global-edge-popup', 'gem-miner', 'imp'])
+def test_ticket_search_and_what_it_keeps(tmp_path, data, waits_in_steps, monkeypatch, rule):
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+    arguments = loop_arguments(tmp_path / 'run', data, True, device=str(OTHER), total_kimg=0.032)
+    arguments['G_kwargs'] |= dict(class_name='stylegan2_compress.ScoreMaskedGenerator', keep=0.5, rule=rule)
+    arguments['loss_kwargs'] = dict(
+        class_name='stylegan2_compress.MomentMatchingLoss',
+        embedding=EMBEDDING,
+        training_set_kwargs=arguments['training_set_kwargs'],
+        total_kimg=0.032,
+    )
+    with OtherDevice() as other:
+        waits = waits_in_steps(other)
+        ticket_search.training_loop(**arguments)
+        assert set(waits) <= set(IN_A_STEP | IN_STEPS_OF.get(rule, {})), waits
+        (tmp_path / 'run' / 'training_options.json').write_text(
+            f'{{"training_set_kwargs": {{"class_name": "training.dataset.ImageFolderDataset", "path": "{data}", '
+            '"use_labels": true}}'
+        )
+        keep_tickets(str(tmp_path / 'run'), EMBEDDING, 8, OTHER)
+    assert (tmp_path / 'run' / 'best.ticket').exists() == (rule != 'imp')
+
+
+def test_evaluation(tmp_path, data, teacher, monkeypatch):
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+    choose = devices.choose
+    monkeypatch.setattr(devices, 'choose', lambda name=None: OTHER if name == 'other' else choose(name))
+    metrics = ','.join(f'{name}:{EMBEDDING}' for name in ('fd', 'kd', 'dc', 'agreement'))
+    with OtherDevice():
+        (measured,) = evaluate([teacher], str(data), metrics, samples=16, device='other')
+    (on_cpu,) = evaluate([teacher], str(data), metrics, samples=16, device='cpu')
+    assert len(measured.values) == 5
+    for name, values in on_cpu.values.items():
+        assert measured.values[name] == pytest.approx(values, rel=1e-4), name
