@@ -18,7 +18,6 @@ from stylegan2_compress.distributions.sources import Source, check_size
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.errors import UserError
 
-
 FEATURE_BYTES = 2**28  # Of one embedding's features at a time: of all layers of VGG-19, an image of 256 px has 77 MB.
 
 

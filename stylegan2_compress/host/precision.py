@@ -78,7 +78,7 @@ def generator_for(G: torch.nn.Module, precision: Precision, device: torch.device
     if Precision.of_generator(bound_arguments(G)).on(device) != precision.on(device):
         args, kwargs = copy.deepcopy(init_arguments(G))
         precision.put_into_generator(kwargs)
-        other = type(G)(*args, **kwargs)
+        other = type(G)(*args, **kwargs).requires_grad_(False)
         misc.copy_params_and_buffers(G, other, require_all=True)
         G = other
     return G.to(device).eval().requires_grad_(False)

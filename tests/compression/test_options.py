@@ -22,6 +22,7 @@ from stylegan2_compress.distributions import sources
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.host import configurations, datasets
+from stylegan2_compress.host.precision import Precision, generator_for
 from stylegan2_compress.runs.loops import OUR_LOOP
 from stylegan2_compress.training_loops.data import Share, real_batches
 
@@ -148,13 +149,59 @@ def test_student_gives_shapes_and_weights(plain, make_teacher):
     assert args.resume_pkl == student
     assert args.G_kwargs == dict(
         class_name='training.networks.Generator', z_dim=16, w_dim=16, mapping_kwargs=dict(num_layers=2),
-        synthesis_kwargs=dict(channel_base=128, channel_max=8),
+        synthesis_kwargs=dict(channel_base=128, channel_max=8, num_fp16_res=0, conv_clamp=256),
     )  # fmt: skip
-    assert args.D_kwargs == dict(class_name='training.networks.Discriminator', channel_base=256, channel_max=16)
+    assert args.D_kwargs == dict(
+        class_name='training.networks.Discriminator', channel_base=256, channel_max=16, num_fp16_res=0, conv_clamp=256,
+        block_kwargs={},
+    )  # fmt: skip
     assert args.ema_rampup is None
     G = dnnlib.util.construct_class_by_name(**args.G_kwargs, c_dim=0, img_resolution=16, img_channels=3)
     data = pickles.load(student)
     assert {n: p.shape for n, p in G.named_parameters()} == {n: p.shape for n, p in data['G'].named_parameters()}
+
+
+def half(kwargs):
+    """The precision that constructor arguments ask for."""
+    return kwargs.get('num_fp16_res', 0), kwargs.get('conv_clamp')
+
+
+@pytest.mark.parametrize(
+    'pickle', [{}, dict(num_fp16_res=3, conv_clamp=64, fp16_channels_last=True)], ids=['fp32', 'fp16']
+)
+@pytest.mark.parametrize('fp32', [True, False])
+@pytest.mark.parametrize('loss', ['stylegan2_compress.AdversarialLoss', 'stylegan2_compress.NICKELLoss'])
+def test_the_precision_is_the_runs_whatever_the_pickles(data, make_teacher, monkeypatch, pickle, fp32, loss):
+    """That of G and of both discriminators, and of the frozen teacher."""
+    student = make_teacher('student.pkl', synthesis_kwargs=dict(channel_base=256, channel_max=16, **pickle))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)  # Without CUDA, FP16 is dropped in the end.
+    teacher = student if 'NICKEL' in loss else None
+    _desc, args = compressed(
+        *configurations.loop_arguments(data, aug='noaug', fp32=fp32), student=student, loss=loss, teacher=teacher
+    )
+    wanted = (0, None) if fp32 else (4, 256)
+    assert half(args.G_kwargs.synthesis_kwargs) == half(args.D_kwargs) == wanted
+    assert 'fp16_channels_last' not in json.dumps([args.G_kwargs, args.D_kwargs])
+    G = dnnlib.util.construct_class_by_name(**args.G_kwargs, c_dim=0, img_resolution=16, img_channels=3)
+    frozen = generator_for(
+        pickles.load(student)['G_ema'], Precision.of_synthesis(G.synthesis.init_kwargs), torch.device('cpu')
+    )
+    clamps = {module.conv_clamp for module in frozen.modules() if hasattr(module, 'conv_clamp')}
+    assert clamps == {wanted[1]}
+
+
+def test_memory_format_is_the_runs(plain, make_teacher):
+    name, args = plain
+    args.G_kwargs.synthesis_kwargs.fp16_channels_last = args.D_kwargs.block_kwargs.fp16_channels_last = True  # --nhwc
+    teacher = make_teacher()
+    _desc, args = compressed(
+        name, args, student=teacher, teacher=teacher, loss='stylegan2_compress.NICKELLoss', device='cpu'
+    )
+    for kwargs in (
+        args.G_kwargs.synthesis_kwargs,
+        *(args.D_kwargs[f'{who}_kwargs']['block_kwargs'] for who in ('student', 'teacher')),
+    ):
+        assert kwargs['fp16_channels_last'] is True
 
 
 def test_freezed_survives_the_students_discriminator(data, make_teacher):

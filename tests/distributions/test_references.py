@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stylegan2_compress import embeddings, pickles
-from stylegan2_compress.distributions import sources, statistics
+from stylegan2_compress.distributions import moments, sources, statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets
 from stylegan2_compress.pickles.networks import Networks
@@ -338,3 +338,28 @@ def test_labels_follow_the_training_set(tmp_path, make_dataset_zip):
     assert uniform.fingerprint != labels.fingerprint
     assert sources.LabelSource(0, kwargs).draw(2, np.random.default_rng(0), torch.device('cpu')).shape == (2, 0)
     assert copy.deepcopy(labels).fingerprint == labels.fingerprint
+
+
+def test_features_are_taken_in_parts_by_memory(make_dataset_zip, tmp_path, monkeypatch):
+    """Few images and few columns at a time: the same moments and bank."""
+    path = str(make_dataset_zip(tmp_path, n=40))
+    source = sources.DatasetImages(dict(class_name='training.dataset.ImageFolderDataset', path=path))
+    together, sizes = [], []
+
+    class Wide:
+        dim, spec = 3 * 16 * 16, 'wide'
+
+        def __call__(self, images):
+            sizes.append(len(images))
+            return images.flatten(1)
+
+    for feature_bytes, columns in [(statistics.FEATURE_BYTES, moments.COLUMNS), (4 * Wide.dim * 3, 100)]:
+        monkeypatch.setattr(statistics, 'FEATURE_BYTES', feature_bytes)
+        monkeypatch.setattr(moments, 'COLUMNS', columns)
+        together += statistics.compute_statistics(source, [Wide()], 37, 35)
+    whole, parts = together
+    assert max(sizes[2:]) == 3
+    assert sum(sizes[2:]) == sum(sizes[:2]) == 37
+    assert torch.equal(whole.bank, parts.bank)
+    for name in ('m1', 'm2'):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-12, atol=1e-12)

@@ -21,7 +21,7 @@ from stylegan2_compress import host, pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.features import block_outputs
 from stylegan2_compress.networks import masked
-from stylegan2_compress.networks.masked import Rule, ScoreMasked, ScoreMaskedGenerator, rule_of
+from stylegan2_compress.networks.masked import Rule, ScoreMasked, ScoreMaskedGenerator, kth_largest_by_bits, rule_of
 from stylegan2_compress.tickets import baking
 
 HOST = host.activate().path
@@ -549,3 +549,36 @@ def test_snapshots_open_where_only_the_host_is(tmp_path, make_discriminator):
     subprocess.run([sys.executable, '-c', script], check=True, cwd=tmp_path)
     # The host without our repairs resamples in another order of operations.
     torch.testing.assert_close(torch.load(tmp_path / 'images.pt'), G(*latents(), noise_mode='const').detach())
+
+
+def test_an_empty_filter_puts_out_nothing_and_all_is_fp32():
+    """Asked for FP16, too, in which the host would divide such a filter by its largest weight, 0."""
+    half = dict(channel_base=64, channel_max=8, num_fp16_res=2, conv_clamp=256)
+    G = ScoreMaskedGenerator(
+        z_dim=8, c_dim=0, w_dim=8, img_resolution=8, img_channels=3, synthesis_kwargs=half, keep=0.5
+    )
+    assert not any(G.synthesis.get_submodule(f'dense.b{res}').use_fp16 for res in (4, 8))
+    layer = G.synthesis.dense.b8.conv1
+    with torch.no_grad():
+        layer.weight_scores[2] = 0
+    assert not G.masks()['synthesis.b8.conv1.weight'][2].any()
+    seen = {}
+    layer.register_forward_hook(lambda _layer, _inputs, output: seen.update(output=output))
+    images = G.synthesis(torch.randn(2, G.num_ws, 8), noise_mode='none')
+    assert not seen['output'][:, 2].any()
+    assert seen['output'][:, 1].any()
+    images.square().sum().backward()
+    assert images.isfinite().all()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in G.parameters())
+    baked = baking.bake(G)
+    assert not any(getattr(baked.synthesis, f'b{res}').use_fp16 for res in (4, 8))
+
+
+@pytest.mark.parametrize('count', [1, 7, 500, 999, 1000])
+def test_both_ways_to_find_a_threshold_agree(count):
+    """The one for CUDA runs anywhere."""
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(count)).abs().round(decimals=1)
+    expected = values.kthvalue(1000 - count + 1).values
+    assert torch.equal(kth_largest_by_bits(values, count), expected)
+    dead = torch.cat([values, torch.full([50], -1.0)])
+    assert torch.equal(kth_largest_by_bits(dead, count), expected)
