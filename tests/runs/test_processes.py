@@ -11,6 +11,7 @@ import threading
 import time
 
 import click
+import detectors
 import pytest
 import several_runs
 import torch
@@ -148,6 +149,35 @@ def test_two_processes_train_as_one_with_absolute_differences(weights, name):
     differences = torch.cat([(one[key] - two[key]).abs().flatten() for key in one])
     assert differences.max() < 1e-3
     assert differences.quantile(0.99) < 1e-5
+
+
+def test_no_process_calls_a_collective_that_the_other_does_not(directory, cases, tmp_path):
+    """Under every loss, with a step that is left out because of one process, with metrics: the same, in one order."""
+    base = {name: two | dict(total_kimg=0.032) for name, (two, _one) in cases.items()}
+    kernel = dict(base['dime']['loss_kwargs'], estimator='rbf', bank=8, refresh=1)
+    del kernel['samples']
+    images = dict(
+        class_name='stylegan2_compress.ImageDistillationLoss',
+        teacher=kernel['teacher'],
+        embedding=EMBEDDING,
+    )
+    ours = dict(class_name='stylegan2_compress.AdversarialLoss')
+    runs = [
+        *base.values(),
+        dict(base['dime'], loss_kwargs=kernel),
+        dict(base['dime'], loss_kwargs=images),
+        dict(base['plain'], loss_kwargs=ours, spoiled=True),
+        dict(base['plain'], loss_kwargs=ours, metrics=['tiny'], network_snapshot_ticks=1),
+    ]
+    for number, run in enumerate(runs):
+        run['run_dir'] = str(tmp_path / f'run{number}')
+        os.makedirs(run['run_dir'])
+    with detectors.in_the_place_of_the_hosts(tmp_path / 'dnnlib'):
+        launch.run(dict(loop='several_runs.recorded', num_gpus=2, run_dir=str(tmp_path), device='cpu', cases=runs))
+    first, second = (json.loads((tmp_path / f'collectives-{rank}.json').read_text()) for rank in range(2))
+    assert first == second
+    assert sum(name == 'case' for name, _size in first) == len(runs) < len(first)
+    assert 'tiny' in (tmp_path / f'run{len(runs) - 1}' / 'metric-tiny.jsonl').read_text()
 
 
 def test_a_process_that_is_alone_exchanges_nothing():

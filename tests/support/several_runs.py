@@ -1,14 +1,17 @@
 """Loops for the tests of processes: one that runs others, and some that exchange, fail, refuse or never end."""
 
+import json
 import os
 import signal
 import time
 from pathlib import Path
 
 import torch
+from metrics import frechet_inception_distance, metric_main
 
 from stylegan2_compress import distributed
 from stylegan2_compress.errors import Stopped, UserError
+from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.registry import import_named
 from stylegan2_compress.training_loops import snapshots
 from stylegan2_compress.training_loops.interruption import Interruption
@@ -96,3 +99,43 @@ def refusing(rank, num_gpus, run_dir, device):
     finally:
         while not status.exists():  # Once rank 0 has failed, rank 1 is killed.
             time.sleep(0.1)
+
+
+COLLECTIVES = ('all_reduce', 'all_gather', 'broadcast', 'broadcast_object_list', 'barrier', 'gather', 'reduce')
+
+
+def recorded(rank, num_gpus, run_dir, device, cases):
+    """`training_loop`, and in `RUN_DIR/collectives-RANK.json` which collectives it called with tensors of which sizes.
+
+    In a case with `spoiled`, the second time that rank 1 judges images it sees NaN. The metric `tiny` is the host's FID
+    of few images.
+    """
+    called = []
+
+    def recording(name, collective):
+        def record(*args, **kwargs):
+            data = [*args, *kwargs.values(), None][0]
+            called.append([name, list(data.shape) if isinstance(data, torch.Tensor) else None])
+            return collective(*args, **kwargs)
+
+        return record
+
+    for name in COLLECTIVES:
+        setattr(torch.distributed, name, recording(name, getattr(torch.distributed, name)))
+    metric_main._metric_dict['tiny'] = lambda opts: {
+        'tiny': frechet_inception_distance.compute_fid(opts, max_real=12, num_gen=8)
+    }
+    judge, judged = AdversarialLoss.judge, [0]
+
+    def spoiled_judge(self, *args):
+        judged[0] += 1
+        factor = float('nan') if rank == 1 and judged[0] == 2 else 1.0
+        return {name: logits * factor for name, logits in judge(self, *args).items()}
+
+    for case in cases:
+        called.append(['case', case['run_dir']])
+        judged[0] = 0
+        AdversarialLoss.judge = spoiled_judge if case.get('spoiled') else judge
+        case = {name: value for name, value in case.items() if name != 'spoiled'}
+        training_loop(rank, num_gpus, run_dir, device, [case])
+    Path(run_dir, f'collectives-{rank}.json').write_text(json.dumps(called))
