@@ -1,6 +1,7 @@
-"""What every test file shares: an activated host, tiny networks, a tiny dataset, and the `checkout` marker.
+"""What every test file shares: an activated host, tiny networks, a tiny dataset, the markers `checkout` and `gpu`.
 
 `STYLEGAN2_ADA_PYTORCH` names the host to test with. Without it the cached copy is used, or one is fetched.
+`STYLEGAN2_COMPRESS_TEST_DEVICE` names the device of the tests marked `gpu`.
 """
 
 import io
@@ -22,14 +23,26 @@ HOST = host.activate()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `checkout` unless a real checkout (one with a train.py) is named."""
+    """Skip tests marked `checkout` unless a real checkout (one with a train.py) is named, and `gpu` without one."""
     named = os.environ.get('STYLEGAN2_ADA_PYTORCH')
-    if named and Path(named, 'train.py').is_file():
-        return
-    skip = pytest.mark.skip(reason='set STYLEGAN2_ADA_PYTORCH to a git checkout of NVlabs/stylegan2-ada-pytorch to run')
+    if not (named and Path(named, 'train.py').is_file()):
+        skip(items, 'checkout', 'set STYLEGAN2_ADA_PYTORCH to a git checkout of NVlabs/stylegan2-ada-pytorch to run')
+    if not (torch.cuda.is_available() or 'STYLEGAN2_COMPRESS_TEST_DEVICE' in os.environ):
+        skip(items, 'gpu', 'needs a GPU; with STYLEGAN2_COMPRESS_TEST_DEVICE=cpu it runs on the CPU')
+
+
+def skip(items: list[pytest.Item], marker: str, reason: str) -> None:
     for item in items:
-        if item.get_closest_marker('checkout'):
-            item.add_marker(skip)
+        if item.get_closest_marker(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grids of snapshots have 4 images: the host's have 1,024 of small ones."""
+    from stylegan2_compress.training_loops import snapshots
+
+    monkeypatch.setattr(snapshots, 'grid_size', lambda _shape: (2, 2))
 
 
 @pytest.fixture(scope='session')

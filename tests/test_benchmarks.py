@@ -1,5 +1,6 @@
-"""The standing benchmarks run (`quality.py` is in test_evaluation.py)."""
+"""The standing benchmarks run: `gpu.py` and, as a part of it, `speed.py` (`quality.py` is in test_evaluation.py)."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,13 +14,32 @@ BENCHMARKS = Path(__file__).parent.parent / 'benchmarks'
 
 
 @pytest.mark.slow
-def test_speed(tmp_path):
+def test_the_report_of_a_gpu_runs_to_its_end_on_a_cpu(tmp_path):
     environment = dict(os.environ, STYLEGAN2_ADA_PYTORCH=str(host.activate().path), OMP_NUM_THREADS='1')
-    command = [sys.executable, str(BENCHMARKS / 'speed.py'), '--size', 'smoke', '--device', 'cpu']
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    rows = [line.split(' | ') for line in done.stdout.splitlines() if line.startswith('| ')]
+    command = [sys.executable, str(BENCHMARKS / 'gpu.py'), '--device', 'cpu', '--size', 'smoke', '--outdir', tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    report = json.loads((tmp_path / 'gpu.json').read_text())
+    assert done.returncode == 0, (report, done.stderr)
+    outcomes = {test['name']: test['outcome'] for test in report['tests']['tests']}
+    assert outcomes['test_every_gpu_takes_part'] == 'passed'
+    assert outcomes['test_our_loop[both-fp16]'] == 'passed'
+    assert outcomes['test_the_hosts_loop[both-fp16]'] == 'skipped'
+    rows = [line.split(' | ') for line in report['speed']['printed'].splitlines() if line.startswith('| ')]
     first = {row[0].strip('| '): row for row in rows}
     steps = [first[f'stylegan2_compress.{name}'] for name in ('DiMELoss', 'NICKELLoss', 'NickelDimeLoss')]
     assert all(float(row[6]) > 0 for row in [first['training.loss.StyleGAN2Loss'], *steps])
     assert {'generation', 'embedding', 'statistics', '32 px, 24 MB', 'dense', 'ratio 0.5'} <= first.keys()
+    text = (tmp_path / 'gpu.md').read_text()
+    for line in ('The host has no kernels for a CPU.', '| test_our_loop[both-fp16] | passed |', '### Latency'):
+        assert line in text
+    assert {path.name for path in tmp_path.iterdir()} == {'gpu.json', 'gpu.md'}
+
+
+def test_the_report_of_a_gpu_needs_one(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / 'gpu.py'), '--outdir', tmp_path / 'report']
+    done = subprocess.run(command, env=dict(os.environ, CUDA_VISIBLE_DEVICES=''), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        'Error: there is no GPU here, or torch cannot use it; --device cpu --size smoke shows what would run.\n'
+    )
+    assert not list(tmp_path.iterdir())

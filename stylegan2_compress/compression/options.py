@@ -128,7 +128,9 @@ class DistillOptions(TrainingOptions, MethodOptions):
     target: float | None = argument('ADA target for --aug=ada.', None, least=0, most=1, default_text='0.6')
     augpipe: str | None = argument('Augmentation pipeline.', None, default_text='bgc', metavar='NAME')
     freezed: int | None = argument('Freeze the first N layers of the discriminator.', None, least=0)
-    fp32: bool | None = argument('No mixed precision.', None, default_text='false; on a CPU always true')
+    fp32: bool | None = argument(
+        'No mixed precision, whatever the pickles were trained with.', None, default_text='false; on a CPU always true'
+    )
     metrics: str = argument("The host's metrics, or none.", 'none', metavar='NAME,…')
 
     def __post_init__(self):

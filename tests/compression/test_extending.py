@@ -89,10 +89,9 @@ class MeanMetric(Metric):
 
 
 @pytest.fixture
-def toys(tmp_path, monkeypatch):
+def toys(tmp_path_factory, monkeypatch):
     """The directory of the module `toys`, which is on the path of this process and of those that it starts."""
-    directory = tmp_path / 'own'
-    directory.mkdir()
+    directory = tmp_path_factory.mktemp('own')
     (directory / 'toys.py').write_text(TOYS)
     monkeypatch.syspath_prepend(directory)
     monkeypatch.setenv('PYTHONPATH', str(directory))

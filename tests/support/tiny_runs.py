@@ -36,3 +36,37 @@ def loop_arguments(run_dir: Path, data: Path, labels: bool = False, **changes) -
         )
         | changes
     )
+
+
+EMBEDDING = 'module:tiny_embeddings:tiny@size=16'
+LOSSES = ('ada', 'moments', 'kernel', 'images', 'both')
+
+
+def compressing(name: str, teacher: str) -> dict:
+    """Of the arguments of a loop: one of `LOSSES` with what it needs, and the discriminator that it trains."""
+    from stylegan2_compress import pickles
+    from stylegan2_compress.losses.discriminators import pair_arguments
+
+    if name == 'ada':
+        augment = dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1)
+        return dict(
+            loss_kwargs=dict(class_name='stylegan2_compress.AdversarialLoss'), augment_kwargs=augment, ada_target=0.6
+        )
+    if name == 'images':
+        return dict(
+            loss_kwargs=dict(
+                class_name='stylegan2_compress.ImageDistillationLoss', teacher=teacher, embedding=EMBEDDING
+            )
+        )
+    reference = dict(teacher=teacher, embeddings=[EMBEDDING], weights=[1])
+    if name == 'moments':
+        return dict(loss_kwargs=dict(reference, samples=16, class_name='stylegan2_compress.DiMELoss'))
+    if name == 'kernel':
+        kernel = dict(reference, estimator='rbf', bank=16, refresh=1)
+        return dict(loss_kwargs=dict(kernel, class_name='stylegan2_compress.DiMELoss'))
+    D_kwargs = dict(class_name='training.networks.Discriminator', channel_base=64, channel_max=8)
+    D = pickles.load(teacher)['D']
+    return dict(
+        loss_kwargs=dict(reference, samples=16, class_name='stylegan2_compress.NickelDimeLoss'),
+        D_kwargs=pair_arguments(D_kwargs, D, 'teacher', {'b4': 16}),
+    )

@@ -5,16 +5,13 @@ from collections import Counter
 import pytest
 import torch
 from other_device import OTHER, MixedDevices, OtherDevice
-from tiny_runs import loop_arguments
+from tiny_runs import EMBEDDING, compressing, loop_arguments
 
 from stylegan2_compress import pickles
 from stylegan2_compress.compression.find_ticket import keep_tickets
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.host import devices
-from stylegan2_compress.losses.discriminators import pair_arguments
 from stylegan2_compress.training_loops import distillation, loop, ticket_search
-
-EMBEDDING = 'module:tiny_embeddings:tiny'
 
 # The places where Python waits for the device in a step, and why.
 IN_A_STEP = {
@@ -79,36 +76,12 @@ def test_mixed_devices_are_refused_and_waiting_is_seen():
         assert sum(other.waits.values()) == 2
 
 
-def changes(name, teacher, data):
-    """Of the arguments of a run: the loss and what it needs."""
-    reference = dict(teacher=teacher, embeddings=[EMBEDDING], weights=[1])
-    if name == 'ada':
-        augment = dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1)
-        return dict(
-            loss_kwargs=dict(class_name='stylegan2_compress.AdversarialLoss'), augment_kwargs=augment, ada_target=0.6
-        )
-    if name == 'kernel':
-        kernel = dict(reference, estimator='rbf', bank=16, refresh=1)
-        return dict(loss_kwargs=dict(kernel, class_name='stylegan2_compress.DiMELoss'))
-    if name == 'images':
-        return dict(
-            loss_kwargs=dict(
-                class_name='stylegan2_compress.ImageDistillationLoss', teacher=teacher, embedding=EMBEDDING
-            )
-        )
-    D_kwargs = dict(class_name='training.networks.Discriminator', channel_base=64, channel_max=8)
-    D = pickles.load(teacher)['D']
-    return dict(
-        loss_kwargs=dict(reference, class_name='stylegan2_compress.NickelDimeLoss', samples=8),
-        D_kwargs=pair_arguments(D_kwargs, D, 'teacher', {'b4': 16}),
-    )
-
-
+@pytest.mark.usefixtures('small_grids')
 @pytest.mark.parametrize('name', ['ada', 'kernel', 'images', 'both'])
 def test_distillation(tmp_path, data, teacher, waits_in_steps, monkeypatch, name):
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
     arguments = loop_arguments(
-        tmp_path / 'run', data, True, device=str(OTHER), total_kimg=0.064, **changes(name, teacher, data)
+        tmp_path / 'run', data, True, device=str(OTHER), total_kimg=0.064, **compressing(name, teacher)
     )
     with OtherDevice() as other:
         waits = waits_in_steps(other)
@@ -119,6 +92,7 @@ def test_distillation(tmp_path, data, teacher, waits_in_steps, monkeypatch, name
     assert waits['stylegan2_compress/losses/steps.py:_not_finite'] == phases
 
 
+@pytest.mark.usefixtures('small_grids')
 @pytest.mark.parametrize('rule', ['edge-popup', 'global-edge-popup', 'gem-miner', 'imp'])
 def test_ticket_search_and_what_it_keeps(tmp_path, data, waits_in_steps, monkeypatch, rule):
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
