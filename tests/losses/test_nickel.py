@@ -371,9 +371,13 @@ def test_a_run_gets_a_dual_discriminator(data, make_teacher):
     )
     own = dict(WIDTHS, architecture='skip')
     assert json.loads(json.dumps(args.D_kwargs)) == dict(
-        class_name='stylegan2_compress.DualDiscriminator', num_fp16_res=0, conv_clamp=256,
-        student_kwargs=dict(own, block_kwargs={}), teacher_kwargs=dict(own, block_kwargs=dict(freeze_layers=2)), matched_channels={'b4': 8},
-    )  # fmt: skip
+        class_name='stylegan2_compress.DualDiscriminator',
+        num_fp16_res=0,
+        conv_clamp=256,
+        student_kwargs=dict(own, block_kwargs={}),
+        teacher_kwargs=dict(own, block_kwargs=dict(freeze_layers=2)),
+        matched_channels={'b4': 8},
+    )
     assert desc.endswith('-NICKELLoss')
     assert args.loss_kwargs == dict(class_name=LOSS, r1_gamma=args.loss_kwargs.r1_gamma, teacher=teacher)
     D = dnnlib.util.construct_class_by_name(**args.D_kwargs, c_dim=0, img_resolution=16, img_channels=3)
