@@ -131,6 +131,9 @@ class DistillOptions(TrainingOptions, MethodOptions):
     fp32: bool | None = argument(
         'No mixed precision, whatever the pickles were trained with.', None, default_text='false; on a CPU always true'
     )
+    nhwc: bool | None = argument('FP16 blocks have the memory format NHWC (channels last).', None, default_text='false')
+    allow_tf32: bool | None = argument('Let CUDA round FP32 products to TF32.', None, default_text='false')
+    nobench: bool | None = argument("Without cuDNN's search for its fastest algorithms.", None, default_text='false')
     metrics: str = argument("The host's metrics, or none.", 'none', metavar='NAME,…')
 
     def __post_init__(self):
@@ -144,7 +147,20 @@ class DistillOptions(TrainingOptions, MethodOptions):
 
     def host_options(self) -> dict[str, Any]:
         """Those that `configurations.loop_arguments` takes, as far as they are given; `gpus` and `metrics` are not."""
-        return self.given(*_HOST_TRAINING, 'batch_gpu', 'gamma', 'aug', 'p', 'target', 'augpipe', 'freezed', 'fp32')
+        own = (
+            'batch_gpu',
+            'gamma',
+            'aug',
+            'p',
+            'target',
+            'augpipe',
+            'freezed',
+            'fp32',
+            'nhwc',
+            'allow_tf32',
+            'nobench',
+        )
+        return self.given(*_HOST_TRAINING, *own)
 
 
 @dataclass(frozen=True)

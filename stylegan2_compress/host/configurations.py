@@ -119,6 +119,9 @@ def loop_arguments(
     augpipe: str = 'bgc',
     freezed: int | None = None,
     fp32: bool = False,
+    nhwc: bool = False,
+    allow_tf32: bool = False,
+    nobench: bool = False,
     workers: int = 3,
 ) -> tuple[str, dnnlib.EasyDict]:
     """Arguments of the host's training loop from the options of the host's `train.py`, which have the same names.
@@ -201,6 +204,12 @@ def loop_arguments(
     if freezed is not None:
         name += [f'freezed{freezed}']
         args.D_kwargs.block_kwargs.freeze_layers = freezed
+    if nhwc:
+        args.G_kwargs.synthesis_kwargs.fp16_channels_last = args.D_kwargs.block_kwargs.fp16_channels_last = True
+    if allow_tf32:
+        args.allow_tf32 = True
+    if nobench:
+        args.cudnn_benchmark = False
     return '-'.join(name), args
 
 

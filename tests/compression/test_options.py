@@ -71,6 +71,7 @@ HOST_OPTIONS = [
     dict(cond=True, mirror=True, subset=7, seed=5),
     dict(gamma=0.5, kimg=3, batch=8, snap=2, workers=2),
     dict(aug='noaug', fp32=True),
+    dict(nhwc=True, allow_tf32=True, nobench=True),
     dict(aug='fixed', p=0.3, augpipe='blit'),
     *(dict(aug='ada', target=0.5, augpipe=augpipe) for augpipe in configurations.AUGPIPES),
     dict(freezed=3, metrics=['fid50k_full', 'kid50k']),
