@@ -108,11 +108,17 @@ def real_batches(
         **loader_kwargs,
     )
     batches = iter(loader)
-    while True:
-        with datasets.reading(training_set):
-            images, labels = next(batches)
-        images = images.to(device).to(torch.float32) / 127.5 - 1
-        yield list(zip(images.split(share.batch_gpu), labels.to(device).split(share.batch_gpu), strict=True))
+    try:
+        while True:
+            with datasets.reading(training_set):
+                images, labels = next(batches)
+            images = images.to(device).to(torch.float32) / 127.5 - 1
+            yield list(zip(images.split(share.batch_gpu), labels.to(device).split(share.batch_gpu), strict=True))
+    finally:
+        # Deleting it would do, were it not for the traceback of an error, which keeps it until Python has ended; and
+        # Python does not end before the workers, to which signals mean nothing.
+        if hasattr(batches, '_shutdown_workers'):
+            batches._shutdown_workers()
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

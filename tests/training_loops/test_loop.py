@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 from tiny_runs import ADAM, loop_arguments
 
 from stylegan2_compress import pickles
-from stylegan2_compress.errors import DivergedError
+from stylegan2_compress.errors import DivergedError, UserError
 from stylegan2_compress.training_loops import data, loop, snapshots, ticket_search
 from stylegan2_compress.training_loops.distillation import training_loop
 from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases
@@ -324,3 +325,18 @@ def test_a_run_that_fails_ends_although_it_has_workers(arguments):
         [sys.executable, '-c', script, json.dumps(run)], capture_output=True, text=True, timeout=120, check=False
     )
     assert result.stderr.splitlines()[-1] == 'ZeroDivisionError: division by zero'
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='workers are children here')
+def test_no_worker_is_left_when_an_image_cannot_be_read(tmp_path, make_dataset_zip):
+    """The error's traceback keeps the loader, and with it workers that do not listen to signals."""
+    path = make_dataset_zip(tmp_path, n=4)
+    training_set = dnnlib.util.construct_class_by_name(
+        class_name='training.dataset.ImageFolderDataset', path=str(path), use_labels=False
+    )
+    training_set._image_fnames[2] = 'missing.png'
+    batches = data.real_batches(training_set, data.Share(4, 4), 0, 0, torch.device('cpu'), num_workers=2)
+    with pytest.raises(UserError, match='cannot be used') as raised:
+        next(batches)
+    assert raised.tb is not None
+    assert not psutil.Process().children()
