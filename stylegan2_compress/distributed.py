@@ -65,7 +65,7 @@ def local_device(name: str | None) -> torch.device:
     return device
 
 
-def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+def unwrapped(module: torch.nn.Module | None) -> Any:
     """The module inside DistributedDataParallel, or the module itself if it is not wrapped."""
     return module.module if isinstance(module, torch.nn.parallel.DistributedDataParallel) else module
 
