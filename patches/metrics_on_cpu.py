@@ -55,7 +55,8 @@ def _without_pinning(compute: Callable) -> Callable:
 
 @contextlib.contextmanager
 def _pin_memory_does_nothing() -> Iterator[None]:
-    torch.Tensor.pin_memory = lambda self: self  # Shadows the method of torch.Tensor's base class.
+    # Shadows the method of torch.Tensor's base class.
+    torch.Tensor.pin_memory = lambda self: self  # pyright: ignore[reportAttributeAccessIssue]  # The host gives no device.
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from metrics import perceptual_path_length
@@ -18,7 +19,7 @@ class _NumPy:
         return getattr(np, name)
 
     @staticmethod
-    def percentile(a: np.ndarray, q: float | Sequence[float], interpolation: str) -> np.ndarray:
+    def percentile(a: np.ndarray, q: float | Sequence[float], interpolation: Literal['lower', 'higher']) -> np.ndarray:
         return np.percentile(a, q, method=interpolation)
 
 

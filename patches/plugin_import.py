@@ -40,9 +40,10 @@ def _get_plugin(module_name: str, sources: list[str], **build_kwargs) -> ModuleT
     """
     load = cpp_extension.load
 
-    def load_and_register(name: str, *args, **kwargs) -> ModuleType:
+    def load_and_register(name: str, *args, **kwargs) -> ModuleType | str:
         module = load(name, *args, **kwargs)
-        sys.modules[name] = module  # By the name asked for: torch calls what it compiles again NAME_v1, NAME_v2, ...
+        # By the name asked for: torch calls what it compiles again NAME_v1, NAME_v2, ...
+        sys.modules[name] = module  # pyright: ignore[reportArgumentType]  # A path only of programs, which the host has none of.
         return module
 
     cpp_extension.load = load_and_register

@@ -27,4 +27,4 @@ def _sqrtm(A: np.ndarray, disp: bool) -> tuple[np.ndarray, float]:
     """Return the square root, and in place of its error estimate a NaN that nobody reads."""
     import scipy.linalg  # Only here, likewise.
 
-    return scipy.linalg.sqrtm(A), float('nan')
+    return scipy.linalg.sqrtm(A), float('nan')  # pyright: ignore[reportReturnType]  # A tuple only with `disp`.

@@ -1,5 +1,6 @@
 """Resampling on a CPU does no work that it then throws away."""
 
+import torch
 from torch.nn import functional
 from torch_utils.ops import upfirdn2d
 
@@ -23,7 +24,15 @@ def apply() -> None:
     upfirdn2d._upfirdn2d_ref = _upfirdn2d
 
 
-def _upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1):
+def _upfirdn2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | list[int] = 1,
+    down: int | list[int] = 1,
+    padding: int | list[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> torch.Tensor:
     """Upsample with zeros, pad, filter, downsample; arguments and result as of the host's `upfirdn2d`.
 
     On CUDA, and for what no StyleGAN2 asks for (no filter; up and down at once), it is the host's function.
@@ -33,10 +42,8 @@ def _upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1):
         return _host_function(x, f, up=up, down=down, padding=padding, flip_filter=flip_filter, gain=gain)
     left, right, top, bottom = upfirdn2d._parse_padding(padding)
     if f.ndim == 1:  # A separable filter: rows, then columns.
-        rows = dict(up=[up_x, 1], down=[down_x, 1], padding=[left, right, 0, 0])
-        columns = dict(up=[1, up_y], down=[1, down_y], padding=[0, 0, top, bottom])
-        x = _upfirdn2d(x, f[None, :], flip_filter=flip_filter, gain=gain, **rows)
-        return _upfirdn2d(x, f[:, None], flip_filter=flip_filter, **columns)
+        x = _upfirdn2d(x, f[None, :], [up_x, 1], [down_x, 1], [left, right, 0, 0], flip_filter, gain)
+        return _upfirdn2d(x, f[:, None], [1, up_y], [1, down_y], [0, 0, top, bottom], flip_filter)
 
     channels, height, width = x.shape[1:]
     filter_height, filter_width = f.shape

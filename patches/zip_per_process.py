@@ -26,7 +26,7 @@ def apply() -> None:
     def _get_zipfile(self: ImageFolderDataset) -> zipfile.ZipFile:
         if getattr(self, '_zipfile_pid', None) != os.getpid():
             self._zipfile = None  # Closes this process's copy of the descriptor only.
-            self._zipfile_pid = os.getpid()
+            self._zipfile_pid = os.getpid()  # pyright: ignore[reportAttributeAccessIssue]  # Ours.
         return open_zipfile(self)
 
     ImageFolderDataset._get_zipfile = _get_zipfile

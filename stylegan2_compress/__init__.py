@@ -22,7 +22,7 @@ _HOME = {
     'extend_train': 'stylegan2_compress.compression.train_py',
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]  # One list of names is enough.
 
 # Checkouts that an earlier version patched call `stylegan2_compress.options.extend_train`.
 options = sys.modules[f'{__name__}.options'] = sys.modules[__name__]

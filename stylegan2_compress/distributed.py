@@ -17,17 +17,17 @@ copies are equal, and so the backward pass needs no communication.
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 import torch
 import torch.distributed
+from torch.distributed import PrefixStore, ProcessGroup, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]  # Documented as public.
 from torch_utils import custom_ops, misc, training_stats
 
 from stylegan2_compress import errors
 
-Group = torch.distributed.ProcessGroup
-Store = torch.distributed.Store
+Group = ProcessGroup
 Result = TypeVar('Result')
 
 LOCALHOST = '127.0.0.1'
@@ -65,7 +65,7 @@ def local_device(name: str | None) -> torch.device:
     return device
 
 
-def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+def unwrapped(module: torch.nn.Module | None) -> Any:
     """The module inside DistributedDataParallel, or the module itself if it is not wrapped."""
     return module.module if isinstance(module, torch.nn.parallel.DistributedDataParallel) else module
 
@@ -101,12 +101,12 @@ def join_torchrun(device: str | None) -> None:
     """Join the other processes, if torchrun started this one. Only rank 0 prints from then on."""
     if torchrun_processes() is None or torch.distributed.is_initialized():
         return
-    store, own_rank, size = next(torch.distributed.rendezvous('env://'))
+    store, own_rank, size = next(rendezvous('env://'))
     if os.environ.get('GROUP_WORLD_SIZE') == '1':
         # On one machine, torchrun keeps its store when it starts processes again, and some versions of torch would find
         # the addresses of the previous processes in it.
         attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)
-        store = torch.distributed.PrefixStore(f'attempt {attempt}', store)
+        store = PrefixStore(f'attempt {attempt}', store)
     join(device, own_rank, size, store)
     if own_rank != 0:
         sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (for as long as the process lives)
@@ -141,13 +141,13 @@ def leave() -> None:
 
 def open_store() -> tuple[Store, int]:
     """A store on this machine through which processes find each other, and the port that they reach it on."""
-    store = torch.distributed.TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)
+    store = TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)
     return store, store.port
 
 
 def connect_to_store(port: int) -> Store:
     """The store that another process of this machine opened."""
-    return torch.distributed.TCPStore(LOCALHOST, port, is_master=False)
+    return TCPStore(LOCALHOST, port, is_master=False)
 
 
 # --- Without gradient -------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def check_consistency(modules: Iterable[torch.nn.Module | None]) -> None:
         misc.check_ddp_consistency(module)
 
 
-def broadcast_object(value: Result, device: torch.device | None = None) -> Result:
+def broadcast_object(value: Any, device: torch.device | None = None) -> Any:
     """The value of rank 0, which is pickled; those of the other processes are ignored.
 
     Args:

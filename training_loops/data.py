@@ -9,7 +9,7 @@ in as many rounds.
 import itertools
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -89,9 +89,12 @@ class ShuffledSampler(torch.utils.data.Sampler):
                     yield int(self.order(position // self.size)[position % self.size])
 
 
+Batches = Generator[list[tuple[torch.Tensor, torch.Tensor]], None, None]  # Of `real_batches`.
+
+
 def real_batches(
     training_set, share: Share, random_seed: int, start: int, device: torch.device, **loader_kwargs
-) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+) -> Batches:
     """Yield, for each batch, this process's rounds: images [batch_gpu, C, H, W] in [-1, 1], labels [batch_gpu, c_dim].
 
     Args:

@@ -16,10 +16,11 @@ from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import STATE_KIMG
 from stylegan2_compress.training_loops import data
 from stylegan2_compress.training_loops.interruption import Interruption
+from stylegan2_compress.training_loops.monitor import Collector
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase
 from stylegan2_compress.training_loops.run import Run
 from stylegan2_compress.training_loops.setup import set_up
-from stylegan2_compress.training_loops.snapshots import network_snapshot
+from stylegan2_compress.training_loops.snapshots import ImageGrid, network_snapshot
 
 
 def train(
@@ -164,8 +165,8 @@ def step(run: Run) -> None:
     progress.cur_nimg += options.batch_size
     progress.batch_idx += 1
     run.monitor.advance(options.batch_size)
-    if run.ada_stats is not None and progress.batch_idx % options.ada_interval == 0:
-        adapt_augmentation(run)
+    if run.augment_pipe is not None and run.ada_stats is not None and progress.batch_idx % options.ada_interval == 0:
+        adapt_augmentation(run.augment_pipe.p, run.ada_stats, options)
     run.done = run.is_complete
 
 
@@ -184,16 +185,16 @@ def update_average(G_ema, G, cur_nimg: int, batch_size: int, ema_kimg: float, em
     """Move G_ema towards G, as the host does: parameters with a half-life of `ema_kimg`, buffers at once."""
     ema_nimg = ema_kimg * 1000 if ema_rampup is None else min(ema_kimg * 1000, cur_nimg * ema_rampup)
     ema_beta = 0.5 ** (batch_size / max(ema_nimg, 1e-8))
-    torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), 1 - ema_beta)
+    weights, targets = list(G_ema.parameters()), list(G.parameters())
+    torch._foreach_lerp_(weights, targets, 1 - ema_beta)  # pyright: ignore[reportPrivateImportUsage]  # There is no other.
     for average, buffer in zip(G_ema.buffers(), G.buffers(), strict=True):
         average.copy_(buffer)
 
 
-def adapt_augmentation(run: Run) -> None:
-    """Move the strength of the augmentation towards the target of ADA (StyleGAN2-ADA, section 3)."""
-    options, p = run.options, run.augment_pipe.p
-    run.ada_stats.update()
-    direction = np.sign(run.ada_stats['Loss/signs/real'] - options.ada_target)
+def adapt_augmentation(p: torch.Tensor, ada_stats: Collector, options: SimpleNamespace) -> None:
+    """Move the strength p of the augmentation towards the target of ADA (StyleGAN2-ADA, section 3)."""
+    ada_stats.update()
+    direction = np.sign(ada_stats['Loss/signs/real'] - options.ada_target)
     change = direction * (options.batch_size * options.ada_interval) / (options.ada_kimg * 1000)
     p.copy_((p + change).clamp(min=0))
 
@@ -215,8 +216,8 @@ def tick(run: Run) -> None:
     if not run.done and options.abort_fn is not None and options.abort_fn():
         run.done = True
         print('\nAborting...')
-    if is_snapshot_due(run, options.image_snapshot_ticks) and options.rank == 0:
-        save_images(run)
+    if is_snapshot_due(run, options.image_snapshot_ticks) and run.grid is not None:
+        save_images(run, run.grid)
     if is_snapshot_due(run, options.network_snapshot_ticks):
         distributed.check_consistency(run.networks.values())
         evaluate(run, *save_snapshot(run))
@@ -232,10 +233,10 @@ def is_snapshot_due(run: Run, ticks: int | None) -> bool:
     return ticks is not None and (run.done or run.progress.cur_tick % ticks == 0)
 
 
-def save_images(run: Run) -> None:
+def save_images(run: Run, grid: ImageGrid) -> None:
     """Write the image grid of G_ema."""
     path = run.directory.fakes_path(run.progress.cur_nimg)
-    run.grid.save_fakes(run.G_ema, path, **devices.precision(run.device))
+    grid.save_fakes(run.G_ema, path, **devices.precision(run.device))
     run.monitor.report_image('Images/fakes', path, run.progress.cur_nimg)
 
 

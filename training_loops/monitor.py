@@ -76,7 +76,7 @@ class Monitor:
             unit='kimg',
             bar_format='{percentage:3.0f}% |{bar}| {n:.1f}/{total:g} kimg, {remaining} left{postfix}',
             file=sys.__stderr__,  # The host's Logger stands in for sys.stderr and would log the bar.
-            disable=not (self.is_rank_zero and sys.__stderr__.isatty()),
+            disable=not (self.is_rank_zero and sys.__stderr__ and sys.__stderr__.isatty()),
             smoothing=0.05,
         )
 

@@ -19,7 +19,8 @@ class Stopwatch:
         self.events = None
         if device.type == 'cuda':
             self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-        self.started = self.elapsed = None
+        self.started = 0.0
+        self.elapsed: float | None = None
 
     def start(self) -> None:
         """Start measuring; the last time is kept until `stop`."""

@@ -1,17 +1,20 @@
 """A run in progress: what its steps and ticks work on, and its state."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from training.networks import Generator
 
 from stylegan2_compress.runs.directory import RunDirectory
-from stylegan2_compress.training_loops.data import Share
+from stylegan2_compress.training_loops.data import Batches, Share
 from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase
 from stylegan2_compress.training_loops.snapshots import ImageGrid
+
+if TYPE_CHECKING:
+    from training.augment import AugmentPipe
 
 
 @dataclass
@@ -41,17 +44,17 @@ class Run:
     share: Share
     monitor: Monitor
     training_set: Any  # The host's dataset.
-    G: torch.nn.Module
+    G: Generator
     D: torch.nn.Module | None
-    G_ema: torch.nn.Module
-    augment_pipe: torch.nn.Module | None
+    G_ema: Generator
+    augment_pipe: 'AugmentPipe | None'
     ada_stats: Collector | None  # None where the strength of the augmentation is fixed.
     loss: Any  # With the host's `accumulate_gradients`.
     phases: list[Phase]
     averages: MovingAverages
     progress: Progress = field(default_factory=Progress)
     grid: ImageGrid | None = None  # On rank 0.
-    batches: Iterator | None = None  # See `data.real_batches`.
+    batches: Batches = field(init=False)  # See `data.real_batches`; set when it is known where the run goes on.
     done: bool = False
 
     @property

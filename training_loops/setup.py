@@ -2,11 +2,13 @@
 
 import copy
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import dnnlib
 import torch
 from torch_utils import misc
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
+from training.networks import Generator
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.host import devices, kernels
@@ -17,6 +19,9 @@ from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase, build_phases
 from stylegan2_compress.training_loops.run import Run
 from stylegan2_compress.training_loops.snapshots import ImageGrid
+
+if TYPE_CHECKING:
+    from training.augment import AugmentPipe
 
 
 def set_up(options: SimpleNamespace) -> Run:
@@ -115,7 +120,7 @@ def build_networks(options: SimpleNamespace, training_set, device: torch.device)
     return G, D, copy.deepcopy(G).eval()
 
 
-def copy_weights(resume_pkl: str, G: torch.nn.Module, D: torch.nn.Module | None, G_ema: torch.nn.Module) -> None:
+def copy_weights(resume_pkl: str, G: Generator, D: torch.nn.Module | None, G_ema: Generator) -> None:
     """Copy what a network pickle has for these networks, by name."""
     print(f'Resuming from "{resume_pkl}"')
     resume_data = pickles.load(resume_pkl)
@@ -125,7 +130,7 @@ def copy_weights(resume_pkl: str, G: torch.nn.Module, D: torch.nn.Module | None,
 
 
 def print_summaries(
-    G: torch.nn.Module, D: torch.nn.Module | None, G_ema: torch.nn.Module, batch: int, device: torch.device
+    G: Generator, D: torch.nn.Module | None, G_ema: Generator, batch: int, device: torch.device
 ) -> None:
     """Print layers and shapes."""
     z, c = torch.zeros([batch, G.z_dim], device=device), torch.zeros([batch, G.c_dim], device=device)
@@ -134,9 +139,7 @@ def print_summaries(
         misc.print_module_summary(D, [images, c])
 
 
-def build_augmentation(
-    options: SimpleNamespace, device: torch.device
-) -> tuple[torch.nn.Module | None, Collector | None]:
+def build_augmentation(options: SimpleNamespace, device: torch.device) -> tuple['AugmentPipe | None', Collector | None]:
     """The augmentation pipeline, and the statistics that ADA adapts its strength to; None where not in use."""
     if options.augment_kwargs is None or not (options.augment_p > 0 or options.ada_target is not None):
         return None, None
@@ -148,9 +151,9 @@ def build_augmentation(
 
 def build_training(
     options: SimpleNamespace,
-    G: torch.nn.Module,
+    G: Generator,
     D: torch.nn.Module | None,
-    augment_pipe: torch.nn.Module | None,
+    augment_pipe: 'AugmentPipe | None',
     device: torch.device,
 ) -> tuple[object, list[Phase]]:
     """The loss, and the phases of G and, if there is one, D."""
@@ -170,7 +173,7 @@ def build_training(
     return loss, build_phases([each for each in trained if each[1] is not None], device)
 
 
-def moved_by_forward_passes(G: torch.nn.Module, loss) -> list[torch.Tensor]:
+def moved_by_forward_passes(G: Generator, loss) -> list[torch.Tensor]:
     """The average of W, and that of path lengths where the loss regularises them as the host's does."""
     averages = [buffer for name, buffer in G.named_buffers() if name.endswith('w_avg')]
     return averages + [getattr(loss, name) for name in ('pl_mean',) if hasattr(loss, name)]

@@ -2,10 +2,11 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from training.networks import Discriminator
+from training.networks import Discriminator, Generator
 
 from stylegan2_compress.host import datasets
 from stylegan2_compress.images import grid, to_uint8
@@ -40,7 +41,7 @@ class ImageGrid:
         rnd = np.random.RandomState(0)
         count = self.rows * self.columns
         if not training_set.has_labels:
-            return list(np.resize(rnd.permutation(len(training_set)), count))
+            return np.resize(rnd.permutation(len(training_set)), count).tolist()
         by_label = {}
         for index in rnd.permutation(len(training_set)):
             by_label.setdefault(tuple(np.atleast_1d(training_set.get_details(index).raw_label)), []).append(index)
@@ -48,14 +49,14 @@ class ImageGrid:
         cells = []
         for row in range(self.rows):
             pool = by_label[labels[row % len(labels)]]
-            cells += list(np.resize(np.roll(pool, -self.columns * (row // len(labels))), self.columns))
+            cells += np.resize(np.roll(pool, -self.columns * (row // len(labels))), self.columns).tolist()
         return cells
 
     def save_reals(self, path: Path) -> None:
         """Write the real images to an image file."""
         grid(np.stack(self.reals), self.columns).save(path)
 
-    def save_fakes(self, G_ema: torch.nn.Module, path: Path, **synthesis_kwargs) -> None:
+    def save_fakes(self, G_ema: Generator, path: Path, **synthesis_kwargs) -> None:
         """Generate the images of the grid and write them to an image file."""
         with torch.no_grad():
             images = [G_ema(z=z, c=c, noise_mode='const', **synthesis_kwargs).cpu() for z, c in self.batches]
@@ -69,7 +70,7 @@ def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
         networks: G, D, G_ema and augment_pipe, copied. For a D that is None, the pickle has a placeholder.
         training_set_kwargs: of the host's dataset.
     """
-    data = {'training_set_kwargs': dict(training_set_kwargs)}
+    data: dict[str, Any] = {'training_set_kwargs': dict(training_set_kwargs)}
     for name, module in networks.items():
         data[name] = module and copy.deepcopy(module).eval().requires_grad_(False).cpu()
     if data['D'] is None:
@@ -77,7 +78,7 @@ def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
     return data
 
 
-def placeholder_discriminator(G: torch.nn.Module) -> torch.nn.Module:
+def placeholder_discriminator(G: Generator) -> Discriminator:
     """The smallest discriminator for G's images, untrained: the host's loader refuses pickles without one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import dnnlib
+
 from stylegan2_compress import distributed, pruning
 from stylegan2_compress.compression import plan as planning
 from stylegan2_compress.compression.options import DEFAULT_RATIO, DistillOptions
@@ -39,7 +41,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     check_resume(options.resume)
     if options.device is not None:
         devices.choose(options.device)  # Refuses one that is not available here.
-    plan = Plan('', {})
+    plan = Plan('', dnnlib.EasyDict())
     teacher = plan.resources.networks[options.teacher]
     require_generator(options.teacher, teacher)
     G = teacher['G_ema']
@@ -71,7 +73,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     return plan
 
 
-def set_options(args: dict, options: DistillOptions) -> None:
+def set_options(args: dnnlib.EasyDict, options: DistillOptions) -> None:
     """Put the options that the host's `train.py` lacks into a loop's arguments."""
     for opt_kwargs in (args.G_opt_kwargs, args.D_opt_kwargs):
         opt_kwargs.update(options.given('lr'))

@@ -8,6 +8,7 @@ import dnnlib
 import numpy as np
 import torch
 from tqdm import tqdm
+from training.networks import Generator
 
 from stylegan2_compress import distributed, embeddings, pickles
 from stylegan2_compress.arguments import require_choice
@@ -62,7 +63,7 @@ def plan_search(options: TicketOptions) -> Plan:
     check_names(options)
     check_resume(options.resume)
     device = devices.choose(options.device)
-    plan = Plan('', {})
+    plan = Plan('', dnnlib.EasyDict())
     plan.resources.embedding(options.eval_embedding or options.embedding, 'cpu')
     G = None if options.teacher is None else teacher_generator(plan, options.teacher)
     given = options.host_options()
@@ -72,7 +73,7 @@ def plan_search(options: TicketOptions) -> Plan:
     # In FP32, as published, and as masked networks compute in any case.
     plan.name, plan.args = configurations.loop_arguments(options.data, aug='noaug', fp32=True, gpus=gpus, **given)
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
-    set_generator(plan, options, G)
+    set_generator(plan, options)
     set_options(plan.args, options, device)
     loss_args = planning.values_of(LOSS, MomentMatchingLoss, options.loss_args)
     loss_args.setdefault('embedding', options.embedding)
@@ -98,7 +99,7 @@ def check_names(options: TicketOptions) -> None:
         require_choice('--score-init', options.score_init, masks.SCORE_INITS)
 
 
-def teacher_generator(plan: Plan, teacher: str) -> torch.nn.Module:
+def teacher_generator(plan: Plan, teacher: str) -> Generator:
     """The G_ema whose weights are masked."""
     data = plan.resources.networks[teacher]
     require_generator(teacher, data)
@@ -108,13 +109,14 @@ def teacher_generator(plan: Plan, teacher: str) -> torch.nn.Module:
     return G
 
 
-def set_generator(plan: Plan, options: TicketOptions, G: torch.nn.Module | None) -> None:
+def set_generator(plan: Plan, options: TicketOptions) -> None:
     """Put the masked generator into a loop's arguments: of a teacher's weights, or of random ones."""
     args = plan.args
-    if G is None:
+    if options.teacher is None:
         use_shape(args, options.shape())
         args.G_kwargs.weight_init = options.weight_init
     else:
+        G = teacher_generator(plan, options.teacher)
         check_against_data('--teacher', options.teacher, G, args.training_set_kwargs)
         precision = Precision.of_generator(args.G_kwargs)
         args.G_kwargs = constructor_arguments(G)
@@ -125,7 +127,7 @@ def set_generator(plan: Plan, options: TicketOptions, G: torch.nn.Module | None)
     args.G_kwargs.update(options.given('score_init'))
 
 
-def set_options(args: dict, options: TicketOptions, device: torch.device) -> None:
+def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.device) -> None:
     """Put optimizer, lengths, loop and device into a loop's arguments."""
     args.G_opt_kwargs = dnnlib.EasyDict(class_name='torch.optim.Adam', lr=options.lr, betas=BETAS, eps=1e-8)
     args.G_reg_interval = None
@@ -136,7 +138,7 @@ def set_options(args: dict, options: TicketOptions, device: torch.device) -> Non
         devices.prepare_for_cpu(args)
 
 
-def use_shape(args: dict, shape: dict[str, int]) -> None:
+def use_shape(args: dnnlib.EasyDict, shape: dict[str, int]) -> None:
     """Put the sizes that were asked for in the place of the configuration's."""
     resolution = args.training_set_kwargs.resolution
     if shape.get('channel_base', resolution) < resolution:
@@ -150,7 +152,7 @@ def use_shape(args: dict, shape: dict[str, int]) -> None:
         place[key] = value
 
 
-def build(G_kwargs: dict, training_set_kwargs: dict) -> torch.nn.Module:
+def build(G_kwargs: dict, training_set_kwargs: dict) -> masks.ScoreMaskedGenerator:
     """The generator that the loop will build.
 
     Raises:
@@ -168,7 +170,7 @@ def build(G_kwargs: dict, training_set_kwargs: dict) -> torch.nn.Module:
         raise UserError(f'--masked, --unmasked: {error}.') from error
 
 
-def starting_networks(G: masks.ScoreMaskedGenerator, dense: torch.nn.Module, training_set_kwargs: dict) -> dict:
+def starting_networks(G: masks.ScoreMaskedGenerator, dense: Generator, training_set_kwargs: dict) -> dict:
     """Contents of the network pickle that a search in a teacher's weights starts from."""
     baking.put_weights(G, dense)
     networks = dict(G=G, G_ema=G, D=None, augment_pipe=None)

@@ -52,9 +52,12 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
     if on_cpu and loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} runs on CUDA only; leave the option out to train on this machine.')
 
-    if options.student is not None or student is not None:
-        use_networks(plan, options, student)
-        args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
+    if student is not None:
+        plan.student = dict(student)
+        use_networks(plan, options.teacher or 'the student', student)
+    elif options.student is not None:
+        args.resume_pkl = options.student
+        use_networks(plan, options.student, plan.resources.networks[options.student])
     check_batch(args)
     use_loss(plan, HOST_LOSS if options.loss is None else options.loss, options.loss_args, options.teacher)
     if options.loss is not None:
@@ -101,21 +104,24 @@ def is_loop(candidate) -> bool:
     return any(each.name == 'run_dir' or each.kind == each.VAR_KEYWORD for each in parameters)
 
 
-def use_networks(plan: Plan, options: MethodOptions, student: Mapping | None) -> None:
-    """Take the shapes of G and D from a network pickle, and its weights as the start. The precision stays the run's."""
+def use_networks(plan: Plan, name: str, data: Mapping) -> None:
+    """Take the shapes of G and D from a network pickle, and its weights as the start. The precision stays the run's.
+
+    Args:
+        plan: whose `args` get `G_kwargs` and `D_kwargs`.
+        name: of the network file, for errors.
+        data: its contents.
+
+    Raises:
+        UserError: they cannot be trained, or not with this data.
+    """
     args = plan.args
     precision = Precision.of_generator(args.G_kwargs)
-    if student is None:
-        data, name = plan.resources.networks[options.student], options.student
-        args.resume_pkl = options.student
-    else:
-        data, name = student, options.teacher
-        plan.student = dict(student)
     require_generator(name, data)
     for network in ('G', 'D'):
         if data[network] is None:
             raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
-    if student is None:  # Else it is the teacher's, which is compared with the data itself.
+    if plan.student is None:  # Else it is the teacher's, which is compared with the data itself.
         check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
     freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')
     args.G_kwargs = constructor_arguments(data['G'])
@@ -124,6 +130,7 @@ def use_networks(plan: Plan, options: MethodOptions, student: Mapping | None) ->
         args.D_kwargs.setdefault('block_kwargs', {})['freeze_layers'] = freeze
     precision.put_into_generator(args.G_kwargs)
     precision.put_into_discriminator(args.D_kwargs)
+    args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
 
 
 def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, Any], teacher: str | None = None) -> None:

@@ -33,7 +33,7 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
             f'{options.teacher} has no discriminator, without which the host opens no pickle: name one that has.'
         )
     if options.widths is None:
-        widths = pruning.widths_for_ratio(G_ema, options.ratio)
+        widths = pruning.widths_for_ratio(G_ema, options.ratio)  # pyright: ignore[reportArgumentType]  # One is given.
     else:
         widths = pruning.widths_from_text(G_ema, options.widths)
     G_ema.to(device)

@@ -24,13 +24,11 @@ def write_statistics(options: StatsOptions) -> str:
     if options.data is not None:
         _training_set, training_set_kwargs = datasets.open_training_set(options.data)
         training_set_kwargs.update(xflip=options.mirror)
-    if options.teacher is None:
-        source = sources.DatasetImages(training_set_kwargs, seed=options.seed, device=device)
-    else:
+    if options.teacher is not None:
         networks = Networks()
         require_generator(options.teacher, networks[options.teacher])
         G = networks[options.teacher]['G_ema']
-        if options.data is not None:
+        if training_set_kwargs is not None:
             training_set_kwargs.update(use_labels=G.c_dim > 0)
             check_against_data('--teacher', options.teacher, G, training_set_kwargs)
         source = sources.TeacherImages(
@@ -41,6 +39,8 @@ def write_statistics(options: StatsOptions) -> str:
             training_set_kwargs=training_set_kwargs,
             device=device,
         )
+    else:
+        source = sources.DatasetImages(training_set_kwargs, seed=options.seed, device=device)  # pyright: ignore[reportArgumentType]  # Without a teacher there are data.
     samples = options.samples or source.size or max(dime.TEACHER_SAMPLES, options.bank)
     sources.check_size(source, '--samples', samples)
     if options.bank > samples:

@@ -2,6 +2,9 @@
 
 import os
 import types
+from typing import Any, Protocol
+
+import dnnlib
 
 from stylegan2_compress import distributed, host
 from stylegan2_compress.arguments import click_options
@@ -32,7 +35,17 @@ TRAIN_EXAMPLES = """
 """
 
 
-def extend_train(module: types.ModuleType) -> None:
+class HostTrain(Protocol):
+    """The host's `train.py` as a module: the names that are used or replaced here."""
+
+    __file__: str
+    main: Any  # A click command that has a callback and a help text.
+    UserError: type[Exception]
+    setup_training_loop_kwargs: Any
+    training_loop: Any
+
+
+def extend_train(module: HostTrain) -> None:
     """Give the host's `train.py`, imported as `module`, our options. The lines of `patches/train.patch` call this.
 
     The command keeps everything it had. Three names of the module are replaced: `main`'s callback takes our options
@@ -44,7 +57,7 @@ def extend_train(module: types.ModuleType) -> None:
     host_callback = module.main.callback
     host_setup = module.setup_training_loop_kwargs
     our_options = click_options(MethodOptions)
-    plan = Plan('', {})
+    plan = Plan('', dnnlib.EasyDict())
 
     def callback(outdir, dry_run, **params):
         options = MethodOptions(**{option.name: params.pop(option.name) for option in our_options})

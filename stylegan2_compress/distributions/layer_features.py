@@ -103,7 +103,7 @@ def reference_moments(
     Args:
         features: computed for each image.
         source: a teacher's or a data set's images.
-        samples: number of images; None for all of a data set.
+        samples: number of images; None for all of a source that has a limit.
         classes: number of labels, each of which gets its own moments (over its share of `samples`); 0 for moments of
             all images together.
 
@@ -117,8 +117,10 @@ def reference_moments(
     means, variances = [], []
     for label, part in enumerate(parts):
         count = part.size if samples is None else -(-samples // len(parts))
-        if part.size is not None:
-            count = min(count, part.size) if classes else count
+        if count is None:
+            raise ValueError('There is no limit of images: say how many samples.')
+        if part.size is not None and classes:
+            count = min(count, part.size)
         if count < 2:
             which = f' of label {label}' if classes else ''
             raise UserError(f'There are {count} images{which}: a variance needs at least two.')

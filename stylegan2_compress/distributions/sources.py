@@ -9,6 +9,7 @@ import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import dnnlib
 import numpy as np
@@ -31,7 +32,7 @@ class Source(ABC):
     """
 
     device: torch.device
-    facts: dict[str, object]
+    facts: dict[str, Any]
     size: int | None
     chunk: int
 
@@ -115,6 +116,7 @@ class DatasetImages(Source):
         device: where the images go.
     """
 
+    size: int
     chunk = 32
 
     def __init__(self, training_set_kwargs: Mapping, *, seed: int = 0, device: torch.device | str = 'cpu'):

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +16,32 @@ from tqdm import tqdm
 from stylegan2_compress import distributed, files
 from stylegan2_compress.distributions.moments import MomentAccumulator
 from stylegan2_compress.distributions.sources import Source, check_size
-from stylegan2_compress.embeddings import Embedding
+from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.errors import UserError
 
 FEATURE_BYTES = 2**28  # Of one embedding's features at a time: of all layers of VGG-19, an image of 256 px has 77 MB.
+
+
+class Features(Protocol):
+    """What statistics need of an embedding.
+
+    Attributes:
+        spec: canonical spec string.
+        dim: width of the feature vectors.
+        preprocessing: how images are prepared.
+        fingerprint: SHA-256 of all that determines the features, in hexadecimal.
+    """
+
+    spec: str
+    dim: int
+    preprocessing: Preprocessing
+
+    @property
+    def fingerprint(self) -> Any: ...  # A string; a cached_property is not seen as one.
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [N, dim] of images [N, C, H, W] in [-1, 1]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +58,7 @@ class Statistics:
 
 
 def reference_statistics(
-    source: Source, embeddings: Sequence[Embedding], *, samples: int, bank: int = 0
+    source: Source, embeddings: Sequence[Features], *, samples: int, bank: int = 0
 ) -> list[Statistics]:
     """Moments and features of each embedding over the first images of a source (DiME, arXiv 2405.11614).
 
@@ -69,9 +92,7 @@ def reference_statistics(
 
 
 @torch.no_grad()
-def compute_statistics(
-    source: Source, embeddings: Sequence[Embedding], samples: int, bank: int = 0
-) -> list[Statistics]:
+def compute_statistics(source: Source, embeddings: Sequence[Features], samples: int, bank: int = 0) -> list[Statistics]:
     """`reference_statistics` without the cache: in float64, with memory that does not grow with `samples`."""
     check_size(source, 'samples', samples)
     group = distributed.world()
@@ -82,7 +103,7 @@ def compute_statistics(
     if rank == 0:
         print(f'Computing reference statistics over {samples:,} images...')
     # The host's Logger replaces sys.stderr and would log the bar.
-    quiet = rank != 0 or not sys.__stderr__.isatty()
+    quiet = rank != 0 or not (sys.__stderr__ and sys.__stderr__.isatty())
     for index in tqdm(chunks, desc='Reference statistics', file=sys.__stderr__, disable=quiet):
         start = index * source.chunk
         images = source.draw(index)[0][: samples - start]
@@ -102,7 +123,7 @@ def compute_statistics(
     return [Statistics(*accumulator.moments(), kept) for accumulator, kept in zip(accumulators, banks, strict=True)]
 
 
-def images_at_a_time(embedding: Embedding) -> int:
+def images_at_a_time(embedding: Features) -> int:
     """Of how many images features are computed together: as many as `FEATURE_BYTES` hold."""
     return max(FEATURE_BYTES // (4 * embedding.dim), 1)
 
@@ -114,7 +135,7 @@ def write_statistics(
     path: str | Path,
     source: Source,
     samples: int,
-    embeddings: Sequence[Embedding],
+    embeddings: Sequence[Features],
     statistics: Sequence[Statistics],
 ) -> None:
     """Write an NPZ file of statistics, with a key that names everything that determines them.
@@ -133,7 +154,7 @@ def write_statistics(
         'images': source.facts | {'samples': samples},
         'embeddings': [_embedding_facts(embedding) for embedding in embeddings],
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         f'{index}/{name}': array.cpu().numpy()
         for index, (_, each) in enumerate(zip(embeddings, statistics, strict=True))
         for name, array in [('m1', each.m1), ('m2', each.m2), ('bank', each.bank)]
@@ -143,7 +164,7 @@ def write_statistics(
 
 
 def read_statistics(
-    path: str | Path, source: Source, embedding: Embedding, samples: int | None = None, bank: int | None = 0
+    path: str | Path, source: Source, embedding: Features, samples: int | None = None, bank: int | None = 0
 ) -> Statistics:
     """Read the statistics of one embedding over a source's images.
 
@@ -184,13 +205,13 @@ def read_statistics(
     return Statistics(m1, m2, features[:bank])
 
 
-def cache_path(source: Source, embedding: Embedding, samples: int, bank: int) -> Path:
+def cache_path(source: Source, embedding: Features, samples: int, bank: int) -> Path:
     """Path of the cache file of these statistics, whether or not it exists."""
     key = json.dumps([source.facts, samples, bank, _embedding_facts(embedding)])
     return files.cache_dir('statistics') / f'{hashlib.sha256(key.encode()).hexdigest()}.npz'
 
 
-def _read_cache(source: Source, embedding: Embedding, samples: int, bank: int) -> Statistics | None:
+def _read_cache(source: Source, embedding: Features, samples: int, bank: int) -> Statistics | None:
     """Cached statistics, or None if the file is missing, damaged or of something else."""
     try:
         return read_statistics(cache_path(source, embedding, samples, bank), source, embedding, samples, bank)
@@ -218,7 +239,7 @@ def _shortened(fact: object) -> str:
     return str(fact)[:8] if len(str(fact)) == 64 else str(fact)
 
 
-def _embedding_facts(embedding: Embedding) -> dict[str, str]:
+def _embedding_facts(embedding: Features) -> dict[str, str]:
     """Everything that determines an embedding's features, by the names that error messages use."""
     return {
         'embedding': embedding.spec,

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class Embedding(nn.Module):
         preprocessing: how images are prepared for the network.
         network: the frozen network, in eval mode, on the device it was loaded to.
     """
+
+    network: nn.Module
 
     def __init__(self, spec: Spec, network: nn.Module, own: Preprocessing, device: torch.device):
         """Wrap a network.
@@ -70,7 +73,11 @@ class Embedding(nn.Module):
     @property
     def has_layers(self) -> bool:
         """Whether the network exposes its layers."""
-        return hasattr(self.network, 'layers')
+        return self._layers is not None
+
+    @property
+    def _layers(self) -> Callable[[Tensor], list[Tensor]] | None:
+        return getattr(self.network, 'layers', None)
 
     def layers(self, images: Tensor) -> list[Tensor]:
         """Intermediate feature maps of the network, for images as in `forward`; never compiled.
@@ -81,9 +88,9 @@ class Embedding(nn.Module):
         Raises:
             UserError: the network exposes no layers.
         """
-        if not self.has_layers:
+        if self._layers is None:
             raise UserError(f'Embedding {self.spec} exposes no layers: use one that does, such as efficientnet_lite0.')
-        return [maps.to(self._outside_dtype) for maps in self._run(self.network.layers, self._prepare(images))]
+        return [maps.to(self._outside_dtype) for maps in self._run(self._layers, self._prepare(images))]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,7 +110,7 @@ class Embedding(nn.Module):
         resized = self.preprocessing.resize(images.to(self._outside_dtype))
         return (resized * self._factor + self._offset).to(self._dtype)  # Broadcasts one channel to three.
 
-    def _run(self, function: Callable, x: Tensor) -> Tensor | list[Tensor]:
+    def _run(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
         """`function(x)`, with `checkpoint` in parts of the batch whose activations the backward pass recomputes."""
         if not self._checkpoint:
             return function(x)

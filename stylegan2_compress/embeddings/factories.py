@@ -20,7 +20,8 @@ def load_hub(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing
     repo, _, entry = spec.rest.rpartition(':')
     local = os.path.isdir(repo)
     try:
-        network = torch.hub.load(repo, entry, source='local' if local else 'github', trust_repo=True)
+        source = 'local' if local else 'github'
+        network = torch.hub.load(repo, entry, source=source, trust_repo=True)  # pyright: ignore[reportArgumentType]  # Documented.
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         where = f'directory {repo!r}' if local else f'https://github.com/{repo.partition(":")[0]}'
         raise UserError(

@@ -4,6 +4,7 @@ import os
 import re
 import types
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class HuggingFace(nn.Module):
 
     def __init__(self, model: nn.Module, pooled: bool):
         super().__init__()
-        self.model = model
+        self.model: Any = model  # Which methods it has depends on its kind.
         self.pooled = pooled
         for name in ('text_model', 'text_projection'):
             if hasattr(model, name):

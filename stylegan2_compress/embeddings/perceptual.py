@@ -23,7 +23,8 @@ def perceptual_distance(embedding: Embedding, x: torch.Tensor, y: torch.Tensor) 
         UserError: the network exposes no layers.
     """
     layers = list(zip(embedding.layers(x), embedding.layers(y), strict=True))
-    return sum((_unit(a) - _unit(b)).square().sum(dim=1).mean(dim=(1, 2)) for a, b in layers) / len(layers)
+    distances = [(_unit(a) - _unit(b)).square().sum(dim=1).mean(dim=(1, 2)) for a, b in layers]
+    return sum(distances) / len(distances)  # pyright: ignore[reportReturnType]  # The sum of no layers would be 0.
 
 
 def _unit(maps: torch.Tensor) -> torch.Tensor:

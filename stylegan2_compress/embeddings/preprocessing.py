@@ -1,13 +1,22 @@
 """Preparing images for a network: size, resampling, mean and standard deviation."""
 
 import dataclasses
+from typing import TypedDict
 
 import torch.nn.functional as F
 from torch import Tensor
 
-IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-CLIP = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
-SIGNED = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # [-1, 1] images, as the host's generators make them.
+
+class Normalization(TypedDict):
+    """Mean and standard deviation per colour channel, as keyword arguments of `Preprocessing`."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+CLIP = Normalization(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+SIGNED = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # [-1, 1] images, as the host's generators make them.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +33,8 @@ class Preprocessing:
     """
 
     size: int | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     filter: str = 'bicubic'
     antialias: bool = True
     fixed: bool = False

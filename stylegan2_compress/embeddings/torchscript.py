@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,9 +101,10 @@ def _is_url(location: str) -> bool:
     return re.match('(https?|file)://', location) is not None
 
 
-def _graphs(archive: torch.jit.ScriptModule) -> Iterator[torch.Graph]:
+def _graphs(archive: torch.jit.ScriptModule) -> Iterator[Any]:  # Of torch.Graph, which is typed without its methods.
     """The graphs of all methods of an archive and its submodules, before anything has run."""
-    for module in archive.modules():
+    modules: Iterator[Any] = archive.modules()
+    for module in modules:
         for name in module._c._method_names():
             yield module._c._get_method(name).graph
 

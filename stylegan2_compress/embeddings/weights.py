@@ -52,7 +52,7 @@ def fill(network: nn.Module, spec: Spec, path: str, renamed: Callable[[str], str
     """
     try:
         weights: dict[str, Tensor] = torch.load(path, map_location='cpu', weights_only=True)
-        network.load_state_dict({renamed(name): tensor for name, tensor in weights.items() if renamed(name)})
+        network.load_state_dict({new: tensor for name, tensor in weights.items() if (new := renamed(name))})
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
         raise UserError(
             f'Embedding {spec} cannot use {path!r}: it does not hold the weights of {spec.name}.'

@@ -2,6 +2,7 @@
 
 import torch
 from tqdm import tqdm
+from training.networks import Generator
 
 from stylegan2_compress import embeddings
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
@@ -24,11 +25,12 @@ class Agreement(Metric):
     """
 
     of_teacher = False
+    samples: int
 
     def __init__(self, spec: str | None, samples: int | None):
         super().__init__(samples or SAMPLES)
         self.spec = None if spec is None else str(embeddings.parse(spec))
-        self.name = f'agreement{count_text(self.samples)}' + (f'_{slug(self.spec)}' if spec else '')
+        self.name = f'agreement{count_text(self.samples)}' + (f'_{slug(self.spec)}' if self.spec else '')
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -47,7 +49,7 @@ class Agreement(Metric):
         return dict(embedding=self.embedding.spec, fingerprint=self.embedding.fingerprint)
 
     @torch.no_grad()
-    def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
+    def measure(self, G: Generator, seed: int) -> dict[str, float]:
         teacher = self.setting.teacher.to(self.setting.device)
         z = samples.latents(teacher, self.samples, seed)
         c = samples.draw_labels(self.setting.training_set_kwargs, teacher.c_dim, self.samples, seed)

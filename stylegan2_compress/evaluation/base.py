@@ -2,8 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from training.networks import Generator
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,7 @@ class Setting:
 
     training_set_kwargs: dict  # Arguments of the host's data set, as its calc_metrics.py makes them.
     device: torch.device
-    teacher: torch.nn.Module  # The first generator.
+    teacher: 'Generator'  # The first generator.
     reals: dict = field(default_factory=dict)  # Features of all images of the data, by the embedding's fingerprint.
     latest: dict = field(default_factory=dict)  # The features computed last, for metrics of the same images.
 
@@ -48,5 +52,5 @@ class Metric(ABC):
         return {}
 
     @abstractmethod
-    def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
+    def measure(self, G: 'Generator', seed: int) -> dict[str, float]:
         """Results by name for a generator in eval mode on the setting's device. Shows progress."""

@@ -18,7 +18,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     sigma_x, sigma_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    eigenvalues = scipy.linalg.eigvals(sigma_x @ sigma_y).real.clip(min=0)
+    eigenvalues = np.real(scipy.linalg.eigvals(sigma_x @ sigma_y)).clip(min=0)
     difference = x.mean(axis=0) - y.mean(axis=0)
     return float(difference @ difference + np.trace(sigma_x) + np.trace(sigma_y) - 2 * np.sqrt(eigenvalues).sum())
 
@@ -38,10 +38,10 @@ def kernel_distance(
         The distance, which may be slightly below 0 for equal distributions.
     """
     size = min(size, len(x), len(y))
-    x, y = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
+    sets = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
     total = 0.0
     for _ in range(subsets):
-        mine, theirs = (each[rnd.choice(len(each), size, replace=False)] for each in (x, y))
+        mine, theirs = (each[rnd.choice(len(each), size, replace=False)] for each in sets)
         total += mmd.mmd2(mine, theirs, mmd.cubic).item()
     return total / subsets
 
@@ -64,13 +64,12 @@ def density_coverage(
     Returns:
         Density, coverage.
     """
-    real, fake = (torch.as_tensor(each, dtype=torch.float32, device=device) for each in (real, fake))
+    reals, fakes = (torch.as_tensor(each, dtype=torch.float32, device=device) for each in (real, fake))
     inside = covered = 0
-    for centres in real.split(rows):
-        radii = (
-            torch.cdist(centres, real).kthvalue(neighbours + 1, dim=1, keepdim=True).values
-        )  # The nearest is the vector itself.
-        hits = torch.cdist(centres, fake) < radii
+    for centres in reals.split(rows):
+        # The nearest is the vector itself.
+        radii = torch.cdist(centres, reals).kthvalue(neighbours + 1, dim=1, keepdim=True).values
+        hits = torch.cdist(centres, fakes) < radii
         inside += hits.sum().item()
         covered += hits.any(dim=1).sum().item()
-    return inside / (neighbours * len(fake)), covered / len(real)
+    return inside / (neighbours * len(fakes)), covered / len(reals)

@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 import dnnlib
 import numpy as np
-import torch
+from training.networks import Generator
 
 from stylegan2_compress import embeddings
 from stylegan2_compress.errors import UserError
@@ -28,6 +28,7 @@ class EmbeddingMetric(Metric):
     """
 
     kind: str
+    samples: int
 
     def __init__(self, spec: str, samples: int | None):
         super().__init__(samples or HOST_SAMPLES)
@@ -45,7 +46,7 @@ class EmbeddingMetric(Metric):
     def facts(self) -> dict[str, object]:
         return dict(embedding=self.embedding.spec, fingerprint=self.embedding.fingerprint)
 
-    def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
+    def measure(self, G: Generator, seed: int) -> dict[str, float]:
         kwargs, device = self.setting.training_set_kwargs, self.setting.device
         fingerprint, reals = self.embedding.fingerprint, self.setting.reals
         if fingerprint not in reals:

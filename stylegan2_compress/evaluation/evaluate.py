@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import dnnlib
 import numpy as np
 import torch
+from training.networks import Generator
 
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
@@ -90,7 +91,7 @@ def evaluate(
     return measured
 
 
-def _measure(metric: Metric, G: torch.nn.Module, seed: int, file: str | None, data: str) -> dict[str, float]:
+def _measure(metric: Metric, G: Generator, seed: int, file: str | None, data: str) -> dict[str, float]:
     """Results of one metric with one seed. Writes a record beside the file, if there is one."""
     start = time.time()
     results = metric.measure(G, seed)
@@ -110,7 +111,7 @@ def _measure(metric: Metric, G: torch.nn.Module, seed: int, file: str | None, da
     return results
 
 
-def _check_data(file: str, G: torch.nn.Module, data: str, training_set, label_dim: int) -> None:
+def _check_data(file: str, G: Generator, data: str, training_set, label_dim: int) -> None:
     """Refuse a generator whose images or labels are not like those of the data."""
     for what, mine, theirs in [
         ('images of resolution', G.img_resolution, training_set.resolution),
@@ -123,7 +124,7 @@ def _check_data(file: str, G: torch.nn.Module, data: str, training_set, label_di
             )
 
 
-def _check_latents(file: str, G: torch.nn.Module, first_file: str, first: torch.nn.Module) -> None:
+def _check_latents(file: str, G: Generator, first_file: str, first: Generator) -> None:
     """Refuse a generator that takes other latents than the first."""
     if (G.z_dim, G.c_dim) != (first.z_dim, first.c_dim):
         raise UserError(
@@ -141,7 +142,7 @@ def table(results: list[Measured]) -> str:
             row[name] = _spread(values)
             first = results[0].values.get(name)
             if first and result is not results[0]:
-                row[name] += f' ({_signed(np.mean(values) - np.mean(first))})'
+                row[name] += f' ({_signed(float(np.mean(values) - np.mean(first)))})'
         rows.append(row)
     return render(rows, 'text')
 
@@ -150,7 +151,7 @@ def _spread(values: list[float]) -> str:
     """A single number, or mean ± standard deviation (of the sample) of several."""
     if len(values) == 1:
         return number(values[0])
-    return f'{number(np.mean(values))} ± {number(np.std(values, ddof=1))}'
+    return f'{number(float(np.mean(values)))} ± {number(float(np.std(values, ddof=1)))}'
 
 
 def _signed(value: float) -> str:

@@ -10,6 +10,7 @@ import dnnlib
 import numpy as np
 import torch
 from tqdm import tqdm
+from training.networks import Generator
 
 from stylegan2_compress import files
 from stylegan2_compress.embeddings import Embedding
@@ -74,7 +75,7 @@ def _read(path: Path, key: str) -> np.ndarray | None:
 
 
 def generator_features(
-    embedding: Embedding, G: torch.nn.Module, labels: torch.Tensor, seed: int, device: torch.device
+    embedding: Embedding, G: Generator, labels: torch.Tensor, seed: int, device: torch.device
 ) -> np.ndarray:
     """Features [count, dim] of a generator's images, one for each of the labels [count, c_dim]."""
     images = samples.fakes(G, samples.latents(G, len(labels), seed), labels, noise_seed=seed)

@@ -19,6 +19,7 @@ from metrics import (
     precision_recall,
 )
 from tqdm import tqdm
+from training.networks import Generator
 
 from stylegan2_compress.embeddings.torchscript import INCEPTION, VGG16
 from stylegan2_compress.errors import UserError
@@ -47,6 +48,8 @@ class HostMetric(Metric):
         samples: number of images to generate; None for the host's 50,000.
     """
 
+    samples: int
+
     def __init__(self, metric: str, samples: int | None):
         super().__init__(samples or HOST_SAMPLES)
         self.metric = metric
@@ -56,7 +59,7 @@ class HostMetric(Metric):
         super().prepare(setting)
         require_detector(self.metric)
 
-    def measure(self, G: torch.nn.Module, seed: int) -> dict[str, float]:
+    def measure(self, G: Generator, seed: int) -> dict[str, float]:
         with tqdm(total=1000, desc=self.name, leave=False, disable=None, bar_format='{l_bar}{bar}| {elapsed}') as bar:
             progress = metric_utils.ProgressMonitor(progress_fn=lambda done, _total: bar.update(done - bar.n))
             with generating(self.samples), seeding(seed):

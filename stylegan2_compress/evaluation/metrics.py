@@ -51,7 +51,7 @@ def _metric(name: str, samples: int | None) -> Metric:
         return METRICS[f'{kind}:EMBEDDING'](spec, samples)
     build = registry.lookup('--metrics', name, METRICS)
     metric = build(samples) if name in METRICS or _is_metric(build) else None
-    if not isinstance(getattr(metric, 'name', None), str):
+    if metric is None or not isinstance(getattr(metric, 'name', None), str):
         raise UserError(
             f'--metrics={name} is not a metric: name a subclass of stylegan2_compress.evaluation.base.Metric whose '
             'instances have a `name`.'

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import dnnlib
 import numpy as np
 import torch
+from training.networks import Generator
 
 from stylegan2_compress.host import datasets
 from stylegan2_compress.host.devices import precision
 from stylegan2_compress.images import to_uint8
 
 
-def generate(G, count: int, seed: int, batch: int = 100) -> tuple[torch.Tensor, torch.Tensor]:
+def generate(G: Generator, count: int, seed: int, batch: int = 100) -> tuple[torch.Tensor, torch.Tensor]:
     """Images [count, C, H, W] in [-1, 1], quantised to 8 bits as in files, and their labels [count, c_dim].
 
     The same seed gives the same z for all generators with equal z_dim. Labels cycle through the classes.
@@ -20,14 +21,14 @@ def generate(G, count: int, seed: int, batch: int = 100) -> tuple[torch.Tensor, 
     return torch.cat([images.cpu() for images in fakes(G, latents(G, count, seed), c, batch=batch)]), c
 
 
-def latents(G: torch.nn.Module, count: int, seed: int) -> torch.Tensor:
+def latents(G: Generator, count: int, seed: int) -> torch.Tensor:
     """z [count, z_dim], the same for all generators with equal z_dim."""
     return torch.from_numpy(np.random.RandomState(seed).standard_normal([count, G.z_dim])).float()
 
 
 @torch.no_grad()
 def fakes(
-    G: torch.nn.Module, z: torch.Tensor, c: torch.Tensor, noise_seed: int | None = None, batch: int = 64
+    G: Generator, z: torch.Tensor, c: torch.Tensor, noise_seed: int | None = None, batch: int = 64
 ) -> Iterator[torch.Tensor]:
     """Batches of a generator's images [N, C, H, W] in [-1, 1], quantised to 8 bits as in files.
 

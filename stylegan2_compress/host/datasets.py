@@ -10,8 +10,8 @@ from pathlib import Path
 
 import dnnlib
 import numpy as np
-import torch
 from training.dataset import Dataset
+from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
 
@@ -106,7 +106,7 @@ def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
     return training_set, kwargs
 
 
-def metric_dataset_kwargs(path: str, G: torch.nn.Module, mirror: bool) -> dict:
+def metric_dataset_kwargs(path: str, G: Generator, mirror: bool) -> dict:
     """Data set arguments for the host's metrics, as its calc_metrics.py makes them for a generator.
 
     Their order matters: the host's cache of data statistics depends on it.

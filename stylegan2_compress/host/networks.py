@@ -99,7 +99,7 @@ def require_generator(file: str, data: Mapping[str, Any]) -> None:
         )
 
 
-def check_against_data(option: str, file: str, G: Generator, training_set_kwargs: dict) -> None:
+def check_against_data(option: str, file: str, G: Generator, training_set_kwargs: Mapping[str, Any]) -> None:
     """Check that a generator makes images and takes labels like those of the training set.
 
     Args:

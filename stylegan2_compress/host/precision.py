@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch_utils import misc
+from training.networks import Generator
 
 from stylegan2_compress.host.networks import bound_arguments, init_arguments
 
@@ -67,7 +68,7 @@ def _put_memory_format(kwargs: dict, channels_last: bool) -> None:
         kwargs['fp16_channels_last'] = True
 
 
-def generator_for(G: torch.nn.Module, precision: Precision, device: torch.device) -> torch.nn.Module:
+def generator_for(G: Generator, precision: Precision, device: torch.device) -> Generator:
     """A frozen generator for forward passes of a run: G moved to the device, or a copy if G has another precision.
 
     Args:

@@ -11,7 +11,7 @@ from torch_utils.ops import conv2d_gradfix
 from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.losses.method import Method, MethodLoss
-from stylegan2_compress.losses.terms import Batch, StyleMixing
+from stylegan2_compress.losses.terms import Batch, StyleMixing, total
 
 PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
 STUDENT = ''  # The student's discriminator among several: its statistics have the host's names, without a suffix.
@@ -42,9 +42,11 @@ class AdversarialLoss(MethodLoss):
     `MethodLoss` for the others.
     """
 
+    D: torch.nn.Module
+
     def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None, **given):
         super().__init__(device, G_mapping, G_synthesis, D, augment_pipe, **given)
-        self.adversarial: Adversarial = self.chosen[0]
+        self.adversarial = next(method for method in self.chosen if isinstance(method, Adversarial))
         self.pl_mean = torch.zeros([], device=self.device)
 
     @classmethod
@@ -104,7 +106,7 @@ class AdversarialLoss(MethodLoss):
         images, _ws, mixing = self.run_G(z, c, sync)
         logits = self.run_D(images, c, sync=False)
         self._report_logits('fake', logits)
-        per_image = sum(torch.nn.functional.softplus(-each) for each in logits.values())
+        per_image = total(torch.nn.functional.softplus(-each) for each in logits.values())
         loss = self.steps.check('generator loss', self.steps.report('Loss/G/loss', per_image).mean())
         batch = Batch(z, c, mixing, images, logits[STUDENT])
         for term in self.terms:
@@ -132,7 +134,7 @@ class AdversarialLoss(MethodLoss):
             images, _ws, mixing = self.run_G(z, c, sync=False)
         logits = self.run_D(images, c, sync=False)  # The second half synchronises the processes.
         self._report_logits('fake', logits)
-        per_image = sum(torch.nn.functional.softplus(each) for each in logits.values())
+        per_image = total(torch.nn.functional.softplus(each) for each in logits.values())
         loss = self.steps.check("discriminator loss on the student's images", per_image.mean())
         batch = Batch(z, c, mixing, images, logits[STUDENT])
         for term in self.terms:
@@ -147,18 +149,20 @@ class AdversarialLoss(MethodLoss):
         self._report_logits('real', logits)
         loss_on_reals = loss_on_gradient = 0
         if main:
-            loss_on_reals = sum(torch.nn.functional.softplus(-each) for each in logits.values())
+            loss_on_reals = total(torch.nn.functional.softplus(-each) for each in logits.values())
             self.steps.report('Loss/D/loss', loss_on_fakes + loss_on_reals)
         if r1:
+            penalties = []
             for name, each in logits.items():
                 with conv2d_gradfix.no_weight_gradients():
                     (grads,) = torch.autograd.grad([each.sum()], [images], create_graph=True, only_inputs=True)
                 penalty = self.steps.report(f'Loss/r1_penalty{name}', grads.square().sum([1, 2, 3]))
-                loss_on_gradient = loss_on_gradient + penalty * (self.adversarial.r1_gamma / 2)
+                penalties.append(penalty * (self.adversarial.r1_gamma / 2))
+            loss_on_gradient = total(penalties)
             self.steps.check('R1 penalty', loss_on_gradient.mean())
             self.steps.report('Loss/D/reg', loss_on_gradient)
         # Multiplied by zero, the logits tie every parameter into the graph, as above.
-        loss = sum(logits.values()) * 0 + loss_on_reals
+        loss = total(logits.values()) * 0 + loss_on_reals
         self.steps.check('discriminator loss on real images', loss.mean())
         (loss + loss_on_gradient).mean().mul(gain).backward()
 

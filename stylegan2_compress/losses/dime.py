@@ -129,16 +129,15 @@ class DistributionMatching(Term):
 
     def after_step(self) -> None:
         self.taken += 1
-        if self.refresh and self.taken % self.refresh == 0:
-            self._refresh(self.taken // self.refresh - 1)
+        if self.source is not None and self.refresh and self.taken % self.refresh == 0:
+            self._refresh(self.source, self.taken // self.refresh - 1)
 
     @torch.no_grad()
-    def _refresh(self, count: int) -> None:
+    def _refresh(self, source: Source, count: int) -> None:
         """Let the next chunk of the source into the banks, where `count` were let in before. The same everywhere."""
         size = len(self.parts[0][1].bank)
-        chunk = self.source.chunk
-        images = self.source.draw(-(-size // chunk) + count)[0][:size]
-        rows = (count * chunk + torch.arange(len(images), device=images.device)) % size
+        images = source.draw(-(-size // source.chunk) + count)[0][:size]
+        rows = (count * source.chunk + torch.arange(len(images), device=images.device)) % size
         for network, distance, _weight in self.parts:
             new = network(images)
             bank = distance.bank.clone()
@@ -264,7 +263,7 @@ class DiME(Method):
             raise UserError(
                 f'--loss-arg weights={weights} must be one number from 0 on for each embedding ({", ".join(specs)}).'
             )
-        return list(zip(specs, weights, strict=True))
+        return list(zip(specs, weights, strict=True))  # pyright: ignore[reportReturnType]  # Each is a number.
 
     def check(self, plan: Plan) -> Iterable[str]:
         batch, at_once = plan.args['batch_size'], plan.args['batch_gpu'] * plan.args['num_gpus']
@@ -295,17 +294,17 @@ class DiME(Method):
 
     def _source(self, networks: Networks, device: torch.device) -> Source:
         """The images to match."""
-        if self.reference == 'data':
-            if self.training_set_kwargs is None:
-                raise UserError('--loss-arg reference=data needs training_set_kwargs, the training set to match.')
-            return DatasetImages(self.training_set_kwargs, device=device)
-        return TeacherImages(
-            self.teacher,
-            networks,
-            truncation_psi=self.truncation_psi,
-            training_set_kwargs=self.training_set_kwargs,
-            device=device,
-        )
+        if self.reference == 'teacher' and self.teacher is not None:
+            return TeacherImages(
+                self.teacher,
+                networks,
+                truncation_psi=self.truncation_psi,
+                training_set_kwargs=self.training_set_kwargs,
+                device=device,
+            )
+        if self.training_set_kwargs is None:
+            raise UserError('--loss-arg reference=data needs training_set_kwargs, the training set to match.')
+        return DatasetImages(self.training_set_kwargs, device=device)
 
     def _reference(self, source: Source, networks: Sequence[Embedding]) -> list[Statistics]:
         """What to match, of each embedding: from the user's file, or made and cached.

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+import dnnlib
 import torch
 from torch_utils import misc
+from training.networks import Discriminator
 
 from stylegan2_compress import distributed
 from stylegan2_compress.errors import UserError
@@ -13,12 +15,14 @@ from stylegan2_compress.networks.dual import DualDiscriminator
 STARTS = ('scratch', 'teacher')  # Of the student's discriminator.
 
 
-def student_of(D: torch.nn.Module) -> torch.nn.Module:
+def student_of(D: Discriminator | DualDiscriminator) -> Discriminator:
     """The host's discriminator in a pickle's D: of a student that NICKEL trained, the student's."""
     return D.student if isinstance(D, DualDiscriminator) else D
 
 
-def pair_arguments(D_kwargs: Mapping, teacher_D: torch.nn.Module, student_d: str, matched: Mapping[str, int]) -> dict:
+def pair_arguments(
+    D_kwargs: dnnlib.EasyDict, teacher_D: Discriminator, student_d: str, matched: Mapping[str, int]
+) -> dnnlib.EasyDict:
     """`D_kwargs` of a `DualDiscriminator`, from those of a run with the host's discriminator or with a dual one.
 
     Precision is the run's for both. Frozen layers
@@ -61,7 +65,7 @@ def _own_arguments(kwargs: Mapping, freeze_layers: int) -> dict:
     return own
 
 
-def start(D: torch.nn.Module, teacher_D: torch.nn.Module, student_d: str) -> None:
+def start(D: torch.nn.Module | None, teacher_D: Discriminator, student_d: str) -> None:
     """Give D_T, and D_S if it is to start from the teacher's, their first weights.
 
     This happens here and not in a pickle to resume from, because a run may have none, and because the host's loop
@@ -72,22 +76,22 @@ def start(D: torch.nn.Module, teacher_D: torch.nn.Module, student_d: str) -> Non
         teacher_D: the discriminator in the teacher's pickle.
         student_d: see `NICKELLoss`.
     """
-    D = distributed.unwrapped(D)
-    if not isinstance(D, DualDiscriminator):
+    pair = distributed.unwrapped(D)
+    if not isinstance(pair, DualDiscriminator):
         raise UserError(f'NICKEL needs D_kwargs with class_name stylegan2_compress.DualDiscriminator, not a '
-                        f'{type(D).__name__}; train.py and distill write them.')  # fmt: skip
+                        f'{type(pair).__name__}; train.py and distill write them.')  # fmt: skip
     # Only rank 0 resumes in the host's loop, and some versions of torch hand on its parameters only.
-    distributed.broadcast_from_rank_zero(D.buffers())
-    if D.started:
+    distributed.broadcast_from_rank_zero(pair.buffers())
+    if pair.started:
         return
     with torch.no_grad():
-        misc.copy_params_and_buffers(teacher_D, D.teacher, require_all=True)
+        misc.copy_params_and_buffers(teacher_D, pair.teacher, require_all=True)
         if student_d == 'teacher':
-            misc.copy_params_and_buffers(teacher_D, D.student, require_all=True)
-        D.started.fill_(1)
+            misc.copy_params_and_buffers(teacher_D, pair.student, require_all=True)
+        pair.started.fill_(1)
 
 
-def without_teacher(D_kwargs: dict) -> dict:
+def without_teacher(D_kwargs: dnnlib.EasyDict) -> dnnlib.EasyDict:
     """Arguments of a `DualDiscriminator` that holds the student's discriminator only, frozen layers and all."""
     left = type(D_kwargs)(D_kwargs, teacher_kwargs=None)
     left.pop('matched_channels', None)

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
+from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.terms import Batch
@@ -37,7 +38,7 @@ def block_outputs(network: torch.nn.Module, names: Iterable[str]) -> Iterator[di
             hook.remove()
 
 
-def teacher_ws(G: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def teacher_ws(G: Generator, batch: Batch) -> torch.Tensor:
     """Styles [N, num_ws, w_dim] of a teacher for the student's latents, mixed in the same way."""
     ws = G.mapping(batch.z, batch.c)
     if batch.mixing is not None:
@@ -45,7 +46,7 @@ def teacher_ws(G: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return ws
 
 
-def require_same_latents(method: str, teacher: str, G: torch.nn.Module, args: dict) -> None:
+def require_same_latents(method: str, teacher: str, G: Generator, args: dict) -> None:
     """Refuse a teacher G whose latents are not those of the generator that a training loop's `args` describe."""
     z_dim = args['G_kwargs'].get('z_dim', G.z_dim)
     if G.z_dim != z_dim:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from training.networks import Generator
 
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.embeddings import Embedding
@@ -29,9 +30,7 @@ class ImageMatching(Term):
         precision: arguments of G's forward pass.
     """
 
-    def __init__(
-        self, G: torch.nn.Module, embedding: Embedding, pixel_weight: float, feature_weight: float, precision: dict
-    ):
+    def __init__(self, G: Generator, embedding: Embedding, pixel_weight: float, feature_weight: float, precision: dict):
         self.G = G
         self.embedding = embedding
         self.pixel_weight = pixel_weight

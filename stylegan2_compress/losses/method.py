@@ -3,10 +3,11 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
 from training.loss import Loss
+from training.networks import Generator
 
 from stylegan2_compress import arguments, distributed
 from stylegan2_compress.embeddings import Embedding
@@ -40,7 +41,7 @@ class Context:
     G_synthesis: torch.nn.Module
     D: torch.nn.Module | None
     resources: Resources
-    _teachers: dict[str, torch.nn.Module] = field(default_factory=dict)
+    _teachers: dict[str, Generator] = field(default_factory=dict)
 
     @property
     def networks(self) -> Networks:
@@ -52,7 +53,7 @@ class Context:
         """Keyword arguments of the networks' forward passes."""
         return devices.precision(self.device)
 
-    def teacher(self, file: str) -> torch.nn.Module:
+    def teacher(self, file: str) -> Generator:
         """The G_ema of a network file, frozen, on the device, and in the precision of the run."""
         if file not in self._teachers:
             precision = Precision.of_synthesis(init_arguments(distributed.unwrapped(self.G_synthesis))[1])
@@ -179,6 +180,12 @@ class MethodLoss(Loss):
 
     def _report(self, summand: Summand) -> None:
         self.steps.report(f'Loss/{summand.name}', summand.value)
+
+    @overload
+    def _add(self, loss: torch.Tensor, summands: Iterable[Summand]) -> torch.Tensor: ...
+
+    @overload
+    def _add(self, loss: None, summands: Iterable[Summand]) -> torch.Tensor | None: ...
 
     def _add(self, loss: torch.Tensor | None, summands: Iterable[Summand]) -> torch.Tensor | None:
         """The loss with the summands added to it; None stands for no loss yet."""

@@ -194,7 +194,7 @@ class MomentMatching(Method):
     total_kimg: float = argument('Length of the run, for rules with a schedule.', 25000, internal=True)
 
     def check(self, plan: Plan) -> Iterable[str]:
-        training_set = dnnlib.util.construct_class_by_name(**self.training_set_kwargs)
+        training_set = dnnlib.util.construct_class_by_name(**self._data())
         if self.per_class and not training_set.has_labels:
             raise UserError('--loss-arg per_class=true needs labels: --cond=1 turns them on where the data has any.')
         if self.teacher is None and self.samples is not None and self.samples > len(training_set):
@@ -230,9 +230,19 @@ class MomentMatching(Method):
     def _source(self, networks: Networks, device: torch.device) -> tuple[Source, int | None]:
         """The images to match, and how many of them; None for all."""
         if self.teacher is None:
-            return DatasetImages(self.training_set_kwargs, device=device), self.samples
+            return DatasetImages(self._data(), device=device), self.samples
         source = TeacherImages(self.teacher, networks, training_set_kwargs=self.training_set_kwargs, device=device)
         return source, self.samples or TEACHER_SAMPLES
+
+    def _data(self) -> dict:
+        """Class name and arguments of the data set.
+
+        Raises:
+            UserError: the loss was constructed without.
+        """
+        if self.training_set_kwargs is None:
+            raise UserError('Moment matching needs training_set_kwargs, the data set of the run.')
+        return self.training_set_kwargs
 
 
 class MomentMatchingLoss(GeneratorLoss):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch_utils import misc
+from training.networks import Generator
 
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.errors import UserError
@@ -18,7 +19,7 @@ from stylegan2_compress.losses.adversarial import STUDENT, AdversarialLoss
 from stylegan2_compress.losses.dime import DiME
 from stylegan2_compress.losses.features import block_outputs, require_same_latents, teacher_ws
 from stylegan2_compress.losses.method import Context, Method
-from stylegan2_compress.losses.terms import Batch, Summand, Term
+from stylegan2_compress.losses.terms import Batch, Summand, Term, total
 from stylegan2_compress.losses.wavelets import haar_levels
 from stylegan2_compress.runs.plan import Plan
 
@@ -38,7 +39,7 @@ def high_frequency_distance(x: torch.Tensor, y: torch.Tensor, levels: int) -> to
     """
     precision = torch.promote_types(x.dtype, torch.float32)
     difference = x.to(precision) - y.to(precision)  # The transform is linear.
-    return sum(torch.stack(subbands).square().mean() for subbands in haar_levels(difference, levels))
+    return total(torch.stack(subbands).square().mean() for subbands in haar_levels(difference, levels))
 
 
 class FeatureExchange(Term):
@@ -57,7 +58,7 @@ class FeatureExchange(Term):
 
     def __init__(
         self,
-        G: torch.nn.Module,
+        G: Generator,
         D: torch.nn.Module,
         levels: Mapping[str, int],
         weight: float,
@@ -73,7 +74,7 @@ class FeatureExchange(Term):
         images, wanted = self.run_teacher(batch)
         with misc.ddp_sync(self.D, False):  # The pass on real images synchronises the processes.
             seen = self.D(images, batch.c, match=tuple(self.levels), **self.precision)
-        loss = sum(high_frequency_distance(seen[name], wanted[name], levels) for name, levels in self.levels.items())
+        loss = total(high_frequency_distance(seen[name], wanted[name], levels) for name, levels in self.levels.items())
         return [Summand('NICKEL/features', loss, self.weight)]
 
     @torch.no_grad()
@@ -137,7 +138,7 @@ class NICKEL(Method):
             return []
         G = context.teacher(self.teacher)
         levels = self.levels_by_block(G.img_resolution)
-        return [FeatureExchange(G, context.D, levels, self.feature_weight, context.precision)]
+        return [FeatureExchange(G, context.D, levels, self.feature_weight, context.precision)]  # pyright: ignore[reportArgumentType]  # `start` refuses None.
 
     def judge(self, D: torch.nn.Module, images: torch.Tensor, c: torch.Tensor, **precision) -> dict[str, torch.Tensor]:
         """Logits [N, 1] of D_S and of D_T."""

@@ -67,7 +67,7 @@ class Steps:
         if culprits:
             for parameter in parameters:
                 parameter.grad = None
-            for average, before in self._averages:
+            for average, before in self._averages or ():
                 average.copy_(before)
         self._averages, self._scalars, self._reports = None, [], []
         self.left_out[phase] = self.left_out.get(phase, 0) + 1 if culprits else 0

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 import torch
 
 
+def total(values: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum of one or more tensors."""
+    return sum(values)  # pyright: ignore[reportReturnType]  # Of none it would be 0.
+
+
 @dataclass(frozen=True)
 class StyleMixing:
     """Which second latent replaces the first, and from which layer on. The teacher must get the same one."""

@@ -89,7 +89,7 @@ class DualDiscriminator(torch.nn.Module):
             return logits
         # Times zero, projections join the graph: DistributedDataParallel waits for the gradient of every parameter.
         unused = sum(getattr(self, f'project_{name}').weight.sum() * 0 for name in self.projected)
-        return logits + unused, self.teacher(img, c, **block_kwargs)
+        return logits + unused, self.teacher(img, c, **block_kwargs)  # pyright: ignore[reportOptionalCall]  # `both` is NICKEL's, which has D_T.
 
     def _features(self, img, names, **block_kwargs):
         x, found = None, {}

@@ -303,7 +303,7 @@ class GlobalEdgePopup(Rule):
         part.register_buffer('ties', torch.zeros([len(part.names)], dtype=torch.int64))
 
     def mask(self, part, name):
-        return above(part.tensor(name, '_scores').abs(), part.threshold, part.ties[part.names.index(name)])
+        return above(part.tensor(name, '_scores').abs(), part.threshold, part.ties[part.names.index(name)])  # pyright: ignore[reportArgumentType, reportIndexIssue]  # Buffers.
 
     @torch.no_grad()
     def update(self, parts):
@@ -313,10 +313,10 @@ class GlobalEdgePopup(Rule):
         count = round(parts[0].keep * flat.numel())
         threshold, ties = threshold_of(flat, count) if count else (flat.new_full([], float('inf')), 0)
         for part in parts:
-            part.threshold.copy_(threshold)
+            part.threshold.copy_(threshold)  # pyright: ignore[reportCallIssue]  # A buffer.
         for (part, index), magnitudes in zip(places, values, strict=True):
             mine = (magnitudes == threshold).sum().clamp(max=ties)
-            part.ties[index] = mine
+            part.ties[index] = mine  # pyright: ignore[reportIndexIssue]  # A buffer.
             ties = ties - mine
 
 
@@ -560,7 +560,7 @@ class ScoreMaskedGenerator(networks.Generator):
             part: [name.partition('.')[2] for name in names if name.partition('.')[0] == part]
             for part in ('mapping', 'synthesis')
         }
-        self.mapping = ScoreMaskedMapping(
+        self.mapping = ScoreMaskedMapping(  # pyright: ignore[reportAttributeAccessIssue]  # In the place of the dense one.
             by_part['mapping'],
             keep,
             rule,
@@ -570,7 +570,7 @@ class ScoreMaskedGenerator(networks.Generator):
             num_ws=self.num_ws,
             **mapping_kwargs,
         )
-        self.synthesis = ScoreMaskedSynthesis(
+        self.synthesis = ScoreMaskedSynthesis(  # pyright: ignore[reportAttributeAccessIssue]  # Likewise.
             by_part['synthesis'],
             keep,
             rule,
@@ -589,7 +589,7 @@ class ScoreMaskedGenerator(networks.Generator):
     @property
     def parts(self) -> 'list[ScoreMasked]':
         """The masked modules: mapping and synthesis."""
-        return [self.mapping, self.synthesis]
+        return [self.mapping, self.synthesis]  # pyright: ignore[reportReturnType]  # Replaced in `__init__`.
 
     @torch.no_grad()
     def update_masks(self) -> None:

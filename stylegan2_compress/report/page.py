@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
 from stylegan2_compress.report import charts
@@ -309,7 +309,8 @@ def _row(caption: str, pictures: Sequence['PIL.Image.Image'], whose: str) -> Ele
 def _image(picture: 'PIL.Image.Image', alt: str) -> Element:
     small = picture.height <= PIXELATED
     file = io.BytesIO()
-    picture.save(file, **(dict(format='PNG', optimize=True) if small else dict(format='JPEG', quality=88)))
+    settings: dict[str, Any] = dict(format='PNG', optimize=True) if small else dict(format='JPEG', quality=88)
+    picture.save(file, **settings)
     uri = f'data:image/{"png" if small else "jpeg"};base64,{base64.b64encode(file.getvalue()).decode()}'
     pixelated = 'pixelated' if small else None
     return element('img', src=uri, alt=alt, width=picture.width, height=picture.height, class_=pixelated)

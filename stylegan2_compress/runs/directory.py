@@ -74,7 +74,7 @@ class RunDirectory(os.PathLike):
     @classmethod
     def numbered(cls, outdir: str | os.PathLike) -> list['RunDirectory']:
         """The runs in `outdir`, which are the directories whose names start with a number, oldest first."""
-        names = [name for name in os.listdir(outdir) if _number(name) is not None] if os.path.isdir(outdir) else []
+        names = [name for name in os.listdir(outdir) if _number(name) >= 0] if os.path.isdir(outdir) else []
         return [cls(os.path.join(outdir, name)) for name in sorted(names, key=_number)]
 
     @classmethod
@@ -199,9 +199,10 @@ class RunDirectory(os.PathLike):
                 path.unlink()
 
 
-def _number(name: str) -> int | None:
+def _number(name: str) -> int:
+    """The number that a name starts with; -1 for none."""
     match = re.match(r'\d+', name)
-    return int(match.group()) if match else None
+    return int(match.group()) if match else -1
 
 
 def _sorted(paths: Iterator[Path]) -> list[Path]:

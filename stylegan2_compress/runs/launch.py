@@ -130,7 +130,8 @@ def child_main(rank: int, port: int, host_dir: str, args: dict, pipe) -> None:
 
     The outcome is None, or the type and the message of an exception.
     """
-    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # If the parent dies, this saves the state and ends.
+    # If the parent dies, this process saves the state and ends.
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # pyright: ignore[reportAttributeAccessIssue]  # Private.
     os.environ['LOCAL_RANK'] = str(rank)
     try:
         host.activate(host_dir)
@@ -172,7 +173,7 @@ def receive(children: list, pipes: list, outcomes: dict) -> list[int]:
     for pipe in multiprocessing.connection.wait(list(waiting), timeout=0.5):
         rank = waiting[pipe]
         try:
-            message = pipe.recv()
+            message = pipes[rank].recv()
             outcomes[rank] = message and message[0](message[1])
         except EOFError:
             children[rank].join(timeout=5)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import dnnlib
 import torch
 
 from stylegan2_compress.runs.resources import Resources
@@ -19,7 +20,7 @@ class Plan:
     """
 
     name: str
-    args: dict
+    args: dnnlib.EasyDict
     resources: Resources = field(default_factory=Resources)
     student: dict | None = None
 

@@ -129,8 +129,20 @@ def check_resume(resume: str | None) -> None:
     Raises:
         UserError: `resume` is a path, but not of a run directory.
     """
-    if resume not in (None, LATEST) and recorded_options(RunDirectory(resume)) is None:
+    if resume is not None and resume != LATEST:
+        options_to_continue(resume)
+
+
+def options_to_continue(resume: str) -> dict:
+    """The options of a run that is to be continued.
+
+    Raises:
+        UserError: the path is not that of a run directory.
+    """
+    args = recorded_options(RunDirectory(resume))
+    if args is None:
         raise UserError(f'--resume={resume} is no run directory: {OPTIONS} is missing there or cannot be parsed.')
+    return args
 
 
 def recorded_options(run: RunDirectory) -> dict | None:
@@ -148,9 +160,7 @@ def run_to_continue(outdir: str, args: dict, student: dict | None, resume: str |
         raise UserError(f"--resume={resume} continues runs of our loops, but this one runs the host's; give --loop.")
     if resume == LATEST:
         return latest_run(outdir, args, student)
-    check_resume(resume)
-    run = RunDirectory(resume)
-    old = recorded_options(run)
+    run, old = RunDirectory(resume), options_to_continue(resume)
     changed = differences(old, args, student)
     if changed:
         raise UserError(f'--resume={resume} has other options: {"; ".join(changed)}. Give those it was started with.')

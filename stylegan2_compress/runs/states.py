@@ -73,7 +73,7 @@ def write_state(file: BinaryIO, state: Mapping[str, Any]) -> None:
     """
     sink = _HashingWriter(file)
     try:
-        torch.save(dict(state), sink)
+        torch.save(dict(state), sink)  # pyright: ignore[reportArgumentType]  # It only writes and flushes.
     except RuntimeError:  # torch raises it for any error in `write`.
         raise sink.error or RuntimeError('torch.save failed') from sink.error
     file.seek(-2, os.SEEK_END)  # The length of the comment, which is the last thing in an archive without one.

@@ -11,7 +11,7 @@ from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 
 
 @torch.no_grad()
-def bake(G: ScoreMaskedGenerator) -> torch.nn.Module:
+def bake(G: ScoreMaskedGenerator) -> networks.Generator:
     """The host's generator that makes the same images: its weights are weights times masks, and nothing is masked.
 
     It computes in FP32, too, see `ScoreMaskedSynthesis`.
@@ -26,13 +26,13 @@ def bake(G: ScoreMaskedGenerator) -> torch.nn.Module:
     return dense.train(G.training).requires_grad_(False)
 
 
-def plain(G: torch.nn.Module) -> torch.nn.Module:
+def plain(G: networks.Generator) -> networks.Generator:
     """The generator itself, baked if it is masked."""
     return bake(G) if isinstance(G, ScoreMaskedGenerator) else G
 
 
 @torch.no_grad()
-def put_weights(G: ScoreMaskedGenerator, dense: torch.nn.Module) -> None:
+def put_weights(G: ScoreMaskedGenerator, dense: networks.Generator) -> None:
     """Copy the weights and all other tensors of a dense generator into a masked one, whose scores stay."""
     weights = dict(dense.named_parameters()) | dict(dense.named_buffers())
     for name, _part, layer, leaf in G.tensors():

@@ -24,8 +24,8 @@ class Coded:
 
     ones: int
     shift: int
-    quotients: bytes
-    remainders: bytes
+    quotients: bytes | memoryview
+    remainders: bytes | memoryview
 
 
 def encode(mask: np.ndarray) -> Coded:

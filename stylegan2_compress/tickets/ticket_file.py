@@ -184,13 +184,15 @@ class Ticket:
 
     def _check_teacher(self, path: str | os.PathLike, teacher: str | None) -> None:
         wanted = self.arguments['teacher']
-        if wanted is None and teacher is not None:
-            raise UserError(f'{path} has random weights: leave --teacher out.')
-        if wanted is not None and teacher is None:
+        if teacher is None:
+            if wanted is None:
+                return
             raise UserError(
                 f'{path} has the weights of a teacher (SHA-256 {str(wanted)[:16]}…): name its file with --teacher.'
             )
-        sha256 = None if teacher is None else pickles.sha256(pickles.local_file(teacher))
+        if wanted is None:
+            raise UserError(f'{path} has random weights: leave --teacher out.')
+        sha256 = pickles.sha256(pickles.local_file(teacher))
         if sha256 != wanted:
             raise UserError(
                 f'--teacher={teacher} (SHA-256 {sha256[:16]}…) is not the teacher of {path} '

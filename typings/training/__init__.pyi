@@ -1,5 +1,6 @@
 from typing import Any
 
+from . import augment as augment
 from . import dataset as dataset
 from . import loss as loss
 from . import networks as networks

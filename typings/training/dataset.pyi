@@ -1,3 +1,4 @@
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -18,4 +19,6 @@ class Dataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
     has_labels: bool
     def __getattr__(self, name: str) -> Any: ...
 
-class ImageFolderDataset(Dataset): ...
+class ImageFolderDataset(Dataset):
+    _zipfile: zipfile.ZipFile | None
+    def _get_zipfile(self) -> zipfile.ZipFile: ...
