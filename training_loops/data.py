@@ -121,7 +121,7 @@ def real_batches(
         # Deleting it would do, were it not for the traceback of an error, which keeps it until Python has ended; and
         # Python does not end before the workers, to which signals mean nothing.
         if hasattr(batches, '_shutdown_workers'):
-            batches._shutdown_workers()
+            batches._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue] (only with workers)
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:
