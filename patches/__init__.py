@@ -17,6 +17,7 @@ REPAIRS = (
     'plugin_import',
     'cuda_plugins',
     'upfirdn2d_on_cpu',
+    'modulated_conv_on_cpu',
     'metrics_on_cpu',
     'ppl_in_fp32',
     'percentile',

@@ -27,12 +27,13 @@ from metrics import (
 )
 from torch_utils import custom_ops, misc
 from torch_utils.ops import bias_act, conv2d_gradfix, grid_sample_gradfix, upfirdn2d
+from training import networks
 from training.augment import AugmentPipe
 from training.dataset import ImageFolderDataset
 
 from stylegan2_compress import host, patches
 from stylegan2_compress.embeddings.torchscript import VGG16
-from stylegan2_compress.patches import cuda_plugins, sqrtm
+from stylegan2_compress.patches import cuda_plugins, modulated_conv_on_cpu, sqrtm
 from stylegan2_compress.patches import grid_sample_gradfix as grid_sample_repair
 
 IN_FORCE = {repair.__name__.rpartition('.')[2] for repair in patches.apply_needed()}
@@ -418,6 +419,37 @@ def test_resampling_and_its_derivatives_are_the_hosts(kwargs, shape, flip_filter
         results.append((y, dx, second))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)  # The filter and its gain are in float32.
+
+
+# --- modulated_conv_on_cpu ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('fused', [True, False])
+@pytest.mark.parametrize('noise', [True, False])
+@pytest.mark.parametrize('demodulate', [True, False])
+@pytest.mark.parametrize('resampled', [{}, dict(up=2, flip_weight=False), dict(down=2)], ids=['same', 'up', 'down'])
+def test_modulated_convolutions_and_their_derivatives_are_the_hosts(resampled, demodulate, noise, fused):
+    assert 'modulated_conv_on_cpu' in IN_FORCE
+    torch.manual_seed(0)
+    shapes = [[2, 3, 8, 8], [5, 3, 3, 3], [2, 3]]
+    x, weight, styles = inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    side = 8 * resampled.get('up', 1) // resampled.get('down', 1)
+    arguments = dict(
+        noise=torch.randn([2, 1, side, side], dtype=torch.float64) if noise else None,
+        resample_filter=upfirdn2d.setup_filter([1, 3, 3, 1]),
+        padding=1,
+        demodulate=demodulate,
+        fused_modconv=fused,
+        **resampled,
+    )
+    results = []
+    for function in (networks.modulated_conv2d, modulated_conv_on_cpu._host_function):
+        y = function(x, weight, styles, **arguments)
+        first = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum((each * each.detach().cos()).sum() for each in first), inputs)
+        results.append((y, *first, *second))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)  # The filter is in float32.
 
 
 # --- sqrtm --------------------------------------------------------------------------------------------------------

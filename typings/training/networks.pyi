@@ -1,6 +1,9 @@
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+modulated_conv2d: Callable[..., torch.Tensor]
 
 class _Module(torch.nn.Module):
     """What persistent classes have in common. Their constructors take what the host's take."""
