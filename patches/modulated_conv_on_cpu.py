@@ -6,8 +6,8 @@ from training import networks
 
 WHAT = 'CPU: modulated convolutions with one set of weights for all images'
 WHY = (
-    'For evaluation the host makes weights for every image and convolves in groups, which suits GPUs: on a CPU, batches '
-    'of 8 and more take 1.5 to 1.7 times as long.'
+    'For evaluation the host makes weights for every image and convolves in groups, which suits GPUs: on a CPU, '
+    'batches of 8 and more take 1.5 to 1.7 times as long.'
 )
 VERSIONS = 'all'
 
