@@ -172,7 +172,9 @@ class TicketOptions(TrainingOptions):
     )
     reference: str = argument('Whose moments to match.', 'data', choices=('data', 'teacher'), metavar='data|teacher')
     keep: float = argument('Share of weights to keep.', 0.1, above=0, most=1, metavar='K')
-    rule: str = argument('edge-popup, global-edge-popup, gem-miner, imp, or an importable name.', 'edge-popup')
+    rule: str = argument(
+        'edge-popup, signed-edge-popup, global-edge-popup, gem-miner, imp, or an importable name.', 'edge-popup'
+    )
     masked: tuple[str, ...] = argument('Weights to mask; may be repeated.', ('*weight',), metavar='PATTERN')
     unmasked: tuple[str, ...] = argument('Exceptions, such as "mapping.*"; may be repeated.', (), metavar='PATTERN')
     weight_init: str = argument('signed-constant, kaiming-normal, gaussian.', 'signed-constant', metavar='NAME')

@@ -72,6 +72,7 @@ def describe(source: str, layers: bool = False, as_json: bool = False) -> str:
         'images   {0}x{0}, {1} channels, {2} labels'.format(*shape),
         f'weights  of {origin}',
         f'mask     {arguments["rule"]}: {ticket.kept:,} of {ticket.total:,} ({share:.2%})',
+        *([f'signs    turned in {sum(int(each.sum()) for each in ticket.turned.values()):,}'] if ticket.turned else []),
         f'file     {bits:.3f} bits per weight',
         *(f'{name}: {value}' for name, value in ticket.facts.items()),
     ]

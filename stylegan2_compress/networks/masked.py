@@ -126,7 +126,7 @@ def gaussian(rnd: np.random.Philox, count: int, layer: torch.nn.Module, fan: flo
 WEIGHT_INITS = {'signed-constant': signed_constant, 'kaiming-normal': kaiming_normal, 'gaussian': gaussian}
 
 # By name: scores [count] from (bits, count, fan-in). Only magnitudes count, so of the symmetric distributions U(-b, b)
-# the half above zero is sampled.
+# the half above zero is sampled; where signs count too, weights start as they were drawn.
 SCORE_INITS = {
     'kaiming-uniform': lambda rnd, count, fan: random_uniforms(rnd, count) / np.float32(np.sqrt(fan)),  # a = √5
     'uniform': lambda rnd, count, fan: random_uniforms(rnd, count) * np.float32(0.1),
@@ -138,7 +138,10 @@ SCORE_INITS = {
 
 
 class StraightThrough(torch.autograd.Function):
-    """weight · mask forwards; backwards as if it were weight · score, for kept and dropped weights alike."""
+    """weight · mask forwards; backwards as if it were weight · score, for kept and dropped weights alike.
+
+    Of signed rules, the mask is -1 where the score is negative.
+    """
 
     @staticmethod
     def forward(ctx, score, weight, mask):
@@ -213,16 +216,26 @@ class ScoreMasked(torch.nn.Module):
         rule = rule_of(self.rule)
         return {name: rule.mask(self, name) for name in self.names}
 
+    @torch.no_grad()
+    def turned(self) -> 'dict[str, torch.Tensor]':
+        """By name of the weight, which of its entries count with their sign turned: nothing but for signed rules."""
+        if not rule_of(self.rule).signed:
+            return {}
+        return {name: mask & (self.tensor(name, '_scores') < 0) for name, mask in self.masks().items()}
+
     def masked_weights(self) -> 'dict[str, torch.Tensor]':
         """By name, the weights that the module runs with: weights times masks."""
         masks = self.masks()
         if not rule_of(self.rule).scored:
             return {name: self.tensor(name) * mask for name, mask in masks.items()}
+        return {name: self._masked_weight(name, mask) for name, mask in masks.items()}
+
+    def _masked_weight(self, name: str, mask: torch.Tensor) -> torch.Tensor:
+        scores, weight = self.tensor(name, '_scores'), self.tensor(name)
+        if rule_of(self.rule).signed:
+            return StraightThrough.apply(scores, weight, torch.where(scores < 0, -mask.to(weight), mask))
         # The magnitude's gradient is the straight-through one; a score below zero gets it with its sign turned.
-        return {
-            name: StraightThrough.apply(self.tensor(name, '_scores').abs(), self.tensor(name), mask)
-            for name, mask in masks.items()
-        }
+        return StraightThrough.apply(scores.abs(), weight, mask)
 
     def forward(self, *args, **kwargs):
         return torch.func.functional_call(self.dense, self.masked_weights(), args, kwargs)
@@ -240,6 +253,7 @@ class Rule:
     hold, and `prepare` registers what the flags below do not.
 
     Attributes:
+        signed: whether weights that count do so with their sign turned where their score is negative.
         scored: whether masked weights are frozen and have a parameter of scores beside them (`weight_scores`). Without
             scores the weights themselves train, beside a copy of where they start (`weight_start`).
         alive: whether masked weights have a boolean buffer beside them (`weight_alive`), at first all true.
@@ -248,6 +262,7 @@ class Rule:
         usual_scores: name in `SCORE_INITS` of the scores' usual initialisation.
     """
 
+    signed = False
     scored = True
     alive = False
     scheduled = False
@@ -287,6 +302,16 @@ class EdgePopup(Rule):
     def mask(self, part, name):
         scores = part.tensor(name, '_scores')
         return largest(scores.abs(), round(part.keep * scores.numel()))
+
+
+class SignedEdgePopup(EdgePopup):
+    """Edge-popup with masks of -1, 0 and 1 (Koster et al., ICLR 2022).
+
+    The magnitude of a score says whether a weight counts, its sign whether as it is or with its sign turned. Scores
+    start above zero, so that weights start as they were drawn.
+    """
+
+    signed = True
 
 
 class GlobalEdgePopup(Rule):
@@ -375,6 +400,7 @@ class IterativeMagnitude(Rule):
 
 RULES: 'dict[str, Rule]' = {
     'edge-popup': EdgePopup(),
+    'signed-edge-popup': SignedEdgePopup(),
     'global-edge-popup': GlobalEdgePopup(),
     'gem-miner': GemMiner(),
     'imp': IterativeMagnitude(),
@@ -604,6 +630,10 @@ class ScoreMaskedGenerator(networks.Generator):
     def masks(self) -> 'dict[str, torch.Tensor]':
         """By name in the generator, which entries of a masked weight count: boolean tensors."""
         return {**_prefixed('mapping', self.mapping.masks()), **_prefixed('synthesis', self.synthesis.masks())}
+
+    def turned(self) -> 'dict[str, torch.Tensor]':
+        """By name in the generator, which entries count with their sign turned: nothing but for signed rules."""
+        return {**_prefixed('mapping', self.mapping.turned()), **_prefixed('synthesis', self.synthesis.turned())}
 
     def masked_weights(self) -> 'dict[str, torch.Tensor]':
         """By name in the generator, masked weights times masks."""

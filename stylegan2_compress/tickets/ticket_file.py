@@ -1,11 +1,13 @@
 """The ticket file: a generator of frozen weights in about half a bit per weight.
 
     magic, 12 bytes · version, 2 · length of the header, 4 (little-endian) · header, JSON · masks, each as the bytes of
-    its quotients and of its remainders (see `coding`) · trained tensors, float32, little-endian · SHA-256 of all that
+    its quotients and of its remainders (see `coding`) · of signed rules, a bit for each weight that is kept, of each
+    mask by itself: 1 if its sign is turned · trained tensors, float32, little-endian · SHA-256 of all that
 
 The header has the constructor arguments of a `ScoreMaskedGenerator`, among them the seed and the initialisation of the
 weights, or the SHA-256 of the teacher that has them; a digest of the weights, so that no others are used; and the
-numbers that the reader needs to decode each mask.
+numbers that the reader needs to decode each mask. Version 2 has the signs; tickets without are written as version 1, so
+that earlier readers have them.
 """
 
 import hashlib
@@ -27,7 +29,8 @@ from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.tickets import baking, coding
 
 MAGIC = b'\x89SG2TICKET\r\n'
-VERSION = 1
+VERSION = 2
+WITHOUT_SIGNS = 1
 MAX_HEADER = 1 << 20
 MAX_WEIGHTS = 1 << 27
 TRAINED = 'w_avg'  # The one tensor besides scores that a search changes: the average of W, for truncation.
@@ -41,6 +44,7 @@ class Ticket:
         arguments: constructor arguments of the `ScoreMaskedGenerator`.
         weights: `weights_sha256` of the generator.
         masks: boolean arrays by name of the weight.
+        turned: of signed rules, boolean arrays by name: the weights that count with their sign turned.
         trained: float32 arrays by name.
         facts: notes of its maker, such as metrics.
     """
@@ -48,6 +52,7 @@ class Ticket:
     arguments: dict
     weights: str
     masks: dict[str, np.ndarray]
+    turned: dict[str, np.ndarray]
     trained: dict[str, np.ndarray]
     facts: dict
 
@@ -86,12 +91,13 @@ class Ticket:
                 'restore them: keep the network pickle or bake it.'
             )
         masks = {name: mask.cpu().numpy() for name, mask in G.masks().items()}
+        turned = {name: turned.cpu().numpy() for name, turned in G.turned().items()}
         trained = {
             name: getattr(layer, leaf).detach().cpu().numpy()
             for name, _part, layer, leaf in G.tensors()
             if leaf == TRAINED
         }
-        return cls(arguments, weights, masks, trained, facts or {})
+        return cls(arguments, weights, masks, turned, trained, facts or {})
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> 'Ticket':
@@ -110,15 +116,16 @@ class Ticket:
         if len(body) < start or hashlib.sha256(body).digest() != checksum:
             raise UserError(f'{path} is damaged or incomplete (its checksum is wrong): copy or download it again.')
         version, length = struct.unpack('<HI', body[len(MAGIC) : start])
-        if version != VERSION:
+        if version not in (VERSION, WITHOUT_SIGNS):
             raise UserError(
-                f'{path} is a ticket of version {version}, but this stylegan2-compress reads version {VERSION} only: '
+                f'{path} is a ticket of version {version}, but this stylegan2-compress reads versions up to {VERSION}: '
                 'update it.'
             )
         try:
             if length > MAX_HEADER:
                 raise ValueError('its header is too long')
-            return _decoded(json.loads(body[start : start + length]), memoryview(body)[start + length :])
+            header = json.loads(body[start : start + length])
+            return _decoded(header, memoryview(body)[start + length :], signed=version == VERSION)
         except Refused as error:
             raise UserError(f'{path} {error}. Nothing in it was run.') from error
         except (ValueError, KeyError, TypeError, AttributeError, Malformed, RecursionError) as error:
@@ -139,8 +146,10 @@ class Ticket:
             'facts': self.facts,
         }
         text = json.dumps(header).encode()
-        pieces = [MAGIC, struct.pack('<HI', VERSION, len(text)), text]
+        version = VERSION if self.turned else WITHOUT_SIGNS
+        pieces = [MAGIC, struct.pack('<HI', version, len(text)), text]
         pieces += [piece for code in coded.values() for piece in (code.quotients, code.remainders)]
+        pieces += [np.packbits(turned[self.masks[name]]).tobytes() for name, turned in self.turned.items()]
         pieces += [array.astype('<f4').tobytes() for array in self.trained.values()]
         content = b''.join(pieces)
         with files.atomic_write(path) as file:
@@ -149,7 +158,9 @@ class Ticket:
 
     @torch.no_grad()
     def generator(self, path: str | os.PathLike, teacher: str | None = None) -> ScoreMaskedGenerator:
-        """The masked generator, in eval mode. Its scores are 1 for the weights that are kept and 0 for the others.
+        """The masked generator, in eval mode.
+
+        Its scores are 1 for the weights that are kept, -1 for those with their sign turned, and 0 for the others.
 
         Args:
             path: the ticket's file, for errors.
@@ -172,7 +183,9 @@ class Ticket:
                 getattr(layer, leaf).copy_(torch.from_numpy(self.trained[name].copy()))
             if name in self.masks:
                 mask = torch.from_numpy(self.masks[name])
-                getattr(layer, f'{leaf}_scores').copy_(mask)
+                scores = getattr(layer, f'{leaf}_scores').copy_(mask)
+                if name in self.turned:
+                    scores[torch.from_numpy(self.turned[name])] = -1
                 if hasattr(layer, f'{leaf}_alive'):
                     getattr(layer, f'{leaf}_alive').copy_(mask)
         G.update_masks()
@@ -237,8 +250,8 @@ def weight_shapes(arguments: dict) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _decoded(header: dict, payload: memoryview) -> Ticket:
-    """The ticket of a header and the bytes after it.
+def _decoded(header: dict, payload: memoryview, signed: bool) -> Ticket:
+    """The ticket of a header and the bytes after it, which have signs or not.
 
     Raises:
         Malformed, Refused: see `weight_shapes`.
@@ -256,10 +269,19 @@ def _decoded(header: dict, payload: memoryview) -> Ticket:
         length = coding.remainder_bytes(ones, size, min(shift, coding.MAX_SHIFT))
         remainders, payload = payload[:length], payload[length:]
         masks[name] = coding.decode(coding.Coded(ones, shift, quotients, remainders), size).reshape(shapes[name])
+    turned = {}
+    if rule_of(header['arguments']['rule']).signed != signed:
+        raise ValueError('its version is not that of its rule')
+    if signed:
+        for name, mask in masks.items():
+            kept = int(mask.sum())
+            bits, payload = payload[: -(-kept // 8)], payload[-(-kept // 8) :]
+            turned[name] = np.zeros_like(mask)
+            turned[name][mask] = np.unpackbits(np.frombuffer(bits, np.uint8), count=kept)
     for name, shape in header['trained'].items():
         length = 4 * int(np.prod([int(side) for side in shape], dtype=np.float64))
         data, payload = payload[:length], payload[length:]
         trained[name] = np.frombuffer(data, '<f4').reshape(shape)
     if len(payload):
         raise ValueError('there are bytes behind its end')
-    return Ticket(header['arguments'], str(header['weights']), masks, trained, dict(header['facts']))
+    return Ticket(header['arguments'], str(header['weights']), masks, turned, trained, dict(header['facts']))

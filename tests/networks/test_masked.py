@@ -284,7 +284,7 @@ def test_a_rule_may_come_from_any_module(tmp_path, make_discriminator, rule):
 @pytest.mark.parametrize(
     ('rule', 'problem'),
     [
-        ('magic', "'magic' does not exist: there are edge-popup, global-edge-popup, gem-miner, imp, and"),
+        ('magic', "'magic' does not exist: there are edge-popup, .*, gem-miner, imp, and"),
         (3, '3 does not exist'),
         (['edge-popup'], 'does not exist'),
         ('no_such_module.Rule', 'cannot be imported'),
@@ -365,8 +365,34 @@ def test_scores_get_weight_times_the_gradient_kept_and_dropped_alike():
             assert (scores.grad != 0)[~part.masks()[name]].any()
 
 
+def test_a_negative_score_turns_the_sign_of_a_signed_rules_weight():
+    """Gradients of scores are those of weight · score, whatever the score's sign."""
+    G = make(keep=0.3, rule='signed-edge-popup')
+    with torch.no_grad():
+        for scores in G.parameters():
+            scores.mul_(torch.where(torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.5, -1, 1))
+    z, c = latents(4)
+    target = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    (G(z, c, noise_mode='const') * target).sum().backward()
+    dense = networks.Generator(**SHAPE)
+    for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]:
+        part_name, _, rest = name.partition('.')
+        part = getattr(G, part_name)
+        factor = part.masks()[rest] * part.tensor(rest, '_scores').sign() if rest in part.names else 1
+        tensor.data.copy_(part.tensor(rest) * factor)
+    (dense(z, c, noise_mode='const') * target).sum().backward()
+    for part_name in ('mapping', 'synthesis'):
+        part, plain = getattr(G, part_name), getattr(dense, part_name)
+        for name in part.names:
+            kept = part.masks()[name]
+            assert int(kept.sum()) == round(0.3 * kept.numel())
+            assert torch.equal(part.turned()[name], kept & (part.tensor(name, '_scores') < 0))
+            expected = part.tensor(name) * plain.get_parameter(name).grad
+            torch.testing.assert_close(part.tensor(name, '_scores').grad, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_training_moves_scores_and_no_weight():
-    for rule in ('edge-popup', GLOBAL, 'gem-miner'):
+    for rule in ('edge-popup', 'signed-edge-popup', GLOBAL, 'gem-miner'):
         G = make(keep=0.3, rule=rule)
         before = copy.deepcopy(G)
         assert all(name.endswith('_scores') for name, _ in G.named_parameters())
@@ -499,6 +525,7 @@ def test_snapshots_are_read_without_running_them(tmp_path, make_discriminator, r
     ('rule', 'parameters', 'buffers', 'own'),
     [
         ('edge-popup', ['weight_scores'], ['weight'], []),
+        ('signed-edge-popup', ['weight_scores'], ['weight'], []),
         (GLOBAL, ['weight_scores'], ['weight'], ['threshold', 'ties']),
         ('gem-miner', ['weight_scores'], ['weight', 'weight_alive'], []),
         ('imp', ['weight'], ['weight_start', 'weight_alive'], []),

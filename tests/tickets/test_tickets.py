@@ -1,5 +1,6 @@
 """tickets/: mask rules over time, masks as bytes, the ticket file, and the commands."""
 
+import dataclasses
 import glob
 import hashlib
 import json
@@ -158,25 +159,28 @@ def test_codes_that_are_none_are_refused(ones, shift, quotients, remainders):
     assert mask.sum() == ones
 
 
-def test_a_24_million_parameter_generator_takes_less_than_1800000_bytes(tmp_path):
-    arguments = bound_arguments(make(), defaults=True) | PAPER256 | dict(keep=0.1)
+@pytest.mark.parametrize(('rule', 'most'), [('edge-popup', 1_500_000), ('signed-edge-popup', 1_800_000)])
+def test_the_size_of_a_ticket_of_24_million_weights(tmp_path, rule, most):
+    arguments = bound_arguments(make(), defaults=True) | PAPER256 | dict(keep=0.1, rule=rule)
     shapes = ticket_file.weight_shapes(arguments)
     rnd, masks = np.random.default_rng(0), {}
     for name, shape in shapes.items():
         mask = np.zeros(int(np.prod(shape)), np.bool_)
         mask[rnd.choice(mask.size, round(0.1 * mask.size), replace=False)] = True
         masks[name] = mask.reshape(shape)
-    ticket = Ticket(arguments, '', masks, {'mapping.w_avg': np.zeros(512, np.float32)}, {})
+    turned = {name: mask & (rnd.random(mask.shape) < 0.5) for name, mask in masks.items()} if 'signed' in rule else {}
+    ticket = Ticket(arguments, '', masks, turned, {'mapping.w_avg': np.zeros(512, np.float32)}, {})
     assert ticket.total == 24_743_232  # And 24,226 biases, constants and noise strengths.
-    assert ticket.write(tmp_path / 'big.ticket') < 1_800_000
+    assert ticket.write(tmp_path / 'big.ticket') < most
     read = Ticket.read(tmp_path / 'big.ticket')
     assert all(np.array_equal(mask, masks[name]) for name, mask in read.masks.items())
+    assert all(np.array_equal(read.turned[name], turned[name]) for name in turned)
 
 
 # --- The file ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('rule', ['edge-popup', 'global-edge-popup', 'gem-miner'])
+@pytest.mark.parametrize('rule', ['edge-popup', 'signed-edge-popup', 'global-edge-popup', 'gem-miner'])
 @pytest.mark.parametrize('init', ['signed-constant', 'gaussian'])
 def test_a_ticket_brings_back_the_same_images(tmp_path, rule, init):
     G = make(rule=rule, weight_init=init, seed=2**63 + 1, unmasked=['*torgb.weight'])
@@ -214,6 +218,24 @@ def test_the_bytes_of_version_1_never_change(tmp_path, rule, digest):
     content = path.read_bytes()
     assert (len(content), hashlib.sha256(content).hexdigest()) == (size, digest)
     assert torch.equal(images(Ticket.read(path).generator(path)), images(G))
+
+
+def test_signs_take_a_bit_for_each_weight_that_is_kept(tmp_path):
+    G = make(rule='signed-edge-popup')
+    with torch.no_grad():
+        for scores in G.parameters():
+            scores.view(-1)[::3] *= -1
+    ticket = Ticket.from_generator(G)
+    size = ticket.write(tmp_path / 'signed.ticket')
+    assert (tmp_path / 'signed.ticket').read_bytes()[12:14] == b'\x02\x00'
+    plain = dataclasses.replace(ticket, turned={}, arguments=ticket.arguments | dict(rule='edge-popup'))
+    without = plain.write(tmp_path / 'plain.ticket') + len('signed-')
+    assert size - without == sum(-(-int(mask.sum()) // 8) for mask in ticket.masks.values())
+    back = Ticket.read(tmp_path / 'signed.ticket').generator('signed.ticket')
+    assert torch.equal(images(back), images(G))
+    for name, turned in back.turned().items():
+        assert turned.any()
+        assert torch.equal(turned, G.turned()[name])
 
 
 def test_a_ticket_of_a_rule_from_another_module(tmp_path, monkeypatch):
