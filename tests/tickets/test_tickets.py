@@ -378,7 +378,10 @@ def test_forged_files_are_refused_without_effort(tmp_path):
         with pytest.raises(UserError, match='is not a valid ticket'):
             Ticket.read(path)
     forge(path, ticket, version=2)
-    with pytest.raises(UserError, match='version 2'):
+    with pytest.raises(UserError, match='its version is not that of its rule'):
+        Ticket.read(path)
+    forge(path, ticket, version=3)
+    with pytest.raises(UserError, match='version 3'):
         Ticket.read(path)
 
 
