@@ -35,9 +35,10 @@ LOSS_ARGS = ('normalize=true',)
 @click.option('--outdir', required=True, metavar='DIR')
 @click.option('--kimg', default=100, show_default=True, help='Length of both runs in thousands of images.')
 @click.option('--keep', default=0.1, show_default=True, help='Share of weights that the ticket keeps.')
+@click.option('--rule', default='edge-popup', show_default=True, help="The search's, see find-ticket.")
 @click.option('--seed', default=0, show_default=True)
 @click.option('--loss-arg', 'loss_args', multiple=True, metavar='KEY=VALUE', help='Further ones of MomentMatchingLoss.')
-def main(outdir: str, kimg: int, keep: float, seed: int, loss_args: tuple[str, ...]) -> None:
+def main(outdir: str, kimg: int, keep: float, rule: str, seed: int, loss_args: tuple[str, ...]) -> None:
     host.activate(host.find_or_fetch().path)
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
     from stylegan2_compress import pickles
@@ -48,7 +49,9 @@ def main(outdir: str, kimg: int, keep: float, seed: int, loss_args: tuple[str, .
 
     os.makedirs(outdir, exist_ok=True)
     data, teacher = quickstart.write_inputs(outdir)
-    ticket_dir = finished(f'{outdir}/ticket', lambda: search(data, f'{outdir}/ticket', kimg, keep, seed, loss_args))
+    ticket_dir = finished(
+        f'{outdir}/ticket', lambda: search(data, f'{outdir}/ticket', kimg, keep, rule, seed, loss_args)
+    )
     dense_dir = finished(f'{outdir}/dense', lambda: train_dense(ticket_dir, f'{outdir}/dense'))
 
     ticket = Ticket.read(f'{ticket_dir}/last.ticket')
@@ -96,13 +99,14 @@ def minutes_of(run_dir: str) -> str:
     return f'{times["minutes"]:.0f} ({times["cpu_minutes"]:.0f} of CPU time)'
 
 
-def search(data: str, outdir: str, kimg: int, keep: float, seed: int, loss_args: tuple[str, ...]) -> str:
+def search(data: str, outdir: str, kimg: int, keep: float, rule: str, seed: int, loss_args: tuple[str, ...]) -> str:
     from stylegan2_compress.compression.find_ticket import find_ticket
 
     return find_ticket(
         data,
         outdir,
         keep=keep,
+        rule=rule,
         embedding=EMBEDDING,
         loss_args=LOSS_ARGS + loss_args,
         lr=SCORE_LR,
