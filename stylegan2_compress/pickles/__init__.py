@@ -23,11 +23,10 @@ from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import sha256 as sha256
 from stylegan2_compress.pickles import host_pickle, report, safetensors_file
-from stylegan2_compress.pickles.contents import Refused
+from stylegan2_compress.pickles.contents import Refused, UnknownClass, Unsupported
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Mismatch
 
-TRUSTING = '`prune`, `profile`, `convert`, `evaluate` and `compare`'  # The commands that have --trust.
 KEYS = ('G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe')
 
 
@@ -75,7 +74,7 @@ def _read(path: str | os.PathLike, local: str, file: BufferedIOBase, size: int, 
         if _is_safetensors(path):
             data = safetensors_file.read(local)
         elif trust:
-            data = host_pickle.read_trusting(file, local)
+            data = host_pickle.read_trusting(file, size, local)
         else:
             data = host_pickle.read(file, size, local)
     return {**dict.fromkeys(KEYS), **data}
@@ -134,17 +133,22 @@ def _user_errors(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except Mismatch as error:
-        raise UserError(
-            f'{path} does not fit the local classes: {str(error)[:500]}; if you trust its author, --trust of '
-            f'{TRUSTING} (in Python trust=True) lets the host load it, which runs the code in it.'
-        ) from error
+        raise UserError(f'{path} does not fit the local classes: {str(error)[:500]}{_way_out(error)}.') from error
     except Malformed as error:
         raise UserError(f'{path} is not a network file: {str(error)[:500]}.') from error
+    except UnknownClass as error:
+        raise UserError(f'{path} {str(error)[:500]}. Nothing in it was run{_way_out(error)}.') from error
     except Refused as error:
-        raise UserError(
-            f'{path} {str(error)[:500]}. Nothing in it was run; if you trust its author, --trust of '
-            f'{TRUSTING} (in Python trust=True) runs the code in it.'
-        ) from error
+        raise UserError(f'{path} {str(error)[:500]}. Nothing in it was run.') from error
+    except Unsupported as error:
+        raise UserError(f'{path} {error}.') from error
+
+
+def _way_out(error: Mismatch | UnknownClass) -> str:
+    """What --trust is good for with this file, if anything."""
+    if not error.is_measurable:
+        return ''
+    return f'; if you trust its author, {host_pickle.MEASURING} measure it with --trust, which runs the code in it'
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:

@@ -42,6 +42,20 @@ class Refused(Exception):
     """The file asks for code to be run; the message names it and continues after the file's name."""
 
 
+class UnknownClass(Refused):
+    """The file has a network of a class that is not known here.
+
+    Attributes:
+        is_measurable: whether its G_ema has the parts by which the host calls a generator.
+    """
+
+    is_measurable = False
+
+
+class Unsupported(Exception):
+    """The file has a network of a kind that is known and not supported; the message continues after its name."""
+
+
 # --- records -----------------------------------------------------------------------------------------------------
 
 
@@ -96,6 +110,8 @@ class Network:
     class_name: str
     module_src: str
     state: dict
+    written_as: str | None = None  # If it was translated: the name of its class in the file,
+    written_by: str | None = None  # and the repository that has this class.
 
 
 class TFNetwork(Stub):

@@ -12,8 +12,8 @@ import torch
 from stylegan2_compress import files
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import class_name
-from stylegan2_compress.pickles import host_pickle, safetensors_file, sources, tensorflow
-from stylegan2_compress.pickles.contents import Allowance, Foreign, Network, Reader, Refused, plain
+from stylegan2_compress.pickles import dialects, host_pickle, safetensors_file, sources, tensorflow
+from stylegan2_compress.pickles.contents import Allowance, Foreign, Network, Reader, Refused, Unsupported, plain
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Rebuilder, construct, submodules, tensors
 
@@ -40,6 +40,7 @@ class NetworkReport:
     parameters: int
     macs: int | None  # Per image, see `profiling.macs`; None for other networks and those that cannot be rebuilt.
     modules: list[ModuleReport]
+    written_by: str | None = None  # The repository whose code wrote it, if that is known not to be the host.
 
 
 @dataclass
@@ -61,6 +62,8 @@ class Report:
             lines += ['', f'{key}: {network.class_name}, {network.parameters:,} parameters']
             if network.macs is not None:
                 lines[-1] += f', {network.macs:,} MACs per image'
+            if network.written_by is not None:
+                lines[-1] += f', written by {network.written_by}'
             if network.dimensions:
                 lines.append('  ' + ', '.join(f'{name} {value}' for name, value in network.dimensions.items()))
             if network.channels:
@@ -143,15 +146,20 @@ def _with_modules(report: Report, data: Mapping[str, Any]) -> Report:
 def _with_records(report: Report, root: dict[str, Any]) -> Report:
     """Add networks that are on record, of known and unknown classes, and what is odd about them."""
     allowance = Allowance()
-    rebuilder = Rebuilder(allowance)
+    translator, rebuilder = dialects.Translator(), Rebuilder(allowance)
     texts: set[str] = set()
     for key, record in root.items():
         if not isinstance(record, Network):
             continue
+        try:
+            record = translator.translate(record)
+        except Unsupported as error:
+            report.suspicious.append(f'{key} cannot be loaded: it {error}')
         records = submodules(record)
         classes = {path: submodule.class_name for path, submodule in records.items()}
         sizes = {name: tensor.size for name, tensor in tensors(records, '_parameters').items()}
         report.networks[key] = _describe(classes, sizes, record.state)
+        report.networks[key].written_by = record.written_by
         texts |= {submodule.module_src for submodule in records.values()}
         try:
             rebuilder.skeleton(record)
