@@ -38,21 +38,27 @@ def inspect(file, as_json, host_dir):
 @trust_option
 @host_option
 def convert(source, dest, force, trust, host_dir):
-    """Convert networks between .pkl and .safetensors, in both directions without loss.
+    """Convert networks between .pkl, .safetensors and .pt.
 
-    Pickles of the TensorFlow era are converted to the host's networks on the way. Safetensors files contain weights and
-    constructor arguments and no code; they are for our tools, the host opens pickles.
+    Pickles of the TensorFlow era and of stylegan3's StyleGAN2 are converted to the host's networks on the way.
+    Safetensors files contain weights and constructor arguments and no code; they are for our tools, the host opens
+    pickles. A .pt file has state dicts as stylegan2-pytorch, content-aware GAN compression, StyleKD and DCP-GAN write
+    them: g_ema, g, d and latent_avg.
 
     \b
     Examples:
       stylegan2-compress convert ffhq.pkl ffhq.safetensors
       stylegan2-compress convert student.safetensors student.pkl
+      # A checkpoint of content-aware GAN compression
+      stylegan2-compress convert 256px_11x.pt student.pkl
     """
-    if not dest.endswith(('.pkl', '.safetensors')):
-        raise UserError(f'Cannot tell what to convert to: {dest} ends neither in .pkl nor in .safetensors.')
+    if not dest.endswith(('.pkl', '.safetensors', '.pt', '.pth')):
+        raise UserError(f'Cannot tell what to convert to: {dest} ends neither in .pkl nor in .safetensors or .pt.')
     refuse_to_overwrite(dest, force)
     networks = load('pickles:load', host_dir)(source, trust=trust)
     load('pickles:save')(dest, networks)
+    if dest.endswith('.pkl') and networks['D'] is None:
+        click.echo(f'{dest} has no discriminator, without which the host opens no pickle; we do.', err=True)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Reading and writing networks: the host's pickles of any version, and safetensors.
+"""Reading and writing networks: the host's pickles of any version, safetensors, and stylegan2-pytorch's state dicts.
 
     from stylegan2_compress import pickles
 
@@ -22,7 +22,7 @@ import torch
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import sha256 as sha256
-from stylegan2_compress.pickles import host_pickle, report, safetensors_file
+from stylegan2_compress.pickles import host_pickle, report, safetensors_file, state_dicts
 from stylegan2_compress.pickles.contents import Refused, UnknownClass, Unsupported
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Mismatch
@@ -31,7 +31,7 @@ KEYS = ('G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe')
 
 
 def load(path: str | os.PathLike, trust: bool = False, device: str | torch.device = 'cpu') -> dict[str, Any]:
-    """Read the networks in a pickle or safetensors file.
+    """Read the networks in a pickle, a safetensors file or a `.pt` file of state dicts.
 
     Nothing in the file is executed: networks become instances of the local host's classes, or of ours, built from the
     recorded constructor arguments and state. A warning is given if the source code of a class in a pickle differs from
@@ -73,6 +73,8 @@ def _read(path: str | os.PathLike, local: str, file: BufferedIOBase, size: int, 
     with _user_errors(path):
         if _is_safetensors(path):
             data = safetensors_file.read(local)
+        elif _is_state_dicts(path):
+            data = state_dicts.read(file, size)
         elif trust:
             data = host_pickle.read_trusting(file, size, local)
         else:
@@ -81,21 +83,28 @@ def _read(path: str | os.PathLike, local: str, file: BufferedIOBase, size: int, 
 
 
 def save(path: str | os.PathLike, data: dict[str, Any]) -> None:
-    """Write networks, complete or not at all: as safetensors if `path` ends in that, else as the host's pickle.
+    """Write networks, complete or not at all, in the format that the end of `path` says.
+
+    `.safetensors`; `.pt` and `.pth` for state dicts in the layout of stylegan2-pytorch; else the host's pickle.
 
     Args:
         path: file to write; an existing one is replaced.
         data: dictionary with some of `KEYS` (the host opens only pickles with all of G, D and G_ema).
 
     Raises:
-        UserError: the file cannot be written, or a network cannot be stored as safetensors.
+        UserError: the file cannot be written, or a network cannot be stored in that format.
     """
     with files.atomic_write(path) as file:
-        (safetensors_file if _is_safetensors(path) else host_pickle).write(file, data)
+        if _is_safetensors(path):
+            safetensors_file.write(file, data)
+        elif _is_state_dicts(path):
+            state_dicts.write(file, data)
+        else:
+            host_pickle.write(file, data)
 
 
 def inspect(path: str | os.PathLike) -> report.Report:
-    """Describe a pickle or safetensors file without executing any of it or reading the weights.
+    """Describe a network file without executing any of it or reading the weights.
 
     Pickles that `load` refuses are described as far as possible; classes need not be known.
 
@@ -109,6 +118,8 @@ def inspect(path: str | os.PathLike) -> report.Report:
     with files.opened(local) as (file, size), _user_errors(path):
         if _is_safetensors(path):
             return report.inspect_safetensors(file, size, local)
+        if _is_state_dicts(path):
+            return report.inspect_state_dicts(file, size, local)
         return report.inspect_pickle(file, size, local)
 
 
@@ -153,3 +164,7 @@ def _way_out(error: Mismatch | UnknownClass) -> str:
 
 def _is_safetensors(path: str | os.PathLike) -> bool:
     return os.fspath(path).endswith('.safetensors')
+
+
+def _is_state_dicts(path: str | os.PathLike) -> bool:
+    return os.fspath(path).endswith(('.pt', '.pth'))

@@ -12,7 +12,7 @@ import torch
 from stylegan2_compress import files
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import class_name
-from stylegan2_compress.pickles import dialects, host_pickle, safetensors_file, sources, tensorflow
+from stylegan2_compress.pickles import dialects, host_pickle, safetensors_file, sources, state_dicts, tensorflow
 from stylegan2_compress.pickles.contents import Allowance, Foreign, Network, Reader, Refused, Unsupported, plain
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Rebuilder, construct, submodules, tensors
@@ -48,7 +48,7 @@ class Report:
     """What is inside a network file."""
 
     file: str
-    format: str  # 'pickle', 'TensorFlow pickle' or 'safetensors'.
+    format: str  # 'pickle', 'TensorFlow pickle', 'safetensors' or 'state dicts of stylegan2-pytorch'.
     bytes: int
     sha256: str
     networks: dict[str, NetworkReport] = field(default_factory=dict)
@@ -97,6 +97,22 @@ def inspect_safetensors(file: BufferedIOBase, size: int, path: str) -> Report:
     """
     data = safetensors_file.read(path, with_data=False)
     return _with_modules(Report(path, 'safetensors', size, files.sha256_of_open(file)), data)
+
+
+def inspect_state_dicts(file: BufferedIOBase, size: int, path: str) -> Report:
+    """Describe a file of state dicts in the layout of stylegan2-pytorch.
+
+    Args:
+        file: the file, open in binary mode.
+        size: its length in bytes.
+        path: its path, for the report.
+
+    Raises:
+        Malformed, Refused: it contains no such state dicts.
+    """
+    digest = files.sha256_of_open(file)
+    data = state_dicts.read(file, size, with_data=False)
+    return _with_modules(Report(path, 'state dicts of stylegan2-pytorch', size, digest), data)
 
 
 def inspect_pickle(file: BufferedIOBase, size: int, path: str) -> Report:

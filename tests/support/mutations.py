@@ -1,6 +1,7 @@
 """Files with a few bytes that are wrong, and whether reading them runs anything."""
 
 import contextlib
+import importlib
 import random
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from pathlib import Path
 
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
+
+with contextlib.suppress(ImportError):  # Imported late, it compiles annotations; older versions of torch have none.
+    importlib.import_module('torch.utils.serialization.config')
 
 # What Python announces before code from a file could do harm. Modules that are imported late come from files.
 _DANGEROUS = ('os.system', 'os.exec', 'os.posix_spawn', 'subprocess.Popen', 'pickle.')
