@@ -1,4 +1,4 @@
-"""`inspect`, `convert`, `prune` and `profile`: network files in, network files and tables out."""
+"""`teachers`, `inspect`, `convert`, `prune` and `profile`: network files in, network files and tables out."""
 
 import dataclasses
 import json
@@ -6,10 +6,24 @@ import json
 import click
 
 from stylegan2_compress.arguments import command_options
-from stylegan2_compress.cli.shared import device_option, force_option, host_option, load, trust_option
+from stylegan2_compress.cli.shared import device_option, force_option, host_option, load, load_light, trust_option
 from stylegan2_compress.compression.options import PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import refuse_to_overwrite
+
+
+@click.command()
+def teachers():
+    """List NVIDIA's published StyleGAN2 networks, which every command takes by name.
+
+    They are downloaded when they are first used, into the host's cache (DNNLIB_CACHE_DIR).
+
+    \b
+    Examples:
+      stylegan2-compress teachers
+      stylegan2-compress prune --teacher ffhq256 --ratio 0.8 --out student.pkl
+    """
+    click.echo(load_light('host.teachers:table')())
 
 
 @click.command()

@@ -10,18 +10,16 @@ The dictionaries have the host's keys: G, D, G_ema, training_set_kwargs, augment
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from io import BufferedIOBase
 from typing import Any
 
-import dnnlib
-import requests
 import torch
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import sha256 as sha256
+from stylegan2_compress.host import downloads
 from stylegan2_compress.pickles import host_pickle, report, safetensors_file, state_dicts
 from stylegan2_compress.pickles.contents import Refused, UnknownClass, Unsupported
 from stylegan2_compress.pickles.machine import Malformed
@@ -38,7 +36,8 @@ def load(path: str | os.PathLike, trust: bool = False, device: str | torch.devic
     the local one in a way that may change the network. TensorFlow pickles go through the host's converter.
 
     Args:
-        path: a file, or an http(s) URL, which the host's download cache keeps.
+        path: a file; an http(s) URL or the name of a published network, which the host's download cache keeps; or
+            `hf://OWNER/REPOSITORY/FILE`.
         trust: let the host load a pickle instead, which runs the code in it.
         device: where to put the networks.
 
@@ -109,7 +108,7 @@ def inspect(path: str | os.PathLike) -> report.Report:
     Pickles that `load` refuses are described as far as possible; classes need not be known.
 
     Args:
-        path: a file, or an http(s) URL.
+        path: a file, a URL or a name, as for `load`.
 
     Raises:
         UserError: the file cannot be read, or contains no networks.
@@ -124,18 +123,12 @@ def inspect(path: str | os.PathLike) -> report.Report:
 
 
 def local_file(path: str | os.PathLike) -> str:
-    """The path of a file on this machine; a URL is downloaded into the host's cache unless it is there already.
+    """The path of a file on this machine; what is named otherwise is downloaded, see `host.downloads.local_file`.
 
     Raises:
-        UserError: the URL cannot be downloaded.
+        UserError: it cannot be downloaded.
     """
-    path = os.fspath(path)
-    if not re.match('https?://', path):
-        return path
-    try:
-        return dnnlib.util.open_url(path, return_filename=True)
-    except (requests.RequestException, OSError, AssertionError) as error:
-        raise UserError(f'Cannot download {path}: get the file in another way and give its path.') from error
+    return downloads.local_file(os.fspath(path))
 
 
 @contextlib.contextmanager
