@@ -29,8 +29,9 @@ _PAUSE = 1.0  # Seconds before the second attempt; twice as long before each fur
 _BLOCK = 1 << 14  # What is lost of a download that is cut off is less than this.
 
 
-def is_remote(name: str) -> bool:
+def is_remote(name: str | os.PathLike) -> bool:
     """Whether a network file is named by URL, by Hub path, or by the name of a published network."""
+    name = os.fspath(name)
     return bool(re.match('(https?|hf)://', name)) or teachers.find(name) is not None
 
 
