@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 
 import legacy
 import numpy as np
@@ -11,6 +12,7 @@ import standin_alias_free
 import standin_papers_code
 import standin_stylegan3
 import torch
+from click.testing import CliRunner
 from commands import refused, run
 from mutations import count_refused, nothing_runs
 from other_code import WRITE_SNAPSHOT, run_there
@@ -18,6 +20,7 @@ from pickling import edited, snapshot, write
 from training import networks
 
 from stylegan2_compress import pickles
+from stylegan2_compress.cli import main
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.networks.pruned import PrunedGenerator
 
@@ -139,14 +142,28 @@ def test_what_is_made_of_them_opens_in_the_host(stylegan3, tmp_path):
 
 
 @told
-def test_they_are_distilled_measured_and_searched_for_tickets(stylegan3, make_dataset_zip, tmp_path):
+def test_they_are_distilled_evaluated_and_searched_for_tickets(stylegan3, make_dataset_zip, tmp_path):
     _G, _D, path = stylegan3
     data = make_dataset_zip(tmp_path, n=16)
-    common = ('--data', data, '--outdir', tmp_path / 'runs', '--kimg', 1, '--batch', 8, '--device', 'cpu', '--dry-run')
-    run('distill', '--teacher', path, '--loss', 'stylegan2_compress.ImageDistillationLoss', '--fp32', 1, *common)
-    run('distill', '--teacher', path, '--loss', 'stylegan2_compress.NICKELLoss', *common)
-    measured = json.loads(run('profile', '--json', '--no-measure', path))
-    assert measured
+    options = ['--data', data, '--outdir', tmp_path / 'runs', '--kimg', 1, '--snap', 1, '--device', 'cpu']
+    options += ['--workers', 0, '--batch', 256]
+    invoke('distill', '--teacher', path, '--loss', 'training.loss.StyleGAN2Loss', *options)
+    invoke('find-ticket', '--teacher', path, '--embedding', 'module:tiny_embeddings:tiny', '--dry-run', *options)
+    (student,) = tmp_path.glob('runs/*/network-snapshot-000001.pkl')
+    measured = ('--metrics', 'fd:module:tiny_embeddings:tiny', '--samples', 16, '--device', 'cpu')
+    assert str(student) in run('evaluate', copy_of(path, tmp_path), student, '--data', data, *measured)
+    assert torch.equal(images(load_by_host(student)['G_ema']), images(pickles.load(student)['G_ema']))
+
+
+def invoke(*arguments) -> None:
+    """Run a command that says what it does, also on stderr."""
+    result = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def copy_of(path, directory):
+    """A copy of a file, beside which results may be written."""
+    return shutil.copy(path, directory / 'teacher.pkl')
 
 
 def test_inspect_says_what_they_are(stylegan3):
