@@ -47,7 +47,7 @@ def inspect(file, as_json, host_dir):
 
 @click.command()
 @click.argument('source', metavar='IN|URL')
-@click.argument('dest', metavar='OUT')
+@click.argument('dest', metavar='OUT|hf://OWNER/REPOSITORY/FILE')
 @force_option
 @trust_option
 @host_option
@@ -59,15 +59,24 @@ def convert(source, dest, force, trust, host_dir):
     pickles. A .pt file has state dicts as stylegan2-pytorch, content-aware GAN compression, StyleKD and DCP-GAN write
     them: g_ema, g, d and latent_avg.
 
+    A network that is converted to hf://… is published on the Hugging Face Hub, in a repository that is made (private)
+    if there is none, with a model card that says what it is, what it was made of and what was measured. For this,
+    log in with `hf auth login` first.
+
     \b
     Examples:
       stylegan2-compress convert ffhq.pkl ffhq.safetensors
       stylegan2-compress convert student.safetensors student.pkl
       # A checkpoint of content-aware GAN compression
       stylegan2-compress convert 256px_11x.pt student.pkl
+      # Publish a student
+      stylegan2-compress convert runs/00000/network-snapshot-010000.pkl hf://OWNER/REPOSITORY/student.safetensors
     """
     if not dest.endswith(('.pkl', '.safetensors', '.pt', '.pth')):
         raise UserError(f'Cannot tell what to convert to: {dest} ends neither in .pkl nor in .safetensors or .pt.')
+    if dest.startswith('hf://'):
+        click.echo(load('compression.publish:publish', host_dir)(source, dest, force, trust))
+        return
     refuse_to_overwrite(dest, force)
     networks = load('pickles:load', host_dir)(source, trust=trust)
     load('pickles:save')(dest, networks)
