@@ -54,8 +54,8 @@ def publish(source: str, dest: str, force: bool = False, trust: bool = False) ->
             api.create_commit(repo, operations, commit_message=f'Add {file}')
         except (huggingface_hub.utils.HfHubHTTPError, OSError, ValueError) as error:
             raise UserError(
-                f'Cannot publish {dest} ({type(error).__name__}): check the name, and that `hf auth login` was run with a '
-                f'token that may write there.'
+                f'Cannot publish {dest} ({type(error).__name__}): check the name, and that `hf auth login` was run '
+                f'with a token that may write there.'
             ) from error
     return f'{dest}: SHA-256 {sha256}' + (
         '; the README.md that is there was kept' if has_card else ', with a model card'

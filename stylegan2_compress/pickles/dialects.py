@@ -102,7 +102,9 @@ def _translate(network: Network) -> Network:
             raise Unsupported(_stylegan3(given))
         if 'pruning_ratio' in given:
             return _generator_of_the_papers_code(network, synthesis, given)
-        if 'num_fp16_res' in synthesis.state and 'synthesis_kwargs' not in given:  # The host's does not keep it.
+        # The host's synthesis network does not keep the number, and its generator takes no others than its parameters.
+        is_other = 'num_fp16_res' in synthesis.state or not given.keys() <= set(_GENERATOR_PARAMETERS)
+        if is_other and 'synthesis_kwargs' not in given:
             return _translated(network, STYLEGAN3, _generator_of_stylegan3(given))
     epilogue = _child(network, 'b4')
     if network.class_name == 'Discriminator' and epilogue is not None:

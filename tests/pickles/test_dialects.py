@@ -111,6 +111,15 @@ def test_what_is_given_goes_before_the_defaults(given, tmp_path):
 
 
 @told
+def test_flat_arguments_are_enough_to_know_them_by(stylegan3, tmp_path):
+    def edit(path: str, meta: dict) -> None:
+        meta['state'].pop('num_fp16_res', None)
+
+    path = write(tmp_path / 'a.pkl', edited({'G_ema': stylegan3[0]}, G_ema=edit))
+    assert torch.equal(images(pickles.load(path)['G_ema']), images(pickles.load(stylegan3[2])['G_ema']))
+
+
+@told
 def test_what_was_changed_after_construction_is_kept(stylegan3, tmp_path):
     G = copy.deepcopy(stylegan3[0])
     G.synthesis.b8.conv1.conv_clamp = 0.5
