@@ -5,6 +5,7 @@ A table is between a comment that says what it shows and `<!-- end -->`:
     <!-- options: package.module:Class -->   the arguments of a dataclass, as `arguments.table` writes them
     <!-- command: distill -->                the options of a command
     <!-- repairs -->                         what is repaired in the host
+    <!-- teachers -->                        published networks by name
 
 `--check` writes nothing, and exits with status 1 if a table is not current.
 """
@@ -19,7 +20,9 @@ import click
 
 DOCS = Path(__file__).parent
 PATCHES = DOCS.parent / 'patches'
-BLOCK = re.compile(r'(<!-- (?P<kind>options|command|repairs)(?:: (?P<of>\S+))? -->\n).*?(<!-- end -->)', re.DOTALL)
+BLOCK = re.compile(
+    r'(<!-- (?P<kind>options|command|repairs|teachers)(?:: (?P<of>\S+))? -->\n).*?(<!-- end -->)', re.DOTALL
+)
 
 
 def options(of: str) -> str:
@@ -72,6 +75,24 @@ def repairs(of: None) -> str:
     return '\n'.join(lines)
 
 
+def teachers(of: None) -> str:
+    """Published networks by name, with what is known of each."""
+    from stylegan2_compress.host.teachers import TEACHERS
+
+    lines = ['| name | pixels | data | labels | written by | file |', '| --- | --- | --- | --- | --- | --- |']
+    for name, teacher in TEACHERS.items():
+        cells = [
+            f'`{name}`',
+            f'{teacher.resolution}',
+            teacher.data,
+            f'{teacher.labels or ""}',
+            teacher.written_by,
+            f'[{teacher.url.rpartition("/")[2]}]({teacher.url})',
+        ]
+        lines.append(f'| {" | ".join(cells)} |'.replace('|  |', '| |'))
+    return '\n'.join(lines)
+
+
 def constants(path: Path) -> dict:
     """The constants that a module assigns, read without importing it."""
     found = {}
@@ -86,7 +107,7 @@ def constants(path: Path) -> dict:
 
 def filled(text: str) -> str:
     """The text of a page with current tables."""
-    tables = {'options': options, 'command': command, 'repairs': repairs}
+    tables = {'options': options, 'command': command, 'repairs': repairs, 'teachers': teachers}
     return BLOCK.sub(lambda match: match[1] + tables[match['kind']](match['of']) + '\n' + match[4], text)
 
 

@@ -57,7 +57,7 @@ def sha256_of_open(file: BufferedIOBase) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, in_use: str) -> Iterator[None]:
+def locked(path: str | os.PathLike, in_use: str | None) -> Iterator[None]:
     """Hold a lock on the file `path`, which is created if necessary and stays.
 
     The lock is the operating system's and ends with the process, however that ends. Where there are no such locks
@@ -65,7 +65,7 @@ def locked(path: str | os.PathLike, in_use: str) -> Iterator[None]:
 
     Args:
         path: file to lock.
-        in_use: message for a process that is refused.
+        in_use: message for a process that is refused; None lets it wait instead.
 
     Raises:
         UserError: another process holds the lock, or the file cannot be written.
@@ -78,9 +78,9 @@ def locked(path: str | os.PathLike, in_use: str) -> Iterator[None]:
         try:
             # Record locks are not inherited: workers that outlive a killed process do not keep the lock.
             if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if in_use is not None else 0))
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
+            if in_use is not None and error.errno in (errno.EACCES, errno.EAGAIN):
                 raise UserError(in_use) from error
         yield
 

@@ -23,6 +23,7 @@ COMMANDS = {
     'quickstart': 'training:quickstart',
     'report': 'report:report',
     'stats': 'statistics:stats',
+    'teachers': 'networks:teachers',
     'ticket': 'tickets:ticket',
 }
 

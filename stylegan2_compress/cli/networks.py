@@ -1,4 +1,4 @@
-"""`inspect`, `convert`, `prune` and `profile`: network files in, network files and tables out."""
+"""`teachers`, `inspect`, `convert`, `prune` and `profile`: network files in, network files and tables out."""
 
 import dataclasses
 import json
@@ -6,10 +6,24 @@ import json
 import click
 
 from stylegan2_compress.arguments import command_options
-from stylegan2_compress.cli.shared import device_option, force_option, host_option, load, trust_option
+from stylegan2_compress.cli.shared import device_option, force_option, host_option, load, load_light, trust_option
 from stylegan2_compress.compression.options import PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import refuse_to_overwrite
+
+
+@click.command()
+def teachers():
+    """List NVIDIA's published StyleGAN2 networks, which every command takes by name.
+
+    They are downloaded when they are first used, into the host's cache (DNNLIB_CACHE_DIR).
+
+    \b
+    Examples:
+      stylegan2-compress teachers
+      stylegan2-compress prune --teacher ffhq256 --ratio 0.8 --out student.pkl
+    """
+    click.echo(load_light('host.teachers:table')())
 
 
 @click.command()
@@ -33,26 +47,41 @@ def inspect(file, as_json, host_dir):
 
 @click.command()
 @click.argument('source', metavar='IN|URL')
-@click.argument('dest', metavar='OUT')
+@click.argument('dest', metavar='OUT|hf://OWNER/REPOSITORY/FILE')
 @force_option
 @trust_option
 @host_option
 def convert(source, dest, force, trust, host_dir):
-    """Convert networks between .pkl and .safetensors, in both directions without loss.
+    """Convert networks between .pkl, .safetensors and .pt.
 
-    Pickles of the TensorFlow era are converted to the host's networks on the way. Safetensors files contain weights and
-    constructor arguments and no code; they are for our tools, the host opens pickles.
+    Pickles of the TensorFlow era and of stylegan3's StyleGAN2 are converted to the host's networks on the way.
+    Safetensors files contain weights and constructor arguments and no code; they are for our tools, the host opens
+    pickles. A .pt file has state dicts as stylegan2-pytorch, content-aware GAN compression, StyleKD and DCP-GAN write
+    them: g_ema, g, d and latent_avg.
+
+    A network that is converted to hf://… is published on the Hugging Face Hub, in a repository that is made (private)
+    if there is none, with a model card that says what it is, what it was made of and what was measured. For this,
+    log in with `hf auth login` first.
 
     \b
     Examples:
       stylegan2-compress convert ffhq.pkl ffhq.safetensors
       stylegan2-compress convert student.safetensors student.pkl
+      # A checkpoint of content-aware GAN compression
+      stylegan2-compress convert 256px_11x.pt student.pkl
+      # Publish a student
+      stylegan2-compress convert runs/00000/network-snapshot-010000.pkl hf://OWNER/REPOSITORY/student.safetensors
     """
-    if not dest.endswith(('.pkl', '.safetensors')):
-        raise UserError(f'Cannot tell what to convert to: {dest} ends neither in .pkl nor in .safetensors.')
+    if not dest.endswith(('.pkl', '.safetensors', '.pt', '.pth')):
+        raise UserError(f'Cannot tell what to convert to: {dest} ends neither in .pkl nor in .safetensors or .pt.')
+    if dest.startswith('hf://'):
+        click.echo(load('compression.publish:publish', host_dir)(source, dest, force, trust))
+        return
     refuse_to_overwrite(dest, force)
     networks = load('pickles:load', host_dir)(source, trust=trust)
     load('pickles:save')(dest, networks)
+    if dest.endswith('.pkl') and networks['D'] is None:
+        click.echo(f'{dest} has no discriminator, without which the host opens no pickle; we do.', err=True)
 
 
 @click.command()

@@ -14,7 +14,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import metrics, records
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.tables import number, render
-from stylegan2_compress.host import datasets, devices
+from stylegan2_compress.host import datasets, devices, downloads
 from stylegan2_compress.host.networks import require_generator
 
 
@@ -57,7 +57,7 @@ def evaluate(
     torch_device = devices.choose(device)
     training_set, kwargs = datasets.open_training_set(data)
     label_dim = training_set.label_dim if kwargs.use_labels else 0
-    local_files = [None if dnnlib.util.is_url(file, allow_file_urls=True) else file for file in files]
+    local_files = [None if downloads.is_remote(file) else file for file in files]
     generators = []
     for file, local_file in zip(files, local_files, strict=True):
         contents = pickles.load(file, trust=trust)

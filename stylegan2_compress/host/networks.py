@@ -99,6 +99,21 @@ def require_generator(file: str, data: Mapping[str, Any]) -> None:
         )
 
 
+def require_arguments_of_the_host(file: str, G: torch.nn.Module) -> None:
+    """Check that the host's `Generator` takes the constructor arguments of a generator whose class a file defines.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        with torch.device('meta'):
+            Generator(**generator_arguments(G))
+    except Exception as error:  # Arguments of an unknown class can be anything.
+        raise UserError(
+            f'{file} cannot be pruned: its {class_name(G)} is not constructed as the host constructs a generator.'
+        ) from error
+
+
 def check_against_data(option: str, file: str, G: Generator, training_set_kwargs: Mapping[str, Any]) -> None:
     """Check that a generator makes images and takes labels like those of the training set.
 

@@ -1,4 +1,4 @@
-"""Reading and writing networks: the host's pickles of any version, and safetensors.
+"""Reading and writing networks: the host's pickles of any version, safetensors, and stylegan2-pytorch's state dicts.
 
     from stylegan2_compress import pickles
 
@@ -10,36 +10,34 @@ The dictionaries have the host's keys: G, D, G_ema, training_set_kwargs, augment
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from io import BufferedIOBase
 from typing import Any
 
-import dnnlib
-import requests
 import torch
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import sha256 as sha256
-from stylegan2_compress.pickles import host_pickle, report, safetensors_file
-from stylegan2_compress.pickles.contents import Refused
+from stylegan2_compress.host import downloads
+from stylegan2_compress.pickles import host_pickle, report, safetensors_file, state_dicts
+from stylegan2_compress.pickles.contents import Refused, UnknownClass, Unsupported
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Mismatch
 
-TRUSTING = '`prune`, `profile`, `convert`, `evaluate` and `compare`'  # The commands that have --trust.
 KEYS = ('G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe')
 
 
 def load(path: str | os.PathLike, trust: bool = False, device: str | torch.device = 'cpu') -> dict[str, Any]:
-    """Read the networks in a pickle or safetensors file.
+    """Read the networks in a pickle, a safetensors file or a `.pt` file of state dicts.
 
     Nothing in the file is executed: networks become instances of the local host's classes, or of ours, built from the
     recorded constructor arguments and state. A warning is given if the source code of a class in a pickle differs from
     the local one in a way that may change the network. TensorFlow pickles go through the host's converter.
 
     Args:
-        path: a file, or an http(s) URL, which the host's download cache keeps.
+        path: a file; an http(s) URL or the name of a published network, which the host's download cache keeps; or
+            `hf://OWNER/REPOSITORY/FILE`.
         trust: let the host load a pickle instead, which runs the code in it.
         device: where to put the networks.
 
@@ -74,34 +72,43 @@ def _read(path: str | os.PathLike, local: str, file: BufferedIOBase, size: int, 
     with _user_errors(path):
         if _is_safetensors(path):
             data = safetensors_file.read(local)
+        elif _is_state_dicts(path):
+            data = state_dicts.read(file, size)
         elif trust:
-            data = host_pickle.read_trusting(file, local)
+            data = host_pickle.read_trusting(file, size, local)
         else:
             data = host_pickle.read(file, size, local)
     return {**dict.fromkeys(KEYS), **data}
 
 
 def save(path: str | os.PathLike, data: dict[str, Any]) -> None:
-    """Write networks, complete or not at all: as safetensors if `path` ends in that, else as the host's pickle.
+    """Write networks, complete or not at all, in the format that the end of `path` says.
+
+    `.safetensors`; `.pt` and `.pth` for state dicts in the layout of stylegan2-pytorch; else the host's pickle.
 
     Args:
         path: file to write; an existing one is replaced.
         data: dictionary with some of `KEYS` (the host opens only pickles with all of G, D and G_ema).
 
     Raises:
-        UserError: the file cannot be written, or a network cannot be stored as safetensors.
+        UserError: the file cannot be written, or a network cannot be stored in that format.
     """
     with files.atomic_write(path) as file:
-        (safetensors_file if _is_safetensors(path) else host_pickle).write(file, data)
+        if _is_safetensors(path):
+            safetensors_file.write(file, data)
+        elif _is_state_dicts(path):
+            state_dicts.write(file, data)
+        else:
+            host_pickle.write(file, data)
 
 
 def inspect(path: str | os.PathLike) -> report.Report:
-    """Describe a pickle or safetensors file without executing any of it or reading the weights.
+    """Describe a network file without executing any of it or reading the weights.
 
     Pickles that `load` refuses are described as far as possible; classes need not be known.
 
     Args:
-        path: a file, or an http(s) URL.
+        path: a file, a URL or a name, as for `load`.
 
     Raises:
         UserError: the file cannot be read, or contains no networks.
@@ -110,22 +117,18 @@ def inspect(path: str | os.PathLike) -> report.Report:
     with files.opened(local) as (file, size), _user_errors(path):
         if _is_safetensors(path):
             return report.inspect_safetensors(file, size, local)
+        if _is_state_dicts(path):
+            return report.inspect_state_dicts(file, size, local)
         return report.inspect_pickle(file, size, local)
 
 
 def local_file(path: str | os.PathLike) -> str:
-    """The path of a file on this machine; a URL is downloaded into the host's cache unless it is there already.
+    """The path of a file on this machine; what is named otherwise is downloaded, see `host.downloads.local_file`.
 
     Raises:
-        UserError: the URL cannot be downloaded.
+        UserError: it cannot be downloaded.
     """
-    path = os.fspath(path)
-    if not re.match('https?://', path):
-        return path
-    try:
-        return dnnlib.util.open_url(path, return_filename=True)
-    except (requests.RequestException, OSError, AssertionError) as error:
-        raise UserError(f'Cannot download {path}: get the file in another way and give its path.') from error
+    return downloads.local_file(os.fspath(path))
 
 
 @contextlib.contextmanager
@@ -134,18 +137,27 @@ def _user_errors(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except Mismatch as error:
-        raise UserError(
-            f'{path} does not fit the local classes: {str(error)[:500]}; if you trust its author, --trust of '
-            f'{TRUSTING} (in Python trust=True) lets the host load it, which runs the code in it.'
-        ) from error
+        raise UserError(f'{path} does not fit the local classes: {str(error)[:500]}{_way_out(error)}.') from error
     except Malformed as error:
         raise UserError(f'{path} is not a network file: {str(error)[:500]}.') from error
+    except UnknownClass as error:
+        raise UserError(f'{path} {str(error)[:500]}. Nothing in it was run{_way_out(error)}.') from error
     except Refused as error:
-        raise UserError(
-            f'{path} {str(error)[:500]}. Nothing in it was run; if you trust its author, --trust of '
-            f'{TRUSTING} (in Python trust=True) runs the code in it.'
-        ) from error
+        raise UserError(f'{path} {str(error)[:500]}. Nothing in it was run.') from error
+    except Unsupported as error:
+        raise UserError(f'{path} {error}.') from error
+
+
+def _way_out(error: Mismatch | UnknownClass) -> str:
+    """What --trust is good for with this file, if anything."""
+    if not error.is_measurable:
+        return ''
+    return f'; if you trust its author, {host_pickle.MEASURING} measure it with --trust, which runs the code in it'
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:
     return os.fspath(path).endswith('.safetensors')
+
+
+def _is_state_dicts(path: str | os.PathLike) -> bool:
+    return os.fspath(path).endswith(('.pt', '.pth'))

@@ -30,8 +30,8 @@ _STORAGE_DTYPES = {
     'ByteStorage': torch.uint8,
     'BoolStorage': torch.bool,
 }
-_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # First value of every file in `torch.save`'s older format.
-_TORCH_PROTOCOL = 1001
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # First value of every file in `torch.save`'s older format.
+TORCH_PROTOCOL = 1001
 _PERSISTENCE_VERSION = 6
 _MAX_DEPTH = 32
 _MAX_PLAIN = 1 << 20
@@ -40,6 +40,20 @@ _MAX_SOURCES = 16
 
 class Refused(Exception):
     """The file asks for code to be run; the message names it and continues after the file's name."""
+
+
+class UnknownClass(Refused):
+    """The file has a network of a class that is not known here.
+
+    Attributes:
+        is_measurable: whether its G_ema has the parts by which the host calls a generator.
+    """
+
+    is_measurable = False
+
+
+class Unsupported(Exception):
+    """The file has a network of a kind that is known and not supported; the message continues after its name."""
 
 
 # --- records -----------------------------------------------------------------------------------------------------
@@ -96,6 +110,8 @@ class Network:
     class_name: str
     module_src: str
     state: dict
+    written_as: str | None = None  # If it was translated: the name of its class in the file,
+    written_by: str | None = None  # and the repository that has this class.
 
 
 class TFNetwork(Stub):
@@ -129,7 +145,7 @@ class Array(Stub):
         if not (isinstance(state, tuple) and len(state) == 5):
             raise Malformed('it has an array without data')
         _, shape, dtype, is_fortran, blob = state
-        if not (isinstance(dtype, DType) and isinstance(blob, Blob) and _is_shape(shape)):
+        if not (isinstance(dtype, DType) and isinstance(blob, Blob) and is_shape(shape)):
             raise Malformed('it has an array without data')
         if math.prod(shape) * dtype.dtype.itemsize != blob.length:
             raise Malformed('it has an array whose shape does not fit its data')
@@ -209,17 +225,21 @@ class Reader:
         file: the file, open in binary mode; it has to stay open as long as records are read.
         size: its length in bytes.
         foreign: called with a name outside the allowlist; returns a `Foreign`, or raises `Refused`.
+        sharing: how many times as large as the file its tensors may be together, because they share data.
+
+    Attributes:
+        budget: one item per opcode that may still be read.
     """
 
-    def __init__(self, file: BufferedIOBase, size: int, foreign: Callable[[str], Foreign]):
+    def __init__(self, file: BufferedIOBase, size: int, foreign: Callable[[str], Foreign], sharing: int = 1):
         self._file = file
         self._size = size
         self._foreign = foreign
-        self._unclaimed = size  # Bytes of the file that no tensor has claimed: sharing must not multiply the data.
+        self._unclaimed = sharing * size  # Bytes that no tensor has claimed: sharing must not multiply the data.
         self._sources: set[str] = set()
         self._preamble = b''  # Of the last storage whose preamble differed from that of the storage before.
         self._storages: dict[Blob, Storage] = {}
-        self._budget = iter(range(MAX_OPCODES))
+        self.budget = iter(range(MAX_OPCODES))
         known = {
             'collections.OrderedDict': (OrderedDict, (0,)),
             'dnnlib.util.EasyDict': (EasyDict, (0,)),
@@ -248,9 +268,10 @@ class Reader:
             Refused: from `foreign`.
         """
         self._file.seek(0)
-        return Machine(self._file, self._size, self._find_global, budget=self._budget).load()
+        return Machine(self._file, self._size, self.find_global, budget=self.budget).load()
 
-    def _find_global(self, module: str, name: str) -> Stub:
+    def find_global(self, module: str, name: str) -> Stub:
+        """What a name in the file stands for."""
         return self._known.get(f'{module}.{name}') or self._foreign(f'{module}.{name}')
 
     def _claim(self, n: int) -> None:
@@ -274,7 +295,7 @@ class Reader:
         start, rest = blob.split(min(len(self._preamble), blob.length))
         if not start or start != self._preamble:
             rest = self._parse_preamble(blob)
-        machine = rest.machine(self._find_storage_type, _storage_head, self._budget)
+        machine = rest.machine(self.find_storage_type, _storage_head, self.budget)
         head, keys = machine.load(), machine.load()
         if not isinstance(head, _StorageHead) or keys != [head.key]:
             raise Malformed('it has a tensor storage without data')
@@ -285,9 +306,9 @@ class Reader:
 
     def _parse_preamble(self, blob: Blob) -> Blob:
         """Check the start of a storage, which is the same in all storages from one machine, and return the rest."""
-        machine = blob.machine(self._find_storage_type, None, self._budget)
+        machine = blob.machine(self.find_storage_type, None, self.budget)
         magic, protocol, system = machine.load(), machine.load(), machine.load()
-        if (magic, protocol) != (_TORCH_MAGIC, _TORCH_PROTOCOL) or not isinstance(system, dict):
+        if (magic, protocol) != (TORCH_MAGIC, TORCH_PROTOCOL) or not isinstance(system, dict):
             raise Malformed('it has a tensor storage in a format that the host does not write')
         if system.get('little_endian') is not True:
             raise Malformed('it was written on a big-endian machine')
@@ -295,7 +316,8 @@ class Reader:
         self._preamble, _ = blob.split(blob.length - rest.length)
         return rest
 
-    def _find_storage_type(self, module: str, name: str) -> torch.dtype | Foreign:
+    def find_storage_type(self, module: str, name: str) -> torch.dtype | Foreign:
+        """The dtype that the name of a storage's class stands for."""
         if module != 'torch' or name not in _STORAGE_DTYPES:
             return self._foreign(f'{module}.{name}')
         return _STORAGE_DTYPES[name]
@@ -304,7 +326,7 @@ class Reader:
         """Stand-in for `torch._utils._rebuild_tensor_v2`."""
         if not isinstance(storage, Storage):
             raise Malformed('it has a tensor without storage')
-        if not (_is_shape(size) and _is_shape(stride) and len(size) == len(stride) and _is_shape((offset,))):
+        if not (is_shape(size) and is_shape(stride) and len(size) == len(stride) and is_shape((offset,))):
             raise Malformed('it has a tensor without a valid shape')
         if hooks or meta:
             raise Malformed('it has a tensor with hooks')
@@ -379,12 +401,13 @@ def _storage_head(identifier: Any) -> _StorageHead:
     if not (isinstance(identifier, tuple) and len(identifier) == 6):
         raise Malformed('it has a tensor storage without data')
     kind, dtype, key, _location, numel, view = identifier
-    if kind != 'storage' or not isinstance(dtype, torch.dtype) or not _is_shape((numel,)) or view is not None:
+    if kind != 'storage' or not isinstance(dtype, torch.dtype) or not is_shape((numel,)) or view is not None:
         raise Malformed('it has a tensor storage without data')
     return _StorageHead(dtype, key, numel)
 
 
-def _is_shape(value: Any) -> bool:
+def is_shape(value: Any) -> bool:
+    """Whether a value is a tuple of numbers as a tensor's shape or strides may be."""
     return isinstance(value, tuple) and all(isinstance(n, int) and 0 <= n < 1 << 48 for n in value)
 
 

@@ -1,5 +1,6 @@
 """The host's own file format: pickled dictionaries of networks."""
 
+import contextlib
 import copy
 import pickle
 import warnings
@@ -11,11 +12,20 @@ import torch
 from torch_utils import misc
 
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.pickles import tensorflow
-from stylegan2_compress.pickles.contents import Allowance, Network, Reader, Refused, TFNetwork, plain
+from stylegan2_compress.pickles import dialects, tensorflow
+from stylegan2_compress.pickles.contents import (
+    Allowance,
+    Network,
+    Reader,
+    Refused,
+    TFNetwork,
+    UnknownClass,
+    plain,
+)
 from stylegan2_compress.pickles.machine import Malformed
-from stylegan2_compress.pickles.rebuild import Rebuilder, one_line
+from stylegan2_compress.pickles.rebuild import Mismatch, Rebuilder, one_line
 
+MEASURING = '`profile`, `evaluate` and `compare`'  # Commands that need of a generator only that the host can call it.
 _MAX_KEYS = 20
 _MODULES = ('G', 'D', 'G_ema', 'augment_pipe')
 
@@ -31,21 +41,30 @@ def read(file: BufferedIOBase, size: int, name: str) -> dict[str, Any]:
     Raises:
         Malformed: the file is not a network pickle, or does not fit the local classes.
         Refused: it refers to something that a network does not need.
+        Unsupported: it has a StyleGAN3 generator.
     """
     root = Reader(file, size, _refuse).read()
     if is_tensorflow(root):
         return tensorflow.convert(*root)
     check_root(root, Network)
+    translator = dialects.Translator()
     allowance = Allowance()
     rebuilder = Rebuilder(allowance)
     data = {}
-    for key, value in root.items():
-        data[key] = rebuilder.module(value) if isinstance(value, Network) else plain(value, allowance)
+    try:
+        for key, value in root.items():
+            if isinstance(value, Network):
+                data[key] = rebuilder.module(translator.translate(value))
+            else:
+                data[key] = plain(value, allowance)
+    except (Mismatch, UnknownClass) as error:
+        error.is_measurable = dialects.is_generator(root.get('G_ema'))
+        raise
     if rebuilder.differing:
         classes = ', '.join(sorted(rebuilder.differing))
         warnings.warn(
             f'{name} was made with other source code of {classes} than the local code, which is used now: its images '
-            f'may differ from those of its author. `--trust` of `convert` (trust=True) runs the code in the file.',
+            f'may differ from those of its author. {MEASURING} run the code in the file with --trust.',
             stacklevel=4,  # The caller of `pickles.load`.
         )
     return data
@@ -77,19 +96,23 @@ def check_root(root: Any, kind: type) -> None:
         raise Malformed('its training_set_kwargs are not a dictionary')
 
 
-def read_trusting(file: BufferedIOBase, name: str) -> dict[str, Any]:
+def read_trusting(file: BufferedIOBase, size: int, name: str) -> dict[str, Any]:
     """The file's dictionary from the host's own loader, which runs the code in the file.
 
     Args:
         file: the file, open in binary mode.
+        size: its length in bytes.
         name: its path, for the error.
 
     Raises:
         UserError: the host's loader fails.
+        Unsupported: because it has a StyleGAN3 generator.
     """
     try:
         return legacy.load_network_pkl(file)
     except Exception as error:  # Code from a file can raise anything.
+        with contextlib.suppress(Malformed, Refused):
+            read(file, size, name)
         raise UserError(f'The host cannot load {name} ({one_line(error)}).') from error
 
 

@@ -309,13 +309,18 @@ class Machine:
         state, target = self._stack.pop(), self._stack[-1]
         if isinstance(target, Stub):
             target.build(state)
-        elif state:  # An empty one is harmless: subclasses of dict may carry it.
+        elif state and not (isinstance(target, dict) and _is_metadata(state)):
             raise Malformed(f'it sets the state of a {type(target).__name__}')
 
     def _persistent(self, identifier: Any) -> None:
         if self._find_persistent is None:
             raise Malformed('it refers to something outside the file')
         self._push(self._find_persistent(identifier))
+
+
+def _is_metadata(state: Any) -> bool:
+    """Whether this is what state dicts carry beside their items: versions of modules, of which nothing is kept."""
+    return isinstance(state, dict) and set(state) == {'_metadata'}
 
 
 def _key(value: Any) -> Any:

@@ -22,8 +22,8 @@ from training import networks as host_networks
 from stylegan2_compress import networks as our_networks
 from stylegan2_compress.host.networks import class_name, module_source
 from stylegan2_compress.networks.masked import RULES
-from stylegan2_compress.pickles import sources
-from stylegan2_compress.pickles.contents import Allowance, Network, Refused, Tensor, plain
+from stylegan2_compress.pickles import dialects, sources
+from stylegan2_compress.pickles.contents import Allowance, Network, Refused, Tensor, UnknownClass, plain
 from stylegan2_compress.pickles.machine import Malformed
 
 HOOKS = {
@@ -39,6 +39,7 @@ HOOKS = {
     '_load_state_dict_pre_hooks',
     '_load_state_dict_post_hooks',
 }
+_ARGUMENTS = {'_init_args', '_init_kwargs'}
 MEMBERS = {'_parameters', '_buffers', '_modules', '_non_persistent_buffers_set'}
 _MAX_DEPTH = 32
 _MAX_MODULES = 2_000
@@ -48,7 +49,13 @@ _SCALINGS = {torch.Tensor.div, torch.Tensor.mul}
 
 
 class Mismatch(Malformed):
-    """Constructor arguments and state do not describe the same network of the local class."""
+    """Constructor arguments and state do not describe the same network of the local class.
+
+    Attributes:
+        is_measurable: as of `UnknownClass`.
+    """
+
+    is_measurable = False
 
 
 # --- reading records ----------------------------------------------------------------------------------------------
@@ -150,6 +157,8 @@ class Rebuilder:
         for path, record in records.items():
             submodule, values = module.get_submodule(path), attributes(record, self._allowance)
             made = vars(submodule)
+            if record.written_as:  # The constructor's arguments, and what the local class knows, are the local ones.
+                values = {name: value for name, value in values.items() if name in made and name not in _ARGUMENTS}
             self.changed |= {
                 join(path, name)
                 for name, value in values.items()
@@ -165,8 +174,9 @@ class Rebuilder:
             local_name = class_name(modules[path])
             if local_name != record.class_name:
                 raise Mismatch(f'its {path} is a {record.class_name!r}, but its arguments make a {local_name}')
-            if sources.differ(record.class_name, record.module_src, module_source(type(modules[path]))):
-                self.differing.add(record.class_name)
+            local_source = module_source(type(modules[path]))
+            if sources.differ(record.class_name, record.module_src, local_source) and not dialects.is_known(record):
+                self.differing.add(record.written_as or record.class_name)
 
     def _read(self, tensor: Tensor, like: torch.Tensor) -> torch.Tensor:
         if tensor not in self._tensors:
@@ -181,12 +191,12 @@ def find_class(network: Network) -> type[torch.nn.Module]:
     """The record's class among the host's persistent classes and ours; of several, the one with the same source code.
 
     Raises:
-        Refused: no class has that name.
+        UnknownClass: no class has that name.
     """
     classes = _local_classes().get(network.class_name)
     if classes is None:
         name = network.class_name
-        raise Refused(f'holds a network of class {name!r}, which neither the host nor stylegan2_compress has')
+        raise UnknownClass(f'holds a network of class {name!r}, which neither the host nor stylegan2_compress has')
     return next((cls for cls in classes if module_source(cls) == network.module_src), classes[0])
 
 
@@ -223,7 +233,7 @@ def construct(network: Network, num_modules: int) -> torch.nn.Module:
     for value in (*args, kwargs.get('rule')):
         check_rule(value)
     try:
-        with without_data(5 * num_modules + 100):
+        with without_data(5 * num_modules + 100), np.errstate(all='ignore'):
             return cls(*args, **kwargs)
     except Exception as error:  # A constructor that gets arbitrary arguments can raise anything.
         raise Mismatch(f'{cls.__name__} does not take its constructor arguments ({one_line(error)})') from error

@@ -12,8 +12,8 @@ import torch
 from stylegan2_compress import files
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import class_name
-from stylegan2_compress.pickles import host_pickle, safetensors_file, sources, tensorflow
-from stylegan2_compress.pickles.contents import Allowance, Foreign, Network, Reader, Refused, plain
+from stylegan2_compress.pickles import dialects, host_pickle, safetensors_file, sources, state_dicts, tensorflow
+from stylegan2_compress.pickles.contents import Allowance, Foreign, Network, Reader, Refused, Unsupported, plain
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Rebuilder, construct, submodules, tensors
 
@@ -40,6 +40,7 @@ class NetworkReport:
     parameters: int
     macs: int | None  # Per image, see `profiling.macs`; None for other networks and those that cannot be rebuilt.
     modules: list[ModuleReport]
+    written_by: str | None = None  # The repository whose code wrote it, if that is known not to be the host.
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Report:
     """What is inside a network file."""
 
     file: str
-    format: str  # 'pickle', 'TensorFlow pickle' or 'safetensors'.
+    format: str  # 'pickle', 'TensorFlow pickle', 'safetensors' or 'state dicts of stylegan2-pytorch'.
     bytes: int
     sha256: str
     networks: dict[str, NetworkReport] = field(default_factory=dict)
@@ -61,6 +62,8 @@ class Report:
             lines += ['', f'{key}: {network.class_name}, {network.parameters:,} parameters']
             if network.macs is not None:
                 lines[-1] += f', {network.macs:,} MACs per image'
+            if network.written_by is not None:
+                lines[-1] += f', written by {network.written_by}'
             if network.dimensions:
                 lines.append('  ' + ', '.join(f'{name} {value}' for name, value in network.dimensions.items()))
             if network.channels:
@@ -94,6 +97,22 @@ def inspect_safetensors(file: BufferedIOBase, size: int, path: str) -> Report:
     """
     data = safetensors_file.read(path, with_data=False)
     return _with_modules(Report(path, 'safetensors', size, files.sha256_of_open(file)), data)
+
+
+def inspect_state_dicts(file: BufferedIOBase, size: int, path: str) -> Report:
+    """Describe a file of state dicts in the layout of stylegan2-pytorch.
+
+    Args:
+        file: the file, open in binary mode.
+        size: its length in bytes.
+        path: its path, for the report.
+
+    Raises:
+        Malformed, Refused: it contains no such state dicts.
+    """
+    digest = files.sha256_of_open(file)
+    data = state_dicts.read(file, size, with_data=False)
+    return _with_modules(Report(path, 'state dicts of stylegan2-pytorch', size, digest), data)
 
 
 def inspect_pickle(file: BufferedIOBase, size: int, path: str) -> Report:
@@ -143,15 +162,20 @@ def _with_modules(report: Report, data: Mapping[str, Any]) -> Report:
 def _with_records(report: Report, root: dict[str, Any]) -> Report:
     """Add networks that are on record, of known and unknown classes, and what is odd about them."""
     allowance = Allowance()
-    rebuilder = Rebuilder(allowance)
+    translator, rebuilder = dialects.Translator(), Rebuilder(allowance)
     texts: set[str] = set()
     for key, record in root.items():
         if not isinstance(record, Network):
             continue
+        try:
+            record = translator.translate(record)
+        except Unsupported as error:
+            report.suspicious.append(f'{key} cannot be loaded: it {error}')
         records = submodules(record)
         classes = {path: submodule.class_name for path, submodule in records.items()}
         sizes = {name: tensor.size for name, tensor in tensors(records, '_parameters').items()}
         report.networks[key] = _describe(classes, sizes, record.state)
+        report.networks[key].written_by = record.written_by
         texts |= {submodule.module_src for submodule in records.values()}
         try:
             rebuilder.skeleton(record)

@@ -88,6 +88,36 @@ def _differ(class_name: str, first: str, second: str) -> bool:
     return False
 
 
+def digest(class_name: str, source: str) -> str:
+    """A hash of a class and of all in its module that it uses; '' if the source has no such class.
+
+    What `differ` ignores does not count.
+    """
+    return '' if len(source) > _MAX_SOURCE else _digest(class_name, source)
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(class_name: str, source: str) -> str:
+    definitions = _definitions(source)
+    if class_name not in definitions:
+        return ''
+    used = _used(class_name, definitions)
+    text = '\n'.join(f'{name} {definitions[name].digest()}' for name in sorted(used))
+    return hashlib.sha256(text.encode(errors='replace')).hexdigest()[:32]
+
+
+def _used(class_name: str, definitions: dict[str, _Definition]) -> set[str]:
+    """The names of a class and of what it uses, without the persistent classes that it constructs."""
+    constructed = {name for name, other in definitions.items() if 'persistent_class' in other.tokens}
+    todo, seen = {class_name}, set()
+    while todo:
+        name = todo.pop()
+        definition = definitions[name]
+        seen.add(name)
+        todo |= ((definition.tokens - constructed | definition.head) & definitions.keys()) - seen
+    return seen
+
+
 def unusual_names(source: str) -> set[str]:
     """Names that a module's source code imports or mentions and a network does not need; a hint, not a proof."""
     try:

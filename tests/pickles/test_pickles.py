@@ -380,6 +380,36 @@ def test_a_network_operated_on_after_construction_is_refused_and_trust_is_the_wa
     assert_same(pickles.load(path, trust=True)['G_ema'], G)
 
 
+def test_the_commands_that_the_sentence_names_do_with_trust_what_it_says(data, make_dataset_zip, tmp_path):
+    path = write(tmp_path / 'a.pkl', edited(data, G=rename, G_ema=rename))
+    commands = {
+        'profile': ('--no-measure', path),
+        'compare': (path,),
+        'evaluate': (
+            *(path, '--data', make_dataset_zip(tmp_path), '--metrics', 'fd:module:tiny_embeddings:tiny'),
+            *('--samples', 16, '--device', 'cpu'),
+        ),
+    }
+    for command, arguments in commands.items():
+        assert f'`{command}`' in refused(command, *arguments)
+        run(command, '--trust', *arguments)
+
+
+@pytest.mark.parametrize('name', ['training_set_kwargs', 'D'])
+def test_trust_is_not_recommended_where_no_command_could_measure(name, data, tmp_path):
+    """Names that no network needs, and files without a generator."""
+    files = {'training_set_kwargs': {**data, 'training_set_kwargs': {'x': io.BytesIO}}, 'D': {'D': data['D']}}
+    path = write(tmp_path / 'a.pkl', edited(files[name], **({'D': rename_discriminator} if name == 'D' else {})))
+    with pytest.raises(UserError) as error:
+        pickles.load(path)
+    assert '--trust' not in error.value.format_message()
+
+
+def rename_discriminator(path: str, meta: dict) -> None:
+    if path == '':
+        meta['class_name'] = 'Critic'
+
+
 def test_what_even_the_host_cannot_load_is_a_sentence(tmp_path):
     path = write(tmp_path / 'a.pkl', [1, 2, 3])
     with pytest.raises(UserError, match=r'The host cannot load .*a\.pkl \(TypeError'):

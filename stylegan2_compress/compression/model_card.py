@@ -1,0 +1,96 @@
+"""The model card of a published network: what it is, what it was made of, and what was measured."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stylegan2_compress.evaluation import records
+from stylegan2_compress.host import profiling
+from stylegan2_compress.host.networks import class_name
+from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.version import __version__
+
+
+def model_card(source: str, name: str, sha256: str, G_ema: Any, place: str) -> str:
+    """The card as Markdown with the Hub's metadata in front.
+
+    Args:
+        source: path of the file that is published, beside which a run has left its options and results.
+        name: of the published file.
+        sha256: of the published file.
+        G_ema: its generator.
+        place: `hf://OWNER/REPOSITORY/FILE`.
+    """
+    directory = Path(source).absolute().parent
+    lines = [
+        '---',
+        'tags: [stylegan2, gan-compression, stylegan2-compress]',
+        '---',
+        '',
+        f'# {place.removeprefix("hf://").split("/")[1]}',
+        '',
+        f'A StyleGAN2 generator, published with stylegan2-compress {__version__}.',
+        '',
+        *_table('', _facts(G_ema)),
+        *_table('Made of', _made_of(RunDirectory(directory).read_options() or {})),
+        *_table('Measured', _measured(directory, Path(source).name)),
+        '## Use',
+        '',
+        '```',
+        f'stylegan2-compress inspect {place}',
+        f'stylegan2-compress convert {place} network.pkl',
+        '```',
+        '',
+        f'SHA-256 of {name}: `{sha256}`',
+        '',
+        'The licence is that of what it was made of: look it up, and name it here.',
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def _facts(G: Any) -> dict[str, str]:
+    return {
+        'class': class_name(G),
+        'images': f'{G.img_resolution} pixels, {G.img_channels} channels',
+        **({'labels': f'{G.c_dim}'} if G.c_dim else {}),
+        'parameters': f'{profiling.parameters(G):,}',
+        'multiply-accumulates per image': f'{profiling.macs(G):,}',
+    }
+
+
+def _made_of(args: Mapping[str, Any]) -> dict[str, str]:
+    """From the arguments of a run. Of paths only the last part: directories are nobody's business."""
+    facts = {}
+    data = args.get('training_set_kwargs')
+    if isinstance(data, dict) and isinstance(data.get('path'), str):
+        facts['data'] = os.path.basename(data['path'])
+    loss = args.get('loss_kwargs')
+    if isinstance(loss, dict):
+        facts['loss'] = str(loss.get('class_name'))
+        facts |= {name: _short(value) for name, value in loss.items() if name != 'class_name'}
+    facts |= {what: f'{args[what]}' for what in ('total_kimg', 'batch_size', 'random_seed') if what in args}
+    return facts
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str) and not value.startswith(('http://', 'https://', 'hf://')):
+        return os.path.basename(value.rstrip('/\\')) if os.path.isabs(value) or os.path.exists(value) else value
+    return str(value)
+
+
+def _measured(directory: Path, name: str) -> dict[str, str]:
+    """The last result of each metric for a file."""
+    results: dict[str, str] = {}
+    for record in records.read(directory):
+        if record['snapshot_pkl'] == name:
+            results |= {metric: f'{value:.5g}' for metric, value in record['results'].items()}
+    return results
+
+
+def _table(title: str, facts: Mapping[str, str]) -> list[str]:
+    if not facts:
+        return []
+    heading = [f'## {title}', ''] if title else []
+    cell = {name: value.replace('|', '\\|') for name, value in facts.items()}
+    return [*heading, '| | |', '| --- | --- |', *(f'| {name} | {value} |' for name, value in cell.items()), '']

@@ -1,0 +1,62 @@
+"""`convert IN hf://OWNER/REPOSITORY/FILE`: a network on the Hugging Face Hub, with a model card."""
+
+import re
+import tempfile
+from pathlib import Path
+
+from stylegan2_compress import pickles
+from stylegan2_compress.compression.model_card import model_card
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.networks import require_generator
+
+
+def publish(source: str, dest: str, force: bool = False, trust: bool = False) -> str:
+    """Upload a network file; the repository is made, private, if there is none.
+
+    A model card comes with it unless the repository has a README.md already.
+
+    Args:
+        source: the network file.
+        dest: `hf://OWNER/REPOSITORY/FILE`; the end of FILE says the format.
+        force: replace the file in the repository if it is there.
+        trust: run unknown code that the source contains.
+
+    Returns:
+        What was uploaded, as a line of text.
+
+    Raises:
+        UserError: the source has no generator, or the Hub refuses.
+    """
+    match = re.fullmatch(r'hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>.+)', dest)
+    if match is None:
+        raise UserError(f'{dest} is not of the form hf://OWNER/REPOSITORY/FILE.')
+    try:
+        import huggingface_hub.utils  # Of the extra `hub`, which need not be installed; and slow to import.
+    except ImportError as error:
+        raise UserError(f'{dest} needs huggingface_hub: pip install "stylegan2-compress[hub]".') from error
+    repo, file = match['repo'], match['file']
+    networks = pickles.load(source, trust=trust)
+    require_generator(source, networks)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, Path(file).name)
+        pickles.save(path, networks)
+        sha256 = pickles.sha256(path)
+        card = model_card(pickles.local_file(source), path.name, sha256, networks['G_ema'], dest)
+        api = huggingface_hub.HfApi()
+        operations = [huggingface_hub.CommitOperationAdd(file, str(path))]
+        try:
+            api.create_repo(repo, private=True, exist_ok=True)
+            if not force and api.file_exists(repo, file):
+                raise UserError(f'{dest} exists: name another file, or add --force to replace it.')
+            has_card = api.file_exists(repo, 'README.md')
+            if not has_card:
+                operations.append(huggingface_hub.CommitOperationAdd('README.md', card.encode()))
+            api.create_commit(repo, operations, commit_message=f'Add {file}')
+        except (huggingface_hub.utils.HfHubHTTPError, OSError, ValueError) as error:
+            raise UserError(
+                f'Cannot publish {dest} ({type(error).__name__}): check the name, and that `hf auth login` was run '
+                f'with a token that may write there.'
+            ) from error
+    return f'{dest}: SHA-256 {sha256}' + (
+        '; the README.md that is there was kept' if has_card else ', with a model card'
+    )

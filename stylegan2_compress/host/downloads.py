@@ -1,0 +1,196 @@
+"""Files from the network: published networks by name, URLs and the Hugging Face Hub. Downloaded once.
+
+URLs are kept where the host keeps them and under its names, so that each finds what the other has downloaded. Unlike
+the host's, a download shows how far it is, goes on where it was cut off, and is compared with its SHA-256 if that is
+known.
+"""
+
+import contextlib
+import glob
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import dnnlib
+import requests
+import tqdm
+
+from stylegan2_compress import files
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import teachers
+
+_ATTEMPTS = 5
+_TIMEOUT = 30  # Seconds without an answer or a byte.
+_PAUSE = 1.0  # Seconds before the second attempt; twice as long before each further one.
+_BLOCK = 1 << 14  # What is lost of a download that is cut off is less than this.
+
+
+def is_remote(name: str | os.PathLike) -> bool:
+    """Whether a network file is named by URL, by Hub path, or by the name of a published network."""
+    name = os.fspath(name)
+    return bool(re.match('(https?|hf)://', name)) or teachers.find(name) is not None
+
+
+def local_file(name: str) -> str:
+    """The path of a file on this machine, downloaded if it is not here yet.
+
+    Args:
+        name: a path; an http(s) URL; `hf://OWNER/REPOSITORY/FILE` or `hf://OWNER/REPOSITORY@REVISION/FILE`; or the
+            name of a published network, see `teachers.TEACHERS`.
+
+    Raises:
+        UserError: it cannot be downloaded, or is not what was published.
+    """
+    teacher = teachers.find(name)
+    if teacher is not None:
+        return download(teacher.url, teacher.sha256)
+    if name.startswith('hf://'):
+        return _from_hub(name)
+    return download(name) if re.match('https?://', name) else name
+
+
+def download(url: str, sha256: str | None = None) -> str:
+    """The path of a URL's content in the host's cache (`DNNLIB_CACHE_DIR`).
+
+    Args:
+        url: to download.
+        sha256: of the content, in hexadecimal, if it is known. What is in the cache already is not compared.
+
+    Raises:
+        UserError: the download fails, or its content has another hash.
+    """
+    prefix = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
+    cache = Path(dnnlib.util.make_cache_dir_path('downloads'))
+    if (cached := _cached(cache, prefix)) is not None:
+        return cached
+    if 'drive.google.com' in url:  # Its pages want what only the host's code does.
+        return _by_the_host(url)
+    try:
+        os.makedirs(cache, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'Cannot write {cache}: {error.strerror}.') from error
+    partial = cache / f'partial_{prefix}'  # Not a name that the host takes for a file of its cache.
+    with files.locked(f'{partial}.lock', in_use=None):  # The processes of a run download together.
+        if (cached := _cached(cache, prefix)) is not None:
+            return cached
+        name = _download(url, partial)
+        if sha256 is not None and (found := files.sha256(partial)) != sha256:
+            _discard(partial)
+            raise UserError(f'{url} has SHA-256 {found}, not the published {sha256}: it was changed on its way here.')
+        target = cache / f'{prefix}_{re.sub("[^0-9a-zA-Z._-]", "_", name)}'
+        os.replace(partial, target)
+        _discard(partial)
+        Path(f'{partial}.lock').unlink()  # Whoever waits for it finds the file now.
+    return str(target)
+
+
+def _cached(cache: Path, prefix: str) -> str | None:
+    found = glob.glob(f'{glob.escape(str(cache))}/{prefix}_*')
+    return found[0] if len(found) == 1 else None
+
+
+def _by_the_host(url: str) -> str:
+    try:
+        return dnnlib.util.open_url(url, return_filename=True)
+    except (requests.RequestException, OSError, AssertionError) as error:
+        raise UserError(f'Cannot download {url}: get the file in another way and give its path.') from error
+
+
+def _download(url: str, partial: Path) -> str:
+    """Bring `partial` to its full length; returns the name that the file is to have."""
+    last: Exception | None = None
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE * 2 ** (attempt - 1))
+        try:
+            return _attempt(url, partial)
+        except requests.HTTPError as error:
+            status = 0 if error.response is None else error.response.status_code
+            if status < 500:
+                raise UserError(_sentence(url, f'HTTP status {status}')) from error
+            last = error
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            last = error
+        except requests.RequestException as error:  # A URL that is none.
+            raise UserError(_sentence(url, type(error).__name__)) from error
+        except OSError as error:
+            raise UserError(f'Cannot write {error.filename or partial}: {error.strerror}.') from error
+    raise UserError(_sentence(url, f'{type(last).__name__} {_ATTEMPTS} times')) from last
+
+
+def _sentence(url: str, reason: str) -> str:
+    return f'Cannot download {url} ({reason}): try again, or get the file in another way and give its path.'
+
+
+def _attempt(url: str, partial: Path) -> str:
+    """Download what is missing in `partial`, or everything if the server does not continue the same content."""
+    have = partial.stat().st_size if partial.exists() else 0
+    version = _version_file(partial).read_text() if _version_file(partial).exists() else ''
+    headers = {'Accept-Encoding': 'identity'}  # Compressed content has another length than the header says.
+    if have and version:
+        headers |= {'Range': f'bytes={have}-', 'If-Range': version}
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if response.status_code == 416:  # Nothing is left to send, or the content has changed: we cannot tell.
+            _discard(partial)
+            raise requests.ConnectionError('The server does not continue the download.')
+        response.raise_for_status()
+        if response.status_code != 206:
+            have = 0
+        # A weak ETag does not promise the same bytes.
+        version = response.headers.get('ETag') or response.headers.get('Last-Modified') or ''
+        _version_file(partial).write_text('' if version.startswith('W/') else version)
+        length = response.headers.get('Content-Length')
+        total = have + int(length) if length else None
+        name = re.search('filename="([^"]*)"', response.headers.get('Content-Disposition', ''))
+        with open(partial, 'ab' if have else 'wb') as file, _progress(url, have, total) as bar:
+            _copy(response, file, bar)
+    if total is not None and partial.stat().st_size != total:
+        raise requests.ConnectionError('The connection was closed too early.')
+    return name[1] if name else url
+
+
+def _copy(response: requests.Response, file: BinaryIO, bar: tqdm.tqdm) -> None:
+    for block in response.iter_content(_BLOCK):
+        file.write(block)
+        bar.update(len(block))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _progress(url: str, have: int, total: int | None) -> Iterator[tqdm.tqdm]:
+    """A bar on stderr, if that is a terminal."""
+    name = url.rpartition('/')[2]
+    with tqdm.tqdm(desc=name, initial=have, total=total, unit='B', unit_scale=True, disable=None) as bar:
+        yield bar
+
+
+def _version_file(partial: Path) -> Path:
+    """Where the server's mark for the content of a partial file is kept: only the same content can be continued."""
+    return partial.with_name(f'{partial.name}.version')
+
+
+def _discard(partial: Path) -> None:
+    for path in (partial, _version_file(partial)):
+        path.unlink(missing_ok=True)
+
+
+def _from_hub(name: str) -> str:
+    match = re.fullmatch(r'hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>.+)', name)
+    if match is None:
+        raise UserError(f'{name} is not of the form hf://OWNER/REPOSITORY/FILE.')
+    try:
+        import huggingface_hub.utils  # Of the extra `hub`, which need not be installed; and slow to import.
+    except ImportError as error:
+        raise UserError(f'{name} needs huggingface_hub: pip install "stylegan2-compress[hub]".') from error
+    try:
+        return huggingface_hub.hf_hub_download(match['repo'], match['file'], revision=match['revision'])
+    except (huggingface_hub.utils.HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f'Cannot get {name} from the Hugging Face Hub ({type(error).__name__}): check the name and, for a private '
+            f'repository, that you are logged in.'
+        ) from error
