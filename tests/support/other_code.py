@@ -20,11 +20,20 @@ def checkout(name: str) -> Path:
     return path
 
 
+# setuptools 82 has no pkg_resources any more, of which this old code takes one function.
+PARSE_VERSION = """
+import importlib.util, sys, types
+if importlib.util.find_spec('pkg_resources') is None:
+    from packaging.version import parse
+    sys.modules['pkg_resources'] = types.SimpleNamespace(parse_version=parse)
+"""
+
+
 def run_there(name: str, script: str, *arguments: object) -> None:
     """Run a script in which the modules of a checkout can be imported, and ours cannot be."""
     path = checkout(name)
     done = subprocess.run(
-        [sys.executable, '-c', script, *map(str, arguments)],
+        [sys.executable, '-c', PARSE_VERSION + script, *map(str, arguments)],
         env={**os.environ, 'PYTHONPATH': str(path)},
         cwd=path,
         capture_output=True,
