@@ -4,6 +4,7 @@ from importlib.metadata import version
 from types import SimpleNamespace
 
 import numpy as np
+import scipy  # Its `linalg`, which is slow to import, comes with the first use.
 
 WHAT = 'fid metrics: scipy.linalg.sqrtm without its `disp` argument'
 WHY = 'The argument goes away, and with it the error estimate that the host unpacks and ignores: TypeError.'
@@ -25,6 +26,4 @@ def apply() -> None:
 
 def _sqrtm(A: np.ndarray, disp: bool) -> tuple[np.ndarray, float]:
     """Return the square root, and in place of its error estimate a NaN that nobody reads."""
-    import scipy.linalg  # Only here, likewise.
-
     return scipy.linalg.sqrtm(A), float('nan')  # pyright: ignore[reportReturnType]  # A tuple only with `disp`.

@@ -7,6 +7,7 @@ from pathlib import Path
 from stylegan2_compress import pickles
 from stylegan2_compress.compression.model_card import model_card
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import downloads
 from stylegan2_compress.host.networks import require_generator
 
 
@@ -30,10 +31,7 @@ def publish(source: str, dest: str, force: bool = False, trust: bool = False) ->
     match = re.fullmatch(r'hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>.+)', dest)
     if match is None:
         raise UserError(f'{dest} is not of the form hf://OWNER/REPOSITORY/FILE.')
-    try:
-        import huggingface_hub.utils  # Of the extra `hub`, which need not be installed; and slow to import.
-    except ImportError as error:
-        raise UserError(f'{dest} needs huggingface_hub: pip install "stylegan2-compress[hub]".') from error
+    huggingface_hub = downloads.hub(dest)
     repo, file = match['repo'], match['file']
     networks = pickles.load(source, trust=trust)
     require_generator(source, networks)

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 import dnnlib
@@ -179,14 +180,27 @@ def _discard(partial: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def hub(name: str) -> ModuleType:
+    """The package huggingface_hub.
+
+    Args:
+        name: what it is needed for, for the error.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import huggingface_hub.utils  # Of the extra `hub`, which need not be installed; and slow to import.
+    except ImportError as error:
+        raise UserError(f'{name} needs huggingface_hub: pip install huggingface_hub.') from error
+    return huggingface_hub
+
+
 def _from_hub(name: str) -> str:
     match = re.fullmatch(r'hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>.+)', name)
     if match is None:
         raise UserError(f'{name} is not of the form hf://OWNER/REPOSITORY/FILE.')
-    try:
-        import huggingface_hub.utils  # Of the extra `hub`, which need not be installed; and slow to import.
-    except ImportError as error:
-        raise UserError(f'{name} needs huggingface_hub: pip install "stylegan2-compress[hub]".') from error
+    huggingface_hub = hub(name)
     try:
         return huggingface_hub.hf_hub_download(match['repo'], match['file'], revision=match['revision'])
     except (huggingface_hub.utils.HfHubHTTPError, OSError, ValueError) as error:
