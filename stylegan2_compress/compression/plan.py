@@ -80,7 +80,15 @@ def run(plan: Plan, outdir: str, resume: str | None = None, dry_run: bool = Fals
         The run directory.
     """
     with handed_over(plan):
-        return continue_or_start(outdir, plan.name, plan.args, student=plan.student, resume=resume, dry_run=dry_run)
+        return continue_or_start(
+            outdir,
+            plan.name,
+            plan.args,
+            student=plan.student,
+            resume=resume,
+            dry_run=dry_run,
+            networks=plan.resources.networks,
+        )
 
 
 @contextlib.contextmanager
