@@ -8,7 +8,7 @@ from stylegan2_compress.compression.options import DEFAULT_RATIO, DistillOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics
 from stylegan2_compress.host import configurations, devices
-from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.host.networks import require_finite, require_generator
 from stylegan2_compress.runs.loops import OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
@@ -42,6 +42,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     plan = Plan('', {})
     teacher = plan.resources.networks[options.teacher]
     require_generator(options.teacher, teacher)
+    require_finite(options.teacher, teacher['G_ema'])
     G = teacher['G_ema']
     metrics = planning.parse_metrics(options.metrics)
     for metric in metrics:

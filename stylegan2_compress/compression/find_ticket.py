@@ -16,7 +16,13 @@ from stylegan2_compress.compression.options import TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
-from stylegan2_compress.host.networks import check_against_data, class_name, constructor_arguments, require_generator
+from stylegan2_compress.host.networks import (
+    check_against_data,
+    class_name,
+    constructor_arguments,
+    require_finite,
+    require_generator,
+)
 from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks import masked as masks
@@ -103,6 +109,7 @@ def teacher_generator(plan: Plan, teacher: str) -> torch.nn.Module:
     data = plan.resources.networks[teacher]
     require_generator(teacher, data)
     G = data['G_ema']
+    require_finite(teacher, G)
     if class_name(G) != 'Generator':
         raise UserError(f"--teacher={teacher} is a {class_name(G)}: tickets are made of the host's Generator.")
     return G

@@ -17,7 +17,14 @@ from stylegan2_compress.arguments import require_choice
 from stylegan2_compress.compression.options import HOST_LOSS, MethodOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.devices import prepare_for_cpu
-from stylegan2_compress.host.networks import check_against_data, check_batch, constructor_arguments, require_generator
+from stylegan2_compress.host.networks import (
+    check_against_data,
+    check_batch,
+    check_path_lengths,
+    constructor_arguments,
+    require_finite,
+    require_generator,
+)
 from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses import discriminators, method
 from stylegan2_compress.losses.method import MethodLoss
@@ -57,6 +64,8 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
         args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
     check_batch(args)
     use_loss(plan, HOST_LOSS if options.loss is None else options.loss, options.loss_args, options.teacher)
+    if args.loss_kwargs.class_name == HOST_LOSS:
+        check_path_lengths(args)
     if options.loss is not None:
         plan.name += f'-{options.loss.rpartition(".")[2]}'
     if on_cpu:
@@ -123,6 +132,7 @@ def use_networks(plan: Plan, options: MethodOptions, student: Mapping | None) ->
     for network in ('G', 'D'):
         if data[network] is None:
             raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
+        require_finite(name, data[network], network)
     if student is None:  # Else it is the teacher's, which is compared with the data itself.
         check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
     freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')
@@ -158,6 +168,7 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
     if teacher is not None:
         data = plan.resources.networks[teacher]
         require_generator(teacher, data)
+        require_finite(teacher, data['G_ema'])
         check_against_data('--teacher', teacher, data['G_ema'], args.training_set_kwargs)
         if 'teacher' in accepted:
             kwargs.setdefault('teacher', teacher)

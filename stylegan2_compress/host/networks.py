@@ -87,6 +87,24 @@ def check_batch(args: dnnlib.EasyDict) -> None:
         )
 
 
+def check_path_lengths(args: dnnlib.EasyDict) -> None:
+    """Check that the host's loss, which regularises the path lengths of half of the images, has two at a time.
+
+    Args:
+        args: keyword arguments of a training loop with `StyleGAN2Loss`.
+
+    Raises:
+        UserError: it has one, and would stop at the first step.
+    """
+    used = args.batch_gpu // args.loss_kwargs.get('pl_batch_shrink', 2)
+    if args.loss_kwargs.get('pl_weight', 2) and used < 1:
+        raise UserError(
+            f"{args.batch_gpu} image on a GPU at a time is too few for the path lengths of the host's loss: raise "
+            '--batch or --batch-gpu, switch them off with --loss-arg pl_weight=0, or take '
+            '--loss=stylegan2_compress.AdversarialLoss.'
+        )
+
+
 def require_generator(file: str, data: Mapping[str, Any]) -> None:
     """Check that the contents of a network file have a StyleGAN2 generator as G_ema.
 
@@ -96,6 +114,27 @@ def require_generator(file: str, data: Mapping[str, Any]) -> None:
     if not hasattr(getattr(data['G_ema'], 'synthesis', None), 'block_resolutions'):
         raise UserError(
             f'{file} has no StyleGAN2 generator as G_ema: `stylegan2-compress inspect` shows what it contains.'
+        )
+
+
+def require_finite(file: str, network: torch.nn.Module, name: str = 'G_ema') -> None:
+    """Check that all weights of a network are finite.
+
+    Args:
+        file: where it is from, for the error.
+        network: the network.
+        name: which of the file's it is, for the error.
+
+    Raises:
+        UserError: some are not.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    bad = sum(int((~tensor.isfinite()).sum()) for tensor in tensors if tensor.is_floating_point())
+    if bad:
+        total = sum(tensor.numel() for tensor in tensors)
+        raise UserError(
+            f'{file} has {bad:,} weights of {total:,} in {name} that are NaN or infinite: its training had diverged; '
+            'use an earlier snapshot.'
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run reads, identified by content: files may move, and what stands under the same name may be something else."""
+"""What a run reads, identified by content: files may move, and a name may come to mean another file."""
 
 import os
 import re

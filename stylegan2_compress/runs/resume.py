@@ -109,7 +109,14 @@ def in_run_directory(args: dict, run: RunDirectory, student: dict | None) -> dic
 
 
 def write_start(run: RunDirectory, args: dict, student: dict | None, reads: Mapping[str, str]) -> None:
-    """Write what the run starts from, `reads` being digests of it. The options are written last: a directory with options is complete."""
+    """Write what the run starts from. The options are written last: a directory with options is complete.
+
+    Args:
+        run: in whose directory.
+        args: of the loop.
+        student: contents of the network pickle at `args.resume_pkl`, if the run has its own.
+        reads: digests of what the run reads, see `inputs.fingerprints`.
+    """
     is_new = not run.options_path.exists()
     if student is not None and is_new:
         pickles.save(args['resume_pkl'], student)

@@ -326,6 +326,38 @@ def test_an_evaluation_looks_at_the_data_once(place, copies, monkeypatch):
     assert seen == [str(place / 'data.zip')]
 
 
+def spoiled(path, out, weights, value=float('nan')):
+    """A copy of a network file whose weights of a name are another value."""
+    contents = pickles.load(path)
+    dict(contents['G_ema'].named_parameters())[weights].data[0] = value
+    pickles.save(out, contents)
+    return str(out)
+
+
+@pytest.mark.parametrize('name', ['fd', 'fid50k_full', 'agreement', 'ppl2_wend'])
+def test_images_that_are_not_finite_are_refused_before_anything_is_recorded(place, copies, tmp_path, name):
+    """NaN becomes 0 in 8 bits: grey images are nearer to noise than a network is that has learnt nothing."""
+    metric = f'fd:{spec_of(place)}' if name == 'fd' else name
+    bad = spoiled(copies[1], tmp_path / 'nan.pkl', 'synthesis.b16.torgb.bias')
+    with pytest.raises(UserError, match=r'nan.pkl has 1 weights of [0-9,]+ in G_ema that are NaN or infinite'):
+        evaluate([copies[0], bad], str(place / 'data.zip'), metric, samples=20, device='cpu')
+    large = spoiled(copies[1], tmp_path / 'large.pkl', 'synthesis.b16.torgb.bias', 3e38)
+    contents = pickles.load(large)
+    contents['G_ema'].synthesis.b8.torgb.bias.data[:] = 3e38
+    pickles.save(large, contents)
+    with pytest.raises(UserError, match=r'large.pkl makes images that are NaN or infinite \((\d+) of the first \1\)'):
+        evaluate([large] if name != 'agreement' else [copies[0], large], str(place / 'data.zip'), metric, samples=20,
+                 device='cpu')  # fmt: skip
+    assert not list(tmp_path.glob('*.jsonl'))
+
+
+def test_images_are_looked_at_only_while_they_are_measured(place, copies):
+    G = pickles.load(copies[0])['G_ema']
+    with samples.required_to_be_finite('teacher.pkl', G):
+        G(torch.zeros([1, 16]), torch.zeros([1, 2]))
+    assert not G.synthesis._forward_hooks
+
+
 def test_agreement_with_the_teacher(place, copies):
     """Zero for the teacher's copy; for another network the mean over pairs of images of the same z."""
     same = shutil.copy(copies[0], Path(copies[0]).parent / 'copy.pkl')
