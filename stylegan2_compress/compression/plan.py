@@ -22,6 +22,7 @@ from stylegan2_compress.host.networks import (
     check_batch,
     check_path_lengths,
     constructor_arguments,
+    has_shapes,
     require_finite,
     require_generator,
 )
@@ -62,6 +63,8 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
     if options.student is not None or student is not None:
         use_networks(plan, options, student)
         args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
+    elif args.get('resume_pkl') is not None and loop != HOST_LOOP:
+        check_start(plan)
     check_batch(args)
     use_loss(plan, HOST_LOSS if options.loss is None else options.loss, options.loss_args, options.teacher)
     if args.loss_kwargs.class_name == HOST_LOSS:
@@ -142,6 +145,26 @@ def use_networks(plan: Plan, options: MethodOptions, student: Mapping | None) ->
         args.D_kwargs.setdefault('block_kwargs', {})['freeze_layers'] = freeze
     precision.put_into_generator(args.G_kwargs)
     precision.put_into_discriminator(args.D_kwargs)
+
+
+def check_start(plan: Plan) -> None:
+    """Check that the networks of the host's `--resume` have the shapes that the configuration says.
+
+    Raises:
+        UserError: the file cannot be read, or they have others.
+    """
+    args = plan.args
+    data = plan.resources.networks[args.resume_pkl]
+    require_generator(args.resume_pkl, data)
+    for name, kwargs in [('G', args.G_kwargs), ('D', args.D_kwargs), ('G_ema', args.G_kwargs)]:
+        if data[name] is None:
+            raise UserError(f'--resume={args.resume_pkl} has no {name} to start from.')
+        require_finite(args.resume_pkl, data[name], name)
+        if not has_shapes(data[name], kwargs, args.training_set_kwargs):
+            raise UserError(
+                f'--resume={args.resume_pkl} has a {name} of other shapes than --cfg and --data say: with '
+                f'--student={args.resume_pkl} the shapes come from the file.'
+            )
 
 
 def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, Any], teacher: str | None = None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dnnlib
 import torch
+from torch_utils import misc
 from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
@@ -64,6 +65,25 @@ def constructor_arguments(network: torch.nn.Module) -> dnnlib.EasyDict:
     for name in ('c_dim', 'img_resolution', 'img_channels'):
         kwargs.pop(name, None)
     return kwargs
+
+
+def has_shapes(network: torch.nn.Module, kwargs: Mapping[str, Any], training_set_kwargs: dict) -> bool:
+    """Whether the tensors of a network fit into one that a training loop constructs, as far as they have equal names.
+
+    Args:
+        network: whose weights are to be copied.
+        kwargs: class name and arguments of the network to be constructed, without those that depend on the dataset.
+        training_set_kwargs: class name and constructor arguments of the dataset.
+    """
+    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
+    other = dnnlib.util.construct_class_by_name(
+        **kwargs,
+        c_dim=training_set.label_dim,
+        img_resolution=training_set.resolution,
+        img_channels=training_set.num_channels,
+    )
+    shapes = {name: tensor.shape for name, tensor in misc.named_params_and_buffers(network)}
+    return all(tensor.shape == shapes[name] for name, tensor in misc.named_params_and_buffers(other) if name in shapes)
 
 
 def check_batch(args: dnnlib.EasyDict) -> None:

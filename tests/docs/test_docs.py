@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -169,6 +170,17 @@ def test_what_examples_import_exists(page):
                 for name in node.names:
                     if not hasattr(module, name.name):
                         importlib.import_module(f'{node.module}.{name.name}')
+
+
+def test_the_readmes_python_runs_by_itself(tmp_path, make_generator):
+    """In a new process, where nobody has activated the host; `distill` is only looked up."""
+    from stylegan2_compress import pickles
+
+    (block,) = blocks(ROOT / 'README.md', 'python')
+    pickles.save(tmp_path / 'ffhq256.pkl', dict(G=None, D=None, G_ema=make_generator()))
+    script = block.replace('run_dir = distill(', 'dict(') + 'print(distill.__name__, G.z_dim)'
+    result = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stdout == 'distill 16\n', result.stderr
 
 
 def examples():
