@@ -6,7 +6,8 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -177,3 +178,27 @@ def cache_dir(*parts: str) -> Path:
         return Path(own, *parts)
     conventional = os.environ.get('LOCALAPPDATA' if os.name == 'nt' else 'XDG_CACHE_HOME')
     return Path(conventional or Path.home() / '.cache', 'stylegan2-compress', *parts)
+
+
+def try_to_cache(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file to our cache, or say that it cannot be kept: it can be made again, so no run ends for that.
+
+    Args:
+        path: of the file; its directory is created.
+        write: writes it, by `atomic_write`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    except OSError as error:
+        _say_that_it_is_not_kept(f'Cannot write to {path.parent}: {error.strerror}.')
+    except UserError as error:
+        _say_that_it_is_not_kept(error.message)
+
+
+def _say_that_it_is_not_kept(reason: str) -> None:
+    print(
+        f'{reason} What was computed is used, but not kept for later; STYLEGAN2_COMPRESS_CACHE=DIR names another '
+        'directory for that.',
+        file=sys.stderr,
+    )

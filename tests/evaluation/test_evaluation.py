@@ -174,6 +174,15 @@ def test_data_statistics_are_those_in_the_hosts_cache(place, copies):
     assert sorted(cache.iterdir()) == before
 
 
+def test_without_a_place_for_statistics_of_the_data_numbers_are_the_same(place, copies, tmp_path, monkeypatch, capsys):
+    given = dict(samples=64, seed=5, device='cpu')
+    expected = evaluate([copies[1]], str(place / 'data.zip'), 'fid50k_full', **given)[0].values
+    with detectors.in_the_place_of_the_hosts(tmp_path / 'dnnlib'):
+        (tmp_path / 'dnnlib' / 'gan-metrics').write_text('a file in its place')
+        assert evaluate([copies[1]], str(place / 'data.zip'), 'fid50k_full', **given)[0].values == expected
+    assert "Cannot write to the host's cache" in capsys.readouterr().err
+
+
 # --- Distances --------------------------------------------------------------------------------------------------------
 
 
