@@ -133,7 +133,7 @@ def test_a_directory_that_is_not_there_is_a_sentence(tmp_path):
 
 def test_a_directory_is_refused_before_any_work_although_it_may_be_replaced(tmp_path):
     with pytest.raises(UserError, match='is a directory'):
-        files.refuse_to_overwrite(str(tmp_path), force=True)
+        files.check_output(str(tmp_path), force=True, endings=[''])
 
 
 def test_a_directory_in_the_way_is_a_sentence(tmp_path):

@@ -6,10 +6,9 @@ import json
 import click
 
 from stylegan2_compress.arguments import command_options
-from stylegan2_compress.cli.shared import device_option, force_option, host_option, load, trust_option
+from stylegan2_compress.cli.shared import NETWORK_FILES, device_option, force_option, host_option, load, trust_option
 from stylegan2_compress.compression.options import PruneOptions
-from stylegan2_compress.errors import UserError
-from stylegan2_compress.files import refuse_to_overwrite
+from stylegan2_compress.files import check_output
 
 
 @click.command()
@@ -48,9 +47,7 @@ def convert(source, dest, force, trust, host_dir):
       stylegan2-compress convert ffhq.pkl ffhq.safetensors
       stylegan2-compress convert student.safetensors student.pkl
     """
-    if not dest.endswith(('.pkl', '.safetensors')):
-        raise UserError(f'Cannot tell what to convert to: {dest} ends neither in .pkl nor in .safetensors.')
-    refuse_to_overwrite(dest, force)
+    check_output(dest, force, NETWORK_FILES, inputs=[source])
     networks = load('pickles:load', host_dir)(source, trust=trust)
     load('pickles:save')(dest, networks)
 
@@ -78,7 +75,7 @@ def prune(force, trust, host_dir, **options):
       stylegan2-compress prune --teacher ffhq.pkl --ratio 0.9 --criterion content-aware --mask parser.pt --out s.pkl
     """
     chosen = PruneOptions(**options)
-    refuse_to_overwrite(chosen.out, force)
+    check_output(chosen.out, force, NETWORK_FILES, inputs=[chosen.teacher, chosen.mask])
     click.echo(load('compression.prune:prune', host_dir)(chosen, trust))
 
 

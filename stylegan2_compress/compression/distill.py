@@ -52,7 +52,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
         **{
             **defaults_for(G),
             **options.host_options(),
-            'gpus': distributed.number_of_processes(options.gpus),
+            'gpus': distributed.number_of_processes(options.gpus, options.device),
             'metrics': metrics,
         },
     )
@@ -60,6 +60,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
 
     student = None
     if options.student is None:
+        pruning.require_prunable(options.teacher, G)
         ratio = DEFAULT_RATIO if options.ratio is None else options.ratio
         widths = pruning.widths_for_ratio(G, ratio)
         student = pruning.make_student(teacher, widths, options.criterion or 'l1')

@@ -4,7 +4,7 @@ from stylegan2_compress import pickles, pruning
 from stylegan2_compress.compression.options import PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices, profiling
-from stylegan2_compress.host.networks import class_name, require_finite, require_generator
+from stylegan2_compress.host.networks import require_finite, require_generator
 
 
 def prune(options: PruneOptions, trust: bool = False) -> str:
@@ -27,8 +27,7 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     require_generator(options.teacher, data)
     G_ema = data['G_ema']
     require_finite(options.teacher, G_ema)
-    if class_name(G_ema) == 'ScoreMaskedGenerator':
-        raise UserError(f'{options.teacher} has masked weights: prune what `ticket save` and `ticket bake` make of it.')
+    pruning.require_prunable(options.teacher, G_ema)
     if data['D'] is None:
         raise UserError(
             f'{options.teacher} has no discriminator, without which the host opens no pickle: name one that has.'

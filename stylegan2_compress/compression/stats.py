@@ -33,7 +33,7 @@ def write_statistics(options: StatsOptions) -> str:
         require_finite(options.teacher, G)
         if options.data is not None:
             training_set_kwargs.update(use_labels=G.c_dim > 0)
-            check_against_data('--teacher', options.teacher, G, training_set_kwargs)
+            check_against_data('--teacher', options.teacher, G, training_set_kwargs, 'use the data it was trained on')
         source = sources.TeacherImages(
             options.teacher,
             networks,

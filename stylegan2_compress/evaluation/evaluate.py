@@ -12,8 +12,8 @@ import torch
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import metrics, records
+from stylegan2_compress.evaluation import samples as images
 from stylegan2_compress.evaluation.base import Metric, Setting
-from stylegan2_compress.evaluation.samples import required_to_be_finite
 from stylegan2_compress.evaluation.tables import number, render
 from stylegan2_compress.host import datasets, devices
 from stylegan2_compress.host.networks import require_finite, require_generator
@@ -88,7 +88,9 @@ def evaluate(
     measured = []
     with contextlib.ExitStack() as stack:
         for file, G in zip(files, generators, strict=True):
-            stack.enter_context(required_to_be_finite(file, G))
+            stack.enter_context(images.required_to_be_finite(file, G))
+            look_at_two_images(G.to(torch_device))
+            G.cpu()
         for file, local_file, G in zip(files, local_files, generators, strict=True):
             G = G.to(torch_device)
             values = {}
@@ -100,6 +102,12 @@ def evaluate(
             G.cpu()
             measured.append(Measured(file, values))
     return measured
+
+
+def look_at_two_images(G: torch.nn.Module) -> None:
+    """Make two images, for whoever checks them: a generator that makes none is found before another is measured."""
+    c = torch.eye(G.c_dim)[torch.arange(2) % G.c_dim] if G.c_dim else torch.zeros([2, 0])
+    list(images.fakes(G, images.latents(G, 2, seed=0), c))
 
 
 def _measure(metric: Metric, G: torch.nn.Module, seed: int, file: str | None, data: str) -> dict[str, float]:

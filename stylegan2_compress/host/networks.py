@@ -12,6 +12,8 @@ from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
 
+LABELS_BY_COND = '--cond=1 turns labels on, --cond=0 off'
+
 
 def written_class(network: torch.nn.Module) -> type:
     """The class of a network without the host's decorator, which derives a class of the same name from it."""
@@ -158,7 +160,9 @@ def require_finite(file: str, network: torch.nn.Module, name: str = 'G_ema') -> 
         )
 
 
-def check_against_data(option: str, file: str, G: Generator, training_set_kwargs: dict) -> None:
+def check_against_data(
+    option: str, file: str, G: Generator, training_set_kwargs: dict, labels_way_out: str = LABELS_BY_COND
+) -> None:
     """Check that a generator makes images and takes labels like those of the training set.
 
     Args:
@@ -166,6 +170,7 @@ def check_against_data(option: str, file: str, G: Generator, training_set_kwargs
         file: the file.
         G: the generator.
         training_set_kwargs: class name and constructor arguments of the training set.
+        labels_way_out: what to do about other labels.
 
     Raises:
         UserError: it does not.
@@ -174,7 +179,7 @@ def check_against_data(option: str, file: str, G: Generator, training_set_kwargs
     for what, expected, actual, way_out in [
         ('images of resolution', G.img_resolution, training_set.resolution, 'dataset_tool.py resizes'),
         ('channels', G.img_channels, training_set.num_channels, 'convert the images'),
-        ('label dimensions', G.c_dim, training_set.label_dim, '--cond=1 turns labels on, --cond=0 off'),
+        ('label dimensions', G.c_dim, training_set.label_dim, labels_way_out),
     ]:
         if expected != actual:
             data = training_set_kwargs['path']

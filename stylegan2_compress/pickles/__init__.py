@@ -22,7 +22,7 @@ import torch
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import sha256 as sha256
-from stylegan2_compress.pickles import host_pickle, report, safetensors_file
+from stylegan2_compress.pickles import host_pickle, mistakes, report, safetensors_file
 from stylegan2_compress.pickles.contents import Refused
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Mismatch
@@ -71,7 +71,7 @@ def load_with_sha256(path: str | os.PathLike) -> tuple[dict[str, Any], str]:
 
 
 def _read(path: str | os.PathLike, local: str, file: BufferedIOBase, size: int, trust: bool = False) -> dict[str, Any]:
-    with _user_errors(path):
+    with _user_errors(path, file):
         if _is_safetensors(path):
             data = safetensors_file.read(local)
         elif trust:
@@ -107,7 +107,7 @@ def inspect(path: str | os.PathLike) -> report.Report:
         UserError: the file cannot be read, or contains no networks.
     """
     local = local_file(path)
-    with files.opened(local) as (file, size), _user_errors(path):
+    with files.opened(local) as (file, size), _user_errors(path, file):
         if _is_safetensors(path):
             return report.inspect_safetensors(file, size, local)
         return report.inspect_pickle(file, size, local)
@@ -129,7 +129,7 @@ def local_file(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def _user_errors(path: str | os.PathLike) -> Iterator[None]:
+def _user_errors(path: str | os.PathLike, file: BufferedIOBase) -> Iterator[None]:
     """Turn what the readers raise into user-facing errors."""
     try:
         yield
@@ -139,6 +139,9 @@ def _user_errors(path: str | os.PathLike) -> Iterator[None]:
             f'{TRUSTING} (in Python trust=True) lets the host load it, which runs the code in it.'
         ) from error
     except Malformed as error:
+        mistaken_for = mistakes.what_it_is(file)
+        if mistaken_for is not None:
+            raise UserError(f'{path} is no network file but {mistaken_for}.') from error
         raise UserError(f'{path} is not a network file: {str(error)[:500]}.') from error
     except Refused as error:
         raise UserError(

@@ -93,7 +93,7 @@ class RunDirectory(os.PathLike):
         Raises:
             UserError: another process is training there, or the directory is not writable.
         """
-        os.makedirs(self.path, exist_ok=True)
+        files.make_directory(self.path)
         with files.locked(self.path / LOCK, f'{self._given} is in use: another process is training there.'):
             yield
 

@@ -66,11 +66,12 @@ def continue_or_start(
             if existing is not None:
                 states.require_one(existing)
             run = existing or RunDirectory.next(outdir, desc)
+            if not dry_run:
+                held.enter_context(run.claimed())
             print_options(in_run_directory(args, run, student), run)
             if existing is None and resume is not None:
                 print_why_none(outdir, args, student, reads)
             if not dry_run:
-                held.enter_context(run.claimed())
                 write_start(run, in_run_directory(args, run, student), student, reads)
             return run
 

@@ -335,6 +335,15 @@ def test_an_evaluation_looks_at_the_data_once(place, copies, monkeypatch):
     assert seen == [str(place / 'data.zip')]
 
 
+@pytest.mark.parametrize('line', ['{"results": {"fid": 1', '[]', '{"results": {"fid": "low"}, "snapshot_pkl": "a.pkl"}',
+                                  '{"results": {"fid": 1}, "snapshot_pkl": null}'])  # fmt: skip
+def test_lines_that_are_no_results_are_left_out_and_counted(tmp_path, capsys, line):
+    good = dict(results=dict(fid=1.5), snapshot_pkl='a.pkl')
+    (tmp_path / 'metric-fid.jsonl').write_text(f'{line}\n{json.dumps(good)}\n')
+    assert list(records.read(tmp_path)) == [good]
+    assert capsys.readouterr().err == f'{tmp_path}/metric-fid.jsonl: 1 line left out, which is no result of a metric.\n'
+
+
 def spoiled(path, out, weights, value=float('nan')):
     """A copy of a network file whose weights of a name are another value."""
     contents = pickles.load(path)
