@@ -60,8 +60,8 @@ def convert(source, dest, force, trust, host_dir):
 def prune(force, trust, host_dir, **options):
     """Prune a trained generator to a smaller one, ready to be distilled.
 
-    The file written is an ordinary network pickle: every tool of the host opens it, and `--student` of train.py and
-    distill takes it.
+    The file written is an ordinary network pickle: the host opens it, and `--student` of train.py and distill trains
+    it.
 
     \b
     Examples:

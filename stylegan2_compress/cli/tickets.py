@@ -68,7 +68,7 @@ def load_ticket(source, dest, teacher, force, host_dir):
 def bake(source, dest, teacher, force, host_dir):
     """Write the generator of a ticket as an ordinary network pickle, masks multiplied out.
 
-    The host opens it, with generate.py and all its other tools, without this package. Its discriminator is a
+    The host opens it, with generate.py for example, without this package. Its discriminator is a
     placeholder that has learnt nothing.
 
     \b

@@ -7,7 +7,7 @@
      "shared": {"G_ema.mapping.fc0.weight": "G.mapping.fc0.weight"}}
 
 `attributes` contains attributes that differ from what the constructor makes, `shared` maps the names of tensors that
-several modules share to the one under which they are stored. A further entry, `sha256`, is that of the others and of all
+several modules share to the one under which they are stored. A further entry, `sha256`, is that of the others and all
 tensors; files by earlier versions lack it.
 """
 
