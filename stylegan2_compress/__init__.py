@@ -1,7 +1,8 @@
 """stylegan2-compress: compress StyleGAN2 generators inside NVIDIA's stylegan2-ada-pytorch ("the host").
 
-The names below are what `--loss=stylegan2_compress.NAME`, `G_kwargs` and `D_kwargs` accept. They are resolved on first
-use, because the modules behind them import the host, which has to be found and repaired first.
+The names below are what `--loss=stylegan2_compress.NAME`, `G_kwargs` and `D_kwargs` accept, and what Python code starts
+from (`pickles`, `distill`, `find_ticket`). They are resolved on first use, because the modules behind them import the
+host, which has to be found and repaired first.
 """
 
 import importlib
@@ -19,7 +20,10 @@ _HOME = {
     'NickelDimeLoss': 'stylegan2_compress.losses.nickel',
     'PrunedGenerator': 'stylegan2_compress.networks.pruned',
     'ScoreMaskedGenerator': 'stylegan2_compress.networks.masked',
+    'distill': 'stylegan2_compress.compression.distill',
     'extend_train': 'stylegan2_compress.compression.train_py',
+    'find_ticket': 'stylegan2_compress.compression.find_ticket',
+    'pickles': 'stylegan2_compress',  # A module.
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]  # One list of names is enough.
@@ -35,6 +39,8 @@ def __getattr__(name: str):
     from stylegan2_compress import host
 
     host.activate()
+    if _HOME[name] == __name__:
+        return importlib.import_module(f'{__name__}.{name}')
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -78,17 +78,28 @@ def torchrun_processes() -> int | None:
     return int(os.environ['WORLD_SIZE']) if {'RANK', 'WORLD_SIZE', 'MASTER_ADDR'} <= os.environ.keys() else None
 
 
-def number_of_processes(gpus: int | None) -> int:
+def number_of_processes(gpus: int | None, device: str | None = None) -> int:
     """How many processes train: as many as `--gpus` says or torchrun started, 1 where neither says.
 
+    Args:
+        gpus: what `--gpus` says.
+        device: where they train; None is CUDA where available.
+
     Raises:
-        UserError: They say different numbers, or there are fewer than one.
+        UserError: They say different numbers, or there are fewer than one, or more than this machine is for.
     """
     started = torchrun_processes()
     if gpus is not None and gpus < 1:
         raise errors.UserError(f'--gpus={gpus} must be at least 1.')
     if gpus is not None and started not in (None, gpus):
         raise errors.UserError(f'--gpus={gpus} but torchrun started {started} processes: leave --gpus out.')
+    if started is None and gpus is not None:
+        on_cuda = torch.device(device).type == 'cuda' if device else torch.cuda.is_available()
+        what, most = 'GPUs', torch.cuda.device_count()
+        if not on_cuda:
+            what, most = 'cores', max(os.cpu_count() or 1, 2)  # Two, to try it, anywhere.
+        if gpus > most:
+            raise errors.UserError(f'--gpus={gpus} is more processes than this machine has {what} ({most}).')
     return gpus or started or 1
 
 

@@ -6,7 +6,8 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -31,7 +32,7 @@ def opened(path: str | os.PathLike) -> Iterator[tuple[BufferedReader, int]]:
             raise UserError(f'{path} is a {"directory" if os.path.isdir(path) else "device"}, not a file.')
         file = open(path, 'rb')  # noqa: SIM115  (closed below: what happens in the caller's block is not caught here)
     except OSError as error:
-        raise UserError(f'Cannot read {path}: {error.strerror}.') from error
+        raise UserError(f'Cannot read {path or "the empty name"}: {error.strerror}.') from error
     with file:
         yield file, os.fstat(file.fileno()).st_size
 
@@ -85,14 +86,25 @@ def locked(path: str | os.PathLike, in_use: str | None) -> Iterator[None]:
         yield
 
 
-def refuse_to_overwrite(path: str, force: bool) -> None:
+def check_output(path: str, force: bool, endings: Sequence[str], inputs: Iterable[str | None] = ()) -> None:
     """Check that a file can be written, and that it does not exist unless `force` is given.
 
+    Args:
+        path: of the file.
+        force: whether an existing file may be replaced.
+        endings: that say the format which is written.
+        inputs: what the command reads, which no file replaces.
+
     Raises:
-        UserError: the file exists, is a directory, or is in a directory that cannot be written to.
+        UserError: the file exists, is a directory or one of the inputs, is in a directory that cannot be written to,
+            or has a name that says another format.
     """
     if Path(path).is_dir():
         raise UserError(f'{path or "The empty name"} is a directory: name a file to write.')
+    if not path.endswith(tuple(endings)):
+        raise UserError(f'The name of the file to write, {path}, must end in {" or ".join(endings)}.')
+    if any(each is not None and os.path.realpath(each) == os.path.realpath(path) for each in inputs):
+        raise UserError(f'{path} is read and would be replaced: name another file to write.')
     if Path(path).exists() and not force:
         raise UserError(f'{path} exists: name another file, or add --force to replace it.')
     if not os.access(Path(path).absolute().parent, os.W_OK):
@@ -109,11 +121,25 @@ def require_writable_directory(option: str, directory: str) -> None:
     Raises:
         UserError: neither is possible.
     """
+    if not directory:
+        raise UserError(f'{option}= is empty: name a directory, such as {option}=. for this one.')
     existing = os.path.abspath(directory)
     while not os.path.exists(existing):
         existing = os.path.dirname(existing)
     if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f'{option}={directory} cannot be written to, because of {existing}; choose another directory.')
+
+
+def make_directory(path: str | os.PathLike) -> None:
+    """Create a directory unless it exists.
+
+    Raises:
+        UserError: it cannot be created.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'Cannot create {os.fspath(path)}: {error.strerror}.') from error
 
 
 @contextlib.contextmanager
@@ -177,3 +203,27 @@ def cache_dir(*parts: str) -> Path:
         return Path(own, *parts)
     conventional = os.environ.get('LOCALAPPDATA' if os.name == 'nt' else 'XDG_CACHE_HOME')
     return Path(conventional or Path.home() / '.cache', 'stylegan2-compress', *parts)
+
+
+def try_to_cache(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file to our cache, or say that it cannot be kept: it can be made again, so no run ends for that.
+
+    Args:
+        path: of the file; its directory is created.
+        write: writes it, by `atomic_write`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    except OSError as error:
+        _say_that_it_is_not_kept(f'Cannot write to {path.parent}: {error.strerror}.')
+    except UserError as error:
+        _say_that_it_is_not_kept(error.message)
+
+
+def _say_that_it_is_not_kept(reason: str) -> None:
+    print(
+        f'{reason} What was computed is used, but not kept for later; STYLEGAN2_COMPRESS_CACHE=DIR names another '
+        'directory for that.',
+        file=sys.stderr,
+    )

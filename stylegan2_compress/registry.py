@@ -41,5 +41,5 @@ def import_named(option: str, name: str, existing: Iterable[str]):
     module, _dot, attribute = name.rpartition('.')
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f'{option}={name} cannot be imported ({error}); there are {", ".join(existing)}.') from error

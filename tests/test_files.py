@@ -133,7 +133,7 @@ def test_a_directory_that_is_not_there_is_a_sentence(tmp_path):
 
 def test_a_directory_is_refused_before_any_work_although_it_may_be_replaced(tmp_path):
     with pytest.raises(UserError, match='is a directory'):
-        files.refuse_to_overwrite(str(tmp_path), force=True)
+        files.check_output(str(tmp_path), force=True, endings=[''])
 
 
 def test_a_directory_in_the_way_is_a_sentence(tmp_path):
@@ -184,3 +184,17 @@ def test_a_locked_directory_is_for_one_process(tmp_path):
     with files.locked(tmp_path / '.lock', 'in use'):
         assert lock_elsewhere() == 'in use\n'
     assert lock_elsewhere() == 'locked\n'
+
+
+def test_a_cache_that_cannot_be_written_ends_nothing(tmp_path, capsys):
+    (tmp_path / 'file').write_text('in the place of the cache')
+    files.try_to_cache(tmp_path / 'file' / 'statistics' / 'a.npz', lambda _path: 1 / 0)
+    assert capsys.readouterr().err.startswith(f'Cannot write to {tmp_path}/file/statistics: Not a directory. What was')
+
+    def full(path):
+        raise UserError(f'Cannot write {path}: No space left on device.')
+
+    files.try_to_cache(tmp_path / 'cache' / 'a.npz', full)
+    assert capsys.readouterr().err.startswith(f'Cannot write {tmp_path}/cache/a.npz: No space left on device. What was')
+    with pytest.raises(ZeroDivisionError):
+        files.try_to_cache(tmp_path / 'cache' / 'a.npz', lambda _path: 1 / 0)

@@ -11,7 +11,7 @@ from metrics import metric_main
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import DivergedError, Stopped
-from stylegan2_compress.host import devices
+from stylegan2_compress.host import datasets, devices
 from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import STATE_KIMG
 from stylegan2_compress.training_loops import data
@@ -249,6 +249,7 @@ def evaluate(run: Run, snapshot_pkl: Path, snapshot: dict) -> None:
         snapshot: contents of the snapshot.
     """
     options = run.options
+    can_cache = not options.metrics or distributed.result_of_rank_zero(datasets.metrics_can_cache)
     for metric in options.metrics:
         result = metric_main.calc_metric(
             metric=metric,
@@ -258,6 +259,7 @@ def evaluate(run: Run, snapshot_pkl: Path, snapshot: dict) -> None:
             num_gpus=options.num_gpus,
             rank=options.rank,
             device=run.device,
+            cache=can_cache,
         )
         run.monitor.report_metric(result, snapshot_pkl, run.progress.cur_nimg)
 

@@ -13,7 +13,9 @@ from stylegan2_compress.cli.shared import SEED, device_option, host_option, load
 @click.option(
     '--metrics', default='fid50k_full', show_default=True, metavar='NAME,…', help='What to measure, see above.'
 )
-@click.option('--samples', type=click.IntRange(min=10), metavar='N', help='Images per number  [default: as named, 50k]')
+@click.option(
+    '--samples', type=click.IntRange(10, 10**6), metavar='N', help='Images per number  [default: as named, 50k]'
+)
 @click.option(
     '--repeats', type=click.IntRange(min=1), default=1, show_default=True, metavar='R', help='Seeds per number.'
 )

@@ -6,10 +6,17 @@ import json
 import click
 
 from stylegan2_compress.arguments import command_options
-from stylegan2_compress.cli.shared import device_option, force_option, host_option, load, load_light, trust_option
+from stylegan2_compress.cli.shared import (
+    NETWORK_FILES,
+    device_option,
+    force_option,
+    host_option,
+    load,
+    load_light,
+    trust_option,
+)
 from stylegan2_compress.compression.options import PruneOptions
-from stylegan2_compress.errors import UserError
-from stylegan2_compress.files import refuse_to_overwrite
+from stylegan2_compress.files import check_output
 
 
 @click.command()
@@ -72,12 +79,10 @@ def convert(source, dest, force, trust, host_dir):
       # Publish a student
       stylegan2-compress convert runs/00000/network-snapshot-010000.pkl hf://OWNER/REPOSITORY/student.safetensors
     """
-    if not dest.endswith(('.pkl', '.safetensors', '.pt', '.pth')):
-        raise UserError(f'Cannot tell what to convert to: {dest} ends neither in .pkl nor in .safetensors or .pt.')
     if dest.startswith('hf://'):
         click.echo(load('compression.publish:publish', host_dir)(source, dest, force, trust))
         return
-    refuse_to_overwrite(dest, force)
+    check_output(dest, force, NETWORK_FILES, inputs=[source])
     networks = load('pickles:load', host_dir)(source, trust=trust)
     load('pickles:save')(dest, networks)
     if dest.endswith('.pkl') and networks['D'] is None:
@@ -92,8 +97,8 @@ def convert(source, dest, force, trust, host_dir):
 def prune(force, trust, host_dir, **options):
     """Prune a trained generator to a smaller one, ready to be distilled.
 
-    The file written is an ordinary network pickle: every tool of the host opens it, and `--student` of train.py and
-    distill takes it.
+    The file written is an ordinary network pickle: the host opens it, and `--student` of train.py and distill trains
+    it.
 
     \b
     Examples:
@@ -107,7 +112,7 @@ def prune(force, trust, host_dir, **options):
       stylegan2-compress prune --teacher ffhq.pkl --ratio 0.9 --criterion content-aware --mask parser.pt --out s.pkl
     """
     chosen = PruneOptions(**options)
-    refuse_to_overwrite(chosen.out, force)
+    check_output(chosen.out, force, NETWORK_FILES, inputs=[chosen.teacher, chosen.mask])
     click.echo(load('compression.prune:prune', host_dir)(chosen, trust))
 
 

@@ -5,7 +5,7 @@ import click
 from stylegan2_compress.arguments import command_options
 from stylegan2_compress.cli.shared import force_option, host_option, load
 from stylegan2_compress.compression.options import StatsOptions
-from stylegan2_compress.files import refuse_to_overwrite
+from stylegan2_compress.files import check_output
 
 
 @click.command()
@@ -32,5 +32,5 @@ def stats(force, host_dir, **options):
       stylegan2-compress stats --data ffhq256.zip --mirror 1 --out ffhq256-data.npz
     """
     chosen = StatsOptions(**options)
-    refuse_to_overwrite(chosen.out, force)
+    check_output(chosen.out, force, ['.npz'], inputs=[chosen.teacher, chosen.data])
     click.echo(load('compression.stats:write_statistics', host_dir)(chosen))

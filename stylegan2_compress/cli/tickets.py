@@ -2,9 +2,9 @@
 
 import click
 
-from stylegan2_compress.cli.shared import force_option, host_option, load
+from stylegan2_compress.cli.shared import NETWORK_FILES, force_option, host_option, load
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.files import refuse_to_overwrite
+from stylegan2_compress.files import check_output
 
 teacher_option = click.option(
     '--teacher', metavar='PKL|URL', help='Where the weights are from, if they are not random.'
@@ -35,7 +35,7 @@ def save(source, dest, network, force, host_dir):
     """
     if network not in ('G', 'G_ema'):
         raise UserError(f'--network={network} does not exist; there are G and G_ema.')
-    refuse_to_overwrite(dest, force)
+    check_output(dest, force, ['.ticket'], inputs=[source])
     click.echo(load('compression.ticket_files:save_ticket', host_dir)(source, dest, network))
 
 
@@ -55,7 +55,7 @@ def load_ticket(source, dest, teacher, force, host_dir):
     Example:
       stylegan2-compress ticket load face.ticket masked.pkl
     """
-    refuse_to_overwrite(dest, force)
+    check_output(dest, force, NETWORK_FILES, inputs=[source, teacher])
     load('compression.ticket_files:write_networks', host_dir)(source, dest, teacher)
 
 
@@ -68,7 +68,7 @@ def load_ticket(source, dest, teacher, force, host_dir):
 def bake(source, dest, teacher, force, host_dir):
     """Write the generator of a ticket as an ordinary network pickle, masks multiplied out.
 
-    The host opens it, with generate.py and all its other tools, without this package. Its discriminator is a
+    The host opens it, with generate.py for example, without this package. Its discriminator is a
     placeholder that has learnt nothing.
 
     \b
@@ -79,7 +79,7 @@ def bake(source, dest, teacher, force, host_dir):
       # A ticket in a teacher's weights needs the teacher.
       stylegan2-compress ticket bake --teacher ffhq256.pkl face.ticket face.pkl
     """
-    refuse_to_overwrite(dest, force)
+    check_output(dest, force, NETWORK_FILES, inputs=[source, teacher])
     load('compression.ticket_files:write_networks', host_dir)(source, dest, teacher, baked=True)
 
 

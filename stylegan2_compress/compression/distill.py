@@ -10,7 +10,7 @@ from stylegan2_compress.compression.options import DEFAULT_RATIO, DistillOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics
 from stylegan2_compress.host import configurations, devices
-from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.host.networks import require_finite, require_generator
 from stylegan2_compress.runs.loops import OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
@@ -44,6 +44,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     plan = Plan('', dnnlib.EasyDict())
     teacher = plan.resources.networks[options.teacher]
     require_generator(options.teacher, teacher)
+    require_finite(options.teacher, teacher['G_ema'])
     G = teacher['G_ema']
     metrics = planning.parse_metrics(options.metrics)
     for metric in metrics:
@@ -53,7 +54,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
         **{
             **defaults_for(G),
             **options.host_options(),
-            'gpus': distributed.number_of_processes(options.gpus),
+            'gpus': distributed.number_of_processes(options.gpus, options.device),
             'metrics': metrics,
         },
     )
@@ -61,6 +62,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
 
     student = None
     if options.student is None:
+        pruning.require_prunable(options.teacher, G)
         ratio = DEFAULT_RATIO if options.ratio is None else options.ratio
         widths = pruning.widths_for_ratio(G, ratio)
         student = pruning.make_student(teacher, widths, options.criterion or 'l1')

@@ -17,7 +17,13 @@ from stylegan2_compress.compression.options import TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
-from stylegan2_compress.host.networks import check_against_data, class_name, constructor_arguments, require_generator
+from stylegan2_compress.host.networks import (
+    check_against_data,
+    class_name,
+    constructor_arguments,
+    require_finite,
+    require_generator,
+)
 from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks import masked as masks
@@ -64,14 +70,15 @@ def plan_search(options: TicketOptions) -> Plan:
     check_resume(options.resume)
     device = devices.choose(options.device)
     plan = Plan('', dnnlib.EasyDict())
-    plan.resources.embedding(options.eval_embedding or options.embedding, 'cpu')
     G = None if options.teacher is None else teacher_generator(plan, options.teacher)
     given = options.host_options()
     if G is not None:
         given['cond'] = G.c_dim > 0
-    gpus = distributed.number_of_processes(options.gpus)
+    gpus = distributed.number_of_processes(options.gpus, options.device)
     # In FP32, as published, and as masked networks compute in any case.
     plan.name, plan.args = configurations.loop_arguments(options.data, aug='noaug', fp32=True, gpus=gpus, **given)
+    require_several_images(options.data, plan.args.training_set_kwargs)
+    plan.resources.embedding(options.eval_embedding or options.embedding, 'cpu')
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
     set_generator(plan, options)
     set_options(plan.args, options, device)
@@ -82,6 +89,7 @@ def plan_search(options: TicketOptions) -> Plan:
     planning.use_loss(plan, LOSS, loss_args)
     plan.args.D_kwargs = plan.args.D_opt_kwargs = None
     masked_G = build(plan.args.G_kwargs, plan.args.training_set_kwargs)
+    require_kept_weights(masked_G, options.keep)
     plan.student = None if G is None else starting_networks(masked_G, G, plan.args.training_set_kwargs)
     return plan
 
@@ -104,6 +112,7 @@ def teacher_generator(plan: Plan, teacher: str) -> Generator:
     data = plan.resources.networks[teacher]
     require_generator(teacher, data)
     G = data['G_ema']
+    require_finite(teacher, G)
     if class_name(G) != 'Generator':
         raise UserError(f"--teacher={teacher} is a {class_name(G)}: tickets are made of the host's Generator.")
     return G
@@ -168,6 +177,32 @@ def build(G_kwargs: dict, training_set_kwargs: dict) -> masks.ScoreMaskedGenerat
         )
     except ValueError as error:
         raise UserError(f'--masked, --unmasked: {error}.') from error
+    except RuntimeError as error:
+        if 'memory' not in str(error):  # What the allocators of all devices say.
+            raise
+        raise UserError('The generator is larger than memory: lower --channel-max, --w-dim or --z-dim.') from error
+
+
+def require_several_images(data: str, training_set_kwargs: dict) -> None:
+    """Refuse data without a distribution to match.
+
+    Raises:
+        UserError: it has one image.
+    """
+    if training_set_kwargs['max_size'] < 2:
+        raise UserError(f'--data={data} is one image here, and moments are of several: use more.')
+
+
+def require_kept_weights(G: masks.ScoreMaskedGenerator, keep: float) -> None:
+    """Refuse masks that keep nothing, at the start or in the end.
+
+    Raises:
+        UserError: they do.
+    """
+    all_masks = [mask for part in G.parts for mask in part.masks().values()]
+    total = sum(mask.numel() for mask in all_masks)
+    if not any(mask.any() for mask in all_masks) or round(keep * total) < 1:
+        raise UserError(f'--keep={keep:g} keeps none of the {total:,} weights: keep more.')
 
 
 def starting_networks(G: masks.ScoreMaskedGenerator, dense: Generator, training_set_kwargs: dict) -> dict:

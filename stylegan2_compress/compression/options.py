@@ -53,7 +53,7 @@ class TrainingOptions:
         'Length of the run in thousands of images.', None, least=1, default_text="the configuration's"
     )
     batch: int | None = argument('Batch size.', None, least=1, default_text="the configuration's")
-    lr: float | None = argument('Learning rate.', None, least=0)
+    lr: float | None = argument('Learning rate.', None, least=0, most=10)
     ema_kimg: float | None = argument(
         'Half-life of the average that G_ema is, in thousands of images.', None, least=0, metavar='N'
     )
@@ -190,15 +190,15 @@ class TicketOptions(TrainingOptions):
     ema_kimg: float | None = again(
         TrainingOptions, 'ema_kimg', help='Half-life of the averaged scores in thousands of images.'
     )
-    z_dim: int | None = argument('Width of z, of random weights.', None, least=1)
-    w_dim: int | None = argument('Width of w, of random weights.', None, least=1)
-    channel_base: int | None = argument('Channels times resolution, of random weights.', None, least=1)
-    channel_max: int | None = argument('Most channels of a layer, of random weights.', None, least=1)
-    mapping_layers: int | None = argument('Layers of the mapping network, of random weights.', None, least=1)
+    z_dim: int | None = argument('Width of z, of random weights.', None, least=1, most=2**14)
+    w_dim: int | None = argument('Width of w, of random weights.', None, least=1, most=2**14)
+    channel_base: int | None = argument('Channels times resolution, of random weights.', None, least=1, most=2**24)
+    channel_max: int | None = argument('Most channels of a layer, of random weights.', None, least=1, most=2**14)
+    mapping_layers: int | None = argument('Layers of the mapping network, of random weights.', None, least=1, most=1000)
     eval_embedding: str | None = argument(
         'In whose features snapshots are compared.', None, default_text='the same', metavar='SPEC'
     )
-    eval_samples: int = argument('Images for that.', 2000, least=2)
+    eval_samples: int = argument('Images for that.', 2000, least=2, most=10**6)
 
     def __post_init__(self):
         super().__post_init__()
@@ -234,7 +234,7 @@ class PruneOptions:
         metavar='NAME',
     )
     init: str = argument('Then change the weights: none, svs, or an importable name.', 'none', metavar='NAME')
-    samples: int = argument('Images to judge by.', 400, least=1)
+    samples: int = argument('Images to judge by.', 400, least=1, most=10**7)
     batch: int = argument('Images at a time.', 8, least=1)
     seed: int = argument('Seed of the criterion.', 0, least=0, most=2**32 - 1)
     mask: str | None = argument(
@@ -265,10 +265,10 @@ class StatsOptions:
         'Embedding network; may be repeated.', (), default_text='dino_resnet50 and clip_rn50', metavar='SPEC'
     )
     samples: int | None = argument(
-        'How many images.', None, least=1, default_text='10000 of a teacher, all of a data set'
+        'How many images.', None, least=2, most=10**9, default_text='10000 of a teacher, all of a data set'
     )
     bank: int = argument(
-        'Keep the features of the first N images, for the estimators linear, rbf and cubic.', 0, least=0
+        'Keep the features of the first N images, for the estimators linear, rbf and cubic.', 0, least=0, most=10**7
     )
     truncation: float = argument("Of the teacher's images.", 1.0, metavar='PSI')
     mirror: bool = argument('Add flipped images.', False, default_text='false')

@@ -17,7 +17,15 @@ from stylegan2_compress.arguments import require_choice
 from stylegan2_compress.compression.options import HOST_LOSS, MethodOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.devices import prepare_for_cpu
-from stylegan2_compress.host.networks import check_against_data, check_batch, constructor_arguments, require_generator
+from stylegan2_compress.host.networks import (
+    check_against_data,
+    check_batch,
+    check_path_lengths,
+    constructor_arguments,
+    has_shapes,
+    require_finite,
+    require_generator,
+)
 from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses import discriminators, method
 from stylegan2_compress.losses.method import MethodLoss
@@ -58,8 +66,12 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
     elif options.student is not None:
         args.resume_pkl = options.student
         use_networks(plan, options.student, plan.resources.networks[options.student])
+    elif args.get('resume_pkl') is not None and loop != HOST_LOOP:
+        check_start(plan)
     check_batch(args)
     use_loss(plan, HOST_LOSS if options.loss is None else options.loss, options.loss_args, options.teacher)
+    if args.loss_kwargs.class_name == HOST_LOSS:
+        check_path_lengths(args)
     if options.loss is not None:
         plan.name += f'-{options.loss.rpartition(".")[2]}'
     if on_cpu:
@@ -83,7 +95,15 @@ def run(plan: Plan, outdir: str, resume: str | None = None, dry_run: bool = Fals
         The run directory.
     """
     with handed_over(plan):
-        return continue_or_start(outdir, plan.name, plan.args, student=plan.student, resume=resume, dry_run=dry_run)
+        return continue_or_start(
+            outdir,
+            plan.name,
+            plan.args,
+            student=plan.student,
+            resume=resume,
+            dry_run=dry_run,
+            networks=plan.resources.networks,
+        )
 
 
 @contextlib.contextmanager
@@ -121,6 +141,7 @@ def use_networks(plan: Plan, name: str, data: Mapping) -> None:
     for network in ('G', 'D'):
         if data[network] is None:
             raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
+        require_finite(name, data[network], network)
     if plan.student is None:  # Else it is the teacher's, which is compared with the data itself.
         check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
     freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')
@@ -131,6 +152,26 @@ def use_networks(plan: Plan, name: str, data: Mapping) -> None:
     precision.put_into_generator(args.G_kwargs)
     precision.put_into_discriminator(args.D_kwargs)
     args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
+
+
+def check_start(plan: Plan) -> None:
+    """Check that the networks of the host's `--resume` have the shapes that the configuration says.
+
+    Raises:
+        UserError: the file cannot be read, or they have others.
+    """
+    args = plan.args
+    data = plan.resources.networks[args.resume_pkl]
+    require_generator(args.resume_pkl, data)
+    for name, kwargs in [('G', args.G_kwargs), ('D', args.D_kwargs), ('G_ema', args.G_kwargs)]:
+        if data[name] is None:
+            raise UserError(f'--resume={args.resume_pkl} has no {name} to start from.')
+        require_finite(args.resume_pkl, data[name], name)
+        if not has_shapes(data[name], kwargs, args.training_set_kwargs):
+            raise UserError(
+                f'--resume={args.resume_pkl} has a {name} of other shapes than --cfg and --data say: with '
+                f'--student={args.resume_pkl} the shapes come from the file.'
+            )
 
 
 def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, Any], teacher: str | None = None) -> None:
@@ -157,6 +198,7 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
     if teacher is not None:
         data = plan.resources.networks[teacher]
         require_generator(teacher, data)
+        require_finite(teacher, data['G_ema'])
         check_against_data('--teacher', teacher, data['G_ema'], args.training_set_kwargs)
         if 'teacher' in accepted:
             kwargs.setdefault('teacher', teacher)

@@ -4,7 +4,7 @@ from stylegan2_compress import pickles, pruning
 from stylegan2_compress.compression.options import PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices, profiling
-from stylegan2_compress.host.networks import class_name, require_arguments_of_the_host, require_generator
+from stylegan2_compress.host.networks import require_arguments_of_the_host, require_finite, require_generator
 
 
 def prune(options: PruneOptions, trust: bool = False) -> str:
@@ -26,8 +26,8 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     data = pickles.load(options.teacher, trust=trust)
     require_generator(options.teacher, data)
     G_ema = data['G_ema']
-    if class_name(G_ema) == 'ScoreMaskedGenerator':
-        raise UserError(f'{options.teacher} has masked weights: prune what `ticket save` and `ticket bake` make of it.')
+    require_finite(options.teacher, G_ema)
+    pruning.require_prunable(options.teacher, G_ema)
     if trust:
         require_arguments_of_the_host(options.teacher, G_ema)
     if data['D'] is None:

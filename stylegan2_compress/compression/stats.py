@@ -5,7 +5,7 @@ from stylegan2_compress.compression.options import StatsOptions
 from stylegan2_compress.distributions import sources, statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets, devices
-from stylegan2_compress.host.networks import check_against_data, require_generator
+from stylegan2_compress.host.networks import check_against_data, require_finite, require_generator
 from stylegan2_compress.losses import dime
 from stylegan2_compress.pickles.networks import Networks
 
@@ -28,9 +28,10 @@ def write_statistics(options: StatsOptions) -> str:
         networks = Networks()
         require_generator(options.teacher, networks[options.teacher])
         G = networks[options.teacher]['G_ema']
+        require_finite(options.teacher, G)
         if training_set_kwargs is not None:
             training_set_kwargs.update(use_labels=G.c_dim > 0)
-            check_against_data('--teacher', options.teacher, G, training_set_kwargs)
+            check_against_data('--teacher', options.teacher, G, training_set_kwargs, 'use the data it was trained on')
         source = sources.TeacherImages(
             options.teacher,
             networks,

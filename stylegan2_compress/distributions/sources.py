@@ -182,10 +182,12 @@ class LabelSource:
 
 
 def check_size(source: Source, option: str, count: int) -> None:
-    """Refuse to draw more images than a data set has.
+    """Refuse to draw more images than a data set has, or one, of which there are no statistics.
 
     Raises:
-        UserError: `count`, which `option` gave, is too large.
+        UserError: `count`, which `option` gave, is too large, or is 1.
     """
+    if count < 2:
+        raise UserError(f'{option}={count} is too few: statistics are of several images.')
     if source.size is not None and count > source.size:
         raise UserError(f'{option}={count} is more than the {source.size} images of the data set: use at most that.')

@@ -1,5 +1,6 @@
 """Reference statistics: moments and features of a source's images in an embedding space, computed once and cached."""
 
+import functools
 import hashlib
 import json
 import sys
@@ -85,9 +86,10 @@ def reference_statistics(
     computed = dict(zip(missing, compute_statistics(source, missing, samples, bank), strict=True)) if missing else {}
     if writes:
         for embedding, statistics in computed.items():
-            path = cache_path(source, embedding, samples, bank)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_statistics(path, source, samples, [embedding], [statistics])
+            write = functools.partial(
+                write_statistics, source=source, samples=samples, embeddings=[embedding], statistics=[statistics]
+            )
+            files.try_to_cache(cache_path(source, embedding, samples, bank), write)
     return [(hit or computed[embedding]).to(source.device) for embedding, hit in zip(embeddings, cached, strict=True)]
 
 

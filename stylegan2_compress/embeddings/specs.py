@@ -78,7 +78,7 @@ def split(specs: str | Sequence[str]) -> list[str]:
     """Several spec strings, from a list or separated by commas.
 
     Raises:
-        UserError: there is none, an empty one, or something that is not text.
+        UserError: there is none, an empty one, one that is named twice, or something that is not text.
     """
     parts = specs.split(',') if isinstance(specs, str) else specs
     if not (isinstance(parts, (list, tuple)) and all(isinstance(part, str) for part in parts)):
@@ -86,6 +86,9 @@ def split(specs: str | Sequence[str]) -> list[str]:
     parts = [part.strip() for part in parts]
     if not parts or not all(parts):
         raise UserError(f'Embeddings {specs!r} contain an empty name: write NAME or NAME,NAME.')
+    for part in parts:
+        if parts.count(part) > 1:
+            raise UserError(f'Embedding {part} is named twice: leave one out.')
     return parts
 
 

@@ -1,5 +1,6 @@
 """`evaluate`: measures generators side by side, and appends the results to files beside them."""
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from training.networks import Generator
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import metrics, records
+from stylegan2_compress.evaluation import samples as images
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.tables import number, render
 from stylegan2_compress.host import datasets, devices, downloads
-from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.host.networks import require_finite, require_generator
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,12 @@ def evaluate(
         UserError: something cannot be measured or written; before anything is.
     """
     chosen = metrics.parse(metric_names, samples)
+    if seed + repeats > 2**32:
+        raise UserError(f'--repeats={repeats} from --seed={seed} on leads beyond 4294967295, the last seed there is.')
     torch_device = devices.choose(device)
     training_set, kwargs = datasets.open_training_set(data)
+    if len(training_set) < 2:
+        raise UserError(f'--data={data} has one image, and distributions are of several: name the data it is from.')
     label_dim = training_set.label_dim if kwargs.use_labels else 0
     local_files = [None if downloads.is_remote(file) else file for file in files]
     generators = []
@@ -65,6 +71,7 @@ def evaluate(
         generators.append(contents['G_ema'].eval().requires_grad_(False))
         _check_data(file, generators[-1], data, training_set, label_dim)
         _check_latents(file, generators[-1], files[0], generators[0])
+        require_finite(file, generators[-1])
         if local_file is not None and not os.access(os.path.dirname(os.path.abspath(local_file)), os.W_OK):
             raise UserError(
                 f'{file} is in a directory that is not writable: copy it to a directory where results can be written.'
@@ -73,22 +80,35 @@ def evaluate(
     setting = Setting(dataset_kwargs, torch_device, generators[0])
     for metric in chosen:
         metric.prepare(setting)
+        if not metric.of_teacher and set(files) == {files[0]}:
+            raise UserError(f'--metrics={metric.name} compares other networks with the first one: name a second one.')
 
     # As in the host's calc_metrics.py.
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     measured = []
-    for file, local_file, G in zip(files, local_files, generators, strict=True):
-        G = G.to(torch_device)
-        values = {}
-        for repeat in range(repeats):
-            for metric in chosen:
-                if metric.of_teacher or file != files[0]:
-                    for name, value in _measure(metric, G, seed + repeat, local_file, data).items():
-                        values.setdefault(name, []).append(value)
-        G.cpu()
-        measured.append(Measured(file, values))
+    with contextlib.ExitStack() as stack:
+        for file, G in zip(files, generators, strict=True):
+            stack.enter_context(images.required_to_be_finite(file, G))
+            look_at_two_images(G.to(torch_device))
+            G.cpu()
+        for file, local_file, G in zip(files, local_files, generators, strict=True):
+            G = G.to(torch_device)
+            values = {}
+            for repeat in range(repeats):
+                for metric in chosen:
+                    if metric.of_teacher or file != files[0]:
+                        for name, value in _measure(metric, G, seed + repeat, local_file, data).items():
+                            values.setdefault(name, []).append(value)
+            G.cpu()
+            measured.append(Measured(file, values))
     return measured
+
+
+def look_at_two_images(G: Generator) -> None:
+    """Make two images, for whoever checks them: a generator that makes none is found before another is measured."""
+    c = torch.eye(G.c_dim)[torch.arange(2) % G.c_dim] if G.c_dim else torch.zeros([2, 0])
+    list(images.fakes(G, images.latents(G, 2, seed=0), c))
 
 
 def _measure(metric: Metric, G: Generator, seed: int, file: str | None, data: str) -> dict[str, float]:
@@ -96,6 +116,8 @@ def _measure(metric: Metric, G: Generator, seed: int, file: str | None, data: st
     start = time.time()
     results = metric.measure(G, seed)
     seconds = time.time() - start
+    if not np.isfinite(list(results.values())).all():
+        raise UserError(f'--metrics={metric.name} is no finite number of these images: choose another metric or data.')
     if file is not None:
         record = dict(
             results=results,

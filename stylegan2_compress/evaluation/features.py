@@ -59,10 +59,13 @@ def data_features(embedding: Embedding, training_set_kwargs: dict, device: torch
             **{**training_set_kwargs, 'max_size': None, 'xflip': False, 'use_labels': False}
         )
         result = embed(embedding, samples.reals(training_set), device, len(training_set), 'data features')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic_write(path) as file:
-            np.savez(file, key=key, features=result)
+        files.try_to_cache(path, lambda path: _write(path, key, result))
     return result
+
+
+def _write(path: Path, key: str, features: np.ndarray) -> None:
+    with files.atomic_write(path) as file:
+        np.savez(file, key=key, features=features)
 
 
 def _read(path: Path, key: str) -> np.ndarray | None:

@@ -25,6 +25,7 @@ from stylegan2_compress.embeddings.torchscript import INCEPTION, VGG16
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.names import HOST_SAMPLES, host_name
+from stylegan2_compress.host.datasets import metrics_can_cache
 from stylegan2_compress.host.devices import precision
 
 DETECTORS = {'fid': INCEPTION, 'kid': INCEPTION, 'is': INCEPTION, 'pr': VGG16, 'ppl': VGG16}
@@ -70,6 +71,7 @@ class HostMetric(Metric):
                     dataset_kwargs=self.setting.training_set_kwargs,
                     device=self.setting.device,
                     progress=progress,
+                    cache=metrics_can_cache(),
                 )
         return {self.name + name.removeprefix(self.metric): value for name, value in result.results.items()}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +24,27 @@ def append(pkl: str, record: dict) -> None:
 
 
 def read(directory: Path) -> Iterator[dict]:
-    """All records in a directory that have a snapshot's name and results; other lines are ignored."""
+    """All records in a directory; of lines that are none, cut off or damaged, it is said that they are left out."""
     for path in RunDirectory(directory).metrics():
+        damaged = 0
         for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(record, dict) and isinstance(record.get('results'), dict) and record.get('snapshot_pkl'):
+            record = _parse(line)
+            damaged += record is None
+            if record is not None:
                 yield record
+        if damaged:
+            lines = '1 line left out, which is no result' if damaged == 1 else f'{damaged} lines left out, no results'
+            print(f'{path}: {lines} of a metric.', file=sys.stderr)
+
+
+def _parse(line: str) -> dict | None:
+    """A record with the name of a snapshot and numbers as results; None if the line is something else."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get('snapshot_pkl'), str):
+        return None
+    results = record.get('results')
+    are_numbers = isinstance(results, dict) and all(isinstance(value, (int, float)) for value in results.values())
+    return record if are_numbers else None

@@ -1,5 +1,6 @@
 """Images for evaluation: generated ones, and those of data sets."""
 
+import contextlib
 from collections.abc import Iterator
 
 import dnnlib
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from training.networks import Generator
 
+from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets
 from stylegan2_compress.host.devices import precision
 from stylegan2_compress.images import to_uint8
@@ -46,6 +48,31 @@ def fakes(
         with torch.random.fork_rng([device] if device.type == 'cuda' else []):
             torch.manual_seed(np.random.SeedSequence([noise_seed or 0, start]).generate_state(1)[0].item())
             yield quantised(G(some_z.to(device), some_c.to(device), noise_mode=noise_mode, **precision(device)))
+
+
+@contextlib.contextmanager
+def required_to_be_finite(file: str, G: Generator) -> Iterator[None]:
+    """Refuse images of a generator, whoever asks for them in the block, that are not finite.
+
+    Rounded to 8 bits, as metrics see them, they would be black, which is nearer to some data than a poor generator is.
+
+    Raises:
+        UserError: in a forward pass, with the number of images.
+    """
+    seen = 0
+
+    def check(_synthesis, _inputs, images):
+        nonlocal seen
+        seen += len(images)
+        bad = int((~images.isfinite().flatten(1).all(dim=1)).sum())
+        if bad:
+            raise UserError(f'{file} makes images that are NaN or infinite ({bad} of the first {seen}).')
+
+    hook = G.synthesis.register_forward_hook(check)  # Path lengths call it without G; copies of G have it, too.
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def quantised(images: torch.Tensor) -> torch.Tensor:

@@ -7,9 +7,12 @@ from typing import Any
 
 import dnnlib
 import torch
+from torch_utils import misc
 from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
+
+LABELS_BY_COND = '--cond=1 turns labels on, --cond=0 off'
 
 
 def written_class(network: torch.nn.Module) -> type:
@@ -66,6 +69,25 @@ def constructor_arguments(network: torch.nn.Module) -> dnnlib.EasyDict:
     return kwargs
 
 
+def has_shapes(network: torch.nn.Module, kwargs: Mapping[str, Any], training_set_kwargs: dict) -> bool:
+    """Whether the tensors of a network fit into one that a training loop constructs, as far as they have equal names.
+
+    Args:
+        network: whose weights are to be copied.
+        kwargs: class name and arguments of the network to be constructed, without those that depend on the dataset.
+        training_set_kwargs: class name and constructor arguments of the dataset.
+    """
+    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
+    other = dnnlib.util.construct_class_by_name(
+        **kwargs,
+        c_dim=training_set.label_dim,
+        img_resolution=training_set.resolution,
+        img_channels=training_set.num_channels,
+    )
+    shapes = {name: tensor.shape for name, tensor in misc.named_params_and_buffers(network)}
+    return all(tensor.shape == shapes[name] for name, tensor in misc.named_params_and_buffers(other) if name in shapes)
+
+
 def check_batch(args: dnnlib.EasyDict) -> None:
     """Check that the discriminator's minibatch standard deviation layer can divide the batch into groups.
 
@@ -84,6 +106,24 @@ def check_batch(args: dnnlib.EasyDict) -> None:
         raise UserError(
             f'--batch={args.batch_size} means {batch_gpu} images on a GPU at a time, which D compares in groups of '
             f'{group_size}: choose --batch or --batch-gpu so that it is at most {group_size} or a multiple of it.'
+        )
+
+
+def check_path_lengths(args: dnnlib.EasyDict) -> None:
+    """Check that the host's loss, which regularises the path lengths of half of the images, has two at a time.
+
+    Args:
+        args: keyword arguments of a training loop with `StyleGAN2Loss`.
+
+    Raises:
+        UserError: it has one, and would stop at the first step.
+    """
+    used = args.batch_gpu // args.loss_kwargs.get('pl_batch_shrink', 2)
+    if args.loss_kwargs.get('pl_weight', 2) and used < 1:
+        raise UserError(
+            f"{args.batch_gpu} image on a GPU at a time is too few for the path lengths of the host's loss: raise "
+            '--batch or --batch-gpu, switch them off with --loss-arg pl_weight=0, or take '
+            '--loss=stylegan2_compress.AdversarialLoss.'
         )
 
 
@@ -114,7 +154,30 @@ def require_arguments_of_the_host(file: str, G: torch.nn.Module) -> None:
         ) from error
 
 
-def check_against_data(option: str, file: str, G: Generator, training_set_kwargs: Mapping[str, Any]) -> None:
+def require_finite(file: str, network: torch.nn.Module, name: str = 'G_ema') -> None:
+    """Check that all weights of a network are finite.
+
+    Args:
+        file: where it is from, for the error.
+        network: the network.
+        name: which of the file's it is, for the error.
+
+    Raises:
+        UserError: some are not.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    bad = sum(int((~tensor.isfinite()).sum()) for tensor in tensors if tensor.is_floating_point())
+    if bad:
+        total = sum(tensor.numel() for tensor in tensors)
+        raise UserError(
+            f'{file} has {bad:,} weights of {total:,} in {name} that are NaN or infinite: its training had diverged; '
+            'use an earlier snapshot.'
+        )
+
+
+def check_against_data(
+    option: str, file: str, G: Generator, training_set_kwargs: Mapping[str, Any], labels_way_out: str = LABELS_BY_COND
+) -> None:
     """Check that a generator makes images and takes labels like those of the training set.
 
     Args:
@@ -122,6 +185,7 @@ def check_against_data(option: str, file: str, G: Generator, training_set_kwargs
         file: the file.
         G: the generator.
         training_set_kwargs: class name and constructor arguments of the training set.
+        labels_way_out: what to do about other labels.
 
     Raises:
         UserError: it does not.
@@ -130,7 +194,7 @@ def check_against_data(option: str, file: str, G: Generator, training_set_kwargs
     for what, expected, actual, way_out in [
         ('images of resolution', G.img_resolution, training_set.resolution, 'dataset_tool.py resizes'),
         ('channels', G.img_channels, training_set.num_channels, 'convert the images'),
-        ('label dimensions', G.c_dim, training_set.label_dim, '--cond=1 turns labels on, --cond=0 off'),
+        ('label dimensions', G.c_dim, training_set.label_dim, labels_way_out),
     ]:
         if expected != actual:
             data = training_set_kwargs['path']

@@ -25,7 +25,7 @@ class Adversarial(Method):
         'How often two latents share an image (StyleGAN, section 3.1).', 0.9, least=0, most=1
     )
     r1_gamma: float = argument('Weight of the R1 penalty (Mescheder et al. 2018); 0 is off.', 10, least=0)
-    pl_batch_shrink: int = argument('Path length regularisation uses one image in this many.', 2, least=1)
+    pl_batch_shrink: int = argument('Path length regularisation uses one image in this many, at least one.', 2, least=1)
     pl_decay: float = argument('How fast the average of path lengths follows.', 0.01, least=0, most=1)
     pl_weight: float = argument('Weight of path length regularisation (StyleGAN2, section 3.2); 0 is off.', 2, least=0)
 
@@ -115,7 +115,7 @@ class AdversarialLoss(MethodLoss):
 
     def _regularize_path_length(self, z, c, sync, gain) -> None:
         """Greg: (‖Jᵀy‖ − a)² for images y of white noise, a being the norm's moving average."""
-        batch_size = z.shape[0] // self.adversarial.pl_batch_shrink
+        batch_size = max(z.shape[0] // self.adversarial.pl_batch_shrink, 1)
         images, ws, _mixing = self.run_G(z[:batch_size], c[:batch_size], sync)
         noise = torch.randn_like(images) / np.sqrt(images.shape[2] * images.shape[3])
         with conv2d_gradfix.no_weight_gradients():

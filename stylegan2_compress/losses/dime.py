@@ -186,6 +186,7 @@ class DiME(Method):
         "Kernels: how many of the reference's images the student's are compared with.",
         None,
         least=2,
+        most=10**7,
         unit='images',
         default_text='2048, or all that a smaller data set or the file of statistics has',
     )
@@ -204,7 +205,8 @@ class DiME(Method):
     samples: int | None = argument(
         "`moments`: how many images the reference's moments are taken over; cached between runs.",
         None,
-        least=1,
+        least=2,
+        most=10**9,
         unit='images',
         default_text='10000 of a teacher, all of a data set',
     )

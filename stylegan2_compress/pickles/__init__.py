@@ -20,7 +20,7 @@ from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import sha256 as sha256
 from stylegan2_compress.host import downloads
-from stylegan2_compress.pickles import host_pickle, report, safetensors_file, state_dicts
+from stylegan2_compress.pickles import host_pickle, mistakes, report, safetensors_file, state_dicts
 from stylegan2_compress.pickles.contents import Refused, UnknownClass, Unsupported
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Mismatch
@@ -69,7 +69,7 @@ def load_with_sha256(path: str | os.PathLike) -> tuple[dict[str, Any], str]:
 
 
 def _read(path: str | os.PathLike, local: str, file: BufferedIOBase, size: int, trust: bool = False) -> dict[str, Any]:
-    with _user_errors(path):
+    with _user_errors(path, file):
         if _is_safetensors(path):
             data = safetensors_file.read(local)
         elif _is_state_dicts(path):
@@ -114,7 +114,7 @@ def inspect(path: str | os.PathLike) -> report.Report:
         UserError: the file cannot be read, or contains no networks.
     """
     local = local_file(path)
-    with files.opened(local) as (file, size), _user_errors(path):
+    with files.opened(local) as (file, size), _user_errors(path, file):
         if _is_safetensors(path):
             return report.inspect_safetensors(file, size, local)
         if _is_state_dicts(path):
@@ -132,13 +132,16 @@ def local_file(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def _user_errors(path: str | os.PathLike) -> Iterator[None]:
+def _user_errors(path: str | os.PathLike, file: BufferedIOBase) -> Iterator[None]:
     """Turn what the readers raise into user-facing errors."""
     try:
         yield
     except Mismatch as error:
         raise UserError(f'{path} does not fit the local classes: {str(error)[:500]}{_way_out(error)}.') from error
     except Malformed as error:
+        mistaken_for = mistakes.what_it_is(file)
+        if mistaken_for is not None:
+            raise UserError(f'{path} is no network file but {mistaken_for}.') from error
         raise UserError(f'{path} is not a network file: {str(error)[:500]}.') from error
     except UnknownClass as error:
         raise UserError(f'{path} {str(error)[:500]}. Nothing in it was run{_way_out(error)}.') from error

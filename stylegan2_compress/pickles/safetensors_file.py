@@ -7,10 +7,13 @@
      "shared": {"G_ema.mapping.fc0.weight": "G.mapping.fc0.weight"}}
 
 `attributes` contains attributes that differ from what the constructor makes, `shared` maps the names of tensors that
-several modules share to the one under which they are stored.
+several modules share to the one under which they are stored. A further entry, `sha256`, is that of the others and all
+tensors; files by earlier versions lack it.
 """
 
+import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -28,6 +31,7 @@ from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import HOOKS, MEMBERS, construct, fill, set_attributes
 
 _KEY = 'stylegan2_compress'
+_CHECKSUM = 'sha256'
 _VERSION = 1
 _TAG = '!'  # Marks JSON objects that encode a type which JSON lacks.
 
@@ -57,8 +61,18 @@ def write(file: BinaryIO, data: dict[str, Any]) -> None:
                     tensors[first] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                 else:
                     shared[f'{key}.{name}'] = first
-    text = json.dumps({'version': _VERSION, 'data': described, 'shared': shared})
-    file.write(safetensors.torch.save(tensors, {_KEY: text}))
+    document = {'version': _VERSION, 'data': described, 'shared': shared}
+    document[_CHECKSUM] = _checksum(document, sorted(tensors.items()))
+    file.write(safetensors.torch.save(tensors, {_KEY: json.dumps(document)}))
+
+
+def _checksum(document: dict, tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """SHA-256 of the description and of the tensors, by name: types, shapes and bytes."""
+    digest = hashlib.sha256(json.dumps(document).encode())
+    for name, tensor in tensors:
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _describe(module: torch.nn.Module) -> dict[str, Any]:
@@ -145,6 +159,11 @@ class _Document:
             raise Malformed(f'it has version {version!r}, not {_VERSION}, of the format')
         if not all(isinstance(name, str) for name in self._shared.values()):
             raise Malformed('it has shared tensors that have no name')
+        if with_data and _CHECKSUM in document:
+            checksum = document.pop(_CHECKSUM)
+            tensors = ((name, file.get_tensor(name)) for name in sorted(self._names))
+            if _checksum(document, tensors) != checksum:
+                raise Malformed('it is damaged (its checksum is wrong): copy or download it again')
 
     def data(self) -> dict[str, Any]:
         """The contents of the file."""

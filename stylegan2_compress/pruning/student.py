@@ -1,9 +1,14 @@
 """From a teacher's networks to its student's: score channels, cut them out, initialise the rest."""
 
 import copy
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
 
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.networks import class_name
 from stylegan2_compress.pruning import graph
 from stylegan2_compress.pruning.criteria import CRITERIA, CriterionOptions, Scores
 from stylegan2_compress.pruning.initialization import INITIALIZATIONS
@@ -36,15 +41,44 @@ def make_student(
     """
     score_channels = lookup('--criterion', criterion, CRITERIA)
     initialize = lookup('--init', init, INITIALIZATIONS)
-    for option, name, function in [('--criterion', criterion, score_channels), ('--init', init, initialize)]:
-        if not callable(function):
-            raise UserError(f'{option}={name} must be a function, but it is of type {type(function).__name__}.')
-    G_ema = teacher['G_ema']
-    scores = score_channels(G_ema, options or CriterionOptions())
+    G_ema, options = teacher['G_ema'], options or CriterionOptions()
+    require_function('--criterion', criterion, score_channels, G_ema, options)
+    require_function('--init', init, initialize, G_ema)
+    scores = score_channels(G_ema, options)
     check_scores(scores, graph.widths(G_ema), criterion)
     student = prune(G_ema, masks_from_scores(scores, widths))
     initialize(student)
     return dict(teacher, G=student, G_ema=copy.deepcopy(student))
+
+
+def require_prunable(file: str, G: torch.nn.Module) -> None:
+    """Refuse a generator whose channels cannot be cut.
+
+    Raises:
+        UserError: its weights are masked.
+    """
+    if class_name(G) == 'ScoreMaskedGenerator':
+        raise UserError(f'{file} has masked weights: prune what `ticket save` and `ticket bake` make of it.')
+
+
+def require_function(option: str, name: str, function: Callable, *arguments: Any) -> None:
+    """Refuse what cannot be called with these arguments, as far as its signature says.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not callable(function):
+        raise UserError(f'{option}={name} must be a function, but it is of type {type(function).__name__}.')
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # Some that are written in C have none.
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise UserError(
+            f'{option}={name} cannot be called with what it is given ({error}): docs/extending.md shows one that can.'
+        ) from error
 
 
 def check_scores(scores: Scores, widths: Mapping[str, int], criterion: str) -> None:

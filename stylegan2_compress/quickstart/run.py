@@ -15,7 +15,7 @@ from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.distances import frechet_distance
 from stylegan2_compress.evaluation.samples import generate
-from stylegan2_compress.files import require_writable_directory
+from stylegan2_compress.files import make_directory, require_writable_directory
 from stylegan2_compress.host import profiling
 from stylegan2_compress.quickstart import digits, mnist
 from stylegan2_compress.runs.directory import RunDirectory
@@ -67,9 +67,8 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
     pruning.widths_for_ratio(load_teacher()['G_ema'], ratio)  # Checks the ratio.
     if kimg < 1:
         raise UserError(f'--kimg={kimg} must be at least 1.')
+    make_directory(outdir)
     reals, _labels = mnist.load()
-
-    os.makedirs(outdir, exist_ok=True)
     data, teacher = write_inputs(outdir)
     run_dir = distill(
         teacher=teacher,

@@ -10,6 +10,7 @@ from pathlib import Path
 from stylegan2_compress import files
 
 OPTIONS = 'training_options.json'
+INPUTS = 'inputs.json'
 STUDENT = 'student.pkl'
 LOG = 'log.txt'
 STATS = 'stats.jsonl'
@@ -44,6 +45,7 @@ class RunDirectory(os.PathLike):
     Attributes:
         path: of the directory.
         options_path: `training_options.json`, the loop arguments that the run was started with.
+        inputs_path: `inputs.json`, digests of what the run reads.
         log_path: `log.txt`, what the run printed.
         stats_path: `stats.jsonl`, a line of statistics per tick.
         reals_path, fakes_init_path: image grids from before the first step.
@@ -54,6 +56,7 @@ class RunDirectory(os.PathLike):
         self._given = os.fspath(path)
         self.path = Path(path)
         self.options_path = self.path / OPTIONS
+        self.inputs_path = self.path / INPUTS
         self.log_path = self.path / LOG
         self.stats_path = self.path / STATS
         self.reals_path = self.path / REALS
@@ -90,7 +93,7 @@ class RunDirectory(os.PathLike):
         Raises:
             UserError: another process is training there, or the directory is not writable.
         """
-        os.makedirs(self.path, exist_ok=True)
+        files.make_directory(self.path)
         with files.locked(self.path / LOCK, f'{self._given} is in use: another process is training there.'):
             yield
 
@@ -103,11 +106,7 @@ class RunDirectory(os.PathLike):
 
     def read_options(self) -> dict | None:
         """The loop arguments that the run was started with, or None where they are missing or cannot be parsed."""
-        try:
-            args = json.loads(self.options_path.read_bytes())
-        except (OSError, ValueError):
-            return None
-        return args if isinstance(args, dict) else None
+        return _read_json(self.options_path)
 
     def write_options(self, args: Mapping) -> None:
         """Record the loop arguments, which must be JSON.
@@ -117,6 +116,19 @@ class RunDirectory(os.PathLike):
         """
         with files.atomic_write(self.options_path) as file:
             file.write(json.dumps(args, indent=2).encode())
+
+    def read_inputs(self) -> dict[str, str]:
+        """Digests of what the run reads, by the arguments that name it (`runs.inputs`); empty where not on record."""
+        return _read_json(self.inputs_path) or {}
+
+    def write_inputs(self, fingerprints: Mapping[str, str]) -> None:
+        """Record digests of what the run reads.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        with files.atomic_write(self.inputs_path) as file:
+            file.write(json.dumps(fingerprints, indent=2).encode())
 
     @property
     def student_path(self) -> str:
@@ -197,6 +209,15 @@ class RunDirectory(os.PathLike):
         for pattern in (STATES, SNAPSHOTS):
             for path in self.path.glob(f'.{os.path.splitext(pattern)[0]}.tmp'):
                 path.unlink()
+
+
+def _read_json(path: Path) -> dict | None:
+    """The JSON object in a file, or None where it is missing, cannot be parsed, or is something else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _number(name: str) -> int:

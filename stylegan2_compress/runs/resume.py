@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import dnnlib
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.runs import launch
+from stylegan2_compress.pickles.networks import Networks
+from stylegan2_compress.runs import inputs, launch, states
 from stylegan2_compress.runs.directory import OPTIONS, STATES, RunDirectory
 
 LATEST = 'latest'
@@ -30,6 +31,7 @@ def continue_or_start(
     student: dict | None = None,
     resume: str | None = None,
     dry_run: bool = False,
+    networks: Networks | None = None,
 ) -> str:
     """Run a training loop in a new run directory, or continue an existing run; wait for its end.
 
@@ -38,15 +40,18 @@ def continue_or_start(
         desc: what follows the number in the name of a new run directory.
         args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
         student: contents of a network pickle that the run starts from; written to its own directory.
-        resume: None starts a new run; 'latest' continues the newest one in `outdir` that has the same options, and
-            starts one if there is none, or if that was to be longer; a run directory continues that one.
+        resume: None starts a new run; 'latest' continues the newest one in `outdir` that has the same options and reads
+            the same contents, and starts one if there is none, or if that was to be longer; a run directory continues
+            that one.
         dry_run: print the options, and write and run nothing.
+        networks: network files that are open already.
 
     Returns:
         The run directory.
 
     Raises:
-        UserError: `resume` is no run directory, or its options differ (see `FREE`).
+        UserError: `resume` is no run directory, its options differ (see `FREE`) or the contents of what it reads, or
+            all its states are damaged. Nothing has been written.
         Stopped, DivergedError: see `training_loops.loop.train`.
     """
     distributed.join_torchrun(args.get('device'))
@@ -56,11 +61,18 @@ def continue_or_start(
     with contextlib.ExitStack() as held:
 
         def prepare() -> RunDirectory:
-            run = run_to_continue(outdir, args, student, resume) or RunDirectory.next(outdir, desc)
-            print_options(in_run_directory(args, run, student), run)
+            reads = inputs.fingerprints(args, networks or Networks(), own_student=student is not None)
+            existing = run_to_continue(outdir, args, student, resume, reads)
+            if existing is not None:
+                states.require_one(existing)
+            run = existing or RunDirectory.next(outdir, desc)
             if not dry_run:
                 held.enter_context(run.claimed())
-                write_start(run, in_run_directory(args, run, student), student)
+            print_options(in_run_directory(args, run, student), run)
+            if existing is None and resume is not None:
+                print_why_none(outdir, args, student, reads)
+            if not dry_run:
+                write_start(run, in_run_directory(args, run, student), student, reads)
             return run
 
         run = distributed.result_of_rank_zero(prepare)
@@ -80,12 +92,14 @@ def start_run(args: dict, run_dir: str | os.PathLike, student: dict | None = Non
         student: contents of the network pickle at `args.resume_pkl`, which is written first.
 
     Raises:
-        UserError, Stopped, DivergedError: see `continue_or_start`.
+        UserError: all states in the directory are damaged; nothing has been written.
+        Stopped, DivergedError: see `continue_or_start`.
     """
     run = RunDirectory(run_dir)
     args = in_run_directory(args, run, None)
+    states.require_one(run)
     with run.claimed():
-        write_start(run, args, student)
+        write_start(run, args, student, {})
         launch.run(args)
 
 
@@ -95,11 +109,20 @@ def in_run_directory(args: dict, run: RunDirectory, student: dict | None) -> dic
     return dnnlib.EasyDict(args, **own_student, run_dir=os.fspath(run))
 
 
-def write_start(run: RunDirectory, args: dict, student: dict | None) -> None:
-    """Write what the run starts from. The options are written last: a directory with options is complete."""
+def write_start(run: RunDirectory, args: dict, student: dict | None, reads: Mapping[str, str]) -> None:
+    """Write what the run starts from. The options are written last: a directory with options is complete.
+
+    Args:
+        run: in whose directory.
+        args: of the loop.
+        student: contents of the network pickle at `args.resume_pkl`, if the run has its own.
+        reads: digests of what the run reads, see `inputs.fingerprints`.
+    """
     is_new = not run.options_path.exists()
     if student is not None and is_new:
         pickles.save(args['resume_pkl'], student)
+    if reads:
+        run.write_inputs(reads)
     run.write_options(args)
     if not is_new and not run.states():
         run.cut_records({})  # The run was stopped before its first state, and starts from scratch.
@@ -152,16 +175,18 @@ def recorded_options(run: RunDirectory) -> dict | None:
     return args if complete else None
 
 
-def run_to_continue(outdir: str, args: dict, student: dict | None, resume: str | None) -> RunDirectory | None:
+def run_to_continue(
+    outdir: str, args: dict, student: dict | None, resume: str | None, reads: Mapping[str, str]
+) -> RunDirectory | None:
     """The run that `resume` means, None for a new one; see `continue_or_start`."""
     if resume is None:
         return None
     if 'loop' not in args:
         raise UserError(f"--resume={resume} continues runs of our loops, but this one runs the host's; give --loop.")
     if resume == LATEST:
-        return latest_run(outdir, args, student)
+        return latest_run(outdir, args, student, reads)
     run, old = RunDirectory(resume), options_to_continue(resume)
-    changed = differences(old, args, student)
+    changed = differences(run, args, student, reads)
     if changed:
         raise UserError(f'--resume={resume} has other options: {"; ".join(changed)}. Give those it was started with.')
     if old['total_kimg'] > args['total_kimg']:
@@ -174,30 +199,56 @@ def run_to_continue(outdir: str, args: dict, student: dict | None, resume: str |
     return RunDirectory(os.path.normpath(resume))
 
 
-def latest_run(outdir: str, args: dict, student: dict | None) -> RunDirectory | None:
-    """The newest run in `outdir` with these options, no longer than they say; None, and a message, if there is none."""
-    runs = RunDirectory.numbered(outdir)
-    for run in reversed(runs):
+def latest_run(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> RunDirectory | None:
+    """The newest run in `outdir` that is the same, and no longer than the options say; None if there is none."""
+    for run in reversed(RunDirectory.numbered(outdir)):
         old = recorded_options(run)
-        if old is None or old['total_kimg'] > args['total_kimg'] or differences(old, args, student):
+        if old is None or old['total_kimg'] > args['total_kimg'] or differences(run, args, student, reads):
             continue
         if not run.has_lost_states(old):
             return run
         print(f'{run} has lost its training states and cannot be continued.')
-    if runs:
-        print(f'No run in {outdir} has these options: starting a new one.')
     return None
 
 
-def differences(old: dict, args: dict, student: dict | None) -> list[str]:
-    """How the arguments of a run differ from those it was started with, but for `FREE`: 'name: old → new' each."""
+def print_why_none(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> None:
+    """Print that `latest` starts a new run, and why it does not continue the newest one there is."""
+    for run in reversed(RunDirectory.numbered(outdir)):
+        old = recorded_options(run)
+        if old is not None:
+            longer = [f'its length is {old["total_kimg"]} kimg'] if old['total_kimg'] > args['total_kimg'] else []
+            changed = '; '.join(differences(run, args, student, reads) + longer)
+            print(f'Starting a new run, and not continuing {run} ({changed or "see above"}).\n')
+            return
+
+
+def differences(run: RunDirectory, args: dict, student: dict | None, reads: Mapping[str, str]) -> list[str]:
+    """How the arguments of a run differ from those it was started with, but for `FREE`: 'name: old → new' each.
+
+    What it reads is compared by content, as far as that is on record, and by place in runs that have no record of it.
+    """
+    old = options_to_continue(os.fspath(run))
     new = in_run_directory(args, RunDirectory(old['run_dir']), student)
     old, new = (dict(flat(json.loads(json.dumps(each)))) for each in (old, new))
-    return [
-        f'{name}: {old.get(name, "none")} → {new.get(name, "none")}'
-        for name in sorted(old.keys() | new.keys())
-        if name.partition('.')[0] not in FREE and old.get(name) != new.get(name)
-    ]
+    recorded = run.read_inputs()
+    changed = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if name.partition('.')[0] in FREE:
+            continue
+        if name in inputs.NAMES and before is not None and after is not None:
+            changed += _other_input(name, json.loads(before), json.loads(after), recorded.get(name), reads.get(name))
+        elif before != after:
+            changed.append(f'{name}: {before or "none"} → {after or "none"}')
+    return changed
+
+
+def _other_input(name: str, before: str | None, after: str | None, old: str | None, new: str | None) -> list[str]:
+    """The difference between two files that a run reads, if there is one; `old` and `new` are digests."""
+    if old is None or new is None:
+        is_same = before == after or (before is not None and after is not None and inputs.same_path(before, after))
+        return [] if is_same else [f'{name}: {json.dumps(before)} → {json.dumps(after)}']
+    return [] if old == new else [f'{name}: the contents of {before} ({old[:8]}…) → those of {after} ({new[:8]}…)']
 
 
 def flat(args: dict, prefix: str = '') -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import torch
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.runs.directory import STATES, RunDirectory
+from stylegan2_compress.runs.directory import RunDirectory
 
 KEEP = 2  # State files per run.
 COMMENT = b'sha256:'
@@ -58,8 +58,34 @@ def load_latest_state(run: RunDirectory) -> dict[str, Any] | None:
         except Damaged as damage:
             print(f'{damage} The one before it is used.' if path != paths[-1] else damage)
     if paths:
-        raise UserError(f'All states in {run} are damaged: delete {STATES} there to start from scratch.')
+        raise UserError(_all_damaged(run))
     return None
+
+
+def require_one(run: RunDirectory) -> None:
+    """Refuse a run whose states are all damaged, before anything is written there; one without any is not refused.
+
+    Raises:
+        UserError: they are.
+    """
+    paths = run.states()
+    if paths and not any(_is_intact(path) for path in paths):
+        raise UserError(_all_damaged(run))
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        verify(path)
+    except Damaged:
+        return False
+    return True
+
+
+def _all_damaged(run: RunDirectory) -> str:
+    return (
+        f'All states in {run} are damaged: start a new run in another directory, without --resume; the snapshots of '
+        'this one can be its --student.'
+    )
 
 
 # --- Format: what torch.save writes, which is a zip archive, with a checksum as the archive's comment -----------------
@@ -87,6 +113,16 @@ def read_state(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         Damaged: the checksum does not match.
     """
+    verify(path)
+    return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def verify(path: str | os.PathLike) -> None:
+    """Compare the contents of a state file with its checksum.
+
+    Raises:
+        Damaged: they do not match.
+    """
     length = len(COMMENT) + hashlib.sha256().digest_size * 2
     with files.opened(path) as (file, size):
         digest = hashlib.sha256()
@@ -97,7 +133,6 @@ def read_state(path: str | os.PathLike) -> dict[str, Any]:
         digest.update(b'\0\0')  # The length of the comment when the digest was made.
         if file.read()[2:] != COMMENT + digest.hexdigest().encode():
             raise Damaged(f'{path} is damaged: its checksum does not match.')
-    return torch.load(path, map_location='cpu', weights_only=True)
 
 
 class _HashingWriter:

@@ -27,6 +27,7 @@ from stylegan2_compress.runs.loops import OUR_LOOP
 from stylegan2_compress.training_loops.data import Share, real_batches
 
 SPEC = 'efficientnet_lite0@size=32'
+HOST_LOSS = 'training.loss.StyleGAN2Loss'
 DIME = 'stylegan2_compress.DiMELoss'
 IMAGES = 'stylegan2_compress.ImageDistillationLoss'
 
@@ -304,6 +305,9 @@ def bad_input_cases():
     yield 'batch', dict(batch='0'), '--batch=0'
     yield 'batch in groups', dict(batch='6'), 'groups of 4'
     yield 'rounds in groups', {'batch': '12', 'batch-gpu': '6'}, 'groups of 4'
+    yield 'half an image', {'batch': '1', 'loss': HOST_LOSS, 'loss-arg': 'r1_gamma=1'}, '1 image on a GPU at a time'
+    yield 'NaN', dict(teacher='nan.pkl'), 'nan.pkl has 1 weights of'
+    yield 'student of NaN', dict(student='nan.pkl'), 'nan.pkl has 1 weights of'
     yield 'seed', dict(seed='-1'), '--seed=-1'
     yield 'resume', {'resume': 'nope', 'loss-arg': 'embeddings=efficientnet_lite7'}, '--resume=nope is no run directory'
     yield 'gamma', dict(gamma='inf'), '--gamma=inf'
@@ -327,6 +331,8 @@ def test_bad_input(tmp_path, monkeypatch, data, make_teacher, make_dataset_zip, 
     networks = pickles.load('teacher.pkl')
     pickles.save('only_d.pkl', dict(networks, G=None, G_ema=None))
     pickles.save('only_g.pkl', dict(networks, D=None))
+    networks['G_ema'].synthesis.b4.const.data[0, 0, 0] = float('nan')
+    pickles.save('nan.pkl', networks)
     given = {
         'teacher': 'teacher.pkl',
         'data': data,

@@ -126,6 +126,8 @@ def test_trains_with_dime_and_the_snapshot_needs_nothing_of_ours(tmp_path, check
         (['--loss=stylegan2_compress.DiMELoss'], '--teacher'),
         (['--loop=training.training_loop.training_loop'], 'CUDA'),
         (['--student=teacher.pkl', '--resume=ffhq256'], '--resume'),
+        (['--resume=nowhere.pkl'], 'Cannot read nowhere.pkl'),
+        (['--resume=teacher.pkl'], '--resume=teacher.pkl has a G of other shapes'),
         (['--teacher=teacher.pkl', '--cond=0'], 'label dimensions 3'),
         (['--seed=-1'], '--seed=-1 must be'),
         (['--data=text.zip'], 'dataset.json that cannot be used'),

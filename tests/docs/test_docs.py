@@ -1,15 +1,20 @@
 """Documents say what the code does: tables, links, command lines, examples."""
 
 import ast
+import configparser
 import importlib
 import importlib.util
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from stylegan2_compress.cli import main
 
@@ -157,6 +162,59 @@ def test_options_that_are_mentioned_exist(page):
             assert option in known | OTHERS, code
 
 
+def lines_of(heading):
+    """The lines of commands in the README below a heading, one each."""
+    part = (ROOT / 'README.md').read_text().partition(f'\n## {heading}\n')[2].partition('\n## ')[0]
+    text = ''.join(block for language, block in FENCE.findall(part) if not language)
+    return text.replace('\\\n', ' ').splitlines()
+
+
+@pytest.mark.checkout
+def test_the_readmes_lines_run_as_they_are(tmp_path, make_generator, make_discriminator, make_dataset_zip, monkeypatch):
+    """Those of ours, one after the other; another embedding stands for the downloads."""
+    from stylegan2_compress import embeddings, pickles
+    from stylegan2_compress.runs import launch
+
+    checkout = tmp_path / 'stylegan2-ada-pytorch'
+    checkout.mkdir()
+    shutil.copy(Path(os.environ['STYLEGAN2_ADA_PYTORCH'], 'train.py'), checkout)
+    G, D = make_generator(), make_discriminator()
+    for directory in (tmp_path, checkout):
+        pickles.save(directory / 'ffhq256.pkl', dict(G=G, D=D, G_ema=G))
+        make_dataset_zip(directory, name='ffhq256.zip')
+    load, started = embeddings.load, []
+    monkeypatch.setattr(embeddings, 'load', lambda _spec, device: load('module:tiny_embeddings:tiny@size=16', device))
+    monkeypatch.setattr(launch, 'run', lambda args: started.append(args['loss_kwargs']['class_name']))
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    for line in lines_of('Compress your own generator'):
+        words = shlex.split(line, comments=True)
+        if words[0] == 'cd':
+            monkeypatch.chdir(words[1])
+        if words[0] == 'stylegan2-compress':
+            result = CliRunner().invoke(main, words[1:], catch_exceptions=False)
+            assert result.exit_code == 0, f'{line}: {result.output}'
+            ran.append(words[1])
+    assert ran == ['host', 'distill', 'patch', 'prune', 'patch']
+    assert started == ['stylegan2_compress.DiMELoss']
+
+
+def test_the_readme_installs_what_its_distillation_needs():
+    from stylegan2_compress.embeddings.presets import PRESETS
+    from stylegan2_compress.losses.dime import PAPER_EMBEDDINGS
+
+    (extra,) = re.findall(r'pip install .*"\.\[(\w+)\]"', '\n'.join(lines_of('Compress your own generator')))
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    installed = set(re.findall(r'^[\w-]+', setup['options.extras_require'][extra], re.MULTILINE))
+    assert {package for name in PAPER_EMBEDDINGS for package in PRESETS[name].packages} <= installed
+
+
+@each_page
+def test_nothing_is_installed_from_where_it_is_not(page):
+    assert not re.search(r'pip install [^&\n]*stylegan2-compress', page.read_text())
+
+
 # --- Python -----------------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +227,17 @@ def test_what_examples_import_exists(page):
                 for name in node.names:
                     if not hasattr(module, name.name):
                         importlib.import_module(f'{node.module}.{name.name}')
+
+
+def test_the_readmes_python_runs_by_itself(tmp_path, make_generator):
+    """In a new process, where nobody has activated the host; `distill` is only looked up."""
+    from stylegan2_compress import pickles
+
+    (block,) = blocks(ROOT / 'README.md', 'python')
+    pickles.save(tmp_path / 'ffhq256.pkl', dict(G=None, D=None, G_ema=make_generator()))
+    script = block.replace('run_dir = distill(', 'dict(') + 'print(distill.__name__, G.z_dim)'
+    result = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stdout == 'distill 16\n', result.stderr
 
 
 def examples():

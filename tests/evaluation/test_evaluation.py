@@ -174,6 +174,15 @@ def test_data_statistics_are_those_in_the_hosts_cache(place, copies):
     assert sorted(cache.iterdir()) == before
 
 
+def test_without_a_place_for_statistics_of_the_data_numbers_are_the_same(place, copies, tmp_path, monkeypatch, capsys):
+    given = dict(samples=64, seed=5, device='cpu')
+    expected = evaluate([copies[1]], str(place / 'data.zip'), 'fid50k_full', **given)[0].values
+    with detectors.in_the_place_of_the_hosts(tmp_path / 'dnnlib'):
+        (tmp_path / 'dnnlib' / 'gan-metrics').write_text('a file in its place')
+        assert evaluate([copies[1]], str(place / 'data.zip'), 'fid50k_full', **given)[0].values == expected
+    assert "Cannot write to the host's cache" in capsys.readouterr().err
+
+
 # --- Distances --------------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +333,47 @@ def test_an_evaluation_looks_at_the_data_once(place, copies, monkeypatch):
     wanted = f'fd:{spec_of(place)},kd:{spec_of(place)}'
     evaluate(copies, str(place / 'data.zip'), wanted, samples=20, repeats=2, device='cpu')
     assert seen == [str(place / 'data.zip')]
+
+
+@pytest.mark.parametrize('line', ['{"results": {"fid": 1', '[]', '{"results": {"fid": "low"}, "snapshot_pkl": "a.pkl"}',
+                                  '{"results": {"fid": 1}, "snapshot_pkl": null}'])  # fmt: skip
+def test_lines_that_are_no_results_are_left_out_and_counted(tmp_path, capsys, line):
+    good = dict(results=dict(fid=1.5), snapshot_pkl='a.pkl')
+    (tmp_path / 'metric-fid.jsonl').write_text(f'{line}\n{json.dumps(good)}\n')
+    assert list(records.read(tmp_path)) == [good]
+    assert capsys.readouterr().err == f'{tmp_path}/metric-fid.jsonl: 1 line left out, which is no result of a metric.\n'
+
+
+def spoiled(path, out, weights, value=float('nan')):
+    """A copy of a network file whose weights of a name are another value."""
+    contents = pickles.load(path)
+    dict(contents['G_ema'].named_parameters())[weights].data[0] = value
+    pickles.save(out, contents)
+    return str(out)
+
+
+@pytest.mark.parametrize('name', ['fd', 'fid50k_full', 'agreement', 'ppl2_wend'])
+def test_images_that_are_not_finite_are_refused_before_anything_is_recorded(place, copies, tmp_path, name):
+    """NaN becomes 0 in 8 bits: grey images are nearer to noise than a network is that has learnt nothing."""
+    metric = f'fd:{spec_of(place)}' if name == 'fd' else name
+    bad = spoiled(copies[1], tmp_path / 'nan.pkl', 'synthesis.b16.torgb.bias')
+    with pytest.raises(UserError, match=r'nan.pkl has 1 weights of [0-9,]+ in G_ema that are NaN or infinite'):
+        evaluate([copies[0], bad], str(place / 'data.zip'), metric, samples=20, device='cpu')
+    large = spoiled(copies[1], tmp_path / 'large.pkl', 'synthesis.b16.torgb.bias', 3e38)
+    contents = pickles.load(large)
+    contents['G_ema'].synthesis.b8.torgb.bias.data[:] = 3e38
+    pickles.save(large, contents)
+    with pytest.raises(UserError, match=r'large.pkl makes images that are NaN or infinite \((\d+) of the first \1\)'):
+        evaluate([large] if name != 'agreement' else [copies[0], large], str(place / 'data.zip'), metric, samples=20,
+                 device='cpu')  # fmt: skip
+    assert not list(tmp_path.glob('*.jsonl'))
+
+
+def test_images_are_looked_at_only_while_they_are_measured(place, copies):
+    G = pickles.load(copies[0])['G_ema']
+    with samples.required_to_be_finite('teacher.pkl', G):
+        G(torch.zeros([1, 16]), torch.zeros([1, 2]))
+    assert not G.synthesis._forward_hooks
 
 
 def test_agreement_with_the_teacher(place, copies):

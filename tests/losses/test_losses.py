@@ -91,6 +91,23 @@ def test_unknown_phase_is_refused(networks):
         loss.accumulate_gradients('Gmian', *[torch.zeros(1)] * 4, True, 1)
 
 
+def test_path_lengths_of_a_batch_of_one_are_of_that_image(networks):
+    """Of two, the first is used; half of one would be none."""
+    G, D = networks()
+    found = []
+    for size in (1, 2):
+        copied, z = (
+            copy.deepcopy(G).requires_grad_(True),
+            torch.randn([2, 16], generator=torch.Generator().manual_seed(0)),
+        )
+        loss = AdversarialLoss('cpu', copied.mapping, copied.synthesis, D, style_mixing_prob=0)
+        torch.manual_seed(1)
+        loss.accumulate_gradients('Greg', None, None, z[:size], torch.zeros([size, 0]), True, 1)
+        found.append({name: p.grad for name, p in copied.named_parameters() if p.grad is not None})
+    assert any(grad.abs().sum() > 0 for grad in found[0].values())
+    assert_identical(*found)
+
+
 class PixelTerm(Term):
     """Adds 3 · mean(images) for G, and 5 · mean(logits) for D."""
 

@@ -30,7 +30,7 @@ from training import augment, networks
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import profiling
-from stylegan2_compress.pickles import sources
+from stylegan2_compress.pickles import safetensors_file, sources
 from stylegan2_compress.pickles.machine import Blob, Machine
 from stylegan2_compress.pickles.networks import Networks
 
@@ -419,9 +419,9 @@ def test_what_even_the_host_cannot_load_is_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ('content', 'sentence'),
     [
-        (b'', 'it is cut off'),
-        (b'PK\x03\x04 a zip archive', 'is not a network file'),
-        (b'<html>Quota exceeded</html>', 'is not a network file'),
+        (b'', 'is no network file but an empty file'),
+        (b'PK\x03\x04 a zip archive', 'is no network file but a zip archive'),
+        (b'<html>Quota exceeded</html>', 'is no network file but an HTML page'),
         (pickle.dumps([1, 2, 3]), 'it holds a list'),
         (pickle.dumps({}), 'it has none of G, D and G_ema'),
         (pickle.dumps({'G': 1}), 'its G is not a network'),
@@ -771,3 +771,45 @@ def test_convert_with_trust_brings_unknown_classes_to_a_pickle_but_not_to_safete
     run('convert', path, '--trust', tmp_path / 'b.pkl')
     assert torch.equal(images(load_by_host(tmp_path / 'b.pkl')['G_ema']), images(data['G_ema']))
     assert "'Sculptor'" in refused('convert', path, '--trust', tmp_path / 'b.safetensors', unchanged=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('contents', 'what'),
+    [
+        (b'', 'an empty file'),
+        (b'\n<HTML><body>Sign in</body></HTML>', 'an HTML page'),
+        (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n', 'a Git LFS pointer'),
+        (b'PK\x03\x04\x00\x00', 'a zip archive'),
+        ('Grüße an alle, die dies lesen.\n'.encode() * 30, 'a text file'),
+        (b'\xff\xfe\x00a\x00b', None),
+        (b'I1111111111111111111111', None),
+    ],
+)
+@pytest.mark.parametrize('ending', ['pkl', 'safetensors'])
+def test_what_is_taken_for_a_network_file_is_named(tmp_path, contents, what, ending):
+    path = tmp_path / f'a.{ending}'
+    path.write_bytes(contents)
+    with pytest.raises(UserError) as raised:
+        pickles.load(path)
+    assert (f'{path} is no network file but {what}' in raised.value.message) == (what is not None)
+
+
+def test_a_flipped_bit_in_safetensors_is_found(tmp_path, make_generator):
+    path = tmp_path / 'a.safetensors'
+    pickles.save(path, dict(G_ema=make_generator()))
+    whole = path.read_bytes()
+    assert pickles.load(path)['G_ema'] is not None
+    for position in (len(whole) - 3, whole.index(b'"training') + 3):  # In a tensor, in the description.
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r'is damaged|does not describe'):
+            pickles.load(path)
+
+
+def test_safetensors_without_a_checksum_are_read(tmp_path, make_generator, monkeypatch):
+    """Those of earlier versions."""
+    monkeypatch.setattr(safetensors_file, '_CHECKSUM', 'another')
+    pickles.save(tmp_path / 'a.safetensors', dict(G_ema=make_generator()))
+    monkeypatch.undo()
+    assert pickles.load(tmp_path / 'a.safetensors')['G_ema'] is not None

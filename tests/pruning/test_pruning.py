@@ -590,7 +590,8 @@ def test_incomplete_teacher(teacher, tmp_path, key):
     assert key in message or 'discriminator' in message
 
 
-def test_existing_files_stay(teacher_pkl):
-    before = teacher_pkl.read_bytes()
-    assert '--force' in refused('prune', '--teacher', teacher_pkl, '--ratio', 0.5, '--out', teacher_pkl)
-    assert teacher_pkl.read_bytes() == before
+def test_existing_files_stay(teacher_pkl, tmp_path):
+    existing = tmp_path / 'existing.pkl'
+    existing.write_bytes(b'before')
+    assert '--force' in refused('prune', '--teacher', teacher_pkl, '--ratio', 0.5, '--out', existing)
+    assert existing.read_bytes() == b'before'

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,6 +215,27 @@ def test_a_damaged_state_is_told_and_the_one_before_it_used(arguments, tmp_path,
         training_loop(**arguments(run_dir))
 
 
+def test_a_run_whose_states_are_all_damaged_is_refused_before_anything_is_written(begin, tmp_path):
+    run_dir = RunDirectory(begin())
+    run_dir.stats_path.write_text(tick(5))
+    run_dir.log_path.write_text('a log')
+    for cur_nimg in (2000, 5000):
+        damage(states.save_state(run_dir, cur_nimg, {}, finished=False))
+    before = contents(tmp_path / 'runs')
+    for resume in (run_dir, 'latest'):
+        with pytest.raises(UserError, match=r'All states in .* are damaged: start a new run in another directory'):
+            begin(resume=str(resume), total_kimg=9)
+    with pytest.raises(UserError, match='are damaged'):
+        start_run(dict(loop='idle.training_loop', num_gpus=1, total_kimg=9), run_dir)
+    assert contents(tmp_path / 'runs') == before
+    assert begin(total_kimg=9)[-10:] == '00001-name'  # The advice.
+    assert begin(resume='latest', total_kimg=9)[-10:] == '00001-name'
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob('*') if path.is_file()}
+
+
 def test_a_finished_run_goes_on_if_it_is_to_be_longer(arguments, tmp_path, uninterrupted):
     longer = tmp_path / 'longer'
     for kimg in (0.04, 0.08):
@@ -305,6 +327,79 @@ def test_other_options_are_refused_and_listed(begin, tmp_path):
         begin(resume=str(tmp_path))
     assert (tmp_path / 'runs' / '00000-name' / 'training_options.json').read_bytes() == before
     assert begin(resume=run_dir + '/') == run_dir
+
+
+@pytest.fixture
+def files(tmp_path, make_dataset_zip, make_generator, monkeypatch):
+    """A teacher, a student, data and statistics in the current directory; the loop arguments that name them."""
+    monkeypatch.chdir(tmp_path)
+    os.mkdir('in')
+    make_dataset_zip(tmp_path / 'in', n=2)
+    write_generator('in/teacher.pkl', make_generator())
+    write_generator('in/student.pkl', make_generator())
+    (tmp_path / 'in' / 'statistics.npz').write_bytes(b'moments')
+    return lambda place='in': dict(
+        training_set_kwargs=dict(path=f'{place}/data.zip'),
+        loss_kwargs=dict(teacher=f'{place}/teacher.pkl', statistics=f'{place}/statistics.npz'),
+        resume_pkl=f'{place}/student.pkl',
+    )
+
+
+def write_generator(path, G):
+    pickles.save(path, dict(G=G, D=None, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+
+
+def test_what_a_run_reads_may_move(begin, files, tmp_path):
+    run_dir = begin(**files())
+    assert begin(resume='latest', **files('./in')) == run_dir
+    assert begin(resume=run_dir, **files(str(tmp_path / 'in'))) == run_dir
+    shutil.copytree('in', 'staged')
+    assert begin(resume='latest', **files('staged')) == run_dir
+    shutil.rmtree('in')
+    assert begin(resume=run_dir, **files('staged')) == run_dir
+    assert json.loads(Path(run_dir, 'training_options.json').read_text())['resume_pkl'] == 'staged/student.pkl'
+
+
+@pytest.mark.parametrize(
+    ('name', 'argument'),
+    [
+        ('teacher.pkl', 'loss_kwargs.teacher'),
+        ('student.pkl', 'resume_pkl'),
+        ('data.zip', 'training_set_kwargs.path'),
+        ('statistics.npz', 'loss_kwargs.statistics'),
+    ],
+)
+def test_what_a_run_reads_may_not_be_replaced(begin, files, make_generator, make_dataset_zip, tmp_path, name, argument):
+    run_dir = begin(**files())
+    if name == 'data.zip':
+        make_dataset_zip(tmp_path / 'in', n=3)
+    elif name == 'statistics.npz':
+        (tmp_path / 'in' / name).write_bytes(b'others')
+    else:
+        write_generator(f'in/{name}', make_generator(seed=1))
+    before = contents(tmp_path / 'runs')
+    with pytest.raises(UserError, match=rf'other options: {argument}: the contents of in/{name} \(\w{{8}}…\) → [^;]*$'):
+        begin(resume=run_dir, **files())
+    assert contents(tmp_path / 'runs') == before
+    assert begin(resume='latest', **files())[-10:] == '00001-name'
+
+
+def test_runs_without_digests_on_record_are_compared_by_place(begin, files):
+    run_dir = begin(**files())
+    os.remove(f'{run_dir}/inputs.json')
+    shutil.copytree('in', 'other')
+    with pytest.raises(UserError, match=r'loss_kwargs.teacher: "in/teacher.pkl" → "other/teacher.pkl"'):
+        begin(resume=run_dir, **files('other'))
+    assert begin(resume=run_dir, **files('./in')) == run_dir
+    assert begin(resume=run_dir, **files('other')) == run_dir  # Now they are.
+
+
+def test_latest_says_why_it_starts_a_new_run(begin, capsys):
+    run_dir = begin()
+    capsys.readouterr()
+    begin(resume='latest', batch_size=8)
+    out = capsys.readouterr().out
+    assert f'Starting a new run, and not continuing {run_dir} (batch_size: 4 → 8).' in out.splitlines()[-2:]
 
 
 def test_a_shorter_run_is_refused(begin):

@@ -1,0 +1,34 @@
+"""Files that are given for network files by mistake, told by their beginnings."""
+
+from io import BufferedIOBase
+
+_BEGINNING = 512  # Bytes that are looked at.
+
+
+def what_it_is(file: BufferedIOBase) -> str | None:
+    """What a file is that is no network file, with the way to one; None if its beginning says nothing.
+
+    A pickle of protocol 0 is text, too: only of use for a file that could not be read.
+    """
+    file.seek(0)
+    beginning = file.read(_BEGINNING)
+    text = beginning.lstrip().lower()
+    if not beginning:
+        return 'an empty file: copy or download it again'
+    if text.startswith((b'<!doctype html', b'<html')):
+        return 'an HTML page: a browser shows what the download said instead of the file'
+    if beginning.startswith(b'version https://git-lfs.github.com/spec/'):
+        return 'a Git LFS pointer: `git lfs pull` in its repository gets the file itself'
+    if beginning.startswith(b'PK\x03\x04'):
+        return 'a zip archive, such as a data set, or what torch.save writes: name a pickle of networks'
+    if _is_text(beginning):
+        return 'a text file: name a pickle of networks'
+    return None
+
+
+def _is_text(beginning: bytes) -> bool:
+    try:
+        text = beginning[:-3].decode()  # Without a character that may be cut.
+    except UnicodeDecodeError:
+        return False
+    return ' ' in text and all(character.isprintable() or character.isspace() for character in text)

@@ -1,0 +1,56 @@
+"""What a run reads, identified by content: files may move, and a name may come to mean another file."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from stylegan2_compress import files
+from stylegan2_compress.host import datasets
+from stylegan2_compress.pickles.networks import Networks
+
+# Arguments of a loop that name what it reads.
+DATA = ('training_set_kwargs.path', 'loss_kwargs.training_set_kwargs.path')
+NETWORKS = ('loss_kwargs.teacher', 'resume_pkl')
+FILES = ('loss_kwargs.statistics',)
+NAMES = (*DATA, *NETWORKS, *FILES)
+
+
+def fingerprints(args: Mapping, networks: Networks, own_student: bool = False) -> dict[str, str]:
+    """Digests of the contents of a run's data, network files and statistics, by the arguments that name them.
+
+    Args:
+        args: arguments of a training loop.
+        networks: network files that are open already.
+        own_student: whether the run starts from a file in its own directory, which is made from the others.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    found = {}
+    by_data: dict[str, str] = {}
+    for name, value in given(args, NAMES):
+        if name in DATA:
+            if value not in by_data:
+                by_data[value] = datasets.fingerprint(value)
+            found[name] = by_data[value]
+        elif name in FILES:
+            found[name] = files.sha256(value)
+        elif not (own_student and name == 'resume_pkl'):
+            found[name] = networks.sha256(value)
+    return found
+
+
+def given(args: Mapping, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Those of the dotted names that have a text as their value, with it."""
+    for name in names:
+        value: object = args
+        for key in name.split('.'):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, str):
+            yield name, value
+
+
+def same_path(first: str, second: str) -> bool:
+    """Whether two paths or URLs mean the same place: `teacher.pkl` and `./teacher.pkl`."""
+    is_url = any(re.match('https?://', each) for each in (first, second))
+    return first == second if is_url else os.path.realpath(first) == os.path.realpath(second)

@@ -1,0 +1,154 @@
+"""Good files and bad ones, as the command lines of `tests/cli/test_bad_input.py` name them."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from stylegan2_compress import pickles
+from stylegan2_compress.compression.options import PruneOptions, StatsOptions
+from stylegan2_compress.compression.prune import prune
+from stylegan2_compress.compression.stats import write_statistics
+from stylegan2_compress.networks.masked import ScoreMaskedGenerator
+from stylegan2_compress.runs import states
+from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.tickets.ticket_file import Ticket
+
+TINY = 'module:tiny_embeddings:tiny@size=16'
+SMALL = dict(synthesis_kwargs=dict(channel_base=64, channel_max=8))
+SMALL_D = dict(channel_base=64, channel_max=8)
+
+
+class Evil:
+    """What a hostile pickle runs, if it is allowed to."""
+
+    def __reduce__(self):
+        return subprocess.check_output, (['touch', 'executed'],)
+
+
+def write_all(directory: Path, make_generator: Callable, make_discriminator: Callable, make_dataset_zip: Callable):
+    """Write everything into a directory."""
+    write_networks(directory, make_generator, make_discriminator)
+    write_data(directory, make_dataset_zip)
+    write_what_is_no_network(directory)
+    write_tickets(directory)
+    write_runs(directory)
+    for name, source in [('statistics', 'teacher'), ('other', 'teacher2')]:
+        options = StatsOptions(
+            teacher=str(directory / f'{source}.pkl'), embeddings=(TINY,), samples=4, out=str(directory / f'{name}.npz'),
+            device='cpu',
+        )  # fmt: skip
+        write_statistics(options)
+
+
+def write_networks(directory: Path, make_generator: Callable, make_discriminator: Callable) -> None:
+    """The teacher and its like, and those that do not fit it or are broken."""
+
+    def networks(seed=0, **shape):
+        G = make_generator(seed, **SMALL, **shape).eval().requires_grad_(False)
+        D = make_discriminator(seed, **SMALL_D, **shape).eval().requires_grad_(False)
+        return dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None)
+
+    teacher = networks()
+    for name, contents in {
+        'teacher': teacher,
+        'teacher2': networks(seed=1),
+        'labels': networks(c_dim=3),
+        'res8': networks(img_resolution=8),
+        'grey': networks(img_channels=1),
+        'only_d': dict(teacher, G=None, G_ema=None),
+        'only_g': dict(teacher, D=None),
+    }.items():
+        pickles.save(directory / f'{name}.pkl', contents)
+    pickles.save(directory / 'teacher.safetensors', teacher)
+    prune(PruneOptions(teacher=str(directory / 'teacher.pkl'), ratio=0.5, out=str(directory / 'student.pkl')))
+    for name, layers, value in [('nan', ['const'], float('nan')), ('loud', ['torgb.bias'], 3e38)]:
+        contents = networks()
+        for block in ('b4', 'b8', 'b16'):
+            for layer in layers:
+                module, _dot, weights = f'synthesis.{block}.{layer}'.rpartition('.')
+                tensor = getattr(contents['G_ema'].get_submodule(module), weights, None)
+                if tensor is not None:
+                    tensor.data[:] = value
+        pickles.save(directory / f'{name}.pkl', contents)
+
+
+def write_data(directory: Path, make_dataset_zip: Callable) -> None:
+    """Data sets: a good one, and those of too few, no, odd and different images."""
+    for name, given in {
+        'data': dict(n=12),
+        'classes': dict(n=12, labels=3),
+        'few': dict(n=5),
+        'one': dict(n=1),
+        'odd': dict(n=4, resolution=12),
+    }.items():
+        make_dataset_zip(directory, name=f'{name}.zip', **given)
+    with zipfile.ZipFile(directory / 'empty.zip', 'w'):
+        pass
+    with zipfile.ZipFile(directory / 'data.zip') as good, zipfile.ZipFile(directory / 'mixed.zip', 'w') as mixed:
+        for index, name in enumerate(good.namelist()):
+            mixed.writestr(name, b'no image' if index == 5 else good.read(name))
+
+
+def write_what_is_no_network(directory: Path) -> None:
+    """Files that people give by mistake, and files that broke on the way."""
+    good = (directory / 'teacher.pkl').read_bytes()
+    tensors = bytearray((directory / 'teacher.safetensors').read_bytes())
+    tensors[-9] ^= 64
+    (directory / 'dir').mkdir()
+    for name, contents in {
+        'text.pkl': b'This is text.\n' * 20,
+        'text.safetensors': b'This is text.\n' * 20,
+        'empty.pkl': b'',
+        'page.pkl': b'<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n',
+        'lfs.pkl': b'version https://git-lfs.github.com/spec/v1\noid sha256:' + b'0' * 64 + b'\nsize 363\n',
+        'cut.pkl': good[: len(good) // 2],
+        'list.pkl': pickle.dumps([1, 2]),
+        'evil.pkl': pickle.dumps({'G_ema': Evil()}),
+        'flipped.safetensors': bytes(tensors),
+        'cut.safetensors': bytes(tensors[:-100]),
+    }.items():
+        (directory / name).write_bytes(contents)
+    torch.save({'state_dict': {'weight': torch.zeros(3)}}, directory / 'checkpoint.pt')
+
+
+def write_tickets(directory: Path) -> None:
+    """A masked generator, its ticket, one in a teacher's weights, and broken ones."""
+    shape = dict(
+        z_dim=16, c_dim=0, w_dim=16, img_resolution=16, img_channels=3, mapping_kwargs={'num_layers': 2}, **SMALL
+    )
+    G = ScoreMaskedGenerator(**shape, keep=0.3).eval().requires_grad_(False)
+    D = pickles.load(directory / 'teacher.pkl')['D']
+    pickles.save(directory / 'masked.pkl', dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+    Ticket.from_generator(G).write(directory / 'a.ticket')
+    contents = bytearray((directory / 'a.ticket').read_bytes())
+    (directory / 'cut.ticket').write_bytes(contents[:-20])
+    contents[-30] ^= 16
+    (directory / 'flipped.ticket').write_bytes(contents)
+
+
+def write_runs(directory: Path) -> None:
+    """Run directories: one with options only, one whose states are damaged, one with a damaged line of metrics."""
+    args = dict(total_kimg=1, run_dir='run', loss_kwargs=dict(), training_set_kwargs=dict(path='data.zip'))
+    for name in ('run', 'damaged', 'badmetrics'):
+        (directory / name).mkdir()
+        RunDirectory(directory / name).write_options(dict(args, run_dir=name))
+    path = states.save_state(RunDirectory(directory / 'damaged'), 1000, {'a': torch.zeros(9)}, finished=False)
+    path.write_bytes(path.read_bytes()[:-9])
+    shutil.copy(directory / 'teacher.pkl', directory / 'badmetrics' / 'network-snapshot-000001.pkl')
+    record = dict(results=dict(fid='low'), metric='fid', snapshot_pkl='network-snapshot-000001.pkl')
+    (directory / 'badmetrics' / 'metric-fid.jsonl').write_text(json.dumps(record) + '\n')
+
+
+def snapshot(directory: Path) -> dict[str, tuple]:
+    """Everything below a directory: kind, size, mode and time of the last change."""
+    found = {}
+    for path in directory.rglob('*'):
+        status = path.lstat()
+        found[str(path.relative_to(directory))] = (status.st_mode, path.is_dir() or status.st_size, status.st_mtime_ns)
+    return found
