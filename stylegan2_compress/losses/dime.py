@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
-from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument, is_number
-from stylegan2_compress.distributions import mmd, moments, statistics
+from stylegan2_compress.distributions import statistics
 from stylegan2_compress.distributions.sources import DatasetImages, Source, TeacherImages, check_size
 from stylegan2_compress.distributions.statistics import Statistics
 from stylegan2_compress.embeddings import Embedding, parse, split
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
+from stylegan2_compress.losses.estimators import ESTIMATORS
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term
 from stylegan2_compress.pickles.networks import Networks
@@ -24,74 +23,6 @@ PAPER_WEIGHTS = {'dino_resnet50': 20.0, 'clip_rn50': 15.0}
 REFERENCES = ('teacher', 'data')
 TEACHER_SAMPLES = 10000
 BANK = 2048
-
-# --- Estimators of the distance between the student's features and the reference's ------------------------------------
-
-
-class MomentDistance:
-    """mean |a1 − m1| + mean |a2 − m2|: a1 and a2 are the first two raw moments of the batch, m1 and m2 the reference's.
-
-    What the paper's code computes. A small batch has a distance from its own distribution, too, of the order of
-    1/√batch; its gradient pulls single images to the mean.
-    """
-
-    def __init__(self, reference: Statistics):
-        self.reference = reference
-
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        return moments.moment_distance(features, self.reference.m1, self.reference.m2, distributed.world())
-
-
-class KernelDistance:
-    """Squared maximum mean discrepancy between the batch and a bank of the reference's features.
-
-    The gradient of the unbiased estimate is right on average for batches of any size.
-
-    Args:
-        kernel: name in `mmd.KERNELS`.
-        unbiased: see `mmd.mmd2`.
-        reference: whose `bank` is used. The bandwidths of `rbf` are its, and stay when it is refreshed.
-    """
-
-    def __init__(self, kernel: str, unbiased: bool, reference: Statistics):
-        try:
-            self.kernel = mmd.KERNELS[kernel](reference.bank)
-        except ValueError as error:
-            raise UserError(f'--loss-arg estimator={kernel} has nothing to go by: {error}.') from error
-        self.unbiased = unbiased
-        self.fill(reference.bank)
-
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        bank = self.bank.to(features)  # Of another precision only under @dtype=fp64.
-        return mmd.mmd2(
-            features, bank, self.kernel, unbiased=self.unbiased, within_y=self.within, group=distributed.world()
-        )
-
-    def fill(self, bank: torch.Tensor) -> None:
-        """Use other features [bank, dim] of the reference."""
-        self.bank = bank
-        self.within = mmd.mean_within(bank, self.kernel, self.unbiased)
-
-
-@dataclass(frozen=True)
-class Estimator:
-    """An entry of `ESTIMATORS`."""
-
-    build: Callable[..., Callable[[torch.Tensor], torch.Tensor]]  # From (unbiased, reference) if it has a bank.
-    weight: float  # λ where neither the user nor the paper says one.
-    has_bank: bool = True
-
-
-# By name. The weights of the kernels are not from the paper: on the images of the quickstart's pruned start, they make
-# the gradient about as strong as that of `moments` with its 20 (benchmarks/estimator_weights.py). Those of `linear` and
-# `cubic` depend on the scale of an embedding's features, that of `rbf` does not.
-ESTIMATORS = {
-    'moments': Estimator(MomentDistance, weight=20, has_bank=False),
-    'linear': Estimator(partial(KernelDistance, 'linear'), weight=0.1),
-    'rbf': Estimator(partial(KernelDistance, 'rbf'), weight=2),
-    'cubic': Estimator(partial(KernelDistance, 'cubic'), weight=30),
-}
-
 
 # --- The term ---------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from stylegan2_compress.distributions import mmd, moments, sources, statistics
 from stylegan2_compress.embeddings import load
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
-from stylegan2_compress.losses import dime
+from stylegan2_compress.losses import estimators
 from stylegan2_compress.losses.dime import DiME, DiMELoss, DistributionMatching
 
 DIME = 'stylegan2_compress.DiMELoss'
@@ -129,7 +129,7 @@ def test_the_gradient_of_accumulated_rounds_is_right_on_average():
     x, y = torch.randn(4000, 3, dtype=torch.float64), torch.randn(500, 3, dtype=torch.float64) + 0.2
     found = statistics.Statistics(*moments.moments(y), bank=y)
     distances = {
-        'cubic': dime.KernelDistance('cubic', True, found), 'moments': dime.MomentDistance(found),
+        'cubic': estimators.KernelDistance('cubic', True, found), 'moments': estimators.MomentDistance(found),
     }  # fmt: skip
     difference = {}
     for name, distance in distances.items():
@@ -146,7 +146,7 @@ def test_weights_by_default(teacher):
         return [weight for _spec, weight in DiME(**signature).embeddings_and_weights()]
 
     assert weights() == [20, 15, 20]
-    assert weights(estimator='rbf') == [dime.ESTIMATORS['rbf'].weight] * 3
+    assert weights(estimator='rbf') == [estimators.ESTIMATORS['rbf'].weight] * 3
     assert weights(weights=[1, 2, 3]) == [1, 2, 3]
 
 
@@ -208,7 +208,8 @@ def test_a_bank_for_each_of_several_embeddings(teacher):
     source = sources.TeacherImages(teacher)
     bank = colours()(source.draw(0)[0])
     distances = [
-        dime.KernelDistance('linear', True, statistics.Statistics(None, None, each)) for each in (bank, bank.square())
+        estimators.KernelDistance('linear', True, statistics.Statistics(None, None, each))
+        for each in (bank, bank.square())
     ]
     term = DistributionMatching(networks, distances, [1, 1], source, refresh=1)
     term.after_step()
@@ -271,7 +272,7 @@ def test_refused(teacher, data, kwargs, sentence):
 
 def test_features_that_are_all_the_same_are_refused(teacher):
     with pytest.raises(UserError, match='estimator=rbf has nothing to go by'):
-        dime.KernelDistance('rbf', True, statistics.Statistics(None, None, torch.ones(8, 3)))
+        estimators.KernelDistance('rbf', True, statistics.Statistics(None, None, torch.ones(8, 3)))
 
 
 def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
