@@ -7,6 +7,7 @@ import torch
 
 from stylegan2_compress.arguments import argument, is_number
 from stylegan2_compress.distributions import statistics
+from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import DatasetImages, Source, TeacherImages, check_size
 from stylegan2_compress.distributions.statistics import Statistics
 from stylegan2_compress.embeddings import Embedding, parse, split
@@ -14,6 +15,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.estimators import ESTIMATORS
 from stylegan2_compress.losses.method import Context, Method
+from stylegan2_compress.losses.spread import Spread
 from stylegan2_compress.losses.terms import Batch, Summand, Term
 from stylegan2_compress.pickles.networks import Networks
 from stylegan2_compress.runs.plan import Plan
@@ -37,29 +39,52 @@ class DistributionMatching(Term):
         source: whose images refresh the banks of the distances.
         refresh: after how many of the generator's steps the oldest chunk of each bank makes way for a new one; 0 is
             never.
+        memories: of the student's latest features, one per embedding; none is without.
+        spreads: that follow the features within a batch, one per embedding; none is without.
     """
 
     def __init__(
         self,
         networks: Sequence[Embedding],
-        distances: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+        distances: Sequence[Callable[..., torch.Tensor]],
         weights: Sequence[float],
         source: Source | None = None,
         refresh: int = 0,
+        memories: Sequence[FeatureMemory] = (),
+        spreads: Sequence[Spread] = (),
     ):
         self.parts = list(zip(networks, distances, weights, strict=True))
         self.source = source
         self.refresh = refresh
+        self.memories = memories or [None] * len(self.parts)
+        self.spreads = spreads or [None] * len(self.parts)
+        self.kept = [*memories, *spreads]  # What follows the steps that are taken.
         self.taken = 0  # Steps of the generator.
+        self.nimg = 0
+
+    def before_step(self, nimg: int) -> None:
+        self.nimg = nimg
+        for each in self.kept:
+            each.begin()
 
     def generator(self, batch: Batch) -> list[Summand]:
-        return [
-            Summand(f'DiME/{network.spec}', distance(network(batch.images)), weight)
-            for network, distance, weight in self.parts
-        ]
+        summands = []
+        for (network, distance, weight), memory, spread in zip(self.parts, self.memories, self.spreads, strict=True):
+            features = network(batch.images)
+            past = [] if memory is None else [memory.before(features)]
+            summands.append(Summand(f'DiME/{network.spec}', distance(features, *past), weight))
+            if memory is not None:
+                memory.note(features)
+            if spread is not None and len(features) > 1:
+                summands.append(Summand(f'DiME/spread/{network.spec}', spread.of(features), weight=None))
+        return summands
 
     def after_step(self) -> None:
         self.taken += 1
+        for memory in filter(None, self.memories):
+            memory.commit()
+        for spread in filter(None, self.spreads):
+            spread.commit(self.nimg)
         if self.refresh and self.taken % self.refresh == 0:
             self._refresh(self.taken // self.refresh - 1)
 
@@ -77,15 +102,22 @@ class DistributionMatching(Term):
             distance.fill(bank)
 
     def state_dict(self) -> dict:
-        return {'taken': self.taken, 'banks': [distance.bank for _, distance, _ in self.parts]} if self.refresh else {}
+        banks = [distance.bank for _, distance, _ in self.parts] if self.refresh else []
+        return {'taken': self.taken, 'banks': banks, 'kept': [each.state_dict() for each in self.kept]}
 
     def load_state_dict(self, state: dict) -> None:
-        if bool(state) != bool(self.refresh):
-            raise UserError('The run to go on with had another --loss-arg refresh: give the one it had.')
-        if state:
-            self.taken = state['taken']
+        for option, has, had in [
+            ('refresh', bool(self.refresh), bool(state['banks'])),
+            ('memory', len(self.kept), len(state['kept'])),
+        ]:
+            if has != had:
+                raise UserError(f'The run to go on with had another --loss-arg {option}: give the one it had.')
+        self.taken = state['taken']
+        if self.refresh:
             for (_network, distance, _weight), bank in zip(self.parts, state['banks'], strict=True):
                 distance.fill(bank.to(distance.bank))
+        for each, its_state in zip(self.kept, state['kept'], strict=True):
+            each.load_state_dict(its_state)
 
 
 # --- The method -------------------------------------------------------------------------------------------------------
@@ -108,8 +140,9 @@ class DiME(Method):
         '`rbf` 2, `cubic` 30 (ours)',
     )
     estimator: str = argument(
-        "How distributions are compared: `moments` (the paper's code), or the squared maximum mean discrepancy (the "
-        "paper's derivation) with a kernel, of which `cubic` is KID's.",
+        "How distributions are compared: `moments` (the paper's code), their squared differences in units of the "
+        "reference's variance, or the squared maximum mean discrepancy (the paper's derivation) with a kernel, of "
+        "which `cubic` is KID's.",
         'moments',
         choices=ESTIMATORS,
     )
@@ -128,13 +161,20 @@ class DiME(Method):
         least=0,
         unit='steps',
     )
+    memory: int = argument(
+        "How many of the student's latest images count together, those of the batch included: the others are of "
+        'earlier steps, and only the batch gets a gradient. 0 is the batch alone (paper).',
+        0,
+        least=0,
+        unit='images',
+    )
     reference: str = argument(
         'What to match: the `teacher` (paper), or the `data` set, which needs no `--teacher`.',
         'teacher',
         choices=REFERENCES,
     )
     samples: int | None = argument(
-        "`moments`: how many images the reference's moments are taken over; cached between runs.",
+        "Moments: how many images the reference's are taken over; cached between runs.",
         None,
         least=1,
         unit='images',
@@ -210,19 +250,35 @@ class DiME(Method):
             self._reference(source, networks)
         samples, bank = self._counts(source)
         check_size(source, 'bank' if bank else 'samples', samples)
-        if at_once < batch and not self.has_bank:
+        if self.memory and self.memory < batch:
+            raise UserError(
+                f'--loss-arg memory={self.memory} is less than the batch of {batch} images, which it is to extend: '
+                'give several times that.'
+            )
+        if at_once < batch and not self.has_bank and not self.memory:
             yield (
                 f'DiME takes moments over {at_once} images at a time, not over the batch of {batch}. If memory allows, '
-                'raise it with `distill --batch-gpu` or `train.py --batch`, or use an unbiased estimator, '
-                '--loss-arg estimator=rbf.'
+                'raise it with `distill --batch-gpu` or `train.py --batch`; or let earlier images count, --loss-arg '
+                f'memory={16 * batch}, or use an unbiased estimator, --loss-arg estimator=rbf.'
             )
 
     def terms(self, context: Context) -> Sequence[Term]:
         source = self._source(context.networks, context.device)
         specs, weights = zip(*self.embeddings_and_weights(), strict=True)
         networks = [context.embedding(spec) for spec in specs]
-        distances = [self._distance(reference) for reference in self._reference(source, networks)]
-        return [DistributionMatching(networks, distances, weights, source if self.refresh else None, self.refresh)]
+        references = self._reference(source, networks)
+        memories = [FeatureMemory(self.memory, network.dim, context.device) for network in networks]
+        return [
+            DistributionMatching(
+                networks,
+                [self._distance(reference) for reference in references],
+                weights,
+                source if self.refresh else None,
+                self.refresh,
+                memories if self.memory else (),
+                [Spread(network.spec, each) for network, each in zip(networks, references, strict=True)],
+            )
+        ]
 
     def _source(self, networks: Networks, device: torch.device) -> Source:
         """The images to match."""
@@ -260,7 +316,7 @@ class DiME(Method):
             return bank, bank
         return self.samples or source.size or TEACHER_SAMPLES, 0
 
-    def _distance(self, reference: Statistics) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _distance(self, reference: Statistics) -> Callable[..., torch.Tensor]:
         choices = [self.is_unbiased] if self.has_bank else []
         return ESTIMATORS[self.estimator].build(*choices, reference)
 
