@@ -19,6 +19,7 @@ _HOME = {
     'NickelDimeLoss': 'stylegan2_compress.losses.nickel',
     'PrunedGenerator': 'stylegan2_compress.networks.pruned',
     'ScoreMaskedGenerator': 'stylegan2_compress.networks.masked',
+    'TeacherDataset': 'stylegan2_compress.distributions.teacher_dataset',
     'extend_train': 'stylegan2_compress.compression.train_py',
 }
 

@@ -16,10 +16,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.host import datasets
 
 # Purposes of random numbers: each has a stream of its own.
-SETUP, GRID, ORDER, LATENTS, ROUND = range(5)
+SETUP, GRID, ORDER, LATENTS, ROUND, REALS = range(6)
 
 
 def generator(random_seed: int, *position: int) -> np.random.Generator:
@@ -113,6 +114,25 @@ def real_batches(
             images, labels = next(batches)
         images = images.to(device).to(torch.float32) / 127.5 - 1
         yield list(zip(images.split(share.batch_gpu), labels.to(device).split(share.batch_gpu), strict=True))
+
+
+def teacher_batches(
+    training_set: TeacherDataset, share: Share, random_seed: int, start: int
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Yield what `real_batches` does, of a teacher's images: each is made for its place in the run, and never again.
+
+    Args:
+        training_set: of the teacher, on whose device images and labels are.
+        share, random_seed, start: see `ShuffledSampler`.
+    """
+    for batch_start in itertools.count(start, share.batch_size):
+        all_z, all_c = training_set.draw(generator(random_seed, REALS, batch_start), share.batch_size)
+        rounds = []
+        for offset in share.offsets():
+            own = slice(offset, offset + share.batch_gpu)
+            (noise_seed,) = generator(random_seed, REALS, batch_start, offset).integers(2**31, size=1).tolist()
+            rounds.append((training_set.make(all_z[own], all_c[own], noise_seed), all_c[own]))
+        yield rounds
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

@@ -10,6 +10,7 @@ from stylegan2_compress.distributions import statistics
 from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import DatasetImages, Source, TeacherImages, check_size
 from stylegan2_compress.distributions.statistics import Statistics
+from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.embeddings import Embedding, parse, split
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
@@ -244,17 +245,17 @@ class DiME(Method):
                 f'--loss-arg estimator={self.estimator} compares the images of a batch with each other: with one at a '
                 'time, add unbiased=false or raise --batch-gpu.'
             )
+        if self.memory and self.memory < batch:
+            raise UserError(
+                f'--loss-arg memory={self.memory} is less than the batch of {batch} images, which it is to extend: '
+                'give several times that.'
+            )
         source = self._source(plan.resources.networks, plan.device)
         networks = [plan.resources.embedding(spec, plan.device) for spec, _weight in self.embeddings_and_weights()]
         if self.statistics is not None:
             self._reference(source, networks)
         samples, bank = self._counts(source)
         check_size(source, 'bank' if bank else 'samples', samples)
-        if self.memory and self.memory < batch:
-            raise UserError(
-                f'--loss-arg memory={self.memory} is less than the batch of {batch} images, which it is to extend: '
-                'give several times that.'
-            )
         if at_once < batch and not self.has_bank and not self.memory:
             yield (
                 f'DiME takes moments over {at_once} images at a time, not over the batch of {batch}. If memory allows, '
@@ -285,6 +286,10 @@ class DiME(Method):
         if self.reference == 'data':
             if self.training_set_kwargs is None:
                 raise UserError('--loss-arg reference=data needs training_set_kwargs, the training set to match.')
+            if is_teachers(self.training_set_kwargs):
+                raise UserError(
+                    '--loss-arg reference=data needs --data: without it, there is only the teacher to match.'
+                )
             return DatasetImages(self.training_set_kwargs, device=device)
         return TeacherImages(
             self.teacher,

@@ -107,7 +107,7 @@ class Estimator:
 # `cubic` depend on the scale of an embedding's features, that of `rbf` does not.
 ESTIMATORS = {
     'moments': Estimator(MomentDistance, weight=20, has_bank=False),
-    'squared-moments': Estimator(SquaredMomentDistance, weight=1, has_bank=False),
+    'squared-moments': Estimator(SquaredMomentDistance, weight=0.8, has_bank=False),
     'linear': Estimator(partial(KernelDistance, 'linear'), weight=0.1),
     'rbf': Estimator(partial(KernelDistance, 'rbf'), weight=2),
     'cubic': Estimator(partial(KernelDistance, 'cubic'), weight=30),
