@@ -1,7 +1,8 @@
 """stylegan2-compress: compress StyleGAN2 generators inside NVIDIA's stylegan2-ada-pytorch ("the host").
 
 The names below are what `--loss=stylegan2_compress.NAME`, `G_kwargs` and `D_kwargs` accept. They are resolved on first
-use, because the modules behind them import the host, which has to be found and repaired first.
+use, because the modules behind them import the host, which has to be found and repaired first. Names of losses that are
+joined by `+` are a loss with the methods of all: `--loss=stylegan2_compress.NICKELLoss+ImageDistillationLoss`.
 """
 
 import importlib
@@ -30,13 +31,15 @@ options = sys.modules[f'{__name__}.options'] = sys.modules[__name__]
 
 
 def __getattr__(name: str):
-    if name not in _HOME:
+    parts = name.split('+')  # NICKELLoss+ImageDistillationLoss has the methods of both.
+    if any(part not in _HOME for part in parts):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     # Only here, so that importing the package costs nothing.
     from stylegan2_compress import host
 
     host.activate()
-    return getattr(importlib.import_module(_HOME[name]), name)
+    found = [getattr(importlib.import_module(_HOME[part]), part) for part in parts]
+    return found[0] if len(found) == 1 else __getattr__('AdversarialLoss').combined(name, found)
 
 
 def __dir__() -> list[str]:
