@@ -119,7 +119,7 @@ class AdversarialLoss(MethodLoss):
         self._report_logits('fake', logits)
         per_image = sum(torch.nn.functional.softplus(-each) for each in logits.values())
         loss = self.steps.check('generator loss', self.steps.report('Loss/G/loss', per_image).mean())
-        batch = Batch(z, c, mixing, images, logits[STUDENT])
+        batch = Batch(z, c, mixing, images, logits[STUDENT], loss)
         for term in self.terms:
             loss = self._add(loss, term.generator(batch))
         loss.mul(gain).backward()

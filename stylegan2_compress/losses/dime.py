@@ -1,23 +1,30 @@
-"""DiME: the student's images are to have a reference's distribution in the spaces of foundation models."""
+"""DiME: the student's images are to have a reference's distribution in the spaces of foundation models.
+
+Here are the arguments and what they mean for a run; the term is in `distribution_matching`.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument, is_number
 from stylegan2_compress.distributions import statistics
 from stylegan2_compress.distributions.memory import FeatureMemory
-from stylegan2_compress.distributions.sources import DatasetImages, Source, TeacherImages, check_size
+from stylegan2_compress.distributions.sources import DatasetImages, LabelSource, Source, TeacherImages, check_size
 from stylegan2_compress.distributions.statistics import Statistics
 from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.embeddings import Embedding, parse, split
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
+from stylegan2_compress.losses.balance import Balance, Floors
+from stylegan2_compress.losses.distribution_matching import DistributionMatching
 from stylegan2_compress.losses.estimators import ESTIMATORS
+from stylegan2_compress.losses.large_batch import LargeBatch
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.spread import Spread
-from stylegan2_compress.losses.terms import Batch, Summand, Term
+from stylegan2_compress.losses.terms import Term
 from stylegan2_compress.pickles.networks import Networks
 from stylegan2_compress.runs.plan import Plan
 
@@ -26,102 +33,6 @@ PAPER_WEIGHTS = {'dino_resnet50': 20.0, 'clip_rn50': 15.0}
 REFERENCES = ('teacher', 'data')
 TEACHER_SAMPLES = 10000
 BANK = 2048
-
-# --- The term ---------------------------------------------------------------------------------------------------------
-
-
-class DistributionMatching(Term):
-    """Σ_k λ_k d_k(φ_k(x)) over embeddings φ_k of the student's images x (DiME, arXiv 2405.11614).
-
-    Args:
-        networks: φ_k.
-        distances: d_k, from features [N, dim] to a scalar, as `ESTIMATORS` builds them.
-        weights: λ_k.
-        source: whose images refresh the banks of the distances.
-        refresh: after how many of the generator's steps the oldest chunk of each bank makes way for a new one; 0 is
-            never.
-        memories: of the student's latest features, one per embedding; none is without.
-        spreads: that follow the features within a batch, one per embedding; none is without.
-    """
-
-    def __init__(
-        self,
-        networks: Sequence[Embedding],
-        distances: Sequence[Callable[..., torch.Tensor]],
-        weights: Sequence[float],
-        source: Source | None = None,
-        refresh: int = 0,
-        memories: Sequence[FeatureMemory] = (),
-        spreads: Sequence[Spread] = (),
-    ):
-        self.parts = list(zip(networks, distances, weights, strict=True))
-        self.source = source
-        self.refresh = refresh
-        self.memories = memories or [None] * len(self.parts)
-        self.spreads = spreads or [None] * len(self.parts)
-        self.kept = [*memories, *spreads]  # What follows the steps that are taken.
-        self.taken = 0  # Steps of the generator.
-        self.nimg = 0
-
-    def before_step(self, nimg: int) -> None:
-        self.nimg = nimg
-        for each in self.kept:
-            each.begin()
-
-    def generator(self, batch: Batch) -> list[Summand]:
-        summands = []
-        for (network, distance, weight), memory, spread in zip(self.parts, self.memories, self.spreads, strict=True):
-            features = network(batch.images)
-            past = [] if memory is None else [memory.before(features)]
-            summands.append(Summand(f'DiME/{network.spec}', distance(features, *past), weight))
-            if memory is not None:
-                memory.note(features)
-            if spread is not None and len(features) > 1:
-                summands.append(Summand(f'DiME/spread/{network.spec}', spread.of(features), weight=None))
-        return summands
-
-    def after_step(self) -> None:
-        self.taken += 1
-        for memory in filter(None, self.memories):
-            memory.commit()
-        for spread in filter(None, self.spreads):
-            spread.commit(self.nimg)
-        if self.refresh and self.taken % self.refresh == 0:
-            self._refresh(self.taken // self.refresh - 1)
-
-    @torch.no_grad()
-    def _refresh(self, count: int) -> None:
-        """Let the next chunk of the source into the banks, where `count` were let in before. The same everywhere."""
-        size = len(self.parts[0][1].bank)
-        chunk = self.source.chunk
-        images = self.source.draw(-(-size // chunk) + count)[0][:size]
-        rows = (count * chunk + torch.arange(len(images), device=images.device)) % size
-        for network, distance, _weight in self.parts:
-            new = network(images)
-            bank = distance.bank.clone()
-            bank[rows] = torch.where(new.isfinite().all(dim=1, keepdim=True), new, bank[rows])
-            distance.fill(bank)
-
-    def state_dict(self) -> dict:
-        banks = [distance.bank for _, distance, _ in self.parts] if self.refresh else []
-        return {'taken': self.taken, 'banks': banks, 'kept': [each.state_dict() for each in self.kept]}
-
-    def load_state_dict(self, state: dict) -> None:
-        for option, has, had in [
-            ('refresh', bool(self.refresh), bool(state['banks'])),
-            ('memory', len(self.kept), len(state['kept'])),
-        ]:
-            if has != had:
-                raise UserError(f'The run to go on with had another --loss-arg {option}: give the one it had.')
-        self.taken = state['taken']
-        if self.refresh:
-            for (_network, distance, _weight), bank in zip(self.parts, state['banks'], strict=True):
-                distance.fill(bank.to(distance.bank))
-        for each, its_state in zip(self.kept, state['kept'], strict=True):
-            each.load_state_dict(its_state)
-
-
-# --- The method -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -169,6 +80,20 @@ class DiME(Method):
         least=0,
         unit='images',
     )
+    large_batch: int = argument(
+        'So many fresh images are compared in one step, without style mixing and with the gradient of all, in as many '
+        'steps less: in every K-th, with K times the weight, for K times the batch. 0 is the images of the step.',
+        0,
+        least=0,
+        unit='images',
+    )
+    balance: float | None = argument(
+        'Instead of weights: λ so that the gradient at the images is so many times as strong as that of the '
+        'adversarial loss, and 0 while the distance is at its floor, that of the reference from itself.',
+        None,
+        above=0,
+        default_text='λ are constant (paper)',
+    )
     reference: str = argument(
         'What to match: the `teacher` (paper), or the `data` set, which needs no `--teacher`.',
         'teacher',
@@ -188,6 +113,8 @@ class DiME(Method):
         default_text='made and cached by the run',
     )
     training_set_kwargs: dict | None = argument('The data set; also where labels come from.', None, internal=True)
+    batch_size: int | None = argument('Of the run, for `large_batch`.', None, internal=True)
+    random_seed: int = argument('Of the run, for `large_batch`.', 0, internal=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -210,6 +137,14 @@ class DiME(Method):
         if self.statistics is not None and self.refresh:
             both = f'statistics={self.statistics} and refresh={self.refresh}'
             raise UserError(f'--loss-arg {both} exclude each other: the contents of a file do not change.')
+        for one, other, reason in [
+            ('weights', 'balance', 'weights are constant, or found by the gradients'),
+            ('memory', 'large_batch', 'images are of earlier steps, or all fresh'),
+            ('balance', 'large_batch', 'gradients are compared at the images of a step'),
+        ]:
+            first, second = getattr(self, one), getattr(self, other)
+            if first not in (None, 0) and second not in (None, 0):
+                raise UserError(f'--loss-arg {one}={first} and {other}={second} exclude each other: {reason}.')
         self.embeddings_and_weights()
 
     @property
@@ -240,7 +175,7 @@ class DiME(Method):
 
     def check(self, plan: Plan) -> Iterable[str]:
         batch, at_once = plan.args['batch_size'], plan.args['batch_gpu'] * plan.args['num_gpus']
-        if self.has_bank and self.is_unbiased and at_once < 2:
+        if self.has_bank and self.is_unbiased and max(at_once, self.large_batch) < 2:
             raise UserError(
                 f'--loss-arg estimator={self.estimator} compares the images of a batch with each other: with one at a '
                 'time, add unbiased=false or raise --batch-gpu.'
@@ -250,17 +185,23 @@ class DiME(Method):
                 f'--loss-arg memory={self.memory} is less than the batch of {batch} images, which it is to extend: '
                 'give several times that.'
             )
+        if self.large_batch and (self.large_batch < batch or self.large_batch % batch):
+            raise UserError(
+                f'--loss-arg large_batch={self.large_batch} must be the batch of {batch} images or a multiple of it, '
+                'as large as the distance is to be exact for.'
+            )
         source = self._source(plan.resources.networks, plan.device)
         networks = [plan.resources.embedding(spec, plan.device) for spec, _weight in self.embeddings_and_weights()]
         if self.statistics is not None:
             self._reference(source, networks)
         samples, bank = self._counts(source)
         check_size(source, 'bank' if bank else 'samples', samples)
-        if at_once < batch and not self.has_bank and not self.memory:
+        if at_once < batch and not (self.has_bank or self.memory or self.large_batch):
             yield (
                 f'DiME takes moments over {at_once} images at a time, not over the batch of {batch}. If memory allows, '
-                'raise it with `distill --batch-gpu` or `train.py --batch`; or let earlier images count, --loss-arg '
-                f'memory={16 * batch}, or use an unbiased estimator, --loss-arg estimator=rbf.'
+                'raise it with `distill --batch-gpu` or `train.py --batch`; else --loss-arg '
+                f'large_batch={batch} compares the whole batch, memory={16 * batch} lets earlier images count, and '
+                'estimator=rbf is right on average.'
             )
 
     def terms(self, context: Context) -> Sequence[Term]:
@@ -268,18 +209,40 @@ class DiME(Method):
         specs, weights = zip(*self.embeddings_and_weights(), strict=True)
         networks = [context.embedding(spec) for spec in specs]
         references = self._reference(source, networks)
+        distances = [self._distance(reference) for reference in references]
         memories = [FeatureMemory(self.memory, network.dim, context.device) for network in networks]
+        balance = floors = None
+        if self.balance is not None:
+            if context.D is None:
+                raise UserError(f'--loss-arg balance={self.balance:g} needs an adversarial loss to balance with.')
+            balance = Balance(self.balance, len(networks), context.device)
+            floors = Floors(source, networks, distances, self.memory)
         return [
             DistributionMatching(
                 networks,
-                [self._distance(reference) for reference in references],
+                distances,
                 weights,
                 source if self.refresh else None,
                 self.refresh,
                 memories if self.memory else (),
                 [Spread(network.spec, each) for network, each in zip(networks, references, strict=True)],
+                balance,
+                floors,
+                self._large_batch(context) if self.large_batch else None,
             )
         ]
+
+    def adapt(self, plan: Plan) -> None:
+        """Tell the loss which images are next, and how many of them a step has."""
+        if self.large_batch:
+            plan.args.loss_kwargs.update(batch_size=plan.args.batch_size, random_seed=plan.args.random_seed)
+
+    def _large_batch(self, context: Context) -> LargeBatch:
+        if self.batch_size is None:
+            raise UserError(f'--loss-arg large_batch={self.large_batch} needs batch_size, the batch of the run.')
+        labels = LabelSource(distributed.unwrapped(context.G_mapping).c_dim, self.training_set_kwargs)
+        modules = context.G_mapping, context.G_synthesis
+        return LargeBatch(self.large_batch, self.batch_size, self.random_seed, *modules, labels, context.precision)
 
     def _source(self, networks: Networks, device: torch.device) -> Source:
         """The images to match."""
