@@ -81,15 +81,15 @@ class DiME(Method):
         unit='images',
     )
     large_batch: int = argument(
-        'So many fresh images are compared in one step, without style mixing and with the gradient of all, in as many '
-        'steps less: in every K-th, with K times the weight, for K times the batch. 0 is the images of the step.',
+        'How many fresh images are compared at a time, with the exact gradient and without style mixing; for K times '
+        'the batch in every K-th step, with K times the weight. 0 is the images of each step.',
         0,
         least=0,
         unit='images',
     )
     balance: float | None = argument(
-        'Instead of weights: λ so that the gradient at the images is so many times as strong as that of the '
-        'adversarial loss, and 0 while the distance is at its floor, that of the reference from itself.',
+        'Instead of weights: how many times as strong as that of the adversarial loss the gradient at the images is; '
+        'λ follows, and is 0 while the distance is at its floor, that between images of the reference.',
         None,
         above=0,
         default_text='λ are constant (paper)',
