@@ -28,7 +28,7 @@ def main(spec, teacher, ratio, criterion, batch, batches):
 
     from stylegan2_compress import embeddings, pickles, pruning
     from stylegan2_compress.distributions import sources, statistics
-    from stylegan2_compress.losses.dime import ESTIMATORS
+    from stylegan2_compress.losses.estimators import ESTIMATORS
     from stylegan2_compress.quickstart import run as quickstart
 
     networks, embedding = pickles.load(teacher) if teacher else quickstart.load_teacher(), embeddings.load(spec, 'cpu')

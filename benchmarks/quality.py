@@ -4,19 +4,21 @@
     python benchmarks/quality.py --data cifar10.zip --outdir runs/quality --size smoke    # does it run: a minute
 
 Needs a labelled dataset zip in the host's format, any. In turn: trains a classifier on its labels
-(`image_classifier.py`), whose features measure everything and train nothing; trains a teacher with the host's own loss,
-unless `--teacher` names one; prunes it; trains a student for each ratio and method, `--repeats` times; measures the
+(`image_classifier.py`), whose features measure everything and train nothing, beside a second space, the principal
+components of the pixels; trains a teacher with the host's own loss, unless `--teacher` names one; prunes it; trains a
+student for each ratio, method and choice of training images (`--trained-on`), `--repeats` times; measures the
 snapshots; and writes `table.md`, `results.json`, `curves-*.png` and `images-*.png` into the output directory, anew
-after each ratio.
+after each ratio. The table compares each method with the best that is not the paper's, seed by seed.
 
 Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, and what was
 interrupted is continued exactly. With a larger `--kimg`, finished students are trained further; with more ratios,
-methods or repeats, they are added. Anything else that would change the numbers is refused.
+methods, repeats or training images, they are added. Anything else that would change the numbers is refused.
 """
 
 import itertools
 import json
 import math
+import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ import image_classifier
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+import scipy.stats
 import torch
 
 from stylegan2_compress import host
@@ -41,10 +44,15 @@ class Method:
     estimator: str = 'moments'  # DiME's.
     weight: float = 1  # DiME's, in units of --weight.
     layers: bool = False  # Takes an embedding that shows its layers.
-    arguments: tuple[str, ...] = ()  # Further ones.
+    arguments: tuple[str, ...] = ()  # Further ones; {…} is filled in, see `filled_in`.
+    balanced: bool = False  # DiME finds its weights.
 
 
 RBF = dict(estimator='rbf', weight=0.2)  # Moments pull 0.18 to 0.27 times as hard (estimator_weights.py).
+SQUARED = dict(estimator='squared-moments', weight=0.04)
+MEMORY, LARGE = ('memory={memory}',), ('large_batch={large_batch}',)
+IMAGES = ('images=3', 'images_kimg={half_kimg}', 'images_embedding={embedding}')
+DUAL = dict(start='scratch', embeds=True)
 METHODS = {
     'adversarial': Method('AdversarialLoss', start='scratch'),
     'teacher-d': Method('AdversarialLoss'),
@@ -55,7 +63,19 @@ METHODS = {
     'both': Method('NickelDimeLoss', start='scratch', embeds=True),
     'both-rbf': Method('NickelDimeLoss', start='scratch', embeds=True, **RBF),
     'both-teacher-d': Method('NickelDimeLoss', embeds=True, arguments=('student_d=teacher',)),
+    'dime-memory': Method('DiMELoss', embeds=True, arguments=MEMORY),
+    'both-memory': Method('NickelDimeLoss', **DUAL, arguments=MEMORY),
+    'both-squared': Method('NickelDimeLoss', **DUAL, **SQUARED),
+    'both-squared-memory': Method('NickelDimeLoss', **DUAL, **SQUARED, arguments=MEMORY),
+    'both-rbf-memory': Method('NickelDimeLoss', **DUAL, **RBF, arguments=MEMORY),
+    'both-rbf-large': Method('NickelDimeLoss', **DUAL, **RBF, arguments=LARGE),
+    'both-rbf-balance': Method('NickelDimeLoss', **DUAL, **RBF, balanced=True, arguments=('balance=0.5', *MEMORY)),
+    'both-images': Method('NickelDimeLoss', **DUAL, arguments=IMAGES),
+    'both-rbf-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=IMAGES),
+    'both-rbf-memory-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=(*MEMORY, *IMAGES)),
+    'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
 }
+OTHERS = ('adversarial', 'teacher-d', 'images')  # Not the paper's, which the others are compared with.
 IN_WORDS = {
     'adversarial': 'adversarial only, D from scratch',
     'teacher-d': "adversarial only, the teacher's D",
@@ -66,7 +86,19 @@ IN_WORDS = {
     'both': 'NICKEL and DiME',
     'both-rbf': 'NICKEL and DiME, Gaussian kernel',
     'both-teacher-d': "NICKEL and DiME, both D the teacher's",
+    'dime-memory': 'DiME, memory',
+    'both-memory': 'NICKEL and DiME, memory',
+    'both-squared': 'NICKEL and DiME, squared moments',
+    'both-squared-memory': 'NICKEL and DiME, squared moments, memory',
+    'both-rbf-memory': 'NICKEL and DiME, Gaussian kernel, memory',
+    'both-rbf-large': 'NICKEL and DiME, Gaussian kernel, large batches',
+    'both-rbf-balance': 'NICKEL and DiME, Gaussian kernel, memory, balanced',
+    'both-images': 'NICKEL and DiME, images',
+    'both-rbf-images': 'NICKEL and DiME, Gaussian kernel, images',
+    'both-rbf-memory-images': 'NICKEL and DiME, Gaussian kernel, memory, images',
+    'nickel-images': 'NICKEL, images throughout',
 }
+FULL, NONE = 'full', 'none'  # What students are trained on: all of the data, or the teacher's images. Or P%.
 
 
 @dataclass(frozen=True)
@@ -81,6 +113,7 @@ class Settings:
     epochs: int
     ratios: tuple[float, ...]
     methods: tuple[str, ...]
+    trained_on: tuple[str, ...]
     repeats: int
     criterion: str
     kimg: int
@@ -99,25 +132,27 @@ class Settings:
 
 
 # What may change between two runs into one output directory: it adds rows and changes none.
-MAY_GROW = ('ratios', 'methods', 'repeats', 'kimg', 'device')
+MAY_GROW = ('ratios', 'methods', 'trained_on', 'repeats', 'kimg', 'device')
 
 RATIOS = (0.7, 0.8, 0.9, 0.95)
 SIZES = dict(
     smoke=dict(
         teacher=None, teacher_kimg=1, channel_base=64, channel_max=8, epochs=1,
         ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=16, lr=0.004, gamma=0.02, ema_kimg=1.0,
-        embedding='efficientnet_lite0@size=32', weight=1.0, statistics=64, samples=64, also=(),
+        embedding='efficientnet_lite0@size=32', weight=1.0, statistics=64, samples=64, also=(), trained_on=(FULL,),
     ),
     cpu=dict(
         teacher=None, teacher_kimg=150, channel_base=1024, channel_max=64, epochs=6,
         ratios=RATIOS, methods=tuple(METHODS), kimg=24, batch=16, lr=0.004, gamma=0.02, ema_kimg=1.0,
         embedding='efficientnet_lite0@size=32', weight=1.0, statistics=10000, samples=5000, also=(),
+        trained_on=(FULL,),
     ),
     gpu=dict(
         teacher='https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/cifar10.pkl',
         teacher_kimg=25000, channel_base=32768, channel_max=512, epochs=20,
         ratios=RATIOS, methods=tuple(METHODS), kimg=3000, batch=64, lr=0.0025, gamma=0.01, ema_kimg=50.0,
         embedding='dino_resnet50', weight=20.0, statistics=50000, samples=50000, also=('inception',),
+        trained_on=(FULL,),
     ),
 )  # fmt: skip
 
@@ -135,6 +170,15 @@ def method_names(_context, _parameter, text: str | None) -> tuple[str, ...] | No
     return names
 
 
+def shares(_context, _parameter, text: str | None) -> tuple[str, ...] | None:
+    """What students are trained on."""
+    found = listed(str)(None, None, text)
+    for share in found or ():
+        if share not in (FULL, NONE) and not re.fullmatch(r'\d{1,2}(\.\d+)?%', share):
+            raise click.BadParameter(f'{share} is none of full, none, and shares such as 1%.')
+    return found
+
+
 @click.command(epilog='Defaults that are not shown depend on --size; SIZES in the source lists them.')
 @click.option('--data', required=True, metavar='ZIP', help='Labelled dataset in the host’s format.')
 @click.option('--outdir', required=True, metavar='DIR', help='Everything goes there; used again to go on.')
@@ -146,6 +190,12 @@ def method_names(_context, _parameter, text: str | None) -> tuple[str, ...] | No
 @click.option('--epochs', type=click.IntRange(1), help='Of the classifier.')
 @click.option('--ratios', metavar='A,B,…', callback=listed(float), help='Shares of channels to cut.')
 @click.option('--methods', metavar='A,B,…', callback=method_names, help=f'Of {", ".join(METHODS)}.')
+@click.option(
+    '--trained-on',
+    metavar='A,B,…',
+    callback=shares,
+    help='Of full, none (the teacher’s images), and shares such as 1%.',
+)
 @click.option('--repeats', type=click.IntRange(1), default=1, show_default=True, help='Trainings of each, by seed.')
 @click.option('--criterion', default='l1-styled', show_default=True, help='Of pruning; one start for all methods.')
 @click.option('--kimg', type=click.IntRange(1), help='Length of each student’s training.')
@@ -181,13 +231,16 @@ def main(outdir: str, size: str | None, minutes: float | None, **options) -> Non
     for seed, ratio in itertools.product(range(settings.seed, settings.seed + settings.repeats), settings.ratios):
         starts = write_starts(settings, outdir, teacher, ratio)
         ruler.measure(starts['teacher'], dict(name='pruned', ratio=ratio))
-        for name in settings.methods:
+        for name, trained_on in itertools.product(settings.methods, settings.trained_on):
             if time.time() > end:
                 print(f'Stopped after {minutes:g} minutes; the same command goes on.')
                 return
-            directory = outdir / f'ratio{ratio:g}' / name / f'seed{seed}'
-            for snapshot in train_student(settings, directory, teacher, starts[METHODS[name].start], name, seed):
-                ruler.measure(snapshot, dict(name=name, ratio=ratio, seed=seed, kimg=kimg_of(snapshot)))
+            on = '' if trained_on == FULL else f'-on-{trained_on.rstrip("%")}'
+            directory = outdir / f'ratio{ratio:g}' / f'{name}{on}' / f'seed{seed}'
+            start = starts[METHODS[name].start]
+            for snapshot in train_student(settings, directory, teacher, start, name, trained_on, seed):
+                row = dict(name=name, ratio=ratio, trained_on=trained_on, seed=seed, kimg=kimg_of(snapshot))
+                ruler.measure(snapshot, row)
         ruler.write_report()
 
 
@@ -268,27 +321,50 @@ def write_starts(settings: Settings, outdir: Path, teacher: str, ratio: float) -
     return paths
 
 
-def train_student(settings: Settings, directory: Path, teacher: str, start: Path, name: str, seed: int) -> list[Path]:
+def filled_in(argument: str, settings: Settings) -> str:
+    """An argument of a loss with the numbers that depend on the settings."""
+    return argument.format(
+        memory=64 * settings.batch,
+        large_batch=8 * settings.batch,
+        half_kimg=settings.kimg / 2,
+        embedding=settings.embedding,
+    )
+
+
+def images_of(settings: Settings, trained_on: str, seed: int) -> dict:
+    """The options of `distill` that say what a student is trained on; a share of the data is another for each seed."""
+    if trained_on == NONE:
+        return dict(data=None)
+    options = dict(data=settings.data, mirror=settings.mirror)
+    if trained_on != FULL:
+        from stylegan2_compress.host import datasets
+
+        training_set, _kwargs = datasets.open_training_set(settings.data)
+        options.update(subset=max(round(float(trained_on.rstrip('%')) / 100 * len(training_set)), 1))
+    return options
+
+
+def train_student(
+    settings: Settings, directory: Path, teacher: str, start: Path, name: str, trained_on: str, seed: int
+) -> list[Path]:
     """Snapshots of one student's training, which is run unless it is finished."""
     from stylegan2_compress.compression.distill import distill
 
     method = METHODS[name]
-    loss_args = ['style_mixing_prob=0', *method.arguments]
+    loss_args = ['style_mixing_prob=0', *(filled_in(argument, settings) for argument in method.arguments)]
     if method.embeds:
-        loss_args += [
-            f'embeddings={settings.embedding}',
-            f'weights={settings.weight * method.weight:g}',
-            f'estimator={method.estimator}',
-        ]
-        if method.estimator == 'moments':
+        loss_args += [f'embeddings={settings.embedding}', f'estimator={method.estimator}']
+        if not method.balanced:
+            loss_args += [f'weights={settings.weight * method.weight:g}']
+        if method.estimator.endswith('moments'):
             loss_args += [f'samples={settings.statistics}']
     if method.layers:
         loss_args += [f'embedding={settings.embedding}']
     if last_snapshot(directory, settings.kimg) is None:
         distill(
             teacher,
-            settings.data,
-            str(directory),
+            outdir=str(directory),
+            **images_of(settings, trained_on, seed),
             student=str(start),
             loss=f'stylegan2_compress.{method.loss}',
             loss_args=tuple(loss_args),
@@ -298,7 +374,6 @@ def train_student(settings: Settings, directory: Path, teacher: str, start: Path
             lr=settings.lr,
             ema_kimg=settings.ema_kimg,
             pl_weight=0,
-            mirror=settings.mirror,
             kimg_per_tick=settings.kimg / 3,
             snap=1,
             state_kimg=1,
@@ -333,6 +408,7 @@ class Ruler:
         self.embedding = embeddings.load(f'{spec}@size={training_set.resolution}', self.device)
         self.head = torch.jit.load(outdir / 'classifier.pt').head
         self.reals = features.data_features(self.embedding, self.training_set_kwargs, self.device)
+        self.pixels = Pixels(training_set)
         self.others = {spec: embeddings.load(spec, self.device) for spec in settings.also}
         self.path = outdir / 'results.json'
         self.rows = json.loads(self.path.read_text()) if self.path.exists() else []
@@ -341,6 +417,11 @@ class Ruler:
             count = min(settings.samples, len(order) // 2)
             half, rest = self.reals[order[:count]], self.reals[order[count:]]
             self._add(dict(name='data', **self._distances(half, rest)))
+
+    def _fd_pixels(self, fakes: list[torch.Tensor]) -> float:
+        from stylegan2_compress.evaluation.distances import frechet_distance
+
+        return frechet_distance(np.concatenate([self.pixels(part) for part in fakes]), self.pixels.reals)
 
     def measure(self, pkl: str | Path, row: dict) -> None:
         """Add what was measured of a snapshot to a row, and the row to the results, unless the snapshot is in them."""
@@ -358,6 +439,7 @@ class Ruler:
         fakes = list(samples.fakes(G, samples.latents(G, count, seed), c, noise_seed=seed))
         seen = features.embed(self.embedding, fakes, self.device, count, row['name'])
         row.update(self._distances(seen, self.reals))
+        row['fd pixels'] = self._fd_pixels(fakes)
         if G.c_dim:
             classes = self.head(torch.from_numpy(seen)).argmax(1)
             row['recognised'] = (classes == c.argmax(1)).float().mean().item()
@@ -383,28 +465,63 @@ class Ruler:
     def write_report(self) -> None:
         """Table, curves and images of what has been measured so far."""
         (self.outdir / 'table.md').write_text(table(self.rows))
-        for ratio in sorted({row['ratio'] for row in self.rows if 'ratio' in row}):
-            mine = [row for row in self.rows if row.get('ratio') == ratio]
-            draw_curves(mine, f'ratio {ratio:g}', self.outdir / f'curves-{ratio:g}.png')
+        settings = {(row['ratio'], setting_of(row)) for row in self.rows if 'seed' in row}
+        for ratio, trained_on in sorted(settings):
+            of_ratio = [row for row in self.rows if row.get('ratio') == ratio]
+            mine = [row for row in of_ratio if setting_of(row) in ('', trained_on)]
+            on = '' if trained_on == FULL else f'-on-{trained_on.rstrip("%")}'
+            draw_curves(mine, f'ratio {ratio:g}, data {trained_on}', self.outdir / f'curves-{ratio:g}{on}.png')
             of_one_seed = [row for row in mine if row.get('seed', self.settings.seed) == self.settings.seed]
             last = {row['name']: row for row in [self.rows[1], *of_one_seed]}
-            draw_images(self.outdir, list(last.values()), self.outdir / f'images-{ratio:g}.png')
+            draw_images(self.outdir, list(last.values()), self.outdir / f'images-{ratio:g}{on}.png')
+
+
+class Pixels:
+    """A second space to measure in, of nothing that was learned from labels: principal components of real images.
+
+    Attributes:
+        reals: [N, COMPONENTS], of all images of the data.
+    """
+
+    COMPONENTS = 64
+
+    def __init__(self, training_set):
+        from stylegan2_compress.evaluation import samples
+
+        count, total, products = 0, 0, 0
+        for batch in samples.reals(training_set):
+            x = batch.flatten(1).double()
+            count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
+        self.mean = total / count
+        _values, vectors = torch.linalg.eigh(products / count - torch.outer(self.mean, self.mean))
+        self.components = vectors[:, -self.COMPONENTS :]
+        self.reals = np.concatenate([self(batch) for batch in samples.reals(training_set)])
+
+    def __call__(self, images: torch.Tensor) -> np.ndarray:
+        """[N, COMPONENTS] of images in [-1, 1]."""
+        return ((images.cpu().clamp(-1, 1).flatten(1).double() - self.mean) @ self.components).numpy()
 
 
 def table(rows: list[dict]) -> str:
-    """The last snapshots as Markdown, mean and standard deviation over seeds, the best of each ratio in bold."""
+    """The last snapshots as Markdown, mean and standard deviation over seeds, the best of each setting in bold.
+
+    The last column is the difference to the best of `OTHERS`, of which seeds are compared in pairs.
+    """
     others = list(dict.fromkeys(key for row in rows for key in row if key.startswith('fd ')))
-    titles = ['ratio', 'MACs', '', 'kimg', 'seeds', 'Fréchet distance', 'recognised', 'density', 'coverage', *others]
+    titles = ['ratio', 'MACs', '', 'trained on', 'kimg', 'seeds', 'Fréchet distance', 'recognised', 'density']
+    titles += ['coverage', *others, 'beside the best other (95 %)']
     lines = [f'| {" | ".join(titles)} |', f'| {" | ".join(["---"] * len(titles))} |']
     groups = last_by_method(rows)
-    for (ratio, name), group in groups.items():
-        rivals = [mean(other, 'frechet_distance') for (its_ratio, _), other in groups.items() if its_ratio == ratio]
+    for (ratio, trained_on, name), group in groups.items():
+        beside = {key[2]: other for key, other in groups.items() if key[:2] == (ratio, trained_on)}
+        rivals = [mean(other, 'frechet_distance') for other in beside.values()]
         best = ratio is not None and mean(group, 'frechet_distance') == min(rivals)
         fd = spread(group, 'frechet_distance', '{:.2f}')
         cells = [
             '' if ratio is None else f'{ratio:g}',
             f'{group[0]["macs"]:,}' if 'macs' in group[0] else '',
             IN_WORDS.get(name, name),
+            trained_on,
             str(group[0].get('kimg', '')),
             str(len(group)) if 'seed' in group[0] else '',
             f'**{fd}**' if best else fd,
@@ -412,18 +529,42 @@ def table(rows: list[dict]) -> str:
             spread(group, 'density', '{:.2f}'),
             spread(group, 'coverage', '{:.2f}'),
             *(spread(group, key, '{:.2f}') for key in others),
+            '' if name in OTHERS else difference(group, [beside[other] for other in OTHERS if other in beside]),
         ]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
 
-def last_by_method(rows: list[dict]) -> dict[tuple[float | None, str], list[dict]]:
-    """By ratio and method, in the table's order: for each seed the snapshot after as many images as any has seen."""
+def difference(rows: list[dict], others: list[list[dict]]) -> str:
+    """How much nearer than the best other, in per cent, with the interval of the mean of pairs of the same seed."""
+    if not others:
+        return ''
+    best = {row['seed']: row for row in min(others, key=lambda other: mean(other, 'frechet_distance'))}
+    pairs = [(row['frechet_distance'], best[row['seed']]['frechet_distance']) for row in rows if row['seed'] in best]
+    if not pairs:
+        return ''
+    ours, theirs = np.array(pairs).T
+    share = 100 / theirs.mean()
+    if len(pairs) == 1:
+        return f'{share * (ours - theirs).mean():+.0f} %'
+    half = scipy.stats.t.ppf(0.975, len(pairs) - 1) * scipy.stats.sem(ours - theirs)
+    low, middle, high = (share * ((ours - theirs).mean() + each) for each in (-half, 0, half))
+    return f'{middle:+.0f} % [{low:+.0f}, {high:+.0f}]'
+
+
+def setting_of(row: dict) -> str:
+    """What the student of a row was trained on; empty of what was not trained here."""
+    return row.get('trained_on', FULL) if 'seed' in row else ''
+
+
+def last_by_method(rows: list[dict]) -> dict[tuple[float | None, str, str], list[dict]]:
+    """By ratio, training images and method, in the table's order: for each seed the snapshot after as many images as
+    any has seen."""
     groups = {}
     for row in rows:
-        groups.setdefault((row.get('ratio'), row['name']), []).append(row)
+        groups.setdefault((row.get('ratio'), setting_of(row), row['name']), []).append(row)
     names = ['data', 'teacher', 'pruned', *METHODS]
-    order = sorted(groups, key=lambda key: (key[0] or 0, names.index(key[1])))
+    order = sorted(groups, key=lambda key: (key[0] or 0, key[1] not in ('', FULL), key[1], names.index(key[2])))
     kimg = {key: max(row.get('kimg', 0) for row in groups[key]) for key in order}
     return {key: [row for row in groups[key] if row.get('kimg', 0) == kimg[key]] for key in order}
 
@@ -465,15 +606,16 @@ def draw_curves(
         draw.text((place(kimg, 10**low)[0] - 6, height - margin + 6), str(kimg), fill='black')
     for distance in (10**low, 10 ** ((low + high) / 2), 10**high):
         draw.text((4, place(0, distance)[1] - 6), f'{distance:.3g}', fill='black')
-    for index, name in enumerate(METHODS):
+    for index, name in enumerate(name for name in METHODS if any(row['name'] == name for row in rows)):
         mine = [row for row in rows if row['name'] == name]
         at = {kimg: [row for row in mine if row['kimg'] == kimg] for kimg in sorted({row['kimg'] for row in mine})}
         means = [place(kimg, mean(some, 'frechet_distance')) for kimg, some in at.items()]
-        draw.line(means, fill=COLOURS[index], width=2)
+        colour = COLOURS[index % len(COLOURS)]
+        draw.line(means, fill=colour, width=2)
         for x, y in [place(row['kimg'], row['frechet_distance']) for row in mine]:
-            draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=COLOURS[index])
+            draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
         if mine:
-            draw.text((width, margin + 16 * index), name, fill=COLOURS[index])
+            draw.text((width, margin + 14 * index), name, fill=colour)
     picture.save(path)
 
 

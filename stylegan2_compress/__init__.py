@@ -2,7 +2,8 @@
 
 The names below are what `--loss=stylegan2_compress.NAME`, `G_kwargs` and `D_kwargs` accept, and what Python code starts
 from (`pickles`, `distill`, `find_ticket`). They are resolved on first use, because the modules behind them import the
-host, which has to be found and repaired first.
+host, which has to be found and repaired first. Names of losses that are joined by `+` are a loss with the methods of
+all: `--loss=stylegan2_compress.NICKELLoss+ImageDistillationLoss`.
 """
 
 import importlib
@@ -20,6 +21,7 @@ _HOME = {
     'NickelDimeLoss': 'stylegan2_compress.losses.nickel',
     'PrunedGenerator': 'stylegan2_compress.networks.pruned',
     'ScoreMaskedGenerator': 'stylegan2_compress.networks.masked',
+    'TeacherDataset': 'stylegan2_compress.distributions.teacher_dataset',
     'distill': 'stylegan2_compress.compression.distill',
     'extend_train': 'stylegan2_compress.compression.train_py',
     'find_ticket': 'stylegan2_compress.compression.find_ticket',
@@ -33,15 +35,17 @@ options = sys.modules[f'{__name__}.options'] = sys.modules[__name__]
 
 
 def __getattr__(name: str):
-    if name not in _HOME:
+    parts = name.split('+')  # NICKELLoss+ImageDistillationLoss has the methods of both.
+    if any(part not in _HOME for part in parts):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     # Only here, so that importing the package costs nothing.
     from stylegan2_compress import host
 
     host.activate()
-    if _HOME[name] == __name__:
+    if _HOME[parts[0]] == __name__:
         return importlib.import_module(f'{__name__}.{name}')
-    return getattr(importlib.import_module(_HOME[name]), name)
+    found = [getattr(importlib.import_module(_HOME[part]), part) for part in parts]
+    return found[0] if len(found) == 1 else __getattr__('AdversarialLoss').combined(name, found)
 
 
 def __dir__() -> list[str]:

@@ -52,6 +52,11 @@ def world_size() -> int:
     return 1 if world() is None else torch.distributed.get_world_size()
 
 
+def size_of(group: Group | None) -> int:
+    """How many processes a group has; the group None is this process alone."""
+    return 1 if group is None else torch.distributed.get_world_size(group)
+
+
 def is_rank_zero() -> bool:
     """Whether this is the process that prints and writes files."""
     return rank() == 0

@@ -9,7 +9,12 @@ import torch
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
     """Images [N, C, H, W] in [-1, 1] as uint8, with -1 as 0 and 1 as 255; other values are clamped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return levels(images).to(torch.uint8).cpu().numpy()
+
+
+def levels(images: torch.Tensor) -> torch.Tensor:
+    """The same as `to_uint8` as numbers of float32, where the images are."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255)
 
 
 def grid(images: np.ndarray, columns: int) -> PIL.Image.Image:

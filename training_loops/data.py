@@ -16,10 +16,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.host import datasets
 
 # Purposes of random numbers: each has a stream of its own.
-SETUP, GRID, ORDER, LATENTS, ROUND = range(5)
+SETUP, GRID, ORDER, LATENTS, ROUND, REALS = range(6)
 
 
 def generator(random_seed: int, *position: int) -> np.random.Generator:
@@ -122,6 +123,23 @@ def real_batches(
         # Python does not end before the workers, to which signals mean nothing.
         if hasattr(batches, '_shutdown_workers'):
             batches._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue] (only with workers)
+
+
+def teacher_batches(training_set: TeacherDataset, share: Share, random_seed: int, start: int) -> Batches:
+    """Yield what `real_batches` does, of a teacher's images: each is made for its place in the run, and never again.
+
+    Args:
+        training_set: of the teacher, on whose device images and labels are.
+        share, random_seed, start: see `ShuffledSampler`.
+    """
+    for batch_start in itertools.count(start, share.batch_size):
+        all_z, all_c = training_set.draw(generator(random_seed, REALS, batch_start), share.batch_size)
+        rounds = []
+        for offset in share.offsets():
+            own = slice(offset, offset + share.batch_gpu)
+            (noise_seed,) = generator(random_seed, REALS, batch_start, offset).integers(2**31, size=1).tolist()
+            rounds.append((training_set.make(all_z[own], all_c[own], noise_seed), all_c[own]))
+        yield rounds
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

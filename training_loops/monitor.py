@@ -141,12 +141,15 @@ class Monitor:
         self.maintenance = self.tick_start - self.tick_end
 
     def _show_losses(self, stats: dict, cur_nimg: int) -> None:
-        """Show speed and main losses in the bar; without a bar, print them with the remaining time."""
+        """Show speed, main losses and spread in the bar; without a bar, print them with the remaining time."""
         seconds = (time.time() - self.tick_start) / (cur_nimg - self.tick_start_nimg)
         shown = [f'{1 / seconds:.1f} images/s']
         for name, value in stats.items():
             if value.num and (match := re.fullmatch(r'Loss/(\w+)/loss', name)):
                 shown.append(f'{match[1]} {value.mean:.3f}')
+        spreads = [value.mean for name, value in stats.items() if value.num and re.match(r'Loss/\w+/spread/', name)]
+        if spreads:
+            shown.append(f'spread {min(spreads):.2f}')
         self.bar.set_postfix_str(', '.join(shown))
         if self.bar.disable:
             left = dnnlib.util.format_time(max(self.total_nimg - cur_nimg, 0) * seconds)

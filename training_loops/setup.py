@@ -11,6 +11,7 @@ from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
 from training.networks import Generator
 
 from stylegan2_compress import distributed, pickles
+from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.host import devices, kernels
 from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import RunDirectory
@@ -47,6 +48,8 @@ def set_up(options: SimpleNamespace) -> Run:
             directory.cut_records(state['records'])
 
     training_set = load_training_set(options.training_set_kwargs)
+    if isinstance(training_set, TeacherDataset):
+        training_set.device = device
     G, D, G_ema = build_networks(options, training_set, device)
     if state is None:
         if options.resume_pkl is not None:
@@ -81,9 +84,11 @@ def set_up(options: SimpleNamespace) -> Run:
             print('Exporting sample images...')
             run.grid.save_reals(directory.reals_path)
             run.grid.save_fakes(G_ema, directory.fakes_init_path, **devices.precision(device))
-    run.batches = data.real_batches(
-        training_set, share, options.random_seed, run.progress.cur_nimg, device, **options.data_loader_kwargs
-    )
+    where = training_set, share, options.random_seed, run.progress.cur_nimg
+    if isinstance(training_set, TeacherDataset):
+        run.batches = data.teacher_batches(*where)
+    else:
+        run.batches = data.real_batches(*where, device, **options.data_loader_kwargs)
     return run
 
 
@@ -100,7 +105,8 @@ def load_training_set(training_set_kwargs: dict):
     """The host's dataset."""
     print('Loading training set...')
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
-    print(f'\nNum images:  {len(training_set)}')
+    drawn = isinstance(training_set, TeacherDataset)
+    print(f'\nNum images:  {"without end, the teacher makes them" if drawn else len(training_set)}')
     print(f'Image shape: {training_set.image_shape}')
     print(f'Label shape: {training_set.label_shape}\n')
     return training_set

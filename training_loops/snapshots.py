@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from training.networks import Discriminator, Generator
 
+from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.host import datasets
 from stylegan2_compress.images import grid, to_uint8
 
@@ -70,7 +71,10 @@ def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
         networks: G, D, G_ema and augment_pipe, copied. For a D that is None, the pickle has a placeholder.
         training_set_kwargs: of the host's dataset.
     """
-    data: dict[str, Any] = {'training_set_kwargs': dict(training_set_kwargs)}
+    # The host's calc_metrics.py takes them for those of a data set that it can read.
+    data: dict[str, Any] = {
+        'training_set_kwargs': None if is_teachers(training_set_kwargs) else dict(training_set_kwargs)
+    }
     for name, module in networks.items():
         data[name] = module and copy.deepcopy(module).eval().requires_grad_(False).cpu()
     if data['D'] is None:

@@ -1,22 +1,26 @@
-"""`distill`: from a teacher pickle and a data set to a training run, with defaults read off the teacher."""
+"""`distill`: from a teacher pickle, and a data set if there is one, to a run, with defaults read off the teacher."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import dnnlib
 
 from stylegan2_compress import distributed, pruning
 from stylegan2_compress.compression import plan as planning
 from stylegan2_compress.compression.options import DEFAULT_RATIO, DistillOptions
+from stylegan2_compress.distributions import teacher_dataset
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics
 from stylegan2_compress.host import configurations, devices
 from stylegan2_compress.host.networks import require_finite, require_generator
-from stylegan2_compress.runs.loops import OUR_LOOP
+from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
 
+FEW_IMAGES = 2000  # Of a data set, which discriminators come to know.
 
-def distill(teacher: str, data: str, outdir: str, **options) -> str:
+
+def distill(teacher: str, data: str | None, outdir: str, **options) -> str:
     """Train a small generator to do what the teacher does.
 
     Args:
@@ -50,7 +54,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     for metric in metrics:
         host_metrics.require_detector(metric)  # What is missing now would end the run at its first snapshot.
     plan.name, plan.args = configurations.loop_arguments(
-        options.data,
+        options.data or own_images(options, G),
         **{
             **defaults_for(G),
             **options.host_options(),
@@ -59,6 +63,8 @@ def plan_distillation(options: DistillOptions) -> Plan:
         },
     )
     set_options(plan.args, options)
+    if options.data is None and options.loop == HOST_LOOP:
+        raise UserError(f'--loop={HOST_LOOP} reads its images from files: give --data, or leave --loop out.')
 
     student = None
     if options.student is None:
@@ -72,7 +78,25 @@ def plan_distillation(options: DistillOptions) -> Plan:
         raise UserError(f"--state-kimg={options.state_kimg:g} is for our loops, not for the host's: leave one out.")
     if options.pl_weight is not None and 'pl_weight' not in plan.args.loss_kwargs:
         raise UserError(f'--pl-weight={options.pl_weight:g} is not an argument of --loss={options.loss}.')
+    if options.data is not None:
+        warn_of_few_images(options, plan.args.training_set_kwargs.max_size)
     return plan
+
+
+def own_images(options: DistillOptions, G) -> tuple[str, dnnlib.EasyDict]:
+    """Name and constructor arguments of a data set of the teacher's own images."""
+    kwargs = teacher_dataset.arguments(options.teacher, G, options.truncation, options.labels)
+    return f'{Path(options.teacher).stem}-images', dnnlib.EasyDict(kwargs)
+
+
+def warn_of_few_images(options: DistillOptions, count: int) -> None:
+    """Say what helps if the data set has few images."""
+    if count < FEW_IMAGES:
+        ada = '' if options.aug == 'ada' else 'augment them with --aug=ada, or '
+        print(
+            f'--data has {count} images, few enough for a discriminator to know them by heart: {ada}leave --data out, '
+            "which trains with the teacher's own images instead."
+        )
 
 
 def set_options(args: dnnlib.EasyDict, options: DistillOptions) -> None:

@@ -103,6 +103,16 @@ class DistillOptions(TrainingOptions, MethodOptions):
         default_text='the teacher, pruned',
         metavar='PKL|URL',
     )
+    data: str | None = again(
+        TrainingOptions, 'data', default=None, default_text="the teacher's own images are the real ones"
+    )
+    truncation: float = argument("Without --data: of the teacher's images.", 1.0, metavar='PSI')
+    labels: str | None = argument(
+        'Without --data, for a teacher with labels: classes to draw, such as 0,3,3, or those of a dataset.json.',
+        None,
+        default_text='all, equally often',
+        metavar='CLASSES',
+    )
     ratio: float | None = argument(
         'Without --student: share of channels to cut.', None, default_text=f'{DEFAULT_RATIO}', metavar='P'
     )
@@ -143,6 +153,20 @@ class DistillOptions(TrainingOptions, MethodOptions):
             if self.student is not None and value is not None:
                 raise UserError(
                     f'--student={self.student} and --{option}={value} exclude each other: a student is pruned already.'
+                )
+        for option in ('mirror', 'cond', 'subset'):
+            value = getattr(self, option)
+            if self.data is None and value is not None:
+                raise UserError(f"--{option}={value} is about --data: leave it out to train with the teacher's images.")
+        if self.data is None and self.metrics.lower() not in ('', 'none'):
+            raise UserError(
+                f'--metrics={self.metrics} compares with --data: give both, or evaluate the run afterwards.'
+            )
+        for option, value, default in [('truncation', self.truncation, 1), ('labels', self.labels, None)]:
+            if self.data is not None and value != default:
+                raise UserError(
+                    f"--{option}={value} is about the teacher's images, which are the real ones without --data only: "
+                    'leave one of the two out.'
                 )
 
     def host_options(self) -> dict[str, Any]:

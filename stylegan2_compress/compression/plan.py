@@ -15,6 +15,7 @@ import stylegan2_compress
 from stylegan2_compress import arguments
 from stylegan2_compress.arguments import require_choice
 from stylegan2_compress.compression.options import HOST_LOSS, MethodOptions
+from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.devices import prepare_for_cpu
 from stylegan2_compress.host.networks import (
@@ -204,6 +205,8 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
             kwargs.setdefault('teacher', teacher)
     if 'training_set_kwargs' in accepted:
         kwargs['training_set_kwargs'] = dict(args.training_set_kwargs)
+    if 'truncation_psi' in accepted and is_teachers(args.training_set_kwargs):
+        kwargs.setdefault('truncation_psi', args.training_set_kwargs['truncation'])  # One teacher, the same images.
     method.require(loss, accepted, kwargs)
     methods = method.methods_of(loss_class, kwargs)
     args.loss_kwargs = type(args.loss_kwargs)(class_name=loss, **kwargs)

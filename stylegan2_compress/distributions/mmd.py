@@ -67,9 +67,15 @@ def mmd2(
     *,
     unbiased: bool = True,
     within_y: Tensor | None = None,
+    past: Tensor | None = None,
     group: Group | None = None,
 ) -> Tensor:
     """Squared maximum mean discrepancy: E k(x, x') + E k(y, y') - 2 E k(x, y) (Gretton et al. 2012).
+
+    With features of earlier batches, E k(x, x') is w E k(x, past) + (1 - w) of the mean over pairs of the batch, where
+    w is the share of the past in the partners that a vector has. The gradient goes through the batch, and is that of
+    2 w E k(x, past) + (1 - w) E k(x, x') - 2 E k(x, y): what a batch with all of these vectors would give to its own
+    vectors, times as many as that is larger.
 
     Args:
         x: features [n, dim] of a batch, n the same in all processes of the group.
@@ -77,6 +83,7 @@ def mmd2(
         kernel: `linear`, `rbf` (with bandwidths), `cubic` or any other.
         unbiased: leave out pairs of a vector with itself (the U-statistic, which can be negative).
         within_y: `mean_within(y, kernel, unbiased)`, which does not depend on x, if it is known already.
+        past: features [p, dim] of earlier batches, the same in all processes; they get no gradient.
         group: processes whose batches count as one; None for this process only.
 
     Returns:
@@ -88,7 +95,12 @@ def mmd2(
     x = gather_with_gradient(x, group)
     if within_y is None:
         within_y = mean_within(y, kernel, unbiased)
-    return mean_within(x, kernel, unbiased) + within_y - 2 * kernel(x, y).mean()
+    within_x = mean_within(x, kernel, unbiased)
+    if past is not None and len(past):
+        w = len(past) / (len(past) + len(x) - unbiased)
+        across = kernel(x, past.detach().to(x)).mean()
+        within_x = (1 - w) * within_x + w * (2 * across - across.detach())
+    return within_x + within_y - 2 * kernel(x, y).mean()
 
 
 def mean_within(x: Tensor, kernel: Kernel, unbiased: bool = True, rows: int = 1024) -> Tensor:

@@ -1,8 +1,11 @@
 """Moments of feature vectors: tensors in, tensors out. `distributed` explains gradients with several processes."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from stylegan2_compress import distributed
 from stylegan2_compress.distributed import Group, sum_over_processes, sum_with_gradient
 
 
@@ -32,8 +35,41 @@ def moment_distance(x: Tensor, m1: Tensor, m2: Tensor, group: Group | None = Non
     Returns:
         A scalar.
     """
-    a1, a2 = moments(x, group)
+    return distance_of_moments(*moments(x, group), m1, m2)
+
+
+def distance_of_moments(a1: Tensor, a2: Tensor, m1: Tensor, m2: Tensor) -> Tensor:
+    """mean_d |a1 - m1| + mean_d |a2 - m2|: a scalar, of moments [dim]."""
     return (a1 - m1.to(a1)).abs().mean() + (a2 - m2.to(a2)).abs().mean()
+
+
+def straight_through(
+    distance: Callable[[Tensor, Tensor], Tensor], x: Tensor, past: Tensor, group: Group | None = None
+) -> Tensor:
+    """A distance of the moments of a batch and earlier features together, with the gradient through the batch alone.
+
+    With a1 and a2 the moments of the batch, and A1 and A2 those of all features, the value is distance(A1, A2) and the
+    gradient that of s1 · a1 + s2 · a2, where (s1, s2) = ∇distance(A1, A2): for |A − m| that is sign(A − m) · a. So the
+    direction is that of many images, and the strength that of the batch.
+
+    Args:
+        distance: from m1 and m2 [dim] to a scalar.
+        x: features [N, dim] of the batch, N the same in all processes of the group.
+        past: features [M, dim] of earlier batches, the same in all processes.
+        group: processes whose batches count as one; None for this process only.
+
+    Returns:
+        A scalar.
+    """
+    own = moments(x, group)
+    images = len(x) * distributed.size_of(group)
+    share = images / (images + len(past))
+    together = [a.detach().lerp(p, 1 - share).requires_grad_() for a, p in zip(own, moments(past.to(x)), strict=True)]
+    with torch.enable_grad():
+        value = distance(*together)
+        slopes = torch.autograd.grad(value, together)
+    slope = torch.stack([(s * a).sum() for s, a in zip(slopes, own, strict=True)]).sum()
+    return value.detach() + (slope - slope.detach())
 
 
 def mean_and_variance(x: Tensor, labels: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor, Tensor]:

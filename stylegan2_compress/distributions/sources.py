@@ -96,9 +96,14 @@ class TeacherImages(Source):
         rnd = np.random.default_rng([self.facts['seed'], index])
         z = torch.from_numpy(rnd.standard_normal([self.chunk, self.G.z_dim], np.float32)).to(self.device)
         c = self.labels.draw(self.chunk, rnd, self.device)
+        return self.make(z, c, int(rnd.integers(2**31))), c
+
+    @torch.no_grad()
+    def make(self, z: torch.Tensor, c: torch.Tensor, noise_seed: int) -> torch.Tensor:
+        """Images [N, C, H, W] of latents and labels. Neither uses nor changes the global random state."""
         with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
-            torch.manual_seed(int(rnd.integers(2**31)))  # For the noise inputs.
-            return self.G(z, c, truncation_psi=self.facts['truncation'], **precision(self.device)), c
+            torch.manual_seed(noise_seed)
+            return self.G(z, c, truncation_psi=self.facts['truncation'], **precision(self.device))
 
     def of_class(self, label: int, classes: int) -> 'TeacherImages':
         one = copy.copy(self)

@@ -100,7 +100,7 @@ def check_seed(seed: int) -> None:
 
 
 def loop_arguments(
-    data: str,
+    data: str | tuple[str, dnnlib.EasyDict],
     cfg: str = 'auto',
     gpus: int = 1,
     snap: int = 50,
@@ -127,7 +127,8 @@ def loop_arguments(
     """Arguments of the host's training loop from the options of the host's `train.py`, which have the same names.
 
     One option is ours: `batch_gpu`, the number of images that a GPU processes at a time. By default it is a GPU's share
-    in the published configuration, or of `batch` if that is given.
+    in the published configuration, or of `batch` if that is given. And `data` may be, instead of a path, the name and
+    the constructor arguments of a dataset, for which `cond`, `subset` and `mirror` do nothing.
 
     Returns:
         The name of the run and the loop's keyword arguments without `run_dir` and `rank`.
@@ -150,7 +151,9 @@ def loop_arguments(
     if gamma is not None:
         require_number('--gamma', gamma, least=0)
 
-    dataset_name, training_set_kwargs = dataset_arguments(data, cond, subset, mirror, seed)
+    dataset_name, training_set_kwargs = (
+        dataset_arguments(data, cond, subset, mirror, seed) if isinstance(data, str) else data
+    )
     config = CONFIGURATIONS[cfg] if cfg != 'auto' else auto_configuration(training_set_kwargs.resolution, gpus)
     name = [dataset_name, cfg if cfg != 'auto' else f'auto{gpus}']
     name += [f'gamma{gamma:g}'] if gamma is not None else []

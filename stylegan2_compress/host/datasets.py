@@ -48,7 +48,7 @@ def reading(training_set: Dataset) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for index in range(len(training_set)):
+        for index in range(len(training_set) if hasattr(training_set, '_image_fnames') else 0):
             reason = _unreadable(training_set, index)
             if reason is not None:
                 name = training_set._image_fnames[training_set.get_details(index).raw_idx]
@@ -71,7 +71,12 @@ def _unreadable(training_set: Dataset, index: int) -> str | None:
 
 
 def labels(training_set: Dataset) -> np.ndarray:
-    """[N, label_dim]: the label of every image of a dataset in its order, mirrored images included."""
+    """[N, label_dim]: the label of every image of a dataset in its order, mirrored images included.
+
+    Of a dataset that says so itself, all that can be drawn (`label_table`).
+    """
+    if hasattr(training_set, 'label_table'):
+        return training_set.label_table
     return np.stack([training_set.get_label(index) for index in range(len(training_set))])
 
 

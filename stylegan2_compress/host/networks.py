@@ -197,5 +197,10 @@ def check_against_data(
         ('label dimensions', G.c_dim, training_set.label_dim, labels_way_out),
     ]:
         if expected != actual:
-            data = training_set_kwargs['path']
-            raise UserError(f'{option}={file} has {what} {expected}, but --data={data} has {actual} ({way_out}).')
+            data = f'--data={training_set_kwargs["path"]}'
+            if not hasattr(training_set, '_image_fnames'):
+                data, way_out = (
+                    f'--teacher={training_set_kwargs["path"]}',
+                    'without --data, its images are the real ones',
+                )
+            raise UserError(f'{option}={file} has {what} {expected}, but {data} has {actual} ({way_out}).')

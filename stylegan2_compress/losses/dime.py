@@ -1,21 +1,30 @@
-"""DiME: the student's images are to have a reference's distribution in the spaces of foundation models."""
+"""DiME: the student's images are to have a reference's distribution in the spaces of foundation models.
+
+Here are the arguments and what they mean for a run; the term is in `distribution_matching`.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument, is_number
-from stylegan2_compress.distributions import mmd, moments, statistics
-from stylegan2_compress.distributions.sources import DatasetImages, Source, TeacherImages, check_size
+from stylegan2_compress.distributions import statistics
+from stylegan2_compress.distributions.memory import FeatureMemory
+from stylegan2_compress.distributions.sources import DatasetImages, LabelSource, Source, TeacherImages, check_size
 from stylegan2_compress.distributions.statistics import Statistics
+from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.embeddings import Embedding, parse, split
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
+from stylegan2_compress.losses.balance import Balance, Floors
+from stylegan2_compress.losses.distribution_matching import DistributionMatching
+from stylegan2_compress.losses.estimators import ESTIMATORS
+from stylegan2_compress.losses.large_batch import LargeBatch
 from stylegan2_compress.losses.method import Context, Method
-from stylegan2_compress.losses.terms import Batch, Summand, Term
+from stylegan2_compress.losses.spread import Spread
+from stylegan2_compress.losses.terms import Term
 from stylegan2_compress.pickles.networks import Networks
 from stylegan2_compress.runs.plan import Plan
 
@@ -24,139 +33,6 @@ PAPER_WEIGHTS = {'dino_resnet50': 20.0, 'clip_rn50': 15.0}
 REFERENCES = ('teacher', 'data')
 TEACHER_SAMPLES = 10000
 BANK = 2048
-
-# --- Estimators of the distance between the student's features and the reference's ------------------------------------
-
-
-class MomentDistance:
-    """mean |a1 − m1| + mean |a2 − m2|: a1 and a2 are the first two raw moments of the batch, m1 and m2 the reference's.
-
-    What the paper's code computes. A small batch has a distance from its own distribution, too, of the order of
-    1/√batch; its gradient pulls single images to the mean.
-    """
-
-    def __init__(self, reference: Statistics):
-        self.reference = reference
-
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        return moments.moment_distance(features, self.reference.m1, self.reference.m2, distributed.world())
-
-
-class KernelDistance:
-    """Squared maximum mean discrepancy between the batch and a bank of the reference's features.
-
-    The gradient of the unbiased estimate is right on average for batches of any size.
-
-    Args:
-        kernel: name in `mmd.KERNELS`.
-        unbiased: see `mmd.mmd2`.
-        reference: whose `bank` is used. The bandwidths of `rbf` are its, and stay when it is refreshed.
-    """
-
-    def __init__(self, kernel: str, unbiased: bool, reference: Statistics):
-        try:
-            self.kernel = mmd.KERNELS[kernel](reference.bank)
-        except ValueError as error:
-            raise UserError(f'--loss-arg estimator={kernel} has nothing to go by: {error}.') from error
-        self.unbiased = unbiased
-        self.fill(reference.bank)
-
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        bank = self.bank.to(features)  # Of another precision only under @dtype=fp64.
-        return mmd.mmd2(
-            features, bank, self.kernel, unbiased=self.unbiased, within_y=self.within, group=distributed.world()
-        )
-
-    def fill(self, bank: torch.Tensor) -> None:
-        """Use other features [bank, dim] of the reference."""
-        self.bank = bank
-        self.within = mmd.mean_within(bank, self.kernel, self.unbiased)
-
-
-@dataclass(frozen=True)
-class Estimator:
-    """An entry of `ESTIMATORS`."""
-
-    build: Callable[..., Callable[[torch.Tensor], torch.Tensor]]  # From (unbiased, reference) if it has a bank.
-    weight: float  # λ where neither the user nor the paper says one.
-    has_bank: bool = True
-
-
-# By name. The weights of the kernels are not from the paper: on the images of the quickstart's pruned start, they make
-# the gradient about as strong as that of `moments` with its 20 (benchmarks/estimator_weights.py). Those of `linear` and
-# `cubic` depend on the scale of an embedding's features, that of `rbf` does not.
-ESTIMATORS = {
-    'moments': Estimator(MomentDistance, weight=20, has_bank=False),
-    'linear': Estimator(partial(KernelDistance, 'linear'), weight=0.1),
-    'rbf': Estimator(partial(KernelDistance, 'rbf'), weight=2),
-    'cubic': Estimator(partial(KernelDistance, 'cubic'), weight=30),
-}
-
-
-# --- The term ---------------------------------------------------------------------------------------------------------
-
-
-class DistributionMatching(Term):
-    """Σ_k λ_k d_k(φ_k(x)) over embeddings φ_k of the student's images x (DiME, arXiv 2405.11614).
-
-    Args:
-        networks: φ_k.
-        distances: d_k, from features [N, dim] to a scalar, as `ESTIMATORS` builds them.
-        weights: λ_k.
-        source: whose images refresh the banks of the distances.
-        refresh: after how many of the generator's steps the oldest chunk of each bank makes way for a new one; 0 is
-            never.
-    """
-
-    def __init__(
-        self,
-        networks: Sequence[Embedding],
-        distances: Sequence[Callable[[torch.Tensor], torch.Tensor]],
-        weights: Sequence[float],
-        source: Source | None = None,
-        refresh: int = 0,
-    ):
-        self.parts = list(zip(networks, distances, weights, strict=True))
-        self.source = source
-        self.refresh = refresh
-        self.taken = 0  # Steps of the generator.
-
-    def generator(self, batch: Batch) -> list[Summand]:
-        return [
-            Summand(f'DiME/{network.spec}', distance(network(batch.images)), weight)
-            for network, distance, weight in self.parts
-        ]
-
-    def after_step(self) -> None:
-        self.taken += 1
-        if self.source is not None and self.refresh and self.taken % self.refresh == 0:
-            self._refresh(self.source, self.taken // self.refresh - 1)
-
-    @torch.no_grad()
-    def _refresh(self, source: Source, count: int) -> None:
-        """Let the next chunk of the source into the banks, where `count` were let in before. The same everywhere."""
-        size = len(self.parts[0][1].bank)
-        images = source.draw(-(-size // source.chunk) + count)[0][:size]
-        rows = (count * source.chunk + torch.arange(len(images), device=images.device)) % size
-        for network, distance, _weight in self.parts:
-            new = network(images)
-            bank = distance.bank.clone()
-            bank[rows] = torch.where(new.isfinite().all(dim=1, keepdim=True), new, bank[rows])
-            distance.fill(bank)
-
-    def state_dict(self) -> dict:
-        return {'taken': self.taken, 'banks': [distance.bank for _, distance, _ in self.parts]} if self.refresh else {}
-
-    def load_state_dict(self, state: dict) -> None:
-        if bool(state) != bool(self.refresh):
-            raise UserError('The run to go on with had another --loss-arg refresh: give the one it had.')
-        if state:
-            self.taken = state['taken']
-            for (_network, distance, _weight), bank in zip(self.parts, state['banks'], strict=True):
-                distance.fill(bank.to(distance.bank))
-
-
-# --- The method -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -176,8 +52,9 @@ class DiME(Method):
         '`rbf` 2, `cubic` 30 (ours)',
     )
     estimator: str = argument(
-        "How distributions are compared: `moments` (the paper's code), or the squared maximum mean discrepancy (the "
-        "paper's derivation) with a kernel, of which `cubic` is KID's.",
+        "How distributions are compared: `moments` (the paper's code), their squared differences in units of the "
+        "reference's variance, or the squared maximum mean discrepancy (the paper's derivation) with a kernel, of "
+        "which `cubic` is KID's.",
         'moments',
         choices=ESTIMATORS,
     )
@@ -197,13 +74,34 @@ class DiME(Method):
         least=0,
         unit='steps',
     )
+    memory: int = argument(
+        "How many of the student's latest images count together, those of the batch included: the others are of "
+        'earlier steps, and only the batch gets a gradient. 0 is the batch alone (paper).',
+        0,
+        least=0,
+        unit='images',
+    )
+    large_batch: int = argument(
+        'How many fresh images are compared at a time, with the exact gradient and without style mixing; for K times '
+        'the batch in every K-th step, with K times the weight. 0 is the images of each step.',
+        0,
+        least=0,
+        unit='images',
+    )
+    balance: float | None = argument(
+        'Instead of weights: how many times as strong as that of the adversarial loss the gradient at the images is; '
+        'λ follows, and is 0 while the distance is at its floor, that between images of the reference.',
+        None,
+        above=0,
+        default_text='λ are constant (paper)',
+    )
     reference: str = argument(
         'What to match: the `teacher` (paper), or the `data` set, which needs no `--teacher`.',
         'teacher',
         choices=REFERENCES,
     )
     samples: int | None = argument(
-        "`moments`: how many images the reference's moments are taken over; cached between runs.",
+        "Moments: how many images the reference's are taken over; cached between runs.",
         None,
         least=2,
         most=10**9,
@@ -217,6 +115,8 @@ class DiME(Method):
         default_text='made and cached by the run',
     )
     training_set_kwargs: dict | None = argument('The data set; also where labels come from.', None, internal=True)
+    batch_size: int | None = argument('Of the run, for `large_batch`.', None, internal=True)
+    random_seed: int = argument('Of the run, for `large_batch`.', 0, internal=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -239,6 +139,14 @@ class DiME(Method):
         if self.statistics is not None and self.refresh:
             both = f'statistics={self.statistics} and refresh={self.refresh}'
             raise UserError(f'--loss-arg {both} exclude each other: the contents of a file do not change.')
+        for one, other, reason in [
+            ('weights', 'balance', 'weights are constant, or found by the gradients'),
+            ('memory', 'large_batch', 'images are of earlier steps, or all fresh'),
+            ('balance', 'large_batch', 'gradients are compared at the images of a step'),
+        ]:
+            first, second = getattr(self, one), getattr(self, other)
+            if first not in (None, 0) and second not in (None, 0):
+                raise UserError(f'--loss-arg {one}={first} and {other}={second} exclude each other: {reason}.')
         self.embeddings_and_weights()
 
     @property
@@ -269,10 +177,20 @@ class DiME(Method):
 
     def check(self, plan: Plan) -> Iterable[str]:
         batch, at_once = plan.args['batch_size'], plan.args['batch_gpu'] * plan.args['num_gpus']
-        if self.has_bank and self.is_unbiased and at_once < 2:
+        if self.has_bank and self.is_unbiased and max(at_once, self.large_batch) < 2:
             raise UserError(
                 f'--loss-arg estimator={self.estimator} compares the images of a batch with each other: with one at a '
                 'time, add unbiased=false or raise --batch-gpu.'
+            )
+        if self.memory and self.memory < batch:
+            raise UserError(
+                f'--loss-arg memory={self.memory} is less than the batch of {batch} images, which it is to extend: '
+                'give several times that.'
+            )
+        if self.large_batch and (self.large_batch < batch or self.large_batch % batch):
+            raise UserError(
+                f'--loss-arg large_batch={self.large_batch} must be the batch of {batch} images or a multiple of it, '
+                'as large as the distance is to be exact for.'
             )
         source = self._source(plan.resources.networks, plan.device)
         networks = [plan.resources.embedding(spec, plan.device) for spec, _weight in self.embeddings_and_weights()]
@@ -280,19 +198,53 @@ class DiME(Method):
             self._reference(source, networks)
         samples, bank = self._counts(source)
         check_size(source, 'bank' if bank else 'samples', samples)
-        if at_once < batch and not self.has_bank:
+        if at_once < batch and not (self.has_bank or self.memory or self.large_batch):
             yield (
                 f'DiME takes moments over {at_once} images at a time, not over the batch of {batch}. If memory allows, '
-                'raise it with `distill --batch-gpu` or `train.py --batch`, or use an unbiased estimator, '
-                '--loss-arg estimator=rbf.'
+                'raise it with `distill --batch-gpu` or `train.py --batch`; else --loss-arg '
+                f'large_batch={batch} compares the whole batch, memory={16 * batch} lets earlier images count, and '
+                'estimator=rbf is right on average.'
             )
 
     def terms(self, context: Context) -> Sequence[Term]:
         source = self._source(context.networks, context.device)
         specs, weights = zip(*self.embeddings_and_weights(), strict=True)
         networks = [context.embedding(spec) for spec in specs]
-        distances = [self._distance(reference) for reference in self._reference(source, networks)]
-        return [DistributionMatching(networks, distances, weights, source if self.refresh else None, self.refresh)]
+        references = self._reference(source, networks)
+        distances = [self._distance(reference) for reference in references]
+        memories = [FeatureMemory(self.memory, network.dim, context.device) for network in networks]
+        balance = floors = None
+        if self.balance is not None:
+            if context.D is None:
+                raise UserError(f'--loss-arg balance={self.balance:g} needs an adversarial loss to balance with.')
+            balance = Balance(self.balance, len(networks), context.device)
+            floors = Floors(source, networks, distances, self.memory)
+        return [
+            DistributionMatching(
+                networks,
+                distances,
+                weights,
+                source if self.refresh else None,
+                self.refresh,
+                memories if self.memory else (),
+                [Spread(network.spec, each) for network, each in zip(networks, references, strict=True)],
+                balance,
+                floors,
+                self._large_batch(context) if self.large_batch else None,
+            )
+        ]
+
+    def adapt(self, plan: Plan) -> None:
+        """Tell the loss which images are next, and how many of them a step has."""
+        if self.large_batch:
+            plan.args.loss_kwargs.update(batch_size=plan.args.batch_size, random_seed=plan.args.random_seed)
+
+    def _large_batch(self, context: Context) -> LargeBatch:
+        if self.batch_size is None:
+            raise UserError(f'--loss-arg large_batch={self.large_batch} needs batch_size, the batch of the run.')
+        labels = LabelSource(distributed.unwrapped(context.G_mapping).c_dim, self.training_set_kwargs)
+        modules = context.G_mapping, context.G_synthesis
+        return LargeBatch(self.large_batch, self.batch_size, self.random_seed, *modules, labels, context.precision)
 
     def _source(self, networks: Networks, device: torch.device) -> Source:
         """The images to match."""
@@ -306,6 +258,8 @@ class DiME(Method):
             )
         if self.training_set_kwargs is None:
             raise UserError('--loss-arg reference=data needs training_set_kwargs, the training set to match.')
+        if is_teachers(self.training_set_kwargs):
+            raise UserError('--loss-arg reference=data needs --data: without it, there is only the teacher to match.')
         return DatasetImages(self.training_set_kwargs, device=device)
 
     def _reference(self, source: Source, networks: Sequence[Embedding]) -> list[Statistics]:
@@ -330,7 +284,7 @@ class DiME(Method):
             return bank, bank
         return self.samples or source.size or TEACHER_SAMPLES, 0
 
-    def _distance(self, reference: Statistics) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _distance(self, reference: Statistics) -> Callable[..., torch.Tensor]:
         choices = [self.is_unbiased] if self.has_bank else []
         return ESTIMATORS[self.estimator].build(*choices, reference)
 

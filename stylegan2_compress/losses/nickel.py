@@ -18,6 +18,7 @@ from stylegan2_compress.losses import discriminators
 from stylegan2_compress.losses.adversarial import STUDENT, AdversarialLoss
 from stylegan2_compress.losses.dime import DiME
 from stylegan2_compress.losses.features import block_outputs, require_same_latents, teacher_ws
+from stylegan2_compress.losses.images import PairedImages
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term, total
 from stylegan2_compress.losses.wavelets import haar_levels
@@ -186,6 +187,9 @@ class NICKELLoss(AdversarialLoss):
 
 
 class NickelDimeLoss(AdversarialLoss):
-    """NICKEL and DiME: the terms of both methods on one adversarial loss (the paper's full method)."""
+    """NICKEL and DiME: the terms of both methods on one adversarial loss (the paper's full method).
 
-    methods = (DiME, NICKEL)
+    With `images`, the distance to the teacher's image for the same z is a further term.
+    """
+
+    methods = (DiME, NICKEL, PairedImages)

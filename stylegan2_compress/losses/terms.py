@@ -33,6 +33,7 @@ class Batch:
     mixing: StyleMixing | None
     images: torch.Tensor  # [N, C, H, W] in [-1, 1], before augmentation; with gradient in G phases only.
     logits: torch.Tensor | None  # [N, 1] of the student's discriminator, where there is one.
+    loss: torch.Tensor | None = None  # The adversarial loss of the generator, in G phases where there is one.
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Summand:
 
     name: str  # Such as 'DiME/dino_resnet50'.
     value: torch.Tensor  # A scalar.
-    weight: float | None = 1  # None: only reported.
+    weight: float | torch.Tensor | None = 1  # None: only reported.
     label: str = ''  # What messages call it, by default the name.
 
 

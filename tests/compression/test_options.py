@@ -23,7 +23,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.host import configurations, datasets
 from stylegan2_compress.host.precision import Precision, generator_for
-from stylegan2_compress.runs.loops import OUR_LOOP
+from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.training_loops.data import Share, real_batches
 
 SPEC = 'efficientnet_lite0@size=32'
@@ -315,6 +315,18 @@ def bad_input_cases():
     yield 'lr infinite', dict(lr='inf'), '--lr=inf'
     yield 'tick', {'kimg-per-tick': 'inf'}, '--kimg-per-tick=inf'
     yield 'device', dict(device='gpu'), '--device=gpu'
+    yield 'truncation with data', dict(truncation='0.7'), "--truncation=0.7 is about the teacher's images"
+    yield 'labels with data', dict(labels='0'), "--labels=0 is about the teacher's images"
+    yield 'truncation of nothing', dict(data=None, truncation='nan'), '--truncation=nan must be a number'
+    yield 'mirror without data', dict(data=None, mirror='1'), '--mirror=True is about --data'
+    yield 'labels without data', dict(data=None, cond='1'), '--cond=True is about --data'
+    yield 'subset without data', dict(data=None, subset='5'), '--subset=5 is about --data'
+    yield 'metrics without data', dict(data=None, metrics='fid50k_full'), '--metrics=fid50k_full compares with --data'
+    yield 'classes there are not', dict(data=None, teacher='labels.pkl', labels='0,7'), '--labels=0,7 names class 7'
+    yield 'reference without data', {'data': None, 'loss-arg': 'reference=data'}, 'reference=data needs --data'
+    yield 'loop of files', dict(data=None, loop=HOST_LOOP), f'--loop={HOST_LOOP} reads its images from files'
+    yield 'student of other size', dict(data=None, student='res8.pkl'), '--teacher=teacher.pkl has 16'
+    yield 'memory', {'loss-arg': 'memory=2'}, 'memory=2 is less than the batch of'
 
 
 @pytest.mark.parametrize(
@@ -341,7 +353,7 @@ def test_bad_input(tmp_path, monkeypatch, data, make_teacher, make_dataset_zip, 
         'kimg': '1',
         **changes,
     }
-    arguments = (f'--{key}={value}' for key, value in given.items())
+    arguments = (f'--{key}={value}' for key, value in given.items() if value is not None)
     assert sentence in refused('distill', *arguments, unchanged=tmp_path)
 
 
@@ -420,6 +432,21 @@ def test_an_error_that_no_image_explains_stays(tmp_path):
     training_set, _kwargs = datasets.open_training_set(images_and_labels(tmp_path / 'data.zip', [PLAIN]))
     with pytest.raises(ZeroDivisionError), datasets.reading(training_set):
         1 / 0  # noqa: B018
+
+
+def test_few_images_are_told(tmp_path, data, make_teacher, capsys, monkeypatch):
+    given = dict(loss_args=(f'embeddings={SPEC}',), dry_run=True)
+    distill(make_teacher(), data, str(tmp_path / 'out'), **given)
+    assert '--data has 12 images, few enough' in capsys.readouterr().out
+    distill(make_teacher(), data, str(tmp_path / 'out'), aug='ada', subset=9, **given)
+    told = capsys.readouterr().out
+    assert '--data has 9 images' in told
+    assert '--aug' not in told.partition('Training options')[0]
+    distill(make_teacher(), None, str(tmp_path / 'out'), **given)
+    assert '--data' not in capsys.readouterr().out
+    monkeypatch.setattr('stylegan2_compress.compression.distill.FEW_IMAGES', 12)
+    distill(make_teacher(), data, str(tmp_path / 'out'), **given)
+    assert '--data' not in capsys.readouterr().out
 
 
 # --- distill --------------------------------------------------------------------------------------------------------

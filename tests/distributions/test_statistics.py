@@ -185,6 +185,10 @@ def test_too_few_vectors_are_refused():
 
 LOSSES = {
     'moments': lambda x, y, group: moments.moment_distance(x, *moments.moments(y), group),
+    'moments with a past': lambda x, y, group: moments.straight_through(
+        lambda a1, a2: moments.distance_of_moments(a1, a2, *moments.moments(y)), x, y - 1, group
+    ),
+    'cubic with a past': lambda x, y, group: mmd.mmd2(x, y, mmd.cubic, past=y - 1, group=group),
     **{
         name: lambda x, y, group, kernel=kernel: mmd.mmd2(x, y, kernel, group=group) for name, kernel in KERNELS.items()
     },

@@ -22,7 +22,7 @@ from stylegan2_compress.distributions import mmd, moments, sources, statistics
 from stylegan2_compress.embeddings import load
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
-from stylegan2_compress.losses import dime
+from stylegan2_compress.losses import estimators
 from stylegan2_compress.losses.dime import DiME, DiMELoss, DistributionMatching
 
 DIME = 'stylegan2_compress.DiMELoss'
@@ -101,7 +101,7 @@ def scikit_learns(estimator, x, y, reference):
 def test_kernel_estimators_compare_with_the_teachers_first_images(teacher, estimator, unbiased):
     _loss, term = build(teacher, estimator=estimator, unbiased=unbiased, bank=42, weights=3)  # An odd number of pairs.
     images = torch.randn(6, 3, 16, 16)
-    (summand,) = term.generator(batch_of(images))
+    summand, _spread = term.generator(batch_of(images))
     assert (summand.name, summand.weight) == (f'DiME/{SPEC}', 3)
     source = sources.TeacherImages(teacher)
     y = colours()(torch.cat([source.draw(0)[0], source.draw(1)[0]])[:42]).double().numpy()
@@ -129,7 +129,7 @@ def test_the_gradient_of_accumulated_rounds_is_right_on_average():
     x, y = torch.randn(4000, 3, dtype=torch.float64), torch.randn(500, 3, dtype=torch.float64) + 0.2
     found = statistics.Statistics(*moments.moments(y), bank=y)
     distances = {
-        'cubic': dime.KernelDistance('cubic', True, found), 'moments': dime.MomentDistance(found),
+        'cubic': estimators.KernelDistance('cubic', True, found), 'moments': estimators.MomentDistance(found),
     }  # fmt: skip
     difference = {}
     for name, distance in distances.items():
@@ -146,7 +146,7 @@ def test_weights_by_default(teacher):
         return [weight for _spec, weight in DiME(**signature).embeddings_and_weights()]
 
     assert weights() == [20, 15, 20]
-    assert weights(estimator='rbf') == [dime.ESTIMATORS['rbf'].weight] * 3
+    assert weights(estimator='rbf') == [estimators.ESTIMATORS['rbf'].weight] * 3
     assert weights(weights=[1, 2, 3]) == [1, 2, 3]
 
 
@@ -208,13 +208,65 @@ def test_a_bank_for_each_of_several_embeddings(teacher):
     source = sources.TeacherImages(teacher)
     bank = colours()(source.draw(0)[0])
     distances = [
-        dime.KernelDistance('linear', True, statistics.Statistics(None, None, each)) for each in (bank, bank.square())
+        estimators.KernelDistance('linear', True, statistics.Statistics(None, None, each))
+        for each in (bank, bank.square())
     ]
     term = DistributionMatching(networks, distances, [1, 1], source, refresh=1)
     term.after_step()
     new = colours()(source.draw(1)[0])
     torch.testing.assert_close(distances[0].bank, new)
     torch.testing.assert_close(distances[1].bank, new.square())
+
+
+# --- The memory -------------------------------------------------------------------------------------------------------
+
+
+def steps(loss, first, count, bad=None, rounds=2):
+    """The gradients of some steps, each of two rounds of three images; in step `bad` the second is not finite."""
+    found = []
+    for step in range(first, first + count):
+        for network in (loss.G_mapping, loss.G_synthesis):
+            network.zero_grad()
+            network.requires_grad_(True)
+        rnd = torch.Generator().manual_seed(step)
+        torch.manual_seed(step)
+        for index in range(rounds):
+            z = torch.randn(3, 16, generator=rnd) * (torch.nan if (step, index) == (bad, 1) else 1)
+            loss.accumulate_gradients('Gmain', None, None, z, torch.zeros(3, 0), index == rounds - 1, 1)
+        found.append([parameter.grad for parameter in loss.G_synthesis.parameters()])
+    return found
+
+
+@pytest.mark.parametrize('estimator', ['moments', 'squared-moments', 'rbf'])
+def test_a_memory_goes_on_from_a_state(teacher, estimator):
+    """A step that was left out, before the state, has left nothing in it."""
+    kwargs = dict(estimator=estimator, memory=16, **(dict(bank=8) if estimator == 'rbf' else dict(samples=8)))
+    loss, term = build(teacher, **kwargs)
+    steps(loss, 0, 3, bad=1)
+    assert len(term.memories[0].rows) == 12
+    state = copy.deepcopy(loss.state_dict())
+    continued, its_term = build(teacher, **kwargs)
+    continued.load_state_dict(state)
+    torch.testing.assert_close(steps(continued, 3, 2), steps(loss, 3, 2), rtol=0, atol=0)
+    assert len(term.memories[0].rows) == 16
+    assert torch.equal(term.memories[0].rows, its_term.memories[0].rows)
+    assert not torch.allclose(steps(build(teacher, **kwargs)[0], 3, 1)[0][0], steps(loss, 3, 1)[0][0])
+    with pytest.raises(UserError, match='had another --loss-arg memory'):
+        build(teacher, **dict(kwargs, memory=0))[0].load_state_dict(state)
+
+
+def test_a_memory_of_the_batch_is_none(teacher):
+    plain, remembering = (build(teacher, samples=8, **kwargs)[0] for kwargs in ({}, dict(memory=3)))
+    torch.testing.assert_close(steps(remembering, 0, 2, rounds=1), steps(plain, 0, 2, rounds=1), rtol=0, atol=0)
+
+
+def test_the_spread_is_reported(teacher):
+    _loss, term = build(teacher, samples=32)
+    images = sources.TeacherImages(teacher).draw(0)[0]
+    _distance, reported = term.generator(batch_of(images))
+    assert (reported.name, reported.weight) == (f'DiME/spread/{SPEC}', None)
+    assert float(reported.value) == pytest.approx((32 / 31) ** 0.5, rel=1e-4)  # The reference's own images.
+    assert len(term.generator(batch_of(images[:1]))) == 1  # One image has no spread.
 
 
 # --- What is matched --------------------------------------------------------------------------------------------------
@@ -243,7 +295,10 @@ def test_data_as_reference_need_no_teacher(teacher, data):
         (dict(weights=float('nan')), 'weights=nan must be a number'),
         (dict(samples=0), 'samples=0 must be a whole number of images, at least 1'),
         (dict(samples='many'), 'at least 1'),
-        (dict(estimator='gauss'), 'estimator=gauss does not exist; there are moments, linear, rbf, cubic'),
+        (
+            dict(estimator='gauss'),
+            'estimator=gauss does not exist; there are moments, squared-moments, linear, rbf, cubic',
+        ),
         (dict(estimator=['rbf']), 'must be text'),
         (dict(reference='discriminator'), 'there are teacher, data'),
         (dict(estimator='rbf', unbiased='maybe'), 'unbiased=maybe must be true or false'),
@@ -252,7 +307,10 @@ def test_data_as_reference_need_no_teacher(teacher, data):
         (dict(refresh=8), 'refresh=8 goes with'),
         (dict(estimator='rbf', bank=1), 'at least 2'),
         (dict(estimator='rbf', refresh=-1), 'refresh=-1 must be a whole number of steps'),
-        (dict(estimator='rbf', samples=100), 'samples=100 goes with estimator=moments, not with rbf'),
+        (dict(estimator='rbf', samples=100), 'samples=100 goes with estimator=moments, squared-moments, not with rbf'),
+        (dict(memory=3), 'memory=3 is less than the batch of 4 images'),
+        (dict(memory=-1), 'memory=-1 must be a whole number of images, at least 0'),
+        (dict(memory='long'), 'memory=long must be a whole number'),
         (dict(reference='data', truncation_psi=0.7), 'truncation_psi=0.7 goes with reference=teacher'),
         (dict(truncation_psi='a'), 'must be a number'),
         (dict(teacher=None), 'needs --teacher, or --loss-arg reference=data'),
@@ -271,7 +329,7 @@ def test_refused(teacher, data, kwargs, sentence):
 
 def test_features_that_are_all_the_same_are_refused(teacher):
     with pytest.raises(UserError, match='estimator=rbf has nothing to go by'):
-        dime.KernelDistance('rbf', True, statistics.Statistics(None, None, torch.ones(8, 3)))
+        estimators.KernelDistance('rbf', True, statistics.Statistics(None, None, torch.ones(8, 3)))
 
 
 def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
@@ -281,7 +339,7 @@ def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
         return capsys.readouterr().out
 
     assert 'moments over 8 images at a time, not over the batch of 32' in printed(batch=32, batch_gpu=8)
-    assert printed(batch=32) == ''
+    assert printed(batch=32) == printed(['memory=32'], batch=32, batch_gpu=8) == ''
     assert printed(['estimator=rbf', 'bank=8'], batch=32, batch_gpu=8) == ''
     with pytest.raises(UserError, match='with one at a time, add unbiased=false'):
         printed(['estimator=rbf', 'bank=8'], batch=4, batch_gpu=1)

@@ -84,7 +84,9 @@ def cases(directory, make_dataset_zip, make_generator, make_discriminator):
     nickel = case(
         'nickel',
         dict(batch_gpu=8),
-        loss_kwargs=dict(class_name='stylegan2_compress.NickelDimeLoss', **both),
+        loss_kwargs=dict(
+            both, class_name='stylegan2_compress.NickelDimeLoss', estimator='squared-moments', weights=[0.02], memory=40
+        ),
         G_kwargs=dict(G_kwargs, class_name='training.networks.Generator'),
         D_kwargs=pair_arguments(D_kwargs, D, 'scratch', {'b4': 16}),
         **shared,

@@ -60,13 +60,22 @@ def compressing(name: str, teacher: str) -> dict:
         )
     reference = dict(teacher=teacher, embeddings=[EMBEDDING], weights=[1])
     if name == 'moments':
-        return dict(loss_kwargs=dict(reference, samples=16, class_name='stylegan2_compress.DiMELoss'))
+        return dict(loss_kwargs=dict(reference, samples=16, memory=32, class_name='stylegan2_compress.DiMELoss'))
     if name == 'kernel':
-        kernel = dict(reference, estimator='rbf', bank=16, refresh=1)
+        kernel = dict(reference, weights=None, balance=1, estimator='rbf', bank=16, refresh=1, memory=32)
         return dict(loss_kwargs=dict(kernel, class_name='stylegan2_compress.DiMELoss'))
     D_kwargs = dict(class_name='training.networks.Discriminator', channel_base=64, channel_max=8)
     D = pickles.load(teacher)['D']
     return dict(
-        loss_kwargs=dict(reference, samples=16, class_name='stylegan2_compress.NickelDimeLoss'),
+        loss_kwargs=dict(
+            reference,
+            samples=16,
+            large_batch=32,
+            batch_size=16,
+            images=1,
+            images_kimg=1,
+            images_embedding=EMBEDDING,
+            class_name='stylegan2_compress.NickelDimeLoss',
+        ),
         D_kwargs=pair_arguments(D_kwargs, D, 'teacher', {'b4': 16}),
     )

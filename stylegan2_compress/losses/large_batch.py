@@ -1,0 +1,108 @@
+"""Distances of batches larger than memory allows: features first, then their gradients, then images part by part."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch_utils import misc
+
+from stylegan2_compress import distributed
+from stylegan2_compress.distributions.sources import LabelSource
+from stylegan2_compress.embeddings import Embedding
+from stylegan2_compress.losses.terms import total
+
+
+class LargeBatch:
+    """Gradients of distances of fresh images of the student, as many as wanted, in every so many steps.
+
+    Three passes: features without gradient, in parts as large as a round of training; the distance's gradient with
+    respect to them; then, part by part, images once more, through which that gradient goes (gradient caching, Gao et
+    al. 2021, arXiv 2101.06983). The result is the gradient of the distance of the whole batch.
+
+    The images are not style-mixed, as the reference's are not. Latents and labels depend only on the seed and on the
+    place in the run.
+
+    Args:
+        size: images of all processes together; a multiple of `batch_size`. It takes part in every
+            (size / batch_size)-th step, with as large a weight, so that as many images as without it take part.
+        batch_size: of the run.
+        seed: of the run.
+        G_mapping, G_synthesis: the student's, each possibly wrapped in DistributedDataParallel.
+        labels: of the images.
+        precision: arguments of the student's forward pass.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        G_mapping: torch.nn.Module,
+        G_synthesis: torch.nn.Module,
+        labels: LabelSource,
+        precision: dict[str, bool],
+    ):
+        self.size = size
+        self.batch_size = batch_size
+        self.interval = size // batch_size
+        self.seed = seed
+        self.G_mapping = G_mapping
+        self.G_synthesis = G_synthesis
+        self.labels = labels
+        self.precision = precision
+
+    def is_due(self, nimg: int) -> bool:
+        """Whether it takes part in the step that begins after so many images."""
+        return nimg // self.batch_size % self.interval == 0
+
+    def backward(
+        self,
+        nimg: int,
+        at_once: int,
+        networks: Sequence[Embedding],
+        distances: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+        weights: Sequence[float],
+        device: torch.device,
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Add the gradients of Σ weight · distance to the student's parameters.
+
+        They are as many times as large as a batch has rounds, over which training loops take the mean.
+
+        Args:
+            nimg: place in the run.
+            at_once: images in a round of this process.
+            networks, distances, weights: see `DistributionMatching`.
+            device: where the networks are.
+
+        Returns:
+            The distances, and this process's features [size / processes, dim] by network.
+        """
+        with torch.no_grad():
+            parts = [[network(images) for network in networks] for images in self.images(nimg, at_once, device)]
+        features = [torch.cat(of_one).requires_grad_() for of_one in zip(*parts, strict=True)]
+        values = [distance(of_one) for distance, of_one in zip(distances, features, strict=True)]
+        loss = total(weight * value for weight, value in zip(weights, values, strict=True))
+        gradients = torch.autograd.grad(loss, features)
+        rounds = self.batch_size // (at_once * distributed.world_size())
+        by_part = zip(*(gradient.split(at_once) for gradient in gradients), strict=True)
+        for images, of_part in zip(self.images(nimg, at_once, device), by_part, strict=True):
+            products = [(network(images) * each).sum() for network, each in zip(networks, of_part, strict=True)]
+            (total(products) * (self.interval * rounds)).backward()
+        return [value.detach() for value in values], [of_one.detach() for of_one in features]
+
+    def images(self, nimg: int, at_once: int, device: torch.device) -> Iterator[torch.Tensor]:
+        """This process's images in parts [at_once, C, H, W], with the student's gradient; every time the same."""
+        rnd = np.random.default_rng([self.seed, nimg])
+        z_dim = distributed.unwrapped(self.G_mapping).z_dim
+        z = torch.from_numpy(rnd.standard_normal([self.size, z_dim], np.float32)).to(device)
+        c = self.labels.draw(self.size, rnd, device)
+        first, stride = distributed.rank() * at_once, distributed.world_size() * at_once
+        for start in range(first, self.size, stride):
+            own = slice(start, start + at_once)
+            noise_seed = int(np.random.default_rng([self.seed, nimg, start]).integers(2**31))
+            with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+                torch.manual_seed(noise_seed)
+                with misc.ddp_sync(self.G_mapping, False), misc.ddp_sync(self.G_synthesis, False):
+                    ws = self.G_mapping(z[own], c[own], skip_w_avg_update=True)
+                    images = self.G_synthesis(ws, **self.precision)
+            yield images

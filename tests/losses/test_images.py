@@ -1,0 +1,150 @@
+"""The distance to the teacher's images as a further term, fading out; losses that are named by several."""
+
+import types
+
+import pytest
+import torch
+from plans import checked
+
+import stylegan2_compress
+from stylegan2_compress import embeddings, pickles
+from stylegan2_compress.compression.distill import distill
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.losses.adversarial import AdversarialLoss
+from stylegan2_compress.losses.images import ImageDistillation, ImageMatching
+from stylegan2_compress.losses.method import accepted, methods_of
+from stylegan2_compress.losses.nickel import NICKEL, NickelDimeLoss
+from stylegan2_compress.losses.terms import Batch
+from stylegan2_compress.networks.dual import DualDiscriminator
+
+TINY = 'module:tiny_embeddings:tiny@size=16'
+NO_LAYERS = 'module:tiny_embeddings:no_layers@size=16'
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def teacher(tmp_path, make_generator, make_discriminator):
+    G, D = make_generator(5).eval(), make_discriminator(5).eval()
+    pickles.save(tmp_path / 'teacher.pkl', dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+    return str(tmp_path / 'teacher.pkl')
+
+
+def written_out(x, y, network):
+    """mean |x − y| + the mean over layers and places of ‖a/‖a‖ − b/‖b‖‖²."""
+    total = 0
+    layers = list(zip(network.layers(x), network.layers(y), strict=True))
+    for a, b in layers:
+        a, b = (maps / (maps.square().sum(dim=1, keepdim=True) + 1e-10).sqrt() for maps in (a, b))
+        total = total + (a - b).square().sum(dim=1).mean()
+    return (x - y).abs().mean() + total / len(layers)
+
+
+@pytest.mark.parametrize(('nimg', 'share'), [(0, 1), (500, 0.75), (2000, 0)])
+def test_the_gradient_is_that_of_both_distances_and_fades(nimg, share):
+    embedding = embeddings.load(f'{TINY}@preprocess=raw@dtype=fp64', 'cpu')
+    rnd = torch.Generator().manual_seed(0)
+    x, y = (torch.randn([4, 3, 16, 16], generator=rnd, dtype=torch.float64) for _ in range(2))
+    passes = []
+    G = types.SimpleNamespace(mapping=lambda z, c: z, synthesis=lambda ws, **_precision: passes.append(ws) or y)
+    term = ImageMatching(G, embedding, 2.0, 2.0, {}, fade_nimg=2000)
+    term.before_step(nimg)
+    x.requires_grad_()
+    summands = term.generator(Batch(torch.zeros(4, 2), torch.zeros(4, 0), None, x, None))
+    assert len(passes) == (share > 0)  # The teacher makes images only as long as they count.
+    loss = sum((summand.weight * summand.value for summand in summands), x.sum() * 0)
+    (found,) = torch.autograd.grad(loss, x)
+    (expected,) = torch.autograd.grad(2 * share * written_out(x, y, embedding.network), x)
+    torch.testing.assert_close(found, expected)
+
+
+def build(teacher, **given):
+    """NICKEL and DiME with a student of its own."""
+    networks = pickles.load(teacher)
+    widths = dict(channel_base=256, channel_max=16)
+    torch.manual_seed(0)
+    D = DualDiscriminator(
+        c_dim=0, img_resolution=16, img_channels=3, student_kwargs=widths, teacher_kwargs=widths,
+        matched_channels={'b4': 16},
+    )  # fmt: skip
+    G = networks['G'].train().requires_grad_(True)
+    return NickelDimeLoss(
+        'cpu', G.mapping, G.synthesis, D.requires_grad_(False), teacher=teacher, embeddings=TINY, samples=8, **given
+    )
+
+
+def gradients(loss, nimg):
+    loss.steps.nimg = nimg
+    torch.manual_seed(1)
+    loss.accumulate_gradients('Gmain', None, None, torch.randn(4, 16), torch.zeros(4, 0), True, 1)
+    found = [parameter.grad.clone() for parameter in loss.G_synthesis.parameters()]
+    for parameter in loss.G_synthesis.parameters():
+        parameter.grad = None
+    return found
+
+
+def test_beside_nickel_and_dime(teacher):
+    """After `images_kimg`, and without a weight, nothing is left of it."""
+    plain = build(teacher)
+    loss = build(teacher, images=3, images_kimg=2, images_embedding=TINY)
+    assert [type(term) for term in loss.terms[:-1]] == [type(term) for term in plain.terms]
+    without = gradients(plain, 0)
+    with torch.no_grad():  # Another student than the teacher.
+        for each in (plain, loss):
+            for parameter in each.G_synthesis.parameters():
+                parameter.add_(0.1)
+    without = gradients(plain, 0)
+    assert not torch.allclose(gradients(loss, 0)[0], without[0])
+    torch.testing.assert_close(gradients(loss, 2000), without, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ('given', 'sentence'),
+    [
+        (dict(images=1, images_embedding=NO_LAYERS), 'images_embedding=module:.* shows no layers'),
+        (dict(images=-1), 'images=-1 must be a number from 0 on'),
+        (dict(images_kimg=5), 'images_kimg=5 needs a weight'),
+        (dict(images=1, images_kimg=0), 'images_kimg=0 must be a number above 0'),
+    ],
+)
+def test_refused(teacher, given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        checked(NickelDimeLoss, teacher=teacher, embeddings=TINY, samples=8, **given)
+
+
+# --- Losses of several ------------------------------------------------------------------------------------------------
+
+
+def test_names_that_are_joined_are_a_loss_with_the_methods_of_all(teacher):
+    loss = getattr(stylegan2_compress, 'NICKELLoss+ImageDistillationLoss')
+    assert issubclass(loss, AdversarialLoss)
+    assert loss.methods == (NICKEL, ImageDistillation)
+    assert {'feature_weight', 'pixel_weight', 'teacher', 'r1_gamma'} <= accepted(loss).keys()
+    chosen = methods_of(loss, dict(teacher=teacher, feature_weight=2, pixel_weight=1))
+    assert [each.teacher for each in chosen[1:]] == [teacher] * 2
+    twice = getattr(stylegan2_compress, 'NickelDimeLoss+NICKELLoss+AdversarialLoss')
+    assert twice.methods == NickelDimeLoss.methods
+
+
+@pytest.mark.parametrize('name', ['NICKELLoss+', 'NICKELLoss+Nothing', 'NICKELLoss+DualDiscriminator'])
+def test_names_that_are_no_losses_are_refused(name):
+    with pytest.raises(AttributeError):
+        getattr(stylegan2_compress, name)
+
+
+def test_a_run_of_several(teacher, tmp_path, make_dataset_zip, small_grids):
+    data = str(make_dataset_zip(tmp_path, n=4))
+    name = 'stylegan2_compress.DiMELoss+ImageDistillationLoss'
+    given = dict(embeddings=TINY, samples=8, embedding=TINY)
+    run_dir = distill(
+        teacher, data, str(tmp_path / 'out'), loss=name, loss_args=given, kimg=1, batch=500, device='cpu', workers=0,
+        snap=1000, pl_weight=0,
+    )  # fmt: skip
+    statistics = (tmp_path / run_dir / 'stats.jsonl').read_text()
+    assert f'Loss/DiME/{TINY}' in statistics
+    assert 'Loss/images/pixels' in statistics
+    with pytest.raises(UserError, match='MomentMatchingLoss cannot be combined'):
+        distill(teacher, data, str(tmp_path / 'out'), loss=f'{name}+MomentMatchingLoss', dry_run=True)
