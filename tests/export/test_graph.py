@@ -1,9 +1,5 @@
 """Generators as plain torch: the host's images, of every kind of generator."""
 
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
 
@@ -34,20 +30,8 @@ KINDS = {
 }
 
 
-def lively(G):
-    """A generator in which everything has an effect: biases, noise, the average of w."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(1)
-        for name, tensor in [*G.named_parameters(), *G.named_buffers()]:
-            if name.endswith(('.bias', 'w_avg')):
-                tensor.add_(torch.randn_like(tensor) * 0.3)
-            elif name.endswith('noise_strength'):
-                tensor.fill_(0.3)
-    return G.eval().requires_grad_(False)
-
-
 @pytest.fixture(scope='module')
-def make(make_generator):
+def make(make_generator, lively):
     return lambda **overrides: lively(make_generator(**overrides))
 
 
@@ -105,14 +89,14 @@ def test_without_cutoff_all_ws_are_truncated(make):
 
 
 @pytest.mark.parametrize('form', [graph.PLAIN, graph.Form(multiple=8)], ids=['plain', 'padded'])
-def test_pruned(make, form):
+def test_pruned(make, lively, form):
     G = make(synthesis_kwargs={**SMALL, 'conv_clamp': 1})
     widths = dict(zip(pruning.widths_for_ratio(G, 0.5), [3, 7, 1, 5, 2, 4], strict=True))
     masks = {name: torch.arange(width) < widths[name] for name, width in pruning.graph.widths(G).items()}
     assert difference(lively(pruning.prune(G, masks)), form=form) < 1e-4
 
 
-def test_masked_generators_are_baked():
+def test_masked_generators_are_baked(lively):
     G = ScoreMaskedGenerator(
         16, 3, 16, 16, 1, synthesis_kwargs=SMALL, mapping_kwargs=dict(num_layers=2), keep=0.1, seed=3
     )
@@ -156,22 +140,6 @@ def test_activations_are_all_of_the_hosts():
         function, gain = graph.ACTIVATIONS[name]
         assert gain == pytest.approx(float(host.def_gain))
         assert torch.allclose(function(x) * gain, bias_act.bias_act(x, act=name), atol=1e-6)
-
-
-def test_the_modules_compute_without_the_host(make, tmp_path):
-    """Exported by torch, they run in a process that has nothing but torch."""
-    G = make()
-    _mapping, synthesis = graph.from_generator(G)
-    ws = torch.randn([1, G.num_ws, G.w_dim])
-    torch.export.save(torch.export.export(synthesis, (ws,)), tmp_path / 'synthesis.pt2')
-    torch.save([ws, synthesis(ws)], tmp_path / 'expected.pt')
-    script = textwrap.dedent("""
-        import sys, torch
-        ws, expected = torch.load('expected.pt')
-        assert torch.equal(torch.export.load('synthesis.pt2').module()(ws), expected)
-        assert not {'stylegan2_compress', 'training', 'dnnlib', 'torch_utils'} & sys.modules.keys()
-    """)
-    subprocess.run([sys.executable, '-c', script], cwd=tmp_path, check=True)
 
 
 def test_inputs_are_those_that_have_an_effect(make):
