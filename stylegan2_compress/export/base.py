@@ -71,6 +71,16 @@ class Exporter(ABC):
     def runtime(self) -> str:
         """Name and version of the runtime."""
 
+    def check(self, generators: Mapping[str, Any]) -> None:  # noqa: B027  (most formats have nothing to refuse)
+        """Refuse what can be refused before anything is written.
+
+        Args:
+            generators: those to export, by file.
+
+        Raises:
+            UserError: they cannot be exported, or not together.
+        """
+
     @contextlib.contextmanager
     def destination(self, out: str, options: ExportOptions) -> Iterator[Path]:
         """A directory to write to, of which `out` is made when the block ends without an exception."""

@@ -56,6 +56,7 @@ def export(file: str, options: ExportOptions, force: bool = False, trust: bool =
     batch = chosen.batch if options.batch is None else None if options.batch == 'dynamic' else int(options.batch)
     for name, G in opened.items():
         require_memory(G, batch or 1, generators[name])
+    chosen.check({generators[name]: G for name, G in opened.items()})
 
     with chosen.destination(out, options) as directory:
         about = {
