@@ -13,6 +13,8 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import metrics, records
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.tables import number, render
+from stylegan2_compress.export import exported
+from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.host import datasets, devices
 from stylegan2_compress.host.networks import require_generator
 
@@ -39,7 +41,8 @@ def evaluate(
     """Measure G_ema of network files, and append every result to `metric-<name>.jsonl` beside its file.
 
     Args:
-        files: network files or URLs. The first is the teacher for metrics that need one. Nothing is written for URLs.
+        files: network files or URLs, and directories that `export` wrote. The first is the teacher for metrics that
+            need one. Nothing is written for URLs.
         data: directory or zip in the host's format, which all are compared with.
         metric_names: see `metrics.parse`.
         samples: number of images that each metric generates, instead of its own number.
@@ -56,12 +59,10 @@ def evaluate(
     torch_device = devices.choose(device)
     training_set, kwargs = datasets.open_training_set(data)
     label_dim = training_set.label_dim if kwargs.use_labels else 0
-    local_files = [None if dnnlib.util.is_url(file, allow_file_urls=True) else file for file in files]
+    local_files = [_file_beside(file) for file in files]
     generators = []
     for file, local_file in zip(files, local_files, strict=True):
-        contents = pickles.load(file, trust=trust)
-        require_generator(file, contents)
-        generators.append(contents['G_ema'].eval().requires_grad_(False))
+        generators.append(_open(file, trust))
         _check_data(file, generators[-1], data, training_set, label_dim)
         _check_latents(file, generators[-1], files[0], generators[0])
         if local_file is not None and not os.access(os.path.dirname(os.path.abspath(local_file)), os.W_OK):
@@ -88,6 +89,22 @@ def evaluate(
         G.cpu()
         measured.append(Measured(file, values))
     return measured
+
+
+def _open(file: str, trust: bool) -> torch.nn.Module:
+    """The generator of a network file, or an export."""
+    if exported.is_export(file):
+        return exported.Exported(file)
+    contents = pickles.load(file, trust=trust)
+    require_generator(file, contents)
+    return contents['G_ema'].eval().requires_grad_(False)
+
+
+def _file_beside(file: str) -> str | None:
+    """The file beside which results are written; of an export, they are written into it. None for a URL."""
+    if exported.is_export(file):
+        return os.path.join(file, RECORD)
+    return None if dnnlib.util.is_url(file, allow_file_urls=True) else file
 
 
 def _measure(metric: Metric, G: torch.nn.Module, seed: int, file: str | None, data: str) -> dict[str, float]:

@@ -8,7 +8,6 @@ import re
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,22 +18,10 @@ from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.export import graph
 from stylegan2_compress.export.options import FORMATS, ExportOptions
+from stylegan2_compress.export.signatures import Signature
 
 # A network in a runtime: from inputs by name to the output.
 Function = Callable[[Mapping[str, np.ndarray]], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Names and shapes of a network's inputs and of its output. The batch is None where it is dynamic."""
-
-    inputs: dict[str, list[int | None]]
-    output: str
-    output_shape: list[int | None]
-
-    def examples(self, batch: int = 2) -> dict[str, torch.Tensor]:
-        """Inputs to trace the network with."""
-        return {name: torch.ones([size or batch for size in shape]) for name, shape in self.inputs.items()}
 
 
 class Exporter(ABC):

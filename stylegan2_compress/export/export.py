@@ -12,9 +12,10 @@ import torch
 from stylegan2_compress import files, pickles, pruning
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.export import checking, graph
-from stylegan2_compress.export.base import Exporter, Signature, exporter
+from stylegan2_compress.export.base import Exporter, exporter
 from stylegan2_compress.export.options import ExportOptions
 from stylegan2_compress.export.record import RECORD
+from stylegan2_compress.export.signatures import signatures_of
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.tickets import baking
@@ -141,13 +142,7 @@ def write_generator(
     if options.weights == 'fp16':
         mapping.round_weights()
         synthesis.round_weights()
-    ws_shape = [batch, G.num_ws, G.w_dim]
-    image_shape = [batch, G.img_channels, G.img_resolution, G.img_resolution]
-    shapes: dict[str, list[int | None]] = {'z': [batch, G.z_dim], 'c': [batch, G.c_dim], 'psi': [1], 'cutoff': [1]}
-    signatures = {
-        'mapping': Signature({name: shapes[name] for name in mapping.inputs}, 'ws', ws_shape),
-        'synthesis': Signature({'ws': ws_shape}, 'image', image_shape),
-    }
+    signatures = signatures_of(G, mapping, batch)
     names = {name: f'{prefix}{name}{chosen.suffix}' for name in signatures}
     for name, module in [('mapping', mapping), ('synthesis', synthesis)]:
         chosen.write(directory / names[name], module, signatures[name])
