@@ -41,6 +41,7 @@ class Form:
 
     multiple: int = 1  # The channels of every feature map are padded to a multiple of it.
     rgb_as_product: bool = False  # toRGB is a product of matrices for each image, not a convolution of x·s.
+    styles_as_maps: bool = False  # Styles and demodulation are computed by convolutions of 1×1 pixels.
 
     def width(self, channels: int) -> int:
         """Channels of a feature map with padding."""
@@ -83,9 +84,9 @@ class Linear(Module):
         self.keep('bias', padded(bias * (layer.bias_gain * gain), rows))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, in] to [N, rows]."""
+        """[N, in] to [N, rows], or [N, in, 1, 1] to [N, rows, 1, 1]."""
         function, gain = ACTIVATIONS[self.activation]
-        return function(functional.linear(x, self.weight.float(), self.bias)) * gain
+        return function(product(x, self.weight.float(), self.bias)) * gain
 
 
 class Mapping(Module):
@@ -151,11 +152,11 @@ class StyledConvolution(Module):
     def __init__(self, layer: torch.nn.Module, noise: bool, form: Form):
         super().__init__()
         self.up, self.padding, self.clamp = layer.up, layer.padding, layer.conv_clamp
-        self.activation = layer.activation
+        self.activation, self.styles_as_maps = layer.activation, form.styles_as_maps
         outputs, inputs = map(form.width, layer.weight.shape[:2])
         self.affine = Linear(layer.affine, rows=inputs)
         weight = padded(layer.weight, outputs, inputs)
-        self.keep('squares', weight.square().sum(dim=[2, 3]).t())
+        self.keep('squares', weight.square().sum(dim=[2, 3]))
         # A channel without weights is not scaled up by 1/√ε.
         self.keep('epsilon', torch.where(torch.arange(outputs) < len(layer.weight), EPSILON, 1.0))
         self.keep('bias', padded(layer.bias, outputs))
@@ -172,14 +173,14 @@ class StyledConvolution(Module):
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """Features [N, in, H, W] of the last layer, or [1, …], and w [N, w_dim] to [N, out, H·up, W·up]."""
-        styles = self.affine(w)
-        scales = (styles.square() @ self.squares.float() + self.epsilon).rsqrt()
-        x = x * styles[:, :, None, None]
+        styles = self.affine(as_map(w) if self.styles_as_maps else w)
+        scales = product(styles.square(), self.squares.float(), self.epsilon).rsqrt()
+        x = x * as_map(styles)
         if self.filter is not None:
             x = self.filter(functional.conv_transpose2d(x, self.weight.float(), stride=self.up))
         else:
             x = functional.conv2d(x, self.weight.float(), padding=self.padding)
-        x = x * scales[:, :, None, None]
+        x = x * as_map(scales)
         if self.noise is not None:
             x = x + self.noise.float()
         function, gain = ACTIVATIONS[self.activation]
@@ -197,7 +198,8 @@ class ToRGB(Module):
 
     def __init__(self, layer: torch.nn.Module, resolution: int, form: 'Form'):
         super().__init__()
-        self.clamp, self.resolution, self.as_product = layer.conv_clamp, resolution, form.rgb_as_product
+        self.clamp, self.resolution = layer.conv_clamp, resolution
+        self.as_product, self.styles_as_maps = form.rgb_as_product, form.styles_as_maps
         channels, inputs = layer.weight.shape[:2]
         inputs = form.width(inputs)
         self.affine = Linear(layer.affine, gain=layer.weight_gain, rows=inputs)
@@ -206,12 +208,12 @@ class ToRGB(Module):
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """Features [N, in, H, W] and w [N, w_dim] to what is added to the image, [N, img_channels, H, W]."""
-        styles = self.affine(w)
+        styles = self.affine(as_map(w) if self.styles_as_maps else w)
         if self.as_product:
-            weight = self.weight.float().flatten(start_dim=1) * styles[:, None, :]
+            weight = self.weight.float().flatten(start_dim=1) * styles.flatten(start_dim=1)[:, None, :]
             x = (weight @ x.flatten(start_dim=2)).unflatten(2, [self.resolution, self.resolution])
         else:
-            x = functional.conv2d(x * styles[:, :, None, None], self.weight.float())
+            x = functional.conv2d(x * as_map(styles), self.weight.float())
         return clamped(x + self.bias[:, None, None], self.clamp)
 
 
@@ -361,6 +363,18 @@ def check(G: torch.nn.Module, file: str) -> None:
             )
         if len(set(block.resample_filter.shape)) != 1:
             raise UserError(f'{file} has a filter that is not square, for upsampling: no such network can be exported.')
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """x [N, in] times weights [out, in], plus bias [out], as [N, out]; with two dimensions of 1 more, as x has them."""
+    if x.ndim == 2:
+        return functional.linear(x, weight, bias)
+    return functional.conv2d(x, weight[:, :, None, None], bias)
+
+
+def as_map(x: torch.Tensor) -> torch.Tensor:
+    """[N, C] as a map of one pixel, [N, C, 1, 1]."""
+    return x if x.ndim == 4 else x[:, :, None, None]
 
 
 def normalized(x: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,9 @@ def difference(G, noise='const', form=graph.PLAIN, psi=0.6, cutoff=2) -> float:
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('form', [graph.PLAIN, graph.Form(multiple=6, rgb_as_product=True)], ids=['plain', 'padded'])
+@pytest.mark.parametrize(
+    'form', [graph.PLAIN, graph.Form(multiple=6, rgb_as_product=True, styles_as_maps=True)], ids=['plain', 'other']
+)
 def test_images_are_the_hosts(make, kind, form):
     assert difference(make(**KINDS[kind]), form=form) < 1e-4
 
@@ -88,7 +90,7 @@ def test_without_cutoff_all_ws_are_truncated(make):
     assert torch.allclose(mapping(z=z, psi=torch.tensor([0.5])), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize('form', [graph.PLAIN, graph.Form(multiple=8)], ids=['plain', 'padded'])
+@pytest.mark.parametrize('form', [graph.Form(multiple=8), graph.Form(styles_as_maps=True)], ids=['padded', 'maps'])
 def test_pruned(make, lively, form):
     G = make(synthesis_kwargs={**SMALL, 'conv_clamp': 1})
     widths = dict(zip(pruning.widths_for_ratio(G, 0.5), [3, 7, 1, 5, 2, 4], strict=True))
