@@ -14,7 +14,6 @@ from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.export import checking
 from stylegan2_compress.export.exported import Exported, is_export
 
-
 pytestmark = [
     pytest.mark.filterwarnings('ignore:This DataLoader will create 3 worker processes'),
     pytest.mark.filterwarnings('ignore::DeprecationWarning'),
