@@ -23,6 +23,8 @@ from stylegan2_compress import host
 RATIOS = (0, 0.7, 0.8, 0.9, 0.95)
 WIDTHS = {res: min(16384 // res, 512) for res in (4, 8, 16, 32, 64, 128, 256)}  # The host's `paper256`.
 RUNTIMES = {'onnx': 'ONNX Runtime', 'openvino': 'OpenVINO'}
+SIDE = 1024  # Of the matrices whose product is the measure.
+PRODUCT = (None, 'product')
 TIMING = """
 (async () => {
   const times = [];
@@ -60,7 +62,8 @@ def main(ratios, batches, counts, rounds: int, multiple_of: int, browser: bool, 
     for threads in counts:
         torch.set_num_threads(threads)
         for batch in batches:
-            rate = multiply_accumulates_per_second()
+            times = by_turns(generators, chosen, batch, threads, rounds)
+            rate, dense = 1 / times[PRODUCT], times[min(generators), 'host']
             lines += [
                 '',
                 f'**Batch {batch}, {threads} thread{"s" * (threads > 1)}** (matrix product: {rate / 1e9:.0f} GMAC/s)',
@@ -68,8 +71,6 @@ def main(ratios, batches, counts, rounds: int, multiple_of: int, browser: bool, 
             ]
             lines += ['| ratio (MACs) | host | ONNX Runtime | dense host ÷ it | OpenVINO | dense host ÷ it | share |']
             lines += ['| --- | --- | --- | --- | --- | --- | --- |']
-            times = by_turns(generators, chosen, batch, threads, rounds)
-            dense = times[min(generators), 'host']
             for ratio, G in generators.items():
                 macs = profiling.macs(G)
                 cells = [f'{ratio:g} ({macs / 1e6:,.0f} M)', f'{times[ratio, "host"] * 1e3:.1f}']
@@ -108,22 +109,12 @@ def generator(ratio: float, multiple_of: int):
     return G.eval().requires_grad_(False)
 
 
-def multiply_accumulates_per_second(side: int = 1024) -> float:
-    """Of torch's product of matrices, in FP32, on the current number of threads; the best of several."""
-    a, b = torch.randn([side, side]), torch.randn([side, side])
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
-    return side**3 / min(times)
-
-
-def by_turns(generators, chosen, batch: int, threads: int, rounds: int) -> dict[tuple[float, str], float]:
-    """Seconds per image by ratio and runtime ('host', 'onnx', 'openvino')."""
+def by_turns(generators, chosen, batch: int, threads: int, rounds: int) -> dict[tuple[float | None, str], float]:
+    """Seconds per image by ratio and runtime ('host', 'onnx', 'openvino'); of a multiply-accumulate for `PRODUCT`."""
     from stylegan2_compress.export import checking, timing
 
-    runs = {}
+    a, b = torch.randn([SIDE, SIDE]), torch.randn([SIDE, SIDE])
+    runs = {PRODUCT: lambda: a @ b}
     for ratio, G in generators.items():
         inputs = checking.inputs_of(G, batch, 1.0, G.num_ws)
         z, c = torch.from_numpy(inputs['z']), torch.from_numpy(inputs.pop('c'))
@@ -138,7 +129,7 @@ def by_turns(generators, chosen, batch: int, threads: int, rounds: int) -> dict[
                 start = time.perf_counter()
                 run()
                 times[key] = min(times[key], time.perf_counter() - start)
-    return {key: seconds / batch for key, seconds in times.items()}
+    return {key: seconds / (SIDE**3 if key == PRODUCT else batch) for key, seconds in times.items()}
 
 
 def in_browser(G) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from stylegan2_compress import files, pickles, pruning
+from stylegan2_compress import files, pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.export import checking, graph
 from stylegan2_compress.export.base import Exporter, exporter
@@ -18,6 +18,7 @@ from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.export.signatures import signatures_of
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.pruning.graph import widths
 from stylegan2_compress.tickets import baking
 from stylegan2_compress.version import __version__
 
@@ -102,7 +103,7 @@ def require_memory(G: Any, batch: int, file: str) -> None:
     Raises:
         UserError: it does not.
     """
-    values = max(width * int(name[1 : name.index('.')]) ** 2 for name, width in pruning.graph.widths(G).items())
+    values = max(width * int(name[1 : name.index('.')]) ** 2 for name, width in widths(G).items())
     needed = 4 * (FEATURE_MAPS * batch * values + 2 * profiling.parameters(G))
     available = psutil.virtual_memory().available
     if needed > available:

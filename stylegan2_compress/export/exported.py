@@ -39,13 +39,14 @@ class Exported(torch.nn.Module):
         about = read_record(directory)
         for name in ('z_dim', 'c_dim', 'w_dim', 'num_ws', 'img_resolution', 'img_channels'):
             setattr(self, name, about['generator'][name])
+        num_ws = about['generator']['num_ws']
         load = exporter(about['format']).load
         batch = about['batch'] if isinstance(about['batch'], int) else None
         networks = {
             name: load(os.path.join(directory, entry['file']), threads or torch.get_num_threads())
             for name, entry in about['networks'].items()
         }
-        self.mapping = _Mapping(networks['mapping'], set(about['networks']['mapping']['inputs']), batch, self.num_ws)
+        self.mapping = _Mapping(networks['mapping'], set(about['networks']['mapping']['inputs']), batch, num_ws)
         self.synthesis = _Synthesis(networks['synthesis'], batch)
         self.register_buffer('device_of_results', torch.zeros([]))  # Generators are asked for the one of their buffers.
 
@@ -66,7 +67,7 @@ class _Mapping(torch.nn.Module):
 
     def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, **_kwargs):
         cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
-        numbers = {name: np.float32([value]) for name, value in [('psi', truncation_psi), ('cutoff', cutoff)]}
+        numbers = {name: np.array([value], np.float32) for name, value in [('psi', truncation_psi), ('cutoff', cutoff)]}
         rows = {name: value.cpu().float().numpy() for name, value in [('z', z), ('c', c)] if name in self.inputs}
         numbers = {name: value for name, value in numbers.items() if name in self.inputs}
         return in_batches(self.function, rows, numbers, self.batch).to(z.device)

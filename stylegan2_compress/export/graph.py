@@ -10,6 +10,7 @@ a fixed batch.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -54,6 +55,16 @@ PLAIN = Form()
 class Module(torch.nn.Module):
     """A module of constants: buffers, which never train, weights perhaps as FP16, which are used as FP32."""
 
+    # Buffers that subclasses keep.
+    weight: torch.Tensor
+    bias: torch.Tensor
+    squares: torch.Tensor
+    epsilon: torch.Tensor
+    noise: torch.Tensor | None
+    const: torch.Tensor
+    first: torch.Tensor
+    w_avg: torch.Tensor
+
     def keep(self, name: str, value: torch.Tensor | None) -> None:
         self.register_buffer(name, None if value is None else value.detach().float().clone().contiguous())
 
@@ -75,7 +86,7 @@ class Linear(Module):
         rows: number of outputs; those that `layer` does not have are 0.
     """
 
-    def __init__(self, layer: torch.nn.Module, gain: float = 1, rows: int | None = None):
+    def __init__(self, layer: Any, gain: float = 1, rows: int | None = None):
         super().__init__()
         self.activation = layer.activation
         rows = rows or len(layer.weight)
@@ -99,7 +110,7 @@ class Mapping(Module):
         inputs: the names of the arguments of `forward` that this network has a use for.
     """
 
-    def __init__(self, mapping: torch.nn.Module):
+    def __init__(self, mapping: Any):
         super().__init__()
         self.num_ws, self.w_dim = mapping.num_ws, mapping.w_dim
         self.embed = Linear(mapping.embed) if mapping.c_dim else None
@@ -128,7 +139,7 @@ class Mapping(Module):
         parts = []
         if z is not None:
             parts.append(normalized(z))
-        if c is not None:
+        if c is not None and self.embed is not None:
             parts.append(normalized(self.embed(c)))
         x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         for layer in self.layers:
@@ -149,7 +160,7 @@ class StyledConvolution(Module):
         form: see `Form`.
     """
 
-    def __init__(self, layer: torch.nn.Module, noise: bool, form: Form):
+    def __init__(self, layer: Any, noise: bool, form: Form):
         super().__init__()
         self.up, self.padding, self.clamp = layer.up, layer.padding, layer.conv_clamp
         self.activation, self.styles_as_maps = layer.activation, form.styles_as_maps
@@ -196,7 +207,7 @@ class ToRGB(Module):
         form: see `Form`.
     """
 
-    def __init__(self, layer: torch.nn.Module, resolution: int, form: 'Form'):
+    def __init__(self, layer: Any, resolution: int, form: 'Form'):
         super().__init__()
         self.clamp, self.resolution = layer.conv_clamp, resolution
         self.as_product, self.styles_as_maps = form.rgb_as_product, form.styles_as_maps
@@ -279,7 +290,7 @@ class Block(Module):
         form: see `Form`.
     """
 
-    def __init__(self, block: torch.nn.Module, noise: bool, form: Form):
+    def __init__(self, block: Any, noise: bool, form: Form):
         super().__init__()
         self.conv0 = self.upsampling = None
         if block.in_channels:
@@ -289,16 +300,15 @@ class Block(Module):
             self.keep('const', padded(block.const, form.width(len(block.const)))[None])
         self.conv1 = StyledConvolution(block.conv1, noise, form)
         self.torgb = ToRGB(block.torgb, block.resolution, form)
-        self.num_ws = block.num_conv
 
     def forward(
         self, x: torch.Tensor | None, image: torch.Tensor | None, ws: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features and image of the last block, None for the first, and the w of each layer, to those of this block."""
-        x = self.const.float() if self.conv0 is None else self.conv0(x, ws[0])
-        x = self.conv1(x, ws[-2])
-        rgb = self.torgb(x, ws[-1])
-        return x, rgb if self.upsampling is None else self.upsampling(image) + rgb
+        features = self.const.float() if x is None or self.conv0 is None else self.conv0(x, ws[0])
+        features = self.conv1(features, ws[-2])
+        rgb = self.torgb(features, ws[-1])
+        return features, rgb if image is None or self.upsampling is None else self.upsampling(image) + rgb
 
 
 class Synthesis(Module):
@@ -310,24 +320,26 @@ class Synthesis(Module):
         form: see `Form`.
     """
 
-    def __init__(self, synthesis: torch.nn.Module, noise: str = 'const', form: Form = PLAIN):
+    def __init__(self, synthesis: Any, noise: str = 'const', form: Form = PLAIN):
         super().__init__()
         self.num_ws, self.w_dim = synthesis.num_ws, synthesis.w_dim
         blocks = [getattr(synthesis, f'b{res}') for res in synthesis.block_resolutions]
         self.blocks = torch.nn.ModuleList(Block(block, noise == 'const', form) for block in blocks)
+        self.counts = [block.num_conv for block in blocks]
 
     def forward(self, ws: torch.Tensor) -> torch.Tensor:
         """Images [N, img_channels, img_resolution, img_resolution], in [-1, 1] but for overshoot, of ws."""
         each = [ws[:, i] for i in range(self.num_ws)]
         x = image = None
-        for block in self.blocks:
-            x, image = block(x, image, each[: block.num_ws + 1])
-            each = each[block.num_ws :]
+        for block, count in zip(self.blocks, self.counts, strict=True):
+            x, image = block(x, image, each[: count + 1])  # The last w is for toRGB, and for the next block again.
+            each = each[count:]
+        assert image is not None
         return image
 
 
 def from_generator(
-    G: torch.nn.Module, noise: str = 'const', form: Form = PLAIN, file: str = 'The generator'
+    G: Any, noise: str = 'const', form: Form = PLAIN, file: str = 'The generator'
 ) -> tuple[Mapping, Synthesis]:
     """The two modules of a generator, on its device.
 
@@ -346,7 +358,7 @@ def from_generator(
         return Mapping(G.mapping).eval(), Synthesis(G.synthesis, noise, form).eval()
 
 
-def check(G: torch.nn.Module, file: str) -> None:
+def check(G: Any, file: str) -> None:
     """Refuse generators of which there is no graph.
 
     Args:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import torch
 
@@ -48,7 +49,7 @@ class OnnxExporter(Exporter):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-        return lambda inputs: session.run(None, inputs)[0]
+        return lambda inputs: np.asarray(session.run(None, inputs)[0])
 
     def runtime(self) -> str:
         return f'ONNX Runtime {onnxruntime.__version__}'

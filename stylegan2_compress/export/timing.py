@@ -26,10 +26,11 @@ def functions_of(
         noise: 'const' or 'none'.
         threads: of the runtime; torch's by default.
     """
-    modules = dict(zip(('mapping', 'synthesis'), graph.from_generator(G, noise, chosen.form, file), strict=True))
+    mapping, synthesis = graph.from_generator(G, noise, chosen.form, file)
+    modules: dict[str, torch.nn.Module] = {'mapping': mapping, 'synthesis': synthesis}
     functions = {}
     with tempfile.TemporaryDirectory() as directory:
-        for name, signature in signatures_of(G, modules['mapping'], batch).items():
+        for name, signature in signatures_of(G, mapping, batch).items():
             path = Path(directory, name + chosen.suffix)
             chosen.write(path, modules[name], signature)
             functions[name] = chosen.load(str(path), threads or torch.get_num_threads())
