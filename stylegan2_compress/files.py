@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -174,6 +175,59 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename in (None, str(temporary)) and error.errno is not None:
             raise UserError(f'Cannot write {path}: {error.strerror}.') from error
         raise
+    _sync_directory(target.parent)
+
+
+def refuse_to_replace_directory(path: str, force: bool, marker: str) -> None:
+    """Check that a directory can be made, and that there is none unless `force` is given and it is one of ours.
+
+    Args:
+        path: the directory.
+        force: whether to replace a directory that has the file `marker`, or is empty.
+        marker: a file that all directories of the kind have.
+
+    Raises:
+        UserError: there is a file or another directory, or its parent cannot be written to.
+    """
+    target = Path(path)
+    if target.exists():
+        if not target.is_dir():
+            raise UserError(f'{path} is a file: name a directory to write.')
+        if any(target.iterdir()) and not (force and (target / marker).is_file()):
+            way_out = 'name another directory' if force else 'name another directory, or add --force to replace it'
+            raise UserError(f'{path} exists{f" and has no {marker}" if force else ""}: {way_out}.')
+    if not os.access(target.absolute().parent, os.W_OK):
+        raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """A new directory that appears under `path` when the block ends, in place of one that may be there, or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f'.{target.name[:200]}.{secrets.token_hex(8)}.tmp')
+    try:
+        temporary.mkdir()
+    except OSError as error:
+        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
+    try:
+        yield temporary
+        if target.exists():
+            replaced = temporary.with_suffix('.old')
+            target.rename(replaced)
+            temporary.rename(target)
+            shutil.rmtree(replaced)
+        else:
+            temporary.rename(target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     _sync_directory(target.parent)
 
 

@@ -24,6 +24,7 @@ LAYERS = [
     ['pickles'],
     ['runs'],
     ['tickets'],
+    ['export'],
     ['distributions'],
     ['losses'],
     ['training_loops'],

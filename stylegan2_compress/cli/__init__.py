@@ -14,6 +14,7 @@ COMMANDS = {
     'convert': 'networks:convert',
     'distill': 'training:distill',
     'evaluate': 'evaluation:evaluate',
+    'export': 'export:export',
     'find-ticket': 'training:find_ticket',
     'host': 'host:host',
     'inspect': 'networks:inspect',

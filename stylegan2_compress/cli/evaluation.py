@@ -6,7 +6,7 @@ from stylegan2_compress.cli.shared import SEED, device_option, host_option, load
 
 
 @click.command()
-@click.argument('files', nargs=-1, required=True, metavar='PKL|URL…')
+@click.argument('files', nargs=-1, required=True, metavar='PKL|URL|EXPORT…')
 @click.option(
     '--data', required=True, metavar='PATH', help="Images to compare with: directory or zip in the host's format."
 )
@@ -27,7 +27,8 @@ from stylegan2_compress.cli.shared import SEED, device_option, host_option, load
 def evaluate(files, data, metrics, samples, repeats, seed, mirror, device, trust, host_dir):
     """Measure generators (G_ema), side by side; differences are to the first one.
 
-    Every result is appended to metric-<name>.jsonl beside its file, in the host's format; `compare` reads them.
+    Every result is appended to metric-<name>.jsonl beside its file, in the host's format; `compare` reads them. Exports
+    are measured as they run, beside the networks that they are of; results are written into them.
 
     \b
     Metrics, separated by commas:

@@ -120,6 +120,13 @@ def prune(force, trust, host_dir, **options):
 @click.argument('files', nargs=-1, required=True, metavar='PKL|URL…')
 @click.option('--batch', type=click.IntRange(min=1), default=16, show_default=True, help='Measure at 1 and this size.')
 @click.option('--layers', is_flag=True, help='Show every layer.')
+@click.option(
+    '--runtime',
+    'runtimes',
+    multiple=True,
+    type=click.Choice(['onnx', 'openvino', 'torch']),
+    help='Time an export, too, in this runtime; may be repeated.',
+)
 @click.option('--no-measure', is_flag=True, help='Only count: nothing is run.')
 @click.option('--json', 'as_json', is_flag=True, help='Write JSON instead of a table.')
 @device_option
@@ -135,6 +142,9 @@ def profile(host_dir, **options):
     Examples:
       # Teacher and student side by side
       stylegan2-compress profile ffhq.pkl student.pkl
+    \b
+      # And as fast as they can be exported to run
+      stylegan2-compress profile ffhq.pkl student.pkl --runtime onnx --runtime openvino
     \b
       # Counts of every layer, for another program
       stylegan2-compress profile --no-measure --layers --json ffhq.pkl

@@ -252,6 +252,9 @@ class PruneOptions:
     widths: str | None = argument(
         'Instead: channels to keep by resolution; the others stay whole.', None, metavar='RES:N,…'
     )
+    multiple_of: int = argument(
+        'Round widths up to a multiple of N, as far as there are channels.', 1, least=1, default_text='1', metavar='N'
+    )
     criterion: str = argument(
         'How channels are chosen: l1, l1-styled, random, content-aware, diversity, or an importable name.',
         'l1',

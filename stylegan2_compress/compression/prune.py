@@ -38,6 +38,7 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
         widths = pruning.widths_for_ratio(G_ema, options.ratio)  # pyright: ignore[reportArgumentType]  # One is given.
     else:
         widths = pruning.widths_from_text(G_ema, options.widths)
+    widths = pruning.rounded_up(G_ema, widths, options.multiple_of)
     G_ema.to(device)
     student = pruning.make_student(data, widths, options.criterion, criterion_options, options.init)
     for network in (student['G'], student['G_ema']):

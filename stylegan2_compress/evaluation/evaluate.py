@@ -16,6 +16,8 @@ from stylegan2_compress.evaluation import metrics, records
 from stylegan2_compress.evaluation import samples as images
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.tables import number, render
+from stylegan2_compress.export import exported
+from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.host import datasets, devices, downloads
 from stylegan2_compress.host.networks import require_finite, require_generator
 
@@ -42,7 +44,8 @@ def evaluate(
     """Measure G_ema of network files, and append every result to `metric-<name>.jsonl` beside its file.
 
     Args:
-        files: network files or URLs. The first is the teacher for metrics that need one. Nothing is written for URLs.
+        files: network files or URLs, and directories that `export` wrote. The first is the teacher for metrics that
+            need one. Nothing is written for URLs.
         data: directory or zip in the host's format, which all are compared with.
         metric_names: see `metrics.parse`.
         samples: number of images that each metric generates, instead of its own number.
@@ -63,12 +66,10 @@ def evaluate(
     if len(training_set) < 2:
         raise UserError(f'--data={data} has one image, and distributions are of several: name the data it is from.')
     label_dim = training_set.label_dim if kwargs.use_labels else 0
-    local_files = [None if downloads.is_remote(file) else file for file in files]
+    local_files = [_file_beside(file) for file in files]
     generators = []
     for file, local_file in zip(files, local_files, strict=True):
-        contents = pickles.load(file, trust=trust)
-        require_generator(file, contents)
-        generators.append(contents['G_ema'].eval().requires_grad_(False))
+        generators.append(_open(file, trust))
         _check_data(file, generators[-1], data, training_set, label_dim)
         _check_latents(file, generators[-1], files[0], generators[0])
         require_finite(file, generators[-1])
@@ -109,6 +110,22 @@ def look_at_two_images(G: Generator) -> None:
     """Make two images, for whoever checks them: a generator that makes none is found before another is measured."""
     c = torch.eye(G.c_dim)[torch.arange(2) % G.c_dim] if G.c_dim else torch.zeros([2, 0])
     list(images.fakes(G, images.latents(G, 2, seed=0), c))
+
+
+def _open(file: str, trust: bool) -> torch.nn.Module:
+    """The generator of a network file, or an export."""
+    if exported.is_export(file):
+        return exported.Exported(file)
+    contents = pickles.load(file, trust=trust)
+    require_generator(file, contents)
+    return contents['G_ema'].eval().requires_grad_(False)
+
+
+def _file_beside(file: str) -> str | None:
+    """The file beside which results are written; of an export, they are written into it. None for a URL."""
+    if exported.is_export(file):
+        return os.path.join(file, RECORD)
+    return None if downloads.is_remote(file) else file
 
 
 def _measure(metric: Metric, G: Generator, seed: int, file: str | None, data: str) -> dict[str, float]:

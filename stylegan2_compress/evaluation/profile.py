@@ -9,6 +9,8 @@ from tqdm import tqdm
 
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.export import graph, timing
+from stylegan2_compress.export.base import exporter
 from stylegan2_compress.host import devices, profiling
 from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.tickets import baking
@@ -18,6 +20,7 @@ def profile(
     files: Sequence[str],
     batch: int = 16,
     layers: bool = False,
+    runtimes: Sequence[str] = (),
     no_measure: bool = False,
     as_json: bool = False,
     device: str | None = None,
@@ -29,6 +32,7 @@ def profile(
         files: network files or URLs; the others are compared with the first.
         batch: images at a time.
         layers: show every layer.
+        runtimes: formats of exports to time as well, on the CPU; compared with the first network in the host's code.
         no_measure: only count.
         as_json: JSON instead of a table.
         device: where to measure; CUDA where there is one by default.
@@ -37,12 +41,17 @@ def profile(
     Raises:
         UserError: a file cannot be read, or memory does not hold the batch.
     """
+    if no_measure and runtimes:
+        raise UserError(f'--runtime={runtimes[0]} and --no-measure exclude each other: leave one out.')
+    exporters = {name: exporter(name) for name in runtimes}
     torch_device = devices.choose(device)
     generators = []
     for file in files:
         data = pickles.load(file, trust=trust)
         require_generator(file, data)
         generators.append(baking.plain(data['G_ema']).eval())
+        if exporters:
+            graph.check(generators[-1], file)
     profiles = []
     for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
         file_bytes = Path(pickles.local_file(file)).stat().st_size
@@ -56,6 +65,8 @@ def profile(
                 f'--batch={batch} is more than memory holds on {torch_device}: give a smaller one.'
             ) from error
         G.cpu()
+        for runtime, chosen in exporters.items():
+            profiles[-1].exports[runtime] = {batch: timing.seconds_of(chosen, G, file, batch) for batch in batches}
     measured_on = None if no_measure else profiling.device_name(torch_device)
     if as_json:
         entries = [{**dataclasses.asdict(p), 'against_first': profiling.reductions(p, profiles[0])} for p in profiles]

@@ -5,7 +5,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -157,6 +157,7 @@ class Profile:
     macs: int
     layers: list[LayerCost]  # Empty if not asked for.
     measurements: list[Measurement]  # Likewise.
+    exports: dict[str, dict[int, float]] = field(default_factory=dict)  # Seconds of a batch by runtime and batch size.
 
 
 def profile(G: Generator, file: str, file_bytes: int, layers: bool, batches: Sequence[int]) -> Profile:
@@ -188,6 +189,8 @@ def reductions(profile: Profile, reference: Profile) -> dict[str, float]:
     }
     for ours, theirs in zip(profile.measurements, reference.measurements, strict=True):
         result[f'speedup_at_batch_{ours.batch}'] = theirs.seconds / ours.seconds
+        for runtime, seconds in profile.exports.items():
+            result[f'speedup_in_{runtime}_at_batch_{ours.batch}'] = theirs.seconds / seconds[ours.batch]
     return result
 
 
@@ -220,6 +223,10 @@ def _cells(profile: Profile, first: Profile) -> dict[str, str]:
         )
         cells[f'measured  images/s at batch {m.batch}'] = f'{m.images_per_second:.1f}'
         cells[f'measured  peak tensor memory at batch {m.batch}'] = _megabytes(m.peak_bytes)
+    for runtime, seconds in profile.exports.items():
+        for batch, value in seconds.items():
+            gain = gains[f'speedup_in_{runtime}_at_batch_{batch}']
+            cells[f'measured  latency at batch {batch}, {runtime}'] = f'{value * 1000:.1f} ms ({gain:.2f}× the speed)'
     return cells
 
 

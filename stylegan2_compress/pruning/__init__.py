@@ -3,7 +3,7 @@
 from stylegan2_compress.pruning.criteria import CRITERIA, Criterion, CriterionOptions, Scores, load_content_mask
 from stylegan2_compress.pruning.initialization import INITIALIZATIONS, Initialization
 from stylegan2_compress.pruning.student import make_student, require_prunable
-from stylegan2_compress.pruning.surgery import masks_from_scores, prune, widths_for_ratio, widths_from_text
+from stylegan2_compress.pruning.surgery import masks_from_scores, prune, rounded_up, widths_for_ratio, widths_from_text
 
 __all__ = [
     'CRITERIA',
@@ -17,6 +17,7 @@ __all__ = [
     'masks_from_scores',
     'prune',
     'require_prunable',
+    'rounded_up',
     'widths_for_ratio',
     'widths_from_text',
 ]

@@ -52,6 +52,15 @@ def widths_from_text(G: Generator, text: str) -> dict[str, int]:
     return {**whole, **result}
 
 
+def rounded_up(G: Generator, widths: Mapping[str, int], multiple: int) -> dict[str, int]:
+    """Widths rounded up to a multiple of `multiple`, which vector units compute at little or no cost.
+
+    A feature map never gets more channels than it has in `G`.
+    """
+    whole = graph.widths(G)
+    return {name: min(-(-width // multiple) * multiple, whole[name]) for name, width in widths.items()}
+
+
 def masks_from_scores(scores: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
     """A boolean mask [c] per feature map that keeps the `widths[name]` channels of highest score, ties by index.
 

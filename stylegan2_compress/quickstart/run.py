@@ -15,6 +15,8 @@ from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.distances import frechet_distance
 from stylegan2_compress.evaluation.samples import generate
+from stylegan2_compress.export.export import export
+from stylegan2_compress.export.options import ExportOptions
 from stylegan2_compress.files import make_directory, require_writable_directory
 from stylegan2_compress.host import profiling
 from stylegan2_compress.quickstart import digits, mnist
@@ -98,8 +100,30 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
     print_table(rows, samples)
     print(f'\nImages of the same z from all three: {run_dir}/compare.png')
     print(f'The compressed generator:            {student}')
+    for line in export_student(str(student), teacher, run_dir):
+        print(line)
     print(f'Took {(time.time() - start) / 60:.1f} minutes.')
     return run_dir
+
+
+def export_student(student: str, teacher: str, run_dir: str) -> list[str]:
+    """Write a generator for ONNX Runtime, and a page with it and its teacher, where the packages for that are there.
+
+    Returns:
+        A line on each: where it is, or why it is not.
+    """
+    lines = []
+    for name, what, options in [
+        ('onnx', 'The same in ONNX Runtime:            ', dict(format='onnx')),
+        ('page.html', 'A page to open in a browser:         ', dict(format='web', single_file=True, teacher=teacher)),
+    ]:
+        out = os.path.join(run_dir, name)
+        try:
+            export(student, ExportOptions(out=out, **options), force=True)
+            lines.append(what + out)
+        except UserError as error:
+            lines.append(f'Not exported: {error.message}')
+    return lines
 
 
 def load_teacher() -> dict:

@@ -39,7 +39,7 @@ def write(
         pictures = [None] * len(runs)
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic_write(path) as file:
-        file.write(page.build(runs, pictures))
+        file.write(page.build(runs, pictures, path.parent))
     return path
 
 

@@ -5,9 +5,12 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import time
+import urllib.parse
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
@@ -28,18 +31,19 @@ DASH = '–'
 MORE_IS_BETTER = ('_precision', '_recall', 'is50k_mean')  # Of other metrics, less is better.
 
 
-def build(runs: Sequence[Run], pictures: Sequence['Pictures | None']) -> bytes:
+def build(runs: Sequence[Run], pictures: Sequence['Pictures | None'], directory: Path = Path()) -> bytes:
     """The HTML file about these runs.
 
     Args:
         runs: the runs.
         pictures: generators and images of each; None if its networks were not opened.
+        directory: where the file will lie, which links to exports start from.
     """
     labels = short_names([run.name for run in runs])
     drawn = charts.sections(runs, labels)
     title = runs[0].name if len(runs) == 1 else f'{len(runs)} runs: {", ".join(labels)}'
     parts = {
-        'runs': ('Run' if len(runs) == 1 else 'Runs', _run_cards(runs, labels, pictures)),
+        'runs': ('Run' if len(runs) == 1 else 'Runs', _run_cards(runs, labels, pictures, directory)),
         'costs': ('Size and quality', _costs(runs, labels, pictures)),
         'images': ('Images', _images(runs, labels, pictures)),
         'curves': ('Curves', _curves(drawn)),
@@ -127,7 +131,9 @@ def short_names(names: Sequence[str]) -> list[str]:
 # --- Runs -------------------------------------------------------------------------------------------------------------
 
 
-def _run_cards(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictures | None']) -> Element:
+def _run_cards(
+    runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictures | None'], directory: Path
+) -> Element:
     cards = []
     for index, (run, label, seen) in enumerate(zip(runs, labels, pictures, strict=True)):
         heading = [_sample(Line('', '', index % charts.COLORS, 0, [])), ' ', label] if len(runs) > 1 else ['State']
@@ -143,11 +149,23 @@ def _run_cards(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['P
                 element(
                     'dl', *(element('div', element('dt', name), element('dd', text)) for name, text in _facts(run))
                 ),
+                _exports(run, directory),
                 element('ul', *(element('li', note) for note in notes), class_='notes') if notes else None,
                 class_='card',
             )
         )
     return element('div', *cards, class_='cards')
+
+
+def _exports(run: Run, directory: Path) -> Element | None:
+    """Links to the exports in the run directory."""
+    if not run.exports:
+        return None
+    links = []
+    for path in run.exports:
+        address = urllib.parse.quote(os.path.relpath(path, directory).replace(os.sep, '/'))
+        links += [', ' if links else 'Exports: ', element('a', path.parent.name, href=address)]
+    return element('p', *links)
 
 
 def _progress(run: Run) -> Element | None:

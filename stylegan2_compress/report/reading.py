@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.runs.directory import RunDirectory, kimg_of
 
 LOG_TAIL = 1 << 18  # Bytes at the end of log.txt that are looked at.
@@ -56,6 +57,7 @@ class Run:
     snapshots: list[tuple[int, Path]]  # (kimg, network-snapshot-*.pkl), in order.
     fakes: list[tuple[int, Path]]  # (kimg, fakes*.png), in order.
     state: State
+    exports: list[Path] = field(default_factory=list)  # Of each export in the directory its page, or its record.
     notes: list[str] = field(default_factory=list)  # What was missing or could not be read, in sentences.
 
     @property
@@ -111,10 +113,17 @@ def _read(path: Path) -> Run:
         snapshots=_numbered(directory.snapshots()),
         fakes=_numbered(directory.fakes()),
         state=State('running', ''),
+        exports=_exports(path),
         notes=notes,
     )
     run.state = _state(run, _log_lines(log), silence=time.time() - last_sign)
     return run
+
+
+def _exports(path: Path) -> list[Path]:
+    """What can be opened of each export in a run directory: the page of one for browsers, the record of others."""
+    records = sorted(path.glob(f'*/{RECORD}'))
+    return [page if (page := record.with_name('index.html')).is_file() else record for record in records]
 
 
 def _require_run(path: Path) -> None:

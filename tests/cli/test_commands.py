@@ -48,6 +48,8 @@ def test_refusals_that_need_no_file_come_without_torch(tmp_path):
         [*prune, '--ratio', '0.5', '--mask', 'm.pt'],
         ['stats', '--out', str(tmp_path / 's.npz')],
         ['convert', 'a.pkl', 'b.txt'],
+        ['export', 'a.pkl', '--format', 'tflite'],
+        ['export', 'a.pkl', '--format', 'onnx', '--batch', '0'],
         ['ticket', 'save', 'a.pkl', 'a.ticket', '--network', 'D'],
     ]
     assert imported_by(*lines, exit_code=2) == set()

@@ -182,6 +182,16 @@ def test_ratio_out_of_range(make_generator, ratio):
         pruning.widths_for_ratio(make_generator(), ratio)
 
 
+def test_widths_rounded_up(make_generator):
+    G = make_generator(synthesis_kwargs={'channel_base': 256, 'channel_max': 20})  # 20, 20 and 16 channels.
+    widths = pruning.widths_for_ratio(G, 0.5)
+    assert list(widths.values()) == [10, 10, 10, 10, 8, 8]
+    assert pruning.rounded_up(G, widths, 1) == widths
+    assert list(pruning.rounded_up(G, widths, 8).values()) == [16, 16, 16, 16, 8, 8]
+    assert list(pruning.rounded_up(G, widths, 12).values()) == [12, 12, 12, 12, 12, 12]
+    assert list(pruning.rounded_up(G, widths, 100).values()) == [20, 20, 20, 20, 16, 16]
+
+
 def test_widths_from_text(make_generator):
     widths = pruning.widths_from_text(make_generator(), '4:3, 16:2')
     assert widths == {
@@ -487,6 +497,11 @@ def test_command(teacher, teacher_pkl, tmp_path):
     widths = pruning.widths_from_text(teacher['G_ema'], '4:7,16:3')
     expected = pruning.make_student(teacher, widths, 'content-aware', options, 'svs')
     assert torch.equal(images(pickles.load(out)['G_ema']), images(expected['G_ema']))
+
+    run('prune', '--teacher', teacher_pkl, '--ratio', 0.6, '--multiple-of', 3, '--out', out, '--force')
+    assert graph.widths(pickles.load(out)['G_ema']) == pruning.rounded_up(
+        teacher['G_ema'], pruning.widths_for_ratio(teacher['G_ema'], 0.6), 3
+    )
 
 
 OWN_PRUNING = """

@@ -116,6 +116,9 @@ def test_end_to_end_in_small(tmp_path, monkeypatch, capsys):
     assert picture.size == (3 * 480 + 4 * 16, 480 + 40 + 16)
     with open(f'{run_dir}/training_options.json') as file:
         assert json.load(file)['loss_kwargs']['class_name'] == 'stylegan2_compress.NickelDimeLoss'
+    for name, line in [('onnx/export.json', 'in ONNX Runtime: '), ('page.html', 'to open in a browser: ')]:
+        assert os.path.isfile(f'{run_dir}/{name}') == (line in printed)
+    assert printed.count('Not exported: ') == 2 - printed.count(' in ONNX Runtime: ') - printed.count(' in a browser: ')
 
 
 def test_a_second_run_replaces_nothing(tmp_path, monkeypatch):

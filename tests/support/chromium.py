@@ -79,14 +79,14 @@ class Page:
             self.events.append((message['method'], message['params']))
         return message
 
-    def open(self, path: Path, width: int, height: int = 900, dark: bool = False) -> None:
-        """Load a file, and wait until everything in it is there."""
+    def open(self, path: Path | str, width: int, height: int = 900, dark: bool = False) -> None:
+        """Load a file or a URL, and wait until everything in it is there."""
         self.events.clear()
         size = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         self.send('Emulation.setDeviceMetricsOverride', **size)
         feature = {'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}
         self.send('Emulation.setEmulatedMedia', features=[feature])
-        self.send('Page.navigate', url=path.resolve().as_uri())
+        self.send('Page.navigate', url=path if isinstance(path, str) else path.resolve().as_uri())
         deadline = time.time() + TIMEOUT
         while self.evaluate('document.readyState') != 'complete' or self.evaluate('location.href') == 'about:blank':
             assert time.time() < deadline, f'{path} did not load.'
@@ -97,6 +97,13 @@ class Page:
         answer = self.send('Runtime.evaluate', expression=expression, returnByValue=True)
         assert 'exceptionDetails' not in answer, answer
         return answer['result'].get('value')
+
+    def wait(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        deadline = time.time() + TIMEOUT
+        while not self.evaluate(f'Boolean({expression})'):
+            assert time.time() < deadline, expression
+            time.sleep(0.02)
 
     def move_mouse(self, x: float, y: float) -> None:
         self.send('Input.dispatchMouseEvent', type='mouseMoved', x=x, y=y)

@@ -1,0 +1,118 @@
+"""Exports in their runtimes beside the generator they are of: differences and times."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from stylegan2_compress.export import graph
+from stylegan2_compress.export.base import Function
+
+LIMIT = 1e-3  # Of a pixel's difference, of values in [-1, 1]; FP32 in another order is off by 1e-6 to 1e-4.
+SECONDS = 1  # How long is timed, at least.
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far the files' results are from those of the generator, and what an image takes."""
+
+    images: int  # That were compared.
+    largest_difference: float  # Of a pixel, or of a number of ws, to the network with its weights as stored.
+    largest_difference_to_host: float  # Likewise, to the host's. The same, where weights are FP32.
+    batch: int
+    threads: int
+    seconds_per_image: float  # The least of several runs, z to image.
+    host_seconds_per_image: float  # Likewise, by turns with the other.
+
+
+def inputs_of(G: Any, count: int, psi: float, cutoff: int) -> dict[str, np.ndarray]:
+    """Inputs of a mapping network by name: latents of seed 0, labels in turn."""
+    labels = np.eye(G.c_dim, dtype=np.float32)[np.arange(count) % max(G.c_dim, 1)] if G.c_dim else None
+    values = {
+        'z': np.random.RandomState(0).randn(count, G.z_dim),
+        'c': np.zeros([count, 0]) if labels is None else labels,
+        'psi': [psi],
+        'cutoff': [cutoff],
+    }
+    return {name: np.asarray(value, np.float32) for name, value in values.items()}
+
+
+@torch.inference_mode()
+def check(
+    functions: Mapping[str, Function],
+    G: Any,
+    networks: tuple[graph.Mapping, graph.Synthesis],
+    noise: str,
+    exact: bool,
+    batch: int,
+) -> Check:
+    """Compare and time.
+
+    Args:
+        functions: `mapping` and `synthesis` in the runtime.
+        G: the generator, not masked, in eval mode on the CPU.
+        networks: the modules of torch that the files were made of.
+        noise: 'const' or 'none'.
+        exact: whether the files have the generator's weights, so that the host computes what they should.
+        batch: images at a time.
+    """
+    mapping, synthesis = networks
+
+    def in_runtime(inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        ws = functions['mapping']({name: inputs[name] for name in mapping.inputs})
+        return ws, functions['synthesis']({'ws': ws})
+
+    def in_host(inputs: Mapping[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        truncation = {}
+        if 'psi' in mapping.inputs:
+            truncation = dict(truncation_psi=inputs['psi'].item(), truncation_cutoff=int(inputs['cutoff'].item()))
+        ws = G.mapping(torch.from_numpy(inputs['z']), torch.from_numpy(inputs['c']), **truncation)
+        return ws, G.synthesis(ws, noise_mode=noise, force_fp32=True)
+
+    def in_torch(inputs: Mapping[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        ws = mapping(**{name: torch.from_numpy(inputs[name]) for name in mapping.inputs})
+        return ws, synthesis(ws)
+
+    difference = difference_to_host = 0.0
+    truncations = [(1.0, G.num_ws), (0.5, G.num_ws // 2)] if 'psi' in mapping.inputs else [(1.0, G.num_ws)]
+    for psi, cutoff in truncations:
+        inputs = inputs_of(G, batch, psi, cutoff)
+        results = in_runtime(inputs)
+        to_host = largest(results, in_host(inputs))
+        difference_to_host = max(difference_to_host, to_host)
+        difference = max(difference, to_host if exact else largest(results, in_torch(inputs)))
+    inputs = inputs_of(G, batch, 1.0, G.num_ws)
+    times = least_seconds([lambda: in_runtime(inputs), lambda: in_host(inputs)], SECONDS)
+    return Check(
+        images=batch * len(truncations),
+        largest_difference=difference,
+        largest_difference_to_host=difference_to_host,
+        batch=batch,
+        threads=torch.get_num_threads(),
+        seconds_per_image=times[0] / batch,
+        host_seconds_per_image=times[1] / batch,
+    )
+
+
+def largest(results: Iterable[np.ndarray], expected: Iterable[torch.Tensor]) -> float:
+    """The largest difference; infinite where a value is not finite or the shapes are not the same."""
+    largest_yet = 0.0
+    for mine, theirs in zip(results, expected, strict=True):
+        difference = np.abs(mine - theirs.numpy()).max() if mine.shape == tuple(theirs.shape) else np.inf
+        largest_yet = max(largest_yet, float(difference) if np.isfinite(difference) else np.inf)
+    return largest_yet
+
+
+def least_seconds(functions: list[Callable[[], object]], seconds: float) -> list[float]:
+    """The least time of each function: called by turns, at least three times, and for `seconds`."""
+    times: list[list[float]] = [[] for _ in functions]
+    end = time.perf_counter() + seconds
+    while len(times[-1]) < 3 or time.perf_counter() < end:
+        for function, measured in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            measured.append(time.perf_counter() - start)
+    return [min(measured) for measured in times]

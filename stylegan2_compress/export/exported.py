@@ -1,0 +1,126 @@
+"""Exports that are opened again, in the place of the generator that they are of."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stylegan2_compress import files
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.export.base import Function, exporter
+from stylegan2_compress.export.options import FORMATS
+from stylegan2_compress.export.record import RECORD
+
+
+def is_export(path: str) -> bool:
+    """Whether this is a directory that `export` wrote."""
+    return Path(path, RECORD).is_file()
+
+
+class Exported(torch.nn.Module):
+    """An export with the interface of the host's generators, as far as evaluation uses it.
+
+    It computes on the CPU, with the noise that it was exported with, in FP32, whatever is asked for.
+
+    Args:
+        directory: of the export.
+        threads: of the runtime.
+
+    Raises:
+        UserError: the record cannot be read, a file is not the one on record, or a package is missing.
+    """
+
+    def __init__(self, directory: str, threads: int | None = None):
+        super().__init__()
+        about = read_record(directory)
+        for name in ('z_dim', 'c_dim', 'w_dim', 'num_ws', 'img_resolution', 'img_channels'):
+            setattr(self, name, about['generator'][name])
+        num_ws = about['generator']['num_ws']
+        load = exporter(about['format']).load
+        batch = about['batch'] if isinstance(about['batch'], int) else None
+        networks = {
+            name: load(os.path.join(directory, entry['file']), threads or torch.get_num_threads())
+            for name, entry in about['networks'].items()
+        }
+        self.mapping = _Mapping(networks['mapping'], set(about['networks']['mapping']['inputs']), batch, num_ws)
+        self.synthesis = _Synthesis(networks['synthesis'], batch)
+        self.register_buffer('device_of_results', torch.zeros([]))  # Generators are asked for the one of their buffers.
+
+    def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, **synthesis_kwargs):
+        """Images [N, img_channels, img_resolution, img_resolution] of z [N, z_dim] and labels c [N, c_dim]."""
+        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        return self.synthesis(ws, **synthesis_kwargs)
+
+    def __deepcopy__(self, memo):
+        """Itself: files that are open in a runtime are not copied, and nothing of it changes."""
+        return self
+
+
+class _Mapping(torch.nn.Module):
+    def __init__(self, function: Function, inputs: set[str], batch: int | None, num_ws: int):
+        super().__init__()
+        self.function, self.inputs, self.batch, self.num_ws = function, inputs, batch, num_ws
+
+    def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, **_kwargs):
+        cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
+        numbers = {name: np.array([value], np.float32) for name, value in [('psi', truncation_psi), ('cutoff', cutoff)]}
+        rows = {name: value.cpu().float().numpy() for name, value in [('z', z), ('c', c)] if name in self.inputs}
+        numbers = {name: value for name, value in numbers.items() if name in self.inputs}
+        return in_batches(self.function, rows, numbers, self.batch).to(z.device)
+
+
+class _Synthesis(torch.nn.Module):
+    def __init__(self, function: Function, batch: int | None):
+        super().__init__()
+        self.function, self.batch = function, batch
+
+    def forward(self, ws, **_kwargs):
+        return in_batches(self.function, {'ws': ws.cpu().float().numpy()}, {}, self.batch).to(ws.device)
+
+
+def in_batches(
+    function: Function, rows: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray], batch: int | None
+) -> torch.Tensor:
+    """Results [N, …] of a network with a fixed batch, or with any, for N rows.
+
+    Args:
+        function: the network.
+        rows: inputs with a batch, [N, …].
+        others: inputs without one.
+        batch: its size; the last one is filled up. None for any.
+    """
+    count = len(next(iter(rows.values())))
+    results = []
+    for start in range(0, count, batch or count):
+        some = {name: value[start : start + (batch or count)] for name, value in rows.items()}
+        missing = (batch or count) - len(next(iter(some.values())))
+        filled = {name: np.concatenate([value, value[:1].repeat(missing, axis=0)]) for name, value in some.items()}
+        results.append(function({**filled, **others})[: (batch or count) - missing])
+    return torch.from_numpy(np.concatenate(results))
+
+
+def read_record(directory: str) -> dict[str, Any]:
+    """`export.json` of an export, after a look at its files.
+
+    Raises:
+        UserError: it cannot be read, or a file of a network is not the one on record.
+    """
+    path = os.path.join(directory, RECORD)
+    with files.opened(path) as (file, _size):
+        try:
+            about = json.load(file)
+            names = [entry['file'] for entry in about['networks'].values()]
+            expected = {name: about['files'][name]['sha256'] for name in names}
+            known = about['format'] in FORMATS and about['generator'] and about['batch']
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f'{path} is not the record of an export: export the network again.') from error
+    if not known:
+        raise UserError(f'{path} is of a format that is not known here: export the network again.')
+    for name, digest in expected.items():
+        if os.path.basename(name) != name or files.sha256(os.path.join(directory, name)) != digest:
+            raise UserError(f'{os.path.join(directory, name)} is not what was exported: export the network again.')
+    return about

@@ -1,0 +1,72 @@
+"""The options of `export`, and which formats there are. Nothing here imports torch."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from stylegan2_compress import arguments
+from stylegan2_compress.arguments import argument
+from stylegan2_compress.errors import UserError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: the module that has its subclass of `base.Exporter`, and the packages which that needs."""
+
+    exporter: str
+    packages: tuple[str, ...] = ()
+
+
+_ONNX = ('onnx', 'onnxscript', 'onnxruntime')
+FORMATS = {
+    'onnx': Format('onnx_graphs:OnnxExporter', _ONNX),
+    'openvino': Format('openvino_models:OpenVINOExporter', (*_ONNX, 'openvino')),
+    'torch': Format('torch_programs:TorchExporter'),
+    'web': Format('web_page:WebExporter', _ONNX),
+}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The options of `export`.
+
+    Raises:
+        UserError: a value is not allowed, or does not go with the format.
+    """
+
+    format: str = argument(
+        'What to write: onnx, openvino, torch, or web, a page for browsers.', choices=FORMATS, metavar='NAME'
+    )
+    batch: str | None = argument(
+        'Images at a time: a number, or dynamic for any.',
+        None,
+        default_text='dynamic of onnx and torch, else 1',
+        metavar='N|dynamic',
+    )
+    weights: str = argument('How weights are stored.', 'fp32', choices=('fp32', 'fp16'), metavar='fp32|fp16')
+    noise: str = argument('Noise inputs: constant, or none.', 'const', choices=('const', 'none'), metavar='const|none')
+    out: str | None = argument(
+        'Directory to write; with --single-file, the page.', None, default_text='FILE-FORMAT beside FILE', metavar='DIR'
+    )
+    teacher: str | None = argument('web: a second generator to show beside it.', None, metavar='PKL|URL')
+    single_file: bool = argument('web: one HTML file, which opens from disk.', False, flag=True)
+    webgpu: bool = argument('web: with WebGPU, where the browser has it.', False, flag=True)
+
+    def __post_init__(self):
+        arguments.check(self)
+        if self.batch is not None and not re.fullmatch('dynamic|[1-9][0-9]{0,8}', self.batch):
+            raise UserError(f'--batch={self.batch} must be a whole number of images, at least 1, or dynamic.')
+        if self.format == 'web' and self.batch not in (None, '1'):
+            raise UserError(f'--batch={self.batch} does not go with --format=web: a page makes images one by one.')
+        for name in ('teacher', 'single_file', 'webgpu'):
+            if getattr(self, name) and self.format != 'web':
+                raise UserError(f'--{name.replace("_", "-")} goes with --format=web, not with --format={self.format}.')
+
+    def out_for(self, file: str) -> str:
+        """Where the export of a network file goes: a directory, or a page."""
+        if self.out is not None:
+            return self.out.rstrip('/') or '/'
+        stem = os.path.splitext(file.rstrip('/'))[0]
+        if re.match('https?://', file):
+            stem = os.path.basename(stem)
+        return f'{stem}-{self.format}' + ('.html' if self.single_file else '')

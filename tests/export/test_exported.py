@@ -1,0 +1,129 @@
+"""Exports in the place of generators: in `evaluate`, `profile --runtime` and reports."""
+
+import json
+
+import detectors
+import numpy as np
+import pytest
+import torch
+from commands import refused, run
+
+from stylegan2_compress import pickles, report
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation.evaluate import evaluate
+from stylegan2_compress.export import checking
+from stylegan2_compress.export.exported import Exported, is_export
+
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:This DataLoader will create 3 worker processes'),
+    pytest.mark.filterwarnings('ignore::DeprecationWarning'),
+]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def short_timing():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, 'SECONDS', 0)
+        yield
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory, make_generator, make_discriminator, make_dataset_zip):
+    """A directory with a network, an export of it with three images at a time, and data."""
+    directory = tmp_path_factory.mktemp('exported')
+    make_dataset_zip(directory, n=20, labels=2)
+    # Random noise would be drawn between the z of the host's metrics, which an export does not.
+    kwargs = dict(channel_base=256, channel_max=16, use_noise=False)
+    G = make_generator(c_dim=2, synthesis_kwargs=kwargs).eval().requires_grad_(False)
+    D = make_discriminator(c_dim=2)
+    pickles.save(directory / 'G.pkl', dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs=None))
+    run('export', directory / 'G.pkl', '--format', 'torch', '--batch', 3, '--out', directory / 'G-torch')
+    return directory
+
+
+@pytest.mark.parametrize('count', [1, 3, 7])
+def test_it_computes_what_the_generator_does(place, count):
+    G, export = pickles.load(place / 'G.pkl')['G_ema'], Exported(str(place / 'G-torch'))
+    assert (export.z_dim, export.c_dim, export.num_ws, export.img_resolution) == (16, 2, G.num_ws, 16)
+    z, c = torch.randn([count, 16]), torch.eye(2)[torch.arange(count) % 2]
+    for truncation in ({}, dict(truncation_psi=0.5), dict(truncation_psi=0.5, truncation_cutoff=3)):
+        assert (export(z, c, noise_mode='random', **truncation) - G(z, c, **truncation)).abs().max() < 1e-4
+    assert (export.mapping(z=z, c=c) - G.mapping(z=z, c=c)).abs().max() < 1e-5
+
+
+def test_evaluate_takes_exports_beside_networks(place):
+    """By the host's code and by ours; results are written into the export."""
+    with detectors.in_the_place_of_the_hosts(place / 'dnnlib'):
+        files = [str(place / 'G.pkl'), str(place / 'G-torch')]
+        network, export = evaluate(files, str(place / 'data.zip'), 'fid50k_full,ppl2_wend,agreement', samples=20)
+    assert set(network.values) == {'fid0.02k_full', 'ppl2_wend_0.02k'}
+    for name, values in network.values.items():
+        assert export.values[name] == pytest.approx(values, rel=1e-2)
+    (agreement,) = set(export.values) - set(network.values)
+    assert export.values[agreement][0] < 1 / 255
+    records = sorted((place / 'G-torch').glob('metric-*.jsonl'))
+    assert len(records) == 3
+    assert {json.loads(path.read_text())['snapshot_pkl'] for path in records} == {'export.json'}
+
+
+def test_damaged_exports_are_refused(place, tmp_path):
+    assert is_export(str(place / 'G-torch'))
+    assert not is_export(str(place))
+    record = (place / 'G-torch' / 'export.json').read_text()
+    for text in ('{', '[]', '{"networks": {}}', record.replace('"torch",', '"abacus",', 1)):
+        (tmp_path / 'export.json').write_text(text)
+        with pytest.raises(UserError, match='export the network again'):
+            Exported(str(tmp_path))
+    (tmp_path / 'export.json').write_text(record)
+    for name in ('mapping.pt2', 'synthesis.pt2'):
+        (tmp_path / name).write_bytes(b'other')
+    with pytest.raises(UserError, match=r'mapping\.pt2 is not what was exported'):
+        Exported(str(tmp_path))
+    (tmp_path / 'export.json').write_text(record.replace('"mapping.pt2"', '"../mapping.pt2"'))
+    with pytest.raises(UserError):
+        Exported(str(tmp_path))
+
+
+def test_profile_times_exports(place):
+    printed = run('profile', place / 'G.pkl', '--runtime', 'torch', '--batch', 2, '--json')
+    (entry,) = json.loads(printed)['profiles']
+    assert set(entry['exports']) == {'torch'}
+    assert set(entry['exports']['torch']) == {'1', '2'}
+    times = {measured['batch']: measured['seconds'] for measured in entry['measurements']}
+    gain = entry['against_first']['speedup_in_torch_at_batch_2']
+    assert gain == pytest.approx(times[2] / entry['exports']['torch']['2'])
+    table = run('profile', place / 'G.pkl', '--runtime', 'torch', '--batch', 1)
+    assert 'measured  latency at batch 1, torch' in table
+    assert '--runtime=torch and --no-measure exclude' in refused(
+        'profile', place / 'G.pkl', '--runtime', 'torch', '--no-measure'
+    )
+
+
+def test_reports_link_exports(place, tmp_path):
+    run_dir = tmp_path / '00000-run'
+    (run_dir / 'student #1-web').mkdir(parents=True)
+    (run_dir / 'training_options.json').write_text('{}')
+    (run_dir / 'student #1-web' / 'export.json').write_text('{}')
+    (run_dir / 'student #1-web' / 'index.html').write_text('')
+    (run_dir / 's-onnx').mkdir()
+    (run_dir / 's-onnx' / 'export.json').write_text('{}')
+    inside = report.write([run_dir], snapshots=0).read_text()
+    assert '<a href="s-onnx/export.json">s-onnx</a>' in inside
+    assert '<a href="student%20%231-web/index.html">student #1-web</a>' in inside
+    outside = report.write([run_dir], out=str(tmp_path / 'other' / 'r.html'), snapshots=0).read_text()
+    assert '<a href="../00000-run/s-onnx/export.json">s-onnx</a>' in outside
+
+
+def test_half_batches_are_filled():
+    from stylegan2_compress.export.exported import in_batches
+
+    asked = []
+
+    def double(inputs):
+        asked.append(inputs['ws'].shape)
+        return inputs['ws'] * inputs['factor']
+
+    rows = np.arange(10, dtype=np.float32).reshape(5, 2)
+    result = in_batches(double, {'ws': rows}, {'factor': np.float32([2])}, 3)
+    assert torch.equal(result, torch.from_numpy(rows * 2))
+    assert asked == [(3, 2), (3, 2)]
