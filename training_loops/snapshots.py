@@ -8,6 +8,7 @@ import torch
 from training.networks import Discriminator
 
 from stylegan2_compress.host import datasets
+from stylegan2_compress.host.networks import init_arguments
 from stylegan2_compress.images import grid, to_uint8
 
 
@@ -75,6 +76,11 @@ def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
     if data['D'] is None:
         data['D'] = placeholder_discriminator(data['G'])
     return data
+
+
+def is_placeholder(D: torch.nn.Module) -> bool:
+    """Whether a discriminator is one by `placeholder_discriminator`."""
+    return init_arguments(D)[1].get('channel_max') == 1
 
 
 def placeholder_discriminator(G: torch.nn.Module) -> torch.nn.Module:

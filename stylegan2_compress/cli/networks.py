@@ -33,10 +33,13 @@ def inspect(file, as_json, host_dir):
 @click.command()
 @click.argument('source', metavar='IN|URL')
 @click.argument('dest', metavar='OUT')
+@click.option(
+    '--only', type=click.Choice(['G_ema']), help='Write the network that makes the images, without those for training.'
+)
 @force_option
 @trust_option
 @host_option
-def convert(source, dest, force, trust, host_dir):
+def convert(source, dest, only, force, trust, host_dir):
     """Convert networks between .pkl and .safetensors, in both directions without loss.
 
     Pickles of the TensorFlow era are converted to the host's networks on the way. Safetensors files contain weights and
@@ -46,10 +49,12 @@ def convert(source, dest, force, trust, host_dir):
     Examples:
       stylegan2-compress convert ffhq.pkl ffhq.safetensors
       stylegan2-compress convert student.safetensors student.pkl
+    \b
+      # For others to make images with: a fraction of the size, since discriminator and second generator stay here
+      stylegan2-compress convert --only G_ema runs/00000-ffhq/network-snapshot-025000.pkl small.pkl
     """
     check_output(dest, force, NETWORK_FILES, inputs=[source])
-    networks = load('pickles:load', host_dir)(source, trust=trust)
-    load('pickles:save')(dest, networks)
+    load('compression.convert:convert', host_dir)(source, dest, trust, only)
 
 
 @click.command()

@@ -34,6 +34,7 @@ from stylegan2_compress.runs import resources
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import continue_or_start
+from stylegan2_compress.training_loops.snapshots import is_placeholder
 
 LOOPS = (HOST_LOOP, OUR_LOOP)
 
@@ -136,6 +137,8 @@ def use_networks(plan: Plan, options: MethodOptions, student: Mapping | None) ->
         if data[network] is None:
             raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
         require_finite(name, data[network], network)
+    if is_placeholder(data['D']):
+        raise UserError(f'{name} has a placeholder for D, because it is for making images: name one with a trained D.')
     if student is None:  # Else it is the teacher's, which is compared with the data itself.
         check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
     freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')

@@ -25,6 +25,7 @@ from dnnlib import EasyDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pickling import assert_same, edited, snapshot, write, write_tensorflow
+from torch_utils import misc
 from training import augment, networks
 
 from stylegan2_compress import pickles
@@ -783,3 +784,29 @@ def test_safetensors_without_a_checksum_are_read(tmp_path, make_generator, monke
     pickles.save(tmp_path / 'a.safetensors', dict(G_ema=make_generator()))
     monkeypatch.undo()
     assert pickles.load(tmp_path / 'a.safetensors')['G_ema'] is not None
+
+
+@pytest.mark.parametrize('ending', ['pkl', 'safetensors'])
+def test_a_generator_alone(tmp_path, make_generator, make_discriminator, ending):
+    """It makes the same images; the host opens the pickle."""
+    G, D, G_ema = make_generator(0), make_discriminator(), make_generator(1).eval()
+    whole, alone = tmp_path / f'whole.{ending}', tmp_path / f'alone.{ending}'
+    pickles.save(whole, dict(G=G, D=D, G_ema=G_ema, training_set_kwargs=dict(path='data.zip'), augment_pipe=None))
+    run('convert', '--only', 'G_ema', whole, alone)
+    found = pickles.load(alone)
+    z, c = torch.randn(2, 16), torch.zeros(2, 0)
+    assert torch.equal(found['G_ema'](z, c, noise_mode='const'), G_ema(z, c, noise_mode='const'))
+    assert found['training_set_kwargs'] == dict(path='data.zip')
+    weights = sum(tensor.nbytes for tensor in misc.params_and_buffers(G_ema))
+    assert alone.stat().st_size < weights + 100_000 < whole.stat().st_size  # The text of the host's modules is in it.
+    if ending == 'pkl':
+        with open(alone, 'rb') as file:
+            assert legacy.load_network_pkl(file)['G_ema'].z_dim == 16
+    assert 'has no StyleGAN2 generator as G_ema' in refused(
+        'convert', '--only', 'G_ema', saved(tmp_path / 'd.pkl', D=D), tmp_path / 'x.pkl'
+    )
+
+
+def saved(path, **networks):
+    pickles.save(path, dict(dict(G=None, D=None, G_ema=None), **networks))
+    return path
