@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from stylegan2_compress.host import datasets
+from stylegan2_compress.runs.signals import STOPPING
 
 # Purposes of random numbers: each has a stream of its own.
 SETUP, GRID, ORDER, LATENTS, ROUND = range(5)
@@ -116,8 +117,8 @@ def real_batches(
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach workers too: their images are needed until the step is done."""
-    for which in (signal.SIGINT, signal.SIGTERM):
+    """Ignore the signals that end a run, which reach workers too: their images are needed until the step is done."""
+    for which in STOPPING:
         signal.signal(which, signal.SIG_IGN)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 
 import dnnlib
@@ -68,11 +69,14 @@ def continue_or_start(
             run = existing or RunDirectory.next(outdir, desc)
             if not dry_run:
                 held.enter_context(run.claimed())
-            print_options(in_run_directory(args, run, student), run)
+            what_runs = in_run_directory(args, run, student)
+            if dry_run:
+                print(f'\nTraining options:\n{json.dumps(what_runs, indent=2)}')
+            print(summary(what_runs, run))
             if existing is None and resume is not None:
                 print_why_none(outdir, args, student, reads)
             if not dry_run:
-                write_start(run, in_run_directory(args, run, student), student, reads)
+                write_start(run, what_runs, student, reads)
             return run
 
         run = distributed.result_of_rank_zero(prepare)
@@ -80,6 +84,7 @@ def continue_or_start(
             print('Dry run; exiting.')
         else:
             launch.run(in_run_directory(args, run, student))
+            print(whats_next(args, run))
     return os.fspath(run)
 
 
@@ -128,14 +133,40 @@ def write_start(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
         run.cut_records({})  # The run was stopped before its first state, and starts from scratch.
 
 
-def print_options(args: dict, run_dir: str | os.PathLike) -> None:
-    """Print what is about to run, as the host does."""
-    print('\nTraining options:')
-    print(json.dumps(args, indent=2))
-    print(f'\nOutput directory:   {os.fspath(run_dir)}')
-    print(f'Training data:      {args["training_set_kwargs"]["path"]}')
-    print(f'Training duration:  {args["total_kimg"]} kimg')
-    print(f'Number of processes: {args["num_gpus"]}\n')
+def summary(args: Mapping, run: RunDirectory) -> str:
+    """What is about to run, in the lines that matter; `training_options.json` has all."""
+    loss, data = args.get('loss_kwargs', {}), args['training_set_kwargs']
+    at_a_time, processes = args.get('batch_gpu', args.get('batch_size')), args['num_gpus']
+    lines = {
+        'Output directory': os.fspath(run),
+        'Training data': data['path'] + (', mirrored' if data.get('xflip') else ''),
+        'Loss': loss.get('class_name'),
+        'Teacher': loss.get('teacher'),
+        'Starts from': args.get('resume_pkl'),
+        'Duration': f'{args["total_kimg"]} kimg',
+        'Batch': f'{args.get("batch_size")} images, {at_a_time} at a time',
+        'Processes': processes,
+        'Learning rate': args.get('G_opt_kwargs', {}).get('lr'),
+        'R1 weight': loss.get('r1_gamma'),
+        'Seed': args.get('random_seed'),
+        'Device': args.get('device') or 'CUDA where there is one',
+        'All options': run.options_path,
+    }
+    return '\n' + ''.join(f'{name + ":":<18} {value}\n' for name, value in lines.items() if value is not None)
+
+
+def whats_next(args: Mapping, run: RunDirectory) -> str:
+    """Where the results of a run are, and the commands that show them."""
+    lines = ['', f'The run is in {os.fspath(run)}.']
+    snapshots = run.snapshots()
+    if snapshots:
+        teacher = args.get('loss_kwargs', {}).get('teacher')
+        networks = ' '.join(shlex.quote(str(each)) for each in [teacher, snapshots[-1]] if each is not None)
+        data = shlex.quote(args['training_set_kwargs']['path'])
+        lines += [f'Its last snapshot:   {snapshots[-1]}']
+        lines += [f'To measure it:       stylegan2-compress evaluate {networks} --data {data}']
+    lines += [f'To see how it went:  stylegan2-compress report {shlex.quote(os.fspath(run))}']
+    return '\n'.join(lines)
 
 
 # --- Which run to continue --------------------------------------------------------------------------------------------
