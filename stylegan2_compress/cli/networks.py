@@ -31,7 +31,7 @@ def inspect(file, as_json, host_dir):
 
 
 @click.command()
-@click.argument('source', metavar='IN|URL')
+@click.argument('source', metavar='IN|RUN_DIR|URL')
 @click.argument('dest', metavar='OUT')
 @click.option(
     '--only', type=click.Choice(['G_ema']), help='Write the network that makes the images, without those for training.'
@@ -85,7 +85,7 @@ def prune(force, trust, host_dir, **options):
 
 
 @click.command()
-@click.argument('files', nargs=-1, required=True, metavar='PKL|URL…')
+@click.argument('files', nargs=-1, required=True, metavar='PKL|RUN_DIR|URL…')
 @click.option('--batch', type=click.IntRange(min=1), default=16, show_default=True, help='Measure at 1 and this size.')
 @click.option('--layers', is_flag=True, help='Show every layer.')
 @click.option('--no-measure', is_flag=True, help='Only count: nothing is run.')
@@ -94,7 +94,8 @@ def prune(force, trust, host_dir, **options):
 @trust_option
 @host_option
 def profile(host_dir, **options):
-    """Parameters, multiply-accumulates, time and memory of generators (G_ema), compared with the first.
+    """Parameters, multiply-accumulates, time and memory of generators (G_ema), compared with the first. Of a run
+    directory, the last snapshot counts.
 
     MACs are counted as the GAN compression papers do: convolutions at their input's resolution, toRGB, mapping network
     and style affines, without blur and bias. Times are medians over repeated runs.

@@ -4,6 +4,7 @@ from typing import Any
 
 from stylegan2_compress import pickles
 from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.runs.directory import network_file
 from stylegan2_compress.training_loops import snapshots
 
 
@@ -11,7 +12,7 @@ def convert(source: str, dest: str, trust: bool = False, only: str | None = None
     """Write the networks of a file to another one, whose name says the format.
 
     Args:
-        source: network file or URL.
+        source: network file, URL, or run directory, whose last snapshot counts.
         dest: file to write.
         trust: run unknown code that the source contains.
         only: 'G_ema' leaves out what is for training: a file for making images, which no run starts from.
@@ -19,7 +20,7 @@ def convert(source: str, dest: str, trust: bool = False, only: str | None = None
     Raises:
         UserError: the source cannot be read, or has no G_ema to write alone; or the file cannot be written.
     """
-    data = pickles.load(source, trust=trust)
+    data = pickles.load(network_file(source), trust=trust)
     if only is not None:
         require_generator(source, data)
         data = images_only(data, is_pickle=dest.endswith('.pkl'))

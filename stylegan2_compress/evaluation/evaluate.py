@@ -17,6 +17,7 @@ from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.tables import number, render
 from stylegan2_compress.host import datasets, devices
 from stylegan2_compress.host.networks import require_finite, require_generator
+from stylegan2_compress.runs.directory import network_file
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ def evaluate(
     mirror: bool = False,
     device: str | None = None,
     trust: bool = False,
+    out: str | None = None,
 ) -> list[Measured]:
     """Measure G_ema of network files, and append every result to `metric-<name>.jsonl` beside its file.
 
     Args:
-        files: network files or URLs. The first is the teacher for metrics that need one. Nothing is written for URLs.
+        files: network files, run directories, whose last snapshots count, or URLs. The first is the teacher for metrics
+            that need one. Nothing is written beside URLs.
         data: directory or zip in the host's format, which all are compared with.
         metric_names: see `metrics.parse`.
         samples: number of images that each metric generates, instead of its own number.
@@ -50,6 +53,7 @@ def evaluate(
         mirror: whether the host's metrics of 50,000 images (those without `_full`) use mirrored data as well.
         device: 'cpu', 'cuda', 'cuda:1'; by default CUDA if available.
         trust: run unknown code that the files contain.
+        out: file to which all results are appended instead.
 
     Raises:
         UserError: something cannot be measured or written; before anything is.
@@ -58,23 +62,21 @@ def evaluate(
     if seed + repeats > 2**32:
         raise UserError(f'--repeats={repeats} from --seed={seed} on leads beyond 4294967295, the last seed there is.')
     torch_device = devices.choose(device)
+    files = [network_file(file) for file in files]
     training_set, kwargs = datasets.open_training_set(data)
     if len(training_set) < 2:
         raise UserError(f'--data={data} has one image, and distributions are of several: name the data it is from.')
     label_dim = training_set.label_dim if kwargs.use_labels else 0
-    local_files = [None if dnnlib.util.is_url(file, allow_file_urls=True) else file for file in files]
     generators = []
-    for file, local_file in zip(files, local_files, strict=True):
+    for file in files:
         contents = pickles.load(file, trust=trust)
         require_generator(file, contents)
         generators.append(contents['G_ema'].eval().requires_grad_(False))
         _check_data(file, generators[-1], data, training_set, label_dim)
         _check_latents(file, generators[-1], files[0], generators[0])
         require_finite(file, generators[-1])
-        if local_file is not None and not os.access(os.path.dirname(os.path.abspath(local_file)), os.W_OK):
-            raise UserError(
-                f'{file} is in a directory that is not writable: copy it to a directory where results can be written.'
-            )
+        if out is None and not _is_url(file) and not os.access(os.path.dirname(os.path.abspath(file)), os.W_OK):
+            raise UserError(f'{file} is in a directory that is not writable: --out=FILE takes the results.')
     dataset_kwargs = datasets.metric_dataset_kwargs(data, generators[0], mirror)
     setting = Setting(dataset_kwargs, torch_device, generators[0])
     for metric in chosen:
@@ -91,17 +93,21 @@ def evaluate(
             stack.enter_context(images.required_to_be_finite(file, G))
             look_at_two_images(G.to(torch_device))
             G.cpu()
-        for file, local_file, G in zip(files, local_files, generators, strict=True):
+        for file, G in zip(files, generators, strict=True):
             G = G.to(torch_device)
             values = {}
             for repeat in range(repeats):
                 for metric in chosen:
                     if metric.of_teacher or file != files[0]:
-                        for name, value in _measure(metric, G, seed + repeat, local_file, data).items():
+                        for name, value in _measure(metric, G, seed + repeat, file, out, data).items():
                             values.setdefault(name, []).append(value)
             G.cpu()
             measured.append(Measured(file, values))
     return measured
+
+
+def _is_url(file: str) -> bool:
+    return dnnlib.util.is_url(file, allow_file_urls=True)
 
 
 def look_at_two_images(G: torch.nn.Module) -> None:
@@ -110,14 +116,14 @@ def look_at_two_images(G: torch.nn.Module) -> None:
     list(images.fakes(G, images.latents(G, 2, seed=0), c))
 
 
-def _measure(metric: Metric, G: torch.nn.Module, seed: int, file: str | None, data: str) -> dict[str, float]:
-    """Results of one metric with one seed. Writes a record beside the file, if there is one."""
+def _measure(metric: Metric, G: torch.nn.Module, seed: int, file: str, out: str | None, data: str) -> dict[str, float]:
+    """Results of one metric with one seed. Writes a record to `out`, or beside the file if that is not a URL."""
     start = time.time()
     results = metric.measure(G, seed)
     seconds = time.time() - start
     if not np.isfinite(list(results.values())).all():
         raise UserError(f'--metrics={metric.name} is no finite number of these images: choose another metric or data.')
-    if file is not None:
+    if out is not None or not _is_url(file):
         record = dict(
             results=results,
             metric=metric.name,
@@ -128,7 +134,7 @@ def _measure(metric: Metric, G: torch.nn.Module, seed: int, file: str | None, da
             data=data,
             **metric.facts(),
         )
-        records.append(file, record)
+        records.append(file, record, out)
     return results
 
 

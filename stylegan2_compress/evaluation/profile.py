@@ -11,6 +11,7 @@ from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices, profiling
 from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.runs.directory import network_file
 from stylegan2_compress.tickets import baking
 
 
@@ -26,7 +27,7 @@ def profile(
     """Count, and measure at batch sizes 1 and `batch`, the G_ema of network files.
 
     Args:
-        files: network files or URLs; the others are compared with the first.
+        files: network files, URLs, or run directories, whose last snapshots count; the first is compared with.
         batch: images at a time.
         layers: show every layer.
         no_measure: only count.
@@ -38,6 +39,7 @@ def profile(
         UserError: a file cannot be read, or memory does not hold the batch.
     """
     torch_device = devices.choose(device)
+    files = [network_file(file) for file in files]
     generators = []
     for file in files:
         data = pickles.load(file, trust=trust)

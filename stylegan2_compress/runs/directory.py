@@ -39,6 +39,12 @@ def is_snapshot(name: str) -> bool:
     return name.startswith(SNAPSHOTS.partition('*')[0])
 
 
+def network_file(place: str) -> str:
+    """The network file that is meant by a path or URL: of a run's directory, its last snapshot."""
+    snapshots = [path for path in RunDirectory(place).snapshots() if kimg_of(path) is not None]
+    return os.fspath(snapshots[-1]) if snapshots else place
+
+
 class RunDirectory(os.PathLike):
     """The files of a run, which may be new, going on, finished, damaged, or the host's. Creating one reads nothing.
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -342,6 +343,30 @@ def test_lines_that_are_no_results_are_left_out_and_counted(tmp_path, capsys, li
     (tmp_path / 'metric-fid.jsonl').write_text(f'{line}\n{json.dumps(good)}\n')
     assert list(records.read(tmp_path)) == [good]
     assert capsys.readouterr().err == f'{tmp_path}/metric-fid.jsonl: 1 line left out, which is no result of a metric.\n'
+
+
+def test_results_go_where_they_can_be_written(place, copies, tmp_path, monkeypatch):
+    """Every network's, with its path; nothing beside the networks."""
+    out = tmp_path / 'results.jsonl'
+    given = dict(samples=20, device='cpu', out=str(out))
+    found = evaluate(copies, str(place / 'data.zip'), f'fd:{spec_of(place)}', **given)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line['snapshot_pkl'] for line in lines] == copies
+    assert [list(line['results'].values()) for line in lines] == [next(iter(each.values.values())) for each in found]
+    assert not list(tmp_path.glob('metric-*'))
+    monkeypatch.setattr(os, 'access', lambda path, _mode: str(path) != str(tmp_path))
+    with pytest.raises(UserError, match=r'teacher.pkl is in a directory that is not writable: --out=FILE takes'):
+        evaluate(copies, str(place / 'data.zip'), 'agreement', device='cpu')
+    evaluate(copies, str(place / 'data.zip'), 'agreement', **given)
+    assert len(out.read_text().splitlines()) == 3
+
+
+def test_a_run_directory_stands_for_its_last_snapshot(place, copies, tmp_path):
+    for kimg, file in [(1, copies[0]), (2, copies[1])]:
+        shutil.copy(file, tmp_path / f'network-snapshot-{kimg:06d}.pkl')
+    found = evaluate([copies[0], str(tmp_path)], str(place / 'data.zip'), 'agreement', samples=20, device='cpu')
+    assert found[1].file == f'{tmp_path}/network-snapshot-000002.pkl'
+    assert found[1].values == evaluate(copies, str(place / 'data.zip'), 'agreement', samples=20, device='cpu')[1].values
 
 
 def spoiled(path, out, weights, value=float('nan')):
