@@ -11,6 +11,8 @@ import math
 import os
 import pickle
 import re
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -810,3 +812,22 @@ def test_a_generator_alone(tmp_path, make_generator, make_discriminator, ending)
 def saved(path, **networks):
     pickles.save(path, dict(dict(G=None, D=None, G_ema=None), **networks))
     return path
+
+
+def test_networks_of_the_same_shapes_are_shown_once(tmp_path, make_generator, make_discriminator):
+    networks = dict(G=make_generator(0), D=make_discriminator(), G_ema=make_generator(1))
+    text = pickles.inspect(saved(tmp_path / 'a.pkl', **networks)).text()
+    assert 'G_ema: the same modules and shapes as G\n' in text
+    assert text.count('mapping ') == 1
+    networks['G_ema'] = make_generator(synthesis_kwargs=dict(channel_base=128, channel_max=8))
+    assert 'the same' not in pickles.inspect(saved(tmp_path / 'b.pkl', **networks)).text()
+
+
+def test_inspecting_does_not_import_what_augmentation_takes(tmp_path, make_generator):
+    saved(tmp_path / 'a.pkl', G_ema=make_generator())
+    script = (
+        'import sys\nfrom stylegan2_compress import pickles\npickles.inspect("a.pkl")\n'
+        'print(*(name for name in ("training.augment", "scipy.signal") if name in sys.modules))'
+    )
+    result = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stdout == '\n', result.stderr
