@@ -101,6 +101,7 @@ def run(plan: Plan, outdir: str, resume: str | None = None, dry_run: bool = Fals
             resume=resume,
             dry_run=dry_run,
             networks=plan.resources.networks,
+            student_from=plan.student_from,
         )
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import dnnlib
 
@@ -33,6 +34,7 @@ def continue_or_start(
     resume: str | None = None,
     dry_run: bool = False,
     networks: Networks | None = None,
+    student_from: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Run a training loop in a new run directory, or continue an existing run; wait for its end.
 
@@ -46,6 +48,7 @@ def continue_or_start(
             that one.
         dry_run: print the options, and write and run nothing.
         networks: network files that are open already.
+        student_from: how `student` was made.
 
     Returns:
         The run directory.
@@ -63,6 +66,7 @@ def continue_or_start(
 
         def prepare() -> RunDirectory:
             reads = inputs.fingerprints(args, networks or Networks(), own_student=student is not None)
+            reads |= student_from
             existing = run_to_continue(outdir, args, student, resume, reads)
             if existing is not None:
                 states.require_one(existing)
@@ -127,7 +131,7 @@ def write_start(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
     if student is not None and is_new:
         pickles.save(args['resume_pkl'], student)
     if reads:
-        run.write_inputs(reads)
+        run.write_inputs({**reads, inputs.DIRECTORY: os.getcwd()})
     run.write_options(args)
     if not is_new and not run.states():
         run.cut_records({})  # The run was stopped before its first state, and starts from scratch.
@@ -261,6 +265,9 @@ def differences(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
             changed += _other_input(name, json.loads(before), json.loads(after), recorded.get(name), reads.get(name))
         elif before != after:
             changed.append(f'{name}: {before or "none"} → {after or "none"}')
+    for name in (inputs.RATIO, inputs.CRITERION):
+        if name in reads and recorded.get(name, reads[name]) != reads[name]:
+            changed.append(f'{name}: {recorded[name]} → {reads[name]}')
     return changed
 
 

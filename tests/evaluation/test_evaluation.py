@@ -36,6 +36,7 @@ from stylegan2_compress.evaluation.evaluate import evaluate, table
 from stylegan2_compress.host import datasets
 from stylegan2_compress.losses.images import ImageMatching
 from stylegan2_compress.losses.terms import Batch, StyleMixing
+from stylegan2_compress.runs.directory import RunDirectory
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = [
@@ -565,7 +566,24 @@ def test_compare_takes_the_newest_of_each_seed(run_dir):
     assert row['fid50k_full std'] == pytest.approx(2**0.5)
 
 
+def test_compare_shows_what_was_trained_and_how_far(run_dir):
+    """Of the last snapshot, how far the statistics go; of an earlier one, what its name says."""
+    run = RunDirectory(run_dir)
+    args = run.read_options()
+    args['loss_kwargs']['embeddings'] = ['dino_resnet50', 'clip_rn50']
+    run.write_options(dict(args, total_kimg=100))
+    run.write_inputs({'student.ratio': '0.7', 'student.criterion': 'diversity'})
+    run.stats_path.write_text(json.dumps({'Progress/kimg': {'mean': 25.6}}) + '\n')
+    rows = compare([str(run_dir), str(run_dir / 'network-snapshot-000000.pkl')])
+    assert [row['kimg'] for row in rows] == [25.6, 0]
+    assert (rows[0]['ratio'], rows[0]['criterion']) == (0.7, 'diversity')
+    assert rows[0]['embeddings'] == 'dino_resnet50, clip_rn50'
+
+
 def test_compare_in_every_format(run_dir, place):
+    metric = run_dir / 'metric-fid50k_full.jsonl'
+    metric.write_text(metric.read_text().rpartition('\n')[0] + '\n')  # Without the line that broke off.
+
     def printed(form):
         return commands.run('compare', run_dir, place / 'teacher.pkl', '--format', form)
 

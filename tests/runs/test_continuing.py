@@ -314,8 +314,8 @@ def begin(tmp_path, monkeypatch):
         loop='idle.training_loop', num_gpus=1, total_kimg=5, batch_size=4, loss_kwargs=dict(r1_gamma=1),
         training_set_kwargs=dict(path='data.zip'),
     )  # fmt: skip
-    return lambda resume=None, student=None, **changes: continue_or_start(
-        str(tmp_path / 'runs'), 'name', args | changes, resume=resume, student=student
+    return lambda resume=None, student=None, student_from={}, **changes: continue_or_start(
+        str(tmp_path / 'runs'), 'name', args | changes, resume=resume, student=student, student_from=student_from
     )
 
 
@@ -395,6 +395,14 @@ def test_what_a_run_reads_may_not_be_replaced(begin, files, make_generator, make
         begin(resume=run_dir, **files())
     assert contents(tmp_path / 'runs') == before
     assert begin(resume='latest', **files())[-10:] == '00001-name'
+
+
+def test_a_student_that_was_pruned_in_another_way_is_another_run(begin, make_generator):
+    student = dict(G=make_generator(), D=None, G_ema=make_generator(), training_set_kwargs=None, augment_pipe=None)
+    run_dir = begin(student=student, student_from={'student.criterion': 'l1'})
+    with pytest.raises(UserError, match=r'other options: student\.criterion: l1 → diversity'):
+        begin(resume=run_dir, student=student, student_from={'student.criterion': 'diversity'})
+    assert begin(resume='latest', student=student, student_from={'student.criterion': 'l1'}) == run_dir
 
 
 def test_runs_without_digests_on_record_are_compared_by_place(begin, files):
