@@ -18,6 +18,7 @@ import torch
 
 from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.host import datasets
+from stylegan2_compress.runs.signals import STOPPING
 
 # Purposes of random numbers: each has a stream of its own.
 SETUP, GRID, ORDER, LATENTS, ROUND, REALS = range(6)
@@ -143,8 +144,8 @@ def teacher_batches(training_set: TeacherDataset, share: Share, random_seed: int
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach workers too: their images are needed until the step is done."""
-    for which in (signal.SIGINT, signal.SIGTERM):
+    """Ignore the signals that end a run, which reach workers too: their images are needed until the step is done."""
+    for which in STOPPING:
         signal.signal(which, signal.SIG_IGN)
 
 

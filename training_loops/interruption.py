@@ -1,12 +1,14 @@
-"""Ctrl-C and SIGTERM: the step is finished and the state saved before the run ends."""
+"""Ctrl-C, SIGTERM and SIGHUP: the step is finished and the state saved before the run ends."""
 
 import os
 import signal
 import threading
 
+from stylegan2_compress.runs import signals
+
 
 class Interruption:
-    """A context in which SIGINT and SIGTERM are only recorded. A second Ctrl-C interrupts at once.
+    """A context in which `signals.STOPPING` are only recorded. A second Ctrl-C interrupts at once.
 
     Attributes:
         signal: the name of the last signal, or None.
@@ -17,7 +19,7 @@ class Interruption:
     def __enter__(self) -> 'Interruption':
         self.previous = {}
         if threading.current_thread() is threading.main_thread():  # Others may set no handlers.
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in signals.to_handle():
                 self.previous[number] = signal.signal(number, self._record)
         return self
 
@@ -27,6 +29,8 @@ class Interruption:
 
     def _record(self, number: int, _frame) -> None:
         self.signal = signal.Signals(number).name
+        if self.signal == 'SIGHUP':
+            signals.leave_the_terminal()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.write(2, b'\nFinishing the step; Ctrl-C again stops at once, without saving.\n')

@@ -66,7 +66,7 @@ def train(
 
     The arguments are those of the host's `training.training_loop.training_loop`, which documents them, and two more:
     `device` ('cpu', 'cuda', 'cuda:1'; by default CUDA where available), and `state_kimg`, after how many thousands of
-    images the state is saved; it is also saved at the end, and on SIGINT and SIGTERM.
+    images the state is saved; it is also saved at the end, and on SIGINT, SIGTERM and SIGHUP.
 
     Differences from the host: everything random is a function of the seed and the position of an image in the run; a
     step is the same however its batch is split into rounds and processes; latents are drawn only for the phases that

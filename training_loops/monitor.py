@@ -82,7 +82,7 @@ class Monitor:
 
     def advance(self, images: int) -> None:
         """Move the progress bar."""
-        self.bar.update(images / 1000)
+        self.bar.update(min(images / 1000, self.bar.total - self.bar.n))  # The last step may be beyond the end.
 
     def print_tick(self, tick: int, cur_nimg: int, augment_p: float) -> None:
         """Print the host's status line, and report its numbers as statistics."""

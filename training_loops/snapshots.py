@@ -10,6 +10,7 @@ from training.networks import Discriminator, Generator
 
 from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.host import datasets
+from stylegan2_compress.host.networks import init_arguments
 from stylegan2_compress.images import grid, to_uint8
 
 
@@ -80,6 +81,11 @@ def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
     if data['D'] is None:
         data['D'] = placeholder_discriminator(data['G'])
     return data
+
+
+def is_placeholder(D: torch.nn.Module) -> bool:
+    """Whether a discriminator is one by `placeholder_discriminator`."""
+    return init_arguments(D)[1].get('channel_max') == 1
 
 
 def placeholder_discriminator(G: Generator) -> Discriminator:

@@ -3,10 +3,11 @@
 import click
 
 from stylegan2_compress.cli.shared import SEED, device_option, host_option, load, trust_option
+from stylegan2_compress.files import check_output
 
 
 @click.command()
-@click.argument('files', nargs=-1, required=True, metavar='PKL|URL|EXPORT…')
+@click.argument('files', nargs=-1, required=True, metavar='PKL|RUN_DIR|URL|EXPORT…')
 @click.option(
     '--data', required=True, metavar='PATH', help="Images to compare with: directory or zip in the host's format."
 )
@@ -21,14 +22,17 @@ from stylegan2_compress.cli.shared import SEED, device_option, host_option, load
 )
 @click.option('--seed', type=SEED, default=0, show_default=True, metavar='N', help='The first seed.')
 @click.option('--mirror', is_flag=True, help='Data for fid50k, kid50k and pr50k3 includes flipped images.')
+@click.option('--out', metavar='FILE', help='Append the results to FILE  [default: beside each network]')
 @device_option
 @trust_option
 @host_option
-def evaluate(files, data, metrics, samples, repeats, seed, mirror, device, trust, host_dir):
-    """Measure generators (G_ema), side by side; differences are to the first one.
+def evaluate(files, data, metrics, samples, repeats, seed, mirror, out, device, trust, host_dir):
+    """Measure generators (G_ema), side by side; differences are to the first one. Of a run directory, the last snapshot
+    is measured.
 
-    Every result is appended to metric-<name>.jsonl beside its file, in the host's format; `compare` reads them. Exports
-    are measured as they run, beside the networks that they are of; results are written into them.
+    Every result is appended to metric-<name>.jsonl beside its file, in the host's format; `compare` reads them. Where
+    nothing can be written there, --out names a file for all of them. Exports are measured as they run, beside the
+    networks that they are of; results are written into them.
 
     \b
     Metrics, separated by commas:
@@ -51,8 +55,10 @@ def evaluate(files, data, metrics, samples, repeats, seed, mirror, device, trust
       stylegan2-compress evaluate teacher.pkl student.pkl --data mnist.zip --samples 2000 --repeats 3 \\
           --metrics fd:efficientnet_lite0@size=64,agreement
     """
+    if out is not None:
+        check_output(out, force=True, endings=['.jsonl'])
     evaluate = load('evaluation.evaluate:evaluate', host_dir)
-    results = evaluate(list(files), data, metrics, samples, repeats, seed, mirror, device, trust)
+    results = evaluate(list(files), data, metrics, samples, repeats, seed, mirror, device, trust, out)
     click.echo(load('evaluation.evaluate:table')(results))
 
 

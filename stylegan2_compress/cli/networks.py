@@ -53,12 +53,15 @@ def inspect(file, as_json, host_dir):
 
 
 @click.command()
-@click.argument('source', metavar='IN|URL')
+@click.argument('source', metavar='IN|RUN_DIR|URL')
 @click.argument('dest', metavar='OUT|hf://OWNER/REPOSITORY/FILE')
+@click.option(
+    '--only', type=click.Choice(['G_ema']), help='Write the network that makes the images, without those for training.'
+)
 @force_option
 @trust_option
 @host_option
-def convert(source, dest, force, trust, host_dir):
+def convert(source, dest, only, force, trust, host_dir):
     """Convert networks between .pkl, .safetensors and .pt.
 
     Pickles of the TensorFlow era and of stylegan3's StyleGAN2 are converted to the host's networks on the way.
@@ -78,15 +81,15 @@ def convert(source, dest, force, trust, host_dir):
       stylegan2-compress convert 256px_11x.pt student.pkl
       # Publish a student
       stylegan2-compress convert runs/00000/network-snapshot-010000.pkl hf://OWNER/REPOSITORY/student.safetensors
+    \b
+      # For others to make images with: a fraction of the size, since discriminator and second generator stay here
+      stylegan2-compress convert --only G_ema runs/00000-ffhq/network-snapshot-025000.pkl small.pkl
     """
     if dest.startswith('hf://'):
         click.echo(load('compression.publish:publish', host_dir)(source, dest, force, trust))
         return
     check_output(dest, force, NETWORK_FILES, inputs=[source])
-    networks = load('pickles:load', host_dir)(source, trust=trust)
-    load('pickles:save')(dest, networks)
-    if dest.endswith('.pkl') and networks['D'] is None:
-        click.echo(f'{dest} has no discriminator, without which the host opens no pickle; we do.', err=True)
+    load('compression.convert:convert', host_dir)(source, dest, trust, only)
 
 
 @click.command()
@@ -117,7 +120,7 @@ def prune(force, trust, host_dir, **options):
 
 
 @click.command()
-@click.argument('files', nargs=-1, required=True, metavar='PKL|URL…')
+@click.argument('files', nargs=-1, required=True, metavar='PKL|RUN_DIR|URL…')
 @click.option('--batch', type=click.IntRange(min=1), default=16, show_default=True, help='Measure at 1 and this size.')
 @click.option('--layers', is_flag=True, help='Show every layer.')
 @click.option(
@@ -133,7 +136,8 @@ def prune(force, trust, host_dir, **options):
 @trust_option
 @host_option
 def profile(host_dir, **options):
-    """Parameters, multiply-accumulates, time and memory of generators (G_ema), compared with the first.
+    """Parameters, multiply-accumulates, time and memory of generators (G_ema), compared with the first. Of a run
+    directory, the last snapshot counts.
 
     MACs are counted as the GAN compression papers do: convolutions at their input's resolution, toRGB, mapping network
     and style affines, without blur and bias. Times are medians over repeated runs.

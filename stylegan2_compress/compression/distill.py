@@ -13,6 +13,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics
 from stylegan2_compress.host import configurations, devices
 from stylegan2_compress.host.networks import require_finite, require_generator
+from stylegan2_compress.runs import inputs
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
@@ -71,7 +72,9 @@ def plan_distillation(options: DistillOptions) -> Plan:
         pruning.require_prunable(options.teacher, G)
         ratio = DEFAULT_RATIO if options.ratio is None else options.ratio
         widths = pruning.widths_for_ratio(G, ratio)
-        student = pruning.make_student(teacher, widths, options.criterion or 'l1')
+        criterion = options.criterion or 'l1'
+        student = pruning.make_student(teacher, widths, criterion)
+        plan.student_from = {inputs.RATIO: f'{ratio:g}', inputs.CRITERION: criterion}
         plan.name += f'-ratio{ratio:g}'
     planning.compress(plan, replace(options, loop=OUR_LOOP if options.loop is None else options.loop), student)
     if options.state_kimg is not None and 'loop' not in plan.args:

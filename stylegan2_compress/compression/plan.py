@@ -35,6 +35,7 @@ from stylegan2_compress.runs import resources
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import continue_or_start
+from stylegan2_compress.training_loops.snapshots import is_placeholder
 
 LOOPS = (HOST_LOOP, OUR_LOOP)
 
@@ -104,6 +105,7 @@ def run(plan: Plan, outdir: str, resume: str | None = None, dry_run: bool = Fals
             resume=resume,
             dry_run=dry_run,
             networks=plan.resources.networks,
+            student_from=plan.student_from,
         )
 
 
@@ -143,6 +145,8 @@ def use_networks(plan: Plan, name: str, data: Mapping) -> None:
         if data[network] is None:
             raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
         require_finite(name, data[network], network)
+    if is_placeholder(data['D']):
+        raise UserError(f'{name} has a placeholder for D, because it is for making images: name one with a trained D.')
     if plan.student is None:  # Else it is the teacher's, which is compared with the data itself.
         check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
     freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')

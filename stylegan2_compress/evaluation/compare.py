@@ -11,7 +11,8 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import require_generator
-from stylegan2_compress.runs.directory import RunDirectory, is_snapshot
+from stylegan2_compress.runs import inputs
+from stylegan2_compress.runs.directory import RunDirectory, is_snapshot, kimg_of
 from stylegan2_compress.tickets import baking
 
 
@@ -45,7 +46,7 @@ def _row(place: str, trust: bool) -> dict[str, object]:
     row: dict[str, object] = {'run': place}
     if path.is_dir():
         row['snapshot'] = snapshot
-    row |= _options(run)
+    row |= _options(run, snapshot)
     file = run.path / snapshot
     if file.is_file():
         contents = pickles.load(file, trust=trust)
@@ -63,16 +64,24 @@ def _last_snapshot(run: RunDirectory, measured: list[dict]) -> str | None:
     return max([name for name in names if is_snapshot(name)] or existing or names, default=None)
 
 
-def _options(run: RunDirectory) -> dict[str, object]:
-    """Options that the run was trained with; empty if they are not known."""
+def _options(run: RunDirectory, snapshot: str) -> dict[str, object]:
+    """Options that the run was trained with, and for how long by this snapshot; empty if they are not known."""
     args = run.read_options()
     if args is None:
         return {}
-    loss = args.get('loss_kwargs', {})
+    loss, recorded = args.get('loss_kwargs', {}), run.read_inputs()
+    reached = run.kimg_on_record()
+    if snapshot not in [path.name for path in run.snapshots()[-1:]] or not reached:
+        reached = kimg_of(Path(snapshot))  # Of earlier snapshots, whole thousands are known.
+    ratio = recorded.get(inputs.RATIO)
+    embeddings = loss.get('embeddings') or loss.get('embedding')
     return {
         'loss': str(loss.get('class_name', '')).rpartition('.')[2] or None,
         'teacher': loss.get('teacher') and re.split(r'[/\\]', loss['teacher'])[-1],
-        'kimg': args.get('total_kimg'),
+        'ratio': None if ratio is None else float(ratio),
+        'criterion': recorded.get(inputs.CRITERION),
+        'embeddings': ', '.join(embeddings) if isinstance(embeddings, list) else embeddings,
+        'kimg': reached,
         'batch': args.get('batch_size'),
         'gamma': loss.get('r1_gamma'),
         'seed': args.get('random_seed'),

@@ -20,6 +20,7 @@ from stylegan2_compress.export import exported
 from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.host import datasets, devices, downloads
 from stylegan2_compress.host.networks import require_finite, require_generator
+from stylegan2_compress.runs.directory import network_file
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ def evaluate(
     mirror: bool = False,
     device: str | None = None,
     trust: bool = False,
+    out: str | None = None,
 ) -> list[Measured]:
     """Measure G_ema of network files, and append every result to `metric-<name>.jsonl` beside its file.
 
     Args:
-        files: network files or URLs, and directories that `export` wrote. The first is the teacher for metrics that
-            need one. Nothing is written for URLs.
+        files: network files, run directories, whose last snapshots count, URLs, and directories that `export` wrote.
+            The first is the teacher for metrics that need one. Nothing is written beside URLs.
         data: directory or zip in the host's format, which all are compared with.
         metric_names: see `metrics.parse`.
         samples: number of images that each metric generates, instead of its own number.
@@ -54,6 +56,7 @@ def evaluate(
         mirror: whether the host's metrics of 50,000 images (those without `_full`) use mirrored data as well.
         device: 'cpu', 'cuda', 'cuda:1'; by default CUDA if available.
         trust: run unknown code that the files contain.
+        out: file to which all results are appended instead.
 
     Raises:
         UserError: something cannot be measured or written; before anything is.
@@ -62,21 +65,20 @@ def evaluate(
     if seed + repeats > 2**32:
         raise UserError(f'--repeats={repeats} from --seed={seed} on leads beyond 4294967295, the last seed there is.')
     torch_device = devices.choose(device)
+    files = [file if exported.is_export(file) else network_file(file) for file in files]
     training_set, kwargs = datasets.open_training_set(data)
     if len(training_set) < 2:
         raise UserError(f'--data={data} has one image, and distributions are of several: name the data it is from.')
     label_dim = training_set.label_dim if kwargs.use_labels else 0
-    local_files = [_file_beside(file) for file in files]
     generators = []
-    for file, local_file in zip(files, local_files, strict=True):
+    for file in files:
         generators.append(_open(file, trust))
         _check_data(file, generators[-1], data, training_set, label_dim)
         _check_latents(file, generators[-1], files[0], generators[0])
         require_finite(file, generators[-1])
-        if local_file is not None and not os.access(os.path.dirname(os.path.abspath(local_file)), os.W_OK):
-            raise UserError(
-                f'{file} is in a directory that is not writable: copy it to a directory where results can be written.'
-            )
+        place = _file_beside(file)
+        if out is None and place is not None and not os.access(os.path.dirname(os.path.abspath(place)), os.W_OK):
+            raise UserError(f'{file} is in a directory that is not writable: --out=FILE takes the results.')
     dataset_kwargs = datasets.metric_dataset_kwargs(data, generators[0], mirror)
     setting = Setting(dataset_kwargs, torch_device, generators[0])
     for metric in chosen:
@@ -93,13 +95,13 @@ def evaluate(
             stack.enter_context(images.required_to_be_finite(file, G))
             look_at_two_images(G.to(torch_device))
             G.cpu()
-        for file, local_file, G in zip(files, local_files, generators, strict=True):
+        for file, G in zip(files, generators, strict=True):
             G = G.to(torch_device)
             values = {}
             for repeat in range(repeats):
                 for metric in chosen:
                     if metric.of_teacher or file != files[0]:
-                        for name, value in _measure(metric, G, seed + repeat, local_file, data).items():
+                        for name, value in _measure(metric, G, seed + repeat, file, out, data).items():
                             values.setdefault(name, []).append(value)
             G.cpu()
             measured.append(Measured(file, values))
@@ -128,14 +130,15 @@ def _file_beside(file: str) -> str | None:
     return None if downloads.is_remote(file) else file
 
 
-def _measure(metric: Metric, G: Generator, seed: int, file: str | None, data: str) -> dict[str, float]:
-    """Results of one metric with one seed. Writes a record beside the file, if there is one."""
+def _measure(metric: Metric, G: Generator, seed: int, file: str, out: str | None, data: str) -> dict[str, float]:
+    """Results of one metric with one seed. Writes a record to `out`, or beside the file, if it has a place."""
     start = time.time()
     results = metric.measure(G, seed)
     seconds = time.time() - start
     if not np.isfinite(list(results.values())).all():
         raise UserError(f'--metrics={metric.name} is no finite number of these images: choose another metric or data.')
-    if file is not None:
+    place = file if out else _file_beside(file)
+    if place is not None:
         record = dict(
             results=results,
             metric=metric.name,
@@ -146,7 +149,7 @@ def _measure(metric: Metric, G: Generator, seed: int, file: str | None, data: st
             data=data,
             **metric.facts(),
         )
-        records.append(file, record)
+        records.append(place, record, out)
     return results
 
 

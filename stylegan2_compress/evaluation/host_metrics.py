@@ -62,7 +62,9 @@ class HostMetric(Metric):
 
     def measure(self, G: Generator, seed: int) -> dict[str, float]:
         with tqdm(total=1000, desc=self.name, leave=False, disable=None, bar_format='{l_bar}{bar}| {elapsed}') as bar:
-            progress = metric_utils.ProgressMonitor(progress_fn=lambda done, _total: bar.update(done - bar.n))
+            progress = metric_utils.ProgressMonitor(
+                progress_fn=lambda done, _total: bar.update(min(done, bar.total) - bar.n)
+            )
             with generating(self.samples), seeding(seed):
                 result = metric_main.calc_metric(
                     metric=self.metric,

@@ -13,6 +13,7 @@ from stylegan2_compress.export import graph, timing
 from stylegan2_compress.export.base import exporter
 from stylegan2_compress.host import devices, profiling
 from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.runs.directory import network_file
 from stylegan2_compress.tickets import baking
 
 
@@ -29,7 +30,7 @@ def profile(
     """Count, and measure at batch sizes 1 and `batch`, the G_ema of network files.
 
     Args:
-        files: network files or URLs; the others are compared with the first.
+        files: network files, URLs, or run directories, whose last snapshots count; the first is compared with.
         batch: images at a time.
         layers: show every layer.
         runtimes: formats of exports to time as well, on the CPU; compared with the first network in the host's code.
@@ -45,6 +46,7 @@ def profile(
         raise UserError(f'--runtime={runtimes[0]} and --no-measure exclude each other: leave one out.')
     exporters = {name: exporter(name) for name in runtimes}
     torch_device = devices.choose(device)
+    files = [network_file(file) for file in files]
     generators = []
     for file in files:
         data = pickles.load(file, trust=trust)

@@ -10,17 +10,18 @@ from pathlib import Path
 from stylegan2_compress.runs.directory import RunDirectory
 
 
-def append(pkl: str, record: dict) -> None:
-    """Append a record to the file of its metric, in the directory of a network pickle.
+def append(pkl: str, record: dict, out: str | None = None) -> None:
+    """Append a record to the file of its metric, in the directory of a network pickle, or to another file.
 
     Args:
-        pkl: local path.
+        pkl: path of the network; for `out`, it may be a URL.
         record: entries as in the result of the host's `calc_metric`, and more.
+        out: file for records of several networks, each with its path.
     """
-    directory = RunDirectory(os.path.dirname(os.path.abspath(pkl)))
-    line = json.dumps(dict(record, snapshot_pkl=os.path.basename(pkl), timestamp=time.time()))
-    with open(directory.metric_path(record['metric']), 'a') as file:
-        file.write(line + '\n')
+    path = out or RunDirectory(os.path.dirname(os.path.abspath(pkl))).metric_path(record['metric'])
+    name = pkl if out else os.path.basename(pkl)
+    with open(path, 'a') as file:
+        file.write(json.dumps(dict(record, snapshot_pkl=name, timestamp=time.time())) + '\n')
 
 
 def read(directory: Path) -> Iterator[dict]:

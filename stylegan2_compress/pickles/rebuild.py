@@ -10,13 +10,13 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.modules import module as torch_module
 from torch_utils import persistence
-from training import augment
 from training import networks as host_networks
 
 from stylegan2_compress import networks as our_networks
@@ -193,7 +193,7 @@ def find_class(network: Network) -> type[torch.nn.Module]:
     Raises:
         UnknownClass: no class has that name.
     """
-    classes = _local_classes().get(network.class_name)
+    classes = _local_classes().get(network.class_name) or _augmentation_classes().get(network.class_name)
     if classes is None:
         name = network.class_name
         raise UnknownClass(f'holds a network of class {name!r}, which neither the host nor stylegan2_compress has')
@@ -202,11 +202,21 @@ def find_class(network: Network) -> type[torch.nn.Module]:
 
 @functools.cache
 def _local_classes() -> dict[str, list[type[torch.nn.Module]]]:
-    """The host's persistent classes and ours by name."""
+    """The host's persistent classes of networks and ours by name."""
     names = [entry.name for entry in pkgutil.iter_modules(our_networks.__path__)]
     ours = [importlib.import_module(f'{our_networks.__name__}.{name}') for name in names]
+    return _persistent_classes(host_networks, *ours)
+
+
+@functools.cache
+def _augmentation_classes() -> dict[str, list[type[torch.nn.Module]]]:
+    """The host's persistent classes of augmentations, imported for files that have one: it takes scipy.signal."""
+    return _persistent_classes(importlib.import_module('training.augment'))
+
+
+def _persistent_classes(*modules: ModuleType) -> dict[str, list[type[torch.nn.Module]]]:
     classes: dict[str, list[type[torch.nn.Module]]] = {}
-    for module in [host_networks, augment, *ours]:
+    for module in modules:
         for value in vars(module).values():
             if isinstance(value, type) and persistence.is_persistent(value):
                 classes.setdefault(value.__name__, []).append(value)

@@ -58,7 +58,13 @@ class Report:
     def text(self) -> str:
         """The report as text for people."""
         lines = [f'{self.file}: {self.format}, {self.bytes:,} bytes', f'SHA-256 {self.sha256}']
+        shown: dict[str, NetworkReport] = {}
         for key, network in self.networks.items():
+            same = next((other for other, report in shown.items() if report == network), None)
+            if same is not None:
+                lines += ['', f'{key}: the same modules and shapes as {same}']
+                continue
+            shown[key] = network
             lines += ['', f'{key}: {network.class_name}, {network.parameters:,} parameters']
             if network.macs is not None:
                 lines[-1] += f', {network.macs:,} MACs per image'

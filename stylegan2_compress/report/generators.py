@@ -19,6 +19,8 @@ from stylegan2_compress.host import devices, profiling
 from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 from stylegan2_compress.report.reading import Run
+from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.runs.inputs import DIRECTORY
 from stylegan2_compress.tickets import baking
 
 COLUMNS = 6  # Images in a row, which fit the width of a phone.
@@ -117,7 +119,9 @@ def find_file(name: str, run: Run) -> str | None:
         prefix = hashlib.md5(name.encode()).hexdigest()  # How the host names files in its cache.
         cached = Path(dnnlib.make_cache_dir_path('downloads')).glob(f'{prefix}_*')
         return next((str(file) for file in cached), None)
-    places = [Path(name), run.path / Path(name).name, run.path.parent / Path(name).name]
+    started_in = RunDirectory(run.path).read_inputs().get(DIRECTORY)
+    places = [Path(started_in, name)] if isinstance(started_in, str) else []
+    places += [Path(name), run.path / Path(name).name, run.path.parent / Path(name).name]
     own, stated = run.path.resolve(), run.option('run_dir')
     if isinstance(stated, str) and own.parts[-len(Path(stated).parts) :] == Path(stated).parts:
         places.insert(0, Path(*own.parts[: -len(Path(stated).parts)], name))

@@ -39,6 +39,12 @@ def is_snapshot(name: str) -> bool:
     return name.startswith(SNAPSHOTS.partition('*')[0])
 
 
+def network_file(place: str) -> str:
+    """The network file that is meant by a path or URL: of a run's directory, its last snapshot."""
+    snapshots = [path for path in RunDirectory(place).snapshots() if kimg_of(path) is not None]
+    return os.fspath(snapshots[-1]) if snapshots else place
+
+
 class RunDirectory(os.PathLike):
     """The files of a run, which may be new, going on, finished, damaged, or the host's. Creating one reads nothing.
 
@@ -118,17 +124,17 @@ class RunDirectory(os.PathLike):
             file.write(json.dumps(args, indent=2).encode())
 
     def read_inputs(self) -> dict[str, str]:
-        """Digests of what the run reads, by the arguments that name it (`runs.inputs`); empty where not on record."""
+        """Digests of what the run reads, by the arguments that name it, and more, see `runs.inputs`; empty without."""
         return _read_json(self.inputs_path) or {}
 
-    def write_inputs(self, fingerprints: Mapping[str, str]) -> None:
-        """Record digests of what the run reads.
+    def write_inputs(self, inputs: Mapping[str, str]) -> None:
+        """Record digests of what the run reads, and more, see `runs.inputs`.
 
         Raises:
             UserError: the file cannot be written.
         """
         with files.atomic_write(self.inputs_path) as file:
-            file.write(json.dumps(fingerprints, indent=2).encode())
+            file.write(json.dumps(inputs, indent=2).encode())
 
     @property
     def student_path(self) -> str:

@@ -14,6 +14,9 @@ NETWORKS = ('loss_kwargs.teacher', 'resume_pkl')
 FILES = ('loss_kwargs.statistics',)
 NAMES = (*DATA, *NETWORKS, *FILES)
 
+# What else `inputs.json` has: how the run's own student was made, and the directory that relative paths start from.
+RATIO, CRITERION, DIRECTORY = 'student.ratio', 'student.criterion', 'directory'
+
 
 def fingerprints(args: Mapping, networks: Networks, own_student: bool = False) -> dict[str, str]:
     """Digests of the contents of a run's data, network files and statistics, by the arguments that name them.

@@ -16,7 +16,7 @@ import dnnlib
 import torch.multiprocessing
 
 from stylegan2_compress import distributed, errors, host
-from stylegan2_compress.runs import loops
+from stylegan2_compress.runs import loops, signals
 from stylegan2_compress.runs.directory import RunDirectory
 
 USER_ERRORS = (errors.Stopped, errors.DivergedError, errors.UserError)  # Others are shown with their traceback.
@@ -186,9 +186,11 @@ def receive(children: list, pipes: list, outcomes: dict) -> list[int]:
 
 @contextmanager
 def signals_forwarded(children: list) -> Iterator[None]:
-    """On Ctrl-C and SIGTERM, ask all processes to save and end; a second Ctrl-C ends everything at once."""
+    """On Ctrl-C, SIGTERM and SIGHUP, ask all processes to save and end; a second Ctrl-C ends everything at once."""
 
     def forward(number, _frame):
+        if signal.Signals(number).name == 'SIGHUP':
+            signals.leave_the_terminal()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         for child in children:
@@ -198,7 +200,7 @@ def signals_forwarded(children: list) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, forward) for number in signals.to_handle()}
     try:
         yield
     finally:

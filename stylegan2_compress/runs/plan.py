@@ -17,12 +17,14 @@ class Plan:
         args: keyword arguments of the training loop, without `run_dir` and `rank`; what `training_options.json` says.
         resources: network files and embeddings.
         student: contents of the network pickle that the run starts from, where that is yet to be written.
+        student_from: how it is made from the teacher, by the names that `inputs.json` has for it.
     """
 
     name: str
     args: dnnlib.EasyDict
     resources: Resources = field(default_factory=Resources)
     student: dict | None = None
+    student_from: dict[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

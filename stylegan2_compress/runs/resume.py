@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import dnnlib
 
@@ -32,6 +34,7 @@ def continue_or_start(
     resume: str | None = None,
     dry_run: bool = False,
     networks: Networks | None = None,
+    student_from: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Run a training loop in a new run directory, or continue an existing run; wait for its end.
 
@@ -45,6 +48,7 @@ def continue_or_start(
             that one.
         dry_run: print the options, and write and run nothing.
         networks: network files that are open already.
+        student_from: how `student` was made.
 
     Returns:
         The run directory.
@@ -62,17 +66,21 @@ def continue_or_start(
 
         def prepare() -> RunDirectory:
             reads = inputs.fingerprints(args, networks or Networks(), own_student=student is not None)
+            reads |= student_from
             existing = run_to_continue(outdir, args, student, resume, reads)
             if existing is not None:
                 states.require_one(existing)
             run = existing or RunDirectory.next(outdir, desc)
             if not dry_run:
                 held.enter_context(run.claimed())
-            print_options(in_run_directory(args, run, student), run)
+            what_runs = in_run_directory(args, run, student)
+            if dry_run:
+                print(f'\nTraining options:\n{json.dumps(what_runs, indent=2)}')
+            print(summary(what_runs, run))
             if existing is None and resume is not None:
                 print_why_none(outdir, args, student, reads)
             if not dry_run:
-                write_start(run, in_run_directory(args, run, student), student, reads)
+                write_start(run, what_runs, student, reads)
             return run
 
         run = distributed.result_of_rank_zero(prepare)
@@ -80,6 +88,7 @@ def continue_or_start(
             print('Dry run; exiting.')
         else:
             launch.run(in_run_directory(args, run, student))
+            print(whats_next(args, run))
     return os.fspath(run)
 
 
@@ -122,20 +131,46 @@ def write_start(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
     if student is not None and is_new:
         pickles.save(args['resume_pkl'], student)
     if reads:
-        run.write_inputs(reads)
+        run.write_inputs({**reads, inputs.DIRECTORY: os.getcwd()})
     run.write_options(args)
     if not is_new and not run.states():
         run.cut_records({})  # The run was stopped before its first state, and starts from scratch.
 
 
-def print_options(args: dict, run_dir: str | os.PathLike) -> None:
-    """Print what is about to run, as the host does."""
-    print('\nTraining options:')
-    print(json.dumps(args, indent=2))
-    print(f'\nOutput directory:   {os.fspath(run_dir)}')
-    print(f'Training data:      {args["training_set_kwargs"]["path"]}')
-    print(f'Training duration:  {args["total_kimg"]} kimg')
-    print(f'Number of processes: {args["num_gpus"]}\n')
+def summary(args: Mapping, run: RunDirectory) -> str:
+    """What is about to run, in the lines that matter; `training_options.json` has all."""
+    loss, data = args.get('loss_kwargs', {}), args['training_set_kwargs']
+    at_a_time, processes = args.get('batch_gpu', args.get('batch_size')), args['num_gpus']
+    lines = {
+        'Output directory': os.fspath(run),
+        'Training data': data['path'] + (', mirrored' if data.get('xflip') else ''),
+        'Loss': loss.get('class_name'),
+        'Teacher': loss.get('teacher'),
+        'Starts from': args.get('resume_pkl'),
+        'Duration': f'{args["total_kimg"]} kimg',
+        'Batch': f'{args.get("batch_size")} images, {at_a_time} at a time',
+        'Processes': processes,
+        'Learning rate': args.get('G_opt_kwargs', {}).get('lr'),
+        'R1 weight': loss.get('r1_gamma'),
+        'Seed': args.get('random_seed'),
+        'Device': args.get('device') or 'CUDA where there is one',
+        'All options': run.options_path,
+    }
+    return '\n' + ''.join(f'{name + ":":<18} {value}\n' for name, value in lines.items() if value is not None)
+
+
+def whats_next(args: Mapping, run: RunDirectory) -> str:
+    """Where the results of a run are, and the commands that show them."""
+    lines = ['', f'The run is in {os.fspath(run)}.']
+    snapshots = run.snapshots()
+    if snapshots:
+        teacher = args.get('loss_kwargs', {}).get('teacher')
+        networks = ' '.join(shlex.quote(str(each)) for each in [teacher, snapshots[-1]] if each is not None)
+        data = shlex.quote(args['training_set_kwargs']['path'])
+        lines += [f'Its last snapshot:   {snapshots[-1]}']
+        lines += [f'To measure it:       stylegan2-compress evaluate {networks} --data {data}']
+    lines += [f'To see how it went:  stylegan2-compress report {shlex.quote(os.fspath(run))}']
+    return '\n'.join(lines)
 
 
 # --- Which run to continue --------------------------------------------------------------------------------------------
@@ -240,6 +275,9 @@ def differences(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
             changed += _other_input(name, json.loads(before), json.loads(after), recorded.get(name), reads.get(name))
         elif before != after:
             changed.append(f'{name}: {before or "none"} → {after or "none"}')
+    for name in (inputs.RATIO, inputs.CRITERION):
+        if name in reads and recorded.get(name, reads[name]) != reads[name]:
+            changed.append(f'{name}: {recorded[name]} → {reads[name]}')
     return changed
 
 

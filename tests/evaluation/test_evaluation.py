@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from stylegan2_compress.evaluation.evaluate import evaluate, table
 from stylegan2_compress.host import datasets
 from stylegan2_compress.losses.images import ImageMatching
 from stylegan2_compress.losses.terms import Batch, StyleMixing
+from stylegan2_compress.runs.directory import RunDirectory
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = [
@@ -344,6 +346,30 @@ def test_lines_that_are_no_results_are_left_out_and_counted(tmp_path, capsys, li
     assert capsys.readouterr().err == f'{tmp_path}/metric-fid.jsonl: 1 line left out, which is no result of a metric.\n'
 
 
+def test_results_go_where_they_can_be_written(place, copies, tmp_path, monkeypatch):
+    """Every network's, with its path; nothing beside the networks."""
+    out = tmp_path / 'results.jsonl'
+    given = dict(samples=20, device='cpu', out=str(out))
+    found = evaluate(copies, str(place / 'data.zip'), f'fd:{spec_of(place)}', **given)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line['snapshot_pkl'] for line in lines] == copies
+    assert [list(line['results'].values()) for line in lines] == [next(iter(each.values.values())) for each in found]
+    assert not list(tmp_path.glob('metric-*'))
+    monkeypatch.setattr(os, 'access', lambda path, _mode: str(path) != str(tmp_path))
+    with pytest.raises(UserError, match=r'teacher.pkl is in a directory that is not writable: --out=FILE takes'):
+        evaluate(copies, str(place / 'data.zip'), 'agreement', device='cpu')
+    evaluate(copies, str(place / 'data.zip'), 'agreement', **given)
+    assert len(out.read_text().splitlines()) == 3
+
+
+def test_a_run_directory_stands_for_its_last_snapshot(place, copies, tmp_path):
+    for kimg, file in [(1, copies[0]), (2, copies[1])]:
+        shutil.copy(file, tmp_path / f'network-snapshot-{kimg:06d}.pkl')
+    found = evaluate([copies[0], str(tmp_path)], str(place / 'data.zip'), 'agreement', samples=20, device='cpu')
+    assert found[1].file == f'{tmp_path}/network-snapshot-000002.pkl'
+    assert found[1].values == evaluate(copies, str(place / 'data.zip'), 'agreement', samples=20, device='cpu')[1].values
+
+
 def spoiled(path, out, weights, value=float('nan')):
     """A copy of a network file whose weights of a name are another value."""
     contents = pickles.load(path)
@@ -540,7 +566,24 @@ def test_compare_takes_the_newest_of_each_seed(run_dir):
     assert row['fid50k_full std'] == pytest.approx(2**0.5)
 
 
+def test_compare_shows_what_was_trained_and_how_far(run_dir):
+    """Of the last snapshot, how far the statistics go; of an earlier one, what its name says."""
+    run = RunDirectory(run_dir)
+    args = run.read_options()
+    args['loss_kwargs']['embeddings'] = ['dino_resnet50', 'clip_rn50']
+    run.write_options(dict(args, total_kimg=100))
+    run.write_inputs({'student.ratio': '0.7', 'student.criterion': 'diversity'})
+    run.stats_path.write_text(json.dumps({'Progress/kimg': {'mean': 25.6}}) + '\n')
+    rows = compare([str(run_dir), str(run_dir / 'network-snapshot-000000.pkl')])
+    assert [row['kimg'] for row in rows] == [25.6, 0]
+    assert (rows[0]['ratio'], rows[0]['criterion']) == (0.7, 'diversity')
+    assert rows[0]['embeddings'] == 'dino_resnet50, clip_rn50'
+
+
 def test_compare_in_every_format(run_dir, place):
+    metric = run_dir / 'metric-fid50k_full.jsonl'
+    metric.write_text(metric.read_text().rpartition('\n')[0] + '\n')  # Without the line that broke off.
+
     def printed(form):
         return commands.run('compare', run_dir, place / 'teacher.pkl', '--format', form)
 

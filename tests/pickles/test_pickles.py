@@ -11,6 +11,8 @@ import math
 import os
 import pickle
 import re
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -25,6 +27,7 @@ from dnnlib import EasyDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pickling import assert_same, edited, snapshot, write, write_tensorflow
+from torch_utils import misc
 from training import augment, networks
 
 from stylegan2_compress import pickles
@@ -813,3 +816,48 @@ def test_safetensors_without_a_checksum_are_read(tmp_path, make_generator, monke
     pickles.save(tmp_path / 'a.safetensors', dict(G_ema=make_generator()))
     monkeypatch.undo()
     assert pickles.load(tmp_path / 'a.safetensors')['G_ema'] is not None
+
+
+@pytest.mark.parametrize('ending', ['pkl', 'safetensors'])
+def test_a_generator_alone(tmp_path, make_generator, make_discriminator, ending):
+    """It makes the same images; the host opens the pickle."""
+    G, D, G_ema = make_generator(0), make_discriminator(), make_generator(1).eval()
+    whole, alone = tmp_path / f'whole.{ending}', tmp_path / f'alone.{ending}'
+    pickles.save(whole, dict(G=G, D=D, G_ema=G_ema, training_set_kwargs=dict(path='data.zip'), augment_pipe=None))
+    run('convert', '--only', 'G_ema', whole, alone)
+    found = pickles.load(alone)
+    z, c = torch.randn(2, 16), torch.zeros(2, 0)
+    assert torch.equal(found['G_ema'](z, c, noise_mode='const'), G_ema(z, c, noise_mode='const'))
+    assert found['training_set_kwargs'] == dict(path='data.zip')
+    weights = sum(tensor.nbytes for tensor in misc.params_and_buffers(G_ema))
+    assert alone.stat().st_size < weights + 100_000 < whole.stat().st_size  # The text of the host's modules is in it.
+    if ending == 'pkl':
+        with open(alone, 'rb') as file:
+            assert legacy.load_network_pkl(file)['G_ema'].z_dim == 16
+    assert 'has no StyleGAN2 generator as G_ema' in refused(
+        'convert', '--only', 'G_ema', saved(tmp_path / 'd.pkl', D=D), tmp_path / 'x.pkl'
+    )
+
+
+def saved(path, **networks):
+    pickles.save(path, dict(dict(G=None, D=None, G_ema=None), **networks))
+    return path
+
+
+def test_networks_of_the_same_shapes_are_shown_once(tmp_path, make_generator, make_discriminator):
+    networks = dict(G=make_generator(0), D=make_discriminator(), G_ema=make_generator(1))
+    text = pickles.inspect(saved(tmp_path / 'a.pkl', **networks)).text()
+    assert 'G_ema: the same modules and shapes as G\n' in text
+    assert text.count('mapping ') == 1
+    networks['G_ema'] = make_generator(synthesis_kwargs=dict(channel_base=128, channel_max=8))
+    assert 'the same' not in pickles.inspect(saved(tmp_path / 'b.pkl', **networks)).text()
+
+
+def test_inspecting_does_not_import_what_augmentation_takes(tmp_path, make_generator):
+    saved(tmp_path / 'a.pkl', G_ema=make_generator())
+    script = (
+        'import sys\nfrom stylegan2_compress import pickles\npickles.inspect("a.pkl")\n'
+        'print(*(name for name in ("training.augment", "scipy.signal") if name in sys.modules))'
+    )
+    result = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stdout == '\n', result.stderr

@@ -22,6 +22,7 @@ from stylegan2_compress.report import charts, generators, reading
 from stylegan2_compress.report.page import flatten, short_names
 from stylegan2_compress.report.reading import Point
 from stylegan2_compress.runs import launch
+from stylegan2_compress.runs.directory import RunDirectory
 
 # --- Runs to report on ------------------------------------------------------------------------------------------------
 
@@ -506,6 +507,16 @@ def test_teachers_by_url_are_not_downloaded(make_run, monkeypatch, tmp_path):
     cached = tmp_path / 'downloads' / f'{hashlib.md5(url.encode()).hexdigest()}_teacher.pkl'
     cached.write_bytes(b'')
     assert generators.find_file(url, run) == str(cached)
+
+
+def test_a_teacher_is_found_from_where_the_run_was_started(make_run, tmp_path, monkeypatch):
+    path = make_run(options={'loss_kwargs': {'teacher': 'in/teacher.pkl'}, 'run_dir': '/elsewhere/00000-run'})
+    (tmp_path / 'started' / 'in').mkdir(parents=True)
+    (tmp_path / 'started' / 'in' / 'teacher.pkl').write_bytes(b'')
+    monkeypatch.chdir('/')
+    assert generators.find_file('in/teacher.pkl', reading.read(path)) is None
+    RunDirectory(path).write_inputs({'directory': str(tmp_path / 'started')})
+    assert generators.find_file('in/teacher.pkl', reading.read(path)) == f'{tmp_path}/started/in/teacher.pkl'
 
 
 def test_odd_names_of_teachers(make_run):

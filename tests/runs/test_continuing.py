@@ -171,7 +171,7 @@ def stopped(number, phase, times=1, **given):
         sys.exit(f'{type(outcome).__name__}: {outcome}')
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_after_the_step(arguments, tmp_path, capfd, uninterrupted, number):
     process = in_a_fork(stopped, number, phase=5, **arguments(tmp_path / 'stopped'))
     process.join()
@@ -179,6 +179,19 @@ def test_a_signal_ends_the_run_after_the_step(arguments, tmp_path, capfd, uninte
     assert re.search(rf'Stopped: Stopped at 0.0\d+ kimg.*--resume={tmp_path}/stopped', capfd.readouterr().err)
     train(**arguments(tmp_path / 'stopped'))
     assert_same(tmp_path / 'stopped', uninterrupted)
+
+
+def test_a_signal_that_is_ignored_ends_nothing(arguments, tmp_path, uninterrupted):
+    """As under nohup."""
+
+    def ignoring():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        stopped(signal.SIGHUP, phase=5, **arguments(tmp_path / 'ignoring'))
+
+    process = in_a_fork(ignoring)
+    process.join()
+    assert process.exitcode == 0
+    assert_same(tmp_path / 'ignoring', uninterrupted)
 
 
 def test_a_second_interrupt_ends_it_at_once(arguments, tmp_path, capfd):
@@ -301,8 +314,8 @@ def begin(tmp_path, monkeypatch):
         loop='idle.training_loop', num_gpus=1, total_kimg=5, batch_size=4, loss_kwargs=dict(r1_gamma=1),
         training_set_kwargs=dict(path='data.zip'),
     )  # fmt: skip
-    return lambda resume=None, student=None, **changes: continue_or_start(
-        str(tmp_path / 'runs'), 'name', args | changes, resume=resume, student=student
+    return lambda resume=None, student=None, student_from={}, **changes: continue_or_start(
+        str(tmp_path / 'runs'), 'name', args | changes, resume=resume, student=student, student_from=student_from
     )
 
 
@@ -384,6 +397,14 @@ def test_what_a_run_reads_may_not_be_replaced(begin, files, make_generator, make
     assert begin(resume='latest', **files())[-10:] == '00001-name'
 
 
+def test_a_student_that_was_pruned_in_another_way_is_another_run(begin, make_generator):
+    student = dict(G=make_generator(), D=None, G_ema=make_generator(), training_set_kwargs=None, augment_pipe=None)
+    run_dir = begin(student=student, student_from={'student.criterion': 'l1'})
+    with pytest.raises(UserError, match=r'other options: student\.criterion: l1 → diversity'):
+        begin(resume=run_dir, student=student, student_from={'student.criterion': 'diversity'})
+    assert begin(resume='latest', student=student, student_from={'student.criterion': 'l1'}) == run_dir
+
+
 def test_runs_without_digests_on_record_are_compared_by_place(begin, files):
     run_dir = begin(**files())
     os.remove(f'{run_dir}/inputs.json')
@@ -394,12 +415,29 @@ def test_runs_without_digests_on_record_are_compared_by_place(begin, files):
     assert begin(resume=run_dir, **files('other')) == run_dir  # Now they are.
 
 
+def test_a_run_begins_and_ends_with_what_matters(begin, capsys):
+    (run_dir, printed) = begin(), capsys.readouterr().out
+    assert printed.count('\n') < 20
+    for line in (f'Output directory:  {run_dir}', 'Training data:     data.zip', 'Duration:          5 kimg',
+                 'Batch:             4 images, 4 at a time', 'R1 weight:         1'):  # fmt: skip
+        assert line in printed.splitlines()
+    assert printed.splitlines()[-1] == f'To see how it went:  stylegan2-compress report {run_dir}'
+    assert begin(resume='latest') == run_dir
+    touched = f'{run_dir}/network-snapshot-000005.pkl'
+    open(touched, 'w').close()
+    capsys.readouterr()
+    begin(resume='latest')
+    printed = capsys.readouterr().out
+    assert f'Its last snapshot:   {touched}' in printed
+    assert f'evaluate {touched} --data data.zip' in printed
+
+
 def test_latest_says_why_it_starts_a_new_run(begin, capsys):
     run_dir = begin()
     capsys.readouterr()
     begin(resume='latest', batch_size=8)
-    out = capsys.readouterr().out
-    assert f'Starting a new run, and not continuing {run_dir} (batch_size: 4 → 8).' in out.splitlines()[-2:]
+    lines = capsys.readouterr().out.splitlines()
+    assert f'Starting a new run, and not continuing {run_dir} (batch_size: 4 → 8).' in lines
 
 
 def test_a_shorter_run_is_refused(begin):

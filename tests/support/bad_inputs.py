@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from stylegan2_compress import pickles
+from stylegan2_compress.compression.convert import convert
 from stylegan2_compress.compression.options import PruneOptions, StatsOptions
 from stylegan2_compress.compression.prune import prune
 from stylegan2_compress.compression.stats import write_statistics
@@ -66,6 +67,7 @@ def write_networks(directory: Path, make_generator: Callable, make_discriminator
     }.items():
         pickles.save(directory / f'{name}.pkl', contents)
     pickles.save(directory / 'teacher.safetensors', teacher)
+    convert(str(directory / 'teacher.pkl'), str(directory / 'alone.pkl'), only='G_ema')
     prune(PruneOptions(teacher=str(directory / 'teacher.pkl'), ratio=0.5, out=str(directory / 'student.pkl')))
     for name, layers, value in [('nan', ['const'], float('nan')), ('loud', ['torgb.bias'], 3e38)]:
         contents = networks()

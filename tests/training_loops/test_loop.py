@@ -1,6 +1,7 @@
 """Our training loop on the host's own loss: what it leaves behind, and what its randomness depends on."""
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -16,11 +17,14 @@ import psutil
 import pytest
 import torch
 from tiny_runs import ADAM, loop_arguments
+from tqdm import tqdm
 
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import DivergedError, UserError
+from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops import data, loop, snapshots, ticket_search
 from stylegan2_compress.training_loops.distillation import training_loop
+from stylegan2_compress.training_loops.monitor import Monitor
 from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases
 
 
@@ -340,3 +344,16 @@ def test_no_worker_is_left_when_an_image_cannot_be_read(tmp_path, make_dataset_z
         next(batches)
     assert raised.tb is not None
     assert not psutil.Process().children()
+
+
+@pytest.mark.filterwarnings('error')
+def test_the_progress_bar_ends_at_the_end(tmp_path):
+    """The last step may be beyond it: tqdm would warn, and show 101 %."""
+    monitor = Monitor(RunDirectory(tmp_path), 1, torch.device('cpu'))
+    written = io.StringIO()
+    monitor.bar = tqdm(total=1, file=written, bar_format='{percentage:3.0f}% |{bar}| {remaining} left', mininterval=0)
+    for _ in range(3):
+        monitor.advance(400)
+    assert monitor.bar.n == 1
+    assert '101%' not in written.getvalue()
+    assert '-00' not in written.getvalue()

@@ -1,0 +1,40 @@
+"""`convert`: networks from one file format to another, all of them or the one that makes the images."""
+
+import sys
+from typing import Any
+
+from stylegan2_compress import pickles
+from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.runs.directory import network_file
+from stylegan2_compress.training_loops import snapshots
+
+
+def convert(source: str, dest: str, trust: bool = False, only: str | None = None) -> None:
+    """Write the networks of a file to another one, whose name says the format.
+
+    Args:
+        source: network file, URL, or run directory, whose last snapshot counts.
+        dest: file to write.
+        trust: run unknown code that the source contains.
+        only: 'G_ema' leaves out what is for training: a file for making images, which no run starts from.
+
+    Raises:
+        UserError: the source cannot be read, or has no G_ema to write alone; or the file cannot be written.
+    """
+    data = pickles.load(network_file(source), trust=trust)
+    if only is not None:
+        require_generator(source, data)
+        data = images_only(data, is_pickle=dest.endswith('.pkl'))
+    pickles.save(dest, data)
+    if dest.endswith('.pkl') and data['D'] is None:
+        print(f'{dest} has no discriminator, without which the host opens no pickle; we do.', file=sys.stderr)
+
+
+def images_only(data: dict[str, Any], is_pickle: bool) -> dict[str, Any]:
+    """The contents of a network file with G_ema alone.
+
+    The host opens only pickles with three networks: there G is G_ema, which is stored once, and D a placeholder.
+    """
+    G_ema = data['G_ema']
+    alone = {'G_ema': G_ema, 'training_set_kwargs': data['training_set_kwargs'], 'augment_pipe': None}
+    return {**alone, 'G': G_ema, 'D': snapshots.placeholder_discriminator(G_ema)} if is_pickle else alone
