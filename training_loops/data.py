@@ -9,7 +9,7 @@ in as many rounds.
 import itertools
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -118,7 +118,7 @@ def real_batches(
 
 def teacher_batches(
     training_set: TeacherDataset, share: Share, random_seed: int, start: int
-) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+) -> Generator[list[tuple[torch.Tensor, torch.Tensor]], None, None]:
     """Yield what `real_batches` does, of a teacher's images: each is made for its place in the run, and never again.
 
     Args:

@@ -68,7 +68,7 @@ def straight_through(
     with torch.enable_grad():
         value = distance(*together)
         slopes = torch.autograd.grad(value, together)
-    slope = sum((s * a).sum() for s, a in zip(slopes, own, strict=True))
+    slope = torch.stack([(s * a).sum() for s, a in zip(slopes, own, strict=True)]).sum()
     return value.detach() + (slope - slope.detach())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from training.dataset import Dataset
+from training.networks import Generator
 
 from stylegan2_compress import images
 from stylegan2_compress.distributions.sources import TeacherImages
@@ -85,7 +86,7 @@ class TeacherDataset(Dataset):
         return np.resize(self.classes, self._raw_shape[0]).astype(np.int64)
 
 
-def arguments(path: str, G: torch.nn.Module, truncation: float = 1, labels: str | None = None) -> dict:
+def arguments(path: str, G: Generator, truncation: float = 1, labels: str | None = None) -> dict:
     """Class name and constructor arguments of a teacher's data set, as `training_options.json` has them.
 
     Args:

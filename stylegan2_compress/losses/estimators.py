@@ -52,7 +52,7 @@ class SquaredMomentDistance(MomentDistance):
     def of_moments(self, a1: torch.Tensor, a2: torch.Tensor) -> torch.Tensor:
         wanted = self.reference.m1, self.reference.m2
         pairs = zip((a1, a2), wanted, self.variances, strict=True)
-        return sum((a - m.to(a)).square().mean() / variance.to(a) for a, m, variance in pairs) / 2
+        return torch.stack([(a - m.to(a)).square().mean() / variance.to(a) for a, m, variance in pairs]).sum() / 2
 
 
 class KernelDistance:
