@@ -51,7 +51,7 @@ class Method:
 RBF = dict(estimator='rbf', weight=0.2)  # Moments pull 0.18 to 0.27 times as hard (estimator_weights.py).
 SQUARED = dict(estimator='squared-moments', weight=0.04)
 MEMORY, LARGE = ('memory={memory}',), ('large_batch={large_batch}',)
-IMAGES = ('images=3', 'images_kimg={half_kimg}', 'images_embedding={embedding}')
+IMAGES = ('images=3', 'images_kimg={images_kimg:g}', 'images_embedding={embedding}')
 DUAL = dict(start='scratch', embeds=True)
 METHODS = {
     'adversarial': Method('AdversarialLoss', start='scratch'),
@@ -123,6 +123,7 @@ class Settings:
     ema_kimg: float
     embedding: str
     weight: float
+    images_kimg: float  # Not a share of `kimg`, which may grow.
     statistics: int
     samples: int
     also: tuple[str, ...]
@@ -140,19 +141,20 @@ SIZES = dict(
         teacher=None, teacher_kimg=1, channel_base=64, channel_max=8, epochs=1,
         ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=16, lr=0.004, gamma=0.02, ema_kimg=1.0,
         embedding='efficientnet_lite0@size=32', weight=1.0, statistics=64, samples=64, also=(), trained_on=(FULL,),
+        images_kimg=0.5,
     ),
     cpu=dict(
         teacher=None, teacher_kimg=150, channel_base=1024, channel_max=64, epochs=6,
         ratios=RATIOS, methods=tuple(METHODS), kimg=24, batch=16, lr=0.004, gamma=0.02, ema_kimg=1.0,
         embedding='efficientnet_lite0@size=32', weight=1.0, statistics=10000, samples=5000, also=(),
-        trained_on=(FULL,),
+        trained_on=(FULL,), images_kimg=12.0,
     ),
     gpu=dict(
         teacher='https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/cifar10.pkl',
         teacher_kimg=25000, channel_base=32768, channel_max=512, epochs=20,
         ratios=RATIOS, methods=tuple(METHODS), kimg=3000, batch=64, lr=0.0025, gamma=0.01, ema_kimg=50.0,
         embedding='dino_resnet50', weight=20.0, statistics=50000, samples=50000, also=('inception',),
-        trained_on=(FULL,),
+        trained_on=(FULL,), images_kimg=1000.0,
     ),
 )  # fmt: skip
 
@@ -205,6 +207,7 @@ def shares(_context, _parameter, text: str | None) -> tuple[str, ...] | None:
 @click.option('--ema-kimg', type=float)
 @click.option('--embedding', metavar='SPEC', help='Of DiME and of `images`.')
 @click.option('--weight', type=float, help='DiME’s weight λ.')
+@click.option('--images-kimg', type=float, help='Over how many thousand images the weight of `…-images` falls to 0.')
 @click.option('--statistics', type=click.IntRange(2), help='Teacher images that DiME’s moments are of.')
 @click.option('--samples', type=click.IntRange(2), help='Images that each number is of.')
 @click.option('--also', callback=listed(str), help='Embeddings for further Fréchet distances, such as inception.')
@@ -249,7 +252,7 @@ def keep(settings: Settings, path: Path) -> None:
     new = json.loads(json.dumps(asdict(settings)))
     old = json.loads(path.read_text()) if path.exists() else new
     for name in new:
-        if name not in MAY_GROW and new[name] != old.get(name):
+        if name not in MAY_GROW and new[name] != old.get(name, new[name]):
             raise click.UsageError(
                 f'{path.parent} holds results with --{name.replace("_", "-")}={old.get(name)}, not {new[name]}; '
                 'give another --outdir.'
@@ -326,7 +329,7 @@ def filled_in(argument: str, settings: Settings) -> str:
     return argument.format(
         memory=64 * settings.batch,
         large_batch=8 * settings.batch,
-        half_kimg=settings.kimg / 2,
+        images_kimg=settings.images_kimg,
         embedding=settings.embedding,
     )
 

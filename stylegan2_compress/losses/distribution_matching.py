@@ -8,7 +8,7 @@ from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import Source
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.balance import INTERVAL, Balance
+from stylegan2_compress.losses.balance import INTERVAL, Balance, Floors
 from stylegan2_compress.losses.large_batch import LargeBatch
 from stylegan2_compress.losses.spread import Spread
 from stylegan2_compress.losses.terms import Batch, Summand, Term
@@ -27,8 +27,7 @@ class DistributionMatching(Term):
         memories: of the student's latest features, one per embedding; none is without.
         spreads: that follow the features within a batch, one per embedding; none is without.
         balance: that makes the weights, instead of λ_k.
-        floors: from the number of images in a round of this process to the distances between the reference and its own
-            images [embeddings], for `balance`.
+        floors: of the distances, for `balance`.
         large_batch: whose images are looked at instead of the batch's.
     """
 
@@ -42,7 +41,7 @@ class DistributionMatching(Term):
         memories: Sequence[FeatureMemory] = (),
         spreads: Sequence[Spread] = (),
         balance: Balance | None = None,
-        floors: Callable[[int], torch.Tensor] | None = None,
+        floors: Floors | None = None,
         large_batch: LargeBatch | None = None,
     ):
         self.parts = list(zip(networks, distances, weights, strict=True))
@@ -145,7 +144,9 @@ class DistributionMatching(Term):
         banks = [distance.bank for _, distance, _ in self.parts] if self.refresh else []
         kept = [each.state_dict() for each in self.kept]
         balance = {} if self.balance is None else self.balance.tensors()
-        return {'taken': self.taken, 'banks': banks, 'kept': kept, 'balance': balance}
+        # Floors were measured with the banks of the first step.
+        floors = {} if self.floors is None else dict(self.floors.measured)
+        return {'taken': self.taken, 'banks': banks, 'kept': kept, 'balance': balance, 'floors': floors}
 
     def load_state_dict(self, state: dict) -> None:
         for option, has, had in [
@@ -164,3 +165,6 @@ class DistributionMatching(Term):
         if self.balance is not None:
             for name, tensor in state['balance'].items():
                 self.balance.tensors()[name].copy_(tensor)
+        if self.balance is not None and self.floors is not None:
+            for images, floors in state['floors'].items():
+                self.floors.measured[images] = floors.to(self.balance.distances)

@@ -220,6 +220,17 @@ def test_a_step_with_balanced_weights(teacher):
     assert term.balance.tensors() == continued.terms[0].balance.tensors()
 
 
+def test_floors_stay_when_a_run_goes_on_with_a_refreshed_bank(teacher):
+    kwargs = dict(estimator='rbf', bank=16, samples=None, refresh=1, balance=0.3)
+    loss, continued = build(teacher, **kwargs), build(teacher, **kwargs)
+    steps(loss, 0, 2)
+    before = loss.terms[0].floors(8)
+    continued.load_state_dict(copy.deepcopy(loss.state_dict()))
+    assert torch.equal(continued.terms[0].floors(8), before)
+    continued.terms[0].floors.measured.clear()
+    assert not torch.equal(continued.terms[0].floors(8), before)  # Measured anew, with another bank.
+
+
 def test_a_step_that_is_left_out_moves_no_average(teacher):
     loss = build(teacher, balance=0.3)
     steps(loss, 0, 1, bad=0)
