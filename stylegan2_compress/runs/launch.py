@@ -21,6 +21,7 @@ from stylegan2_compress.runs.directory import RunDirectory
 
 USER_ERRORS = (errors.Stopped, errors.DivergedError, errors.UserError)  # Others are shown with their traceback.
 SECONDS_TO_FIND_THE_CAUSE = 2
+SECONDS_TO_END = 20
 
 
 def run(args: dict) -> None:
@@ -114,15 +115,28 @@ def spawn(args: dict) -> None:
         childs_end.close()
         children.append(child)
         pipes.append(pipe)
+    finished = False
     try:
         with signals_forwarded(children):
             outcome = wait(children, pipes)
+        finished = outcome is None or isinstance(outcome, errors.Stopped)
     finally:
-        for child in children:
-            child.kill()
-            child.join()
+        end(children, finished)
     if outcome is not None:
         raise outcome
+
+
+def end(children: list, finished: bool) -> None:
+    """End processes: those that have reported their outcome by themselves, if they do so soon.
+
+    Killed before they have put away their semaphores, they would be warned about as leaked.
+    """
+    deadline = time.monotonic() + SECONDS_TO_END
+    for child in children:
+        if finished:
+            child.join(timeout=max(deadline - time.monotonic(), 0))
+        child.kill()
+        child.join()
 
 
 def child_main(rank: int, port: int, host_dir: str, args: dict, pipe) -> None:

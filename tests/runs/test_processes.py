@@ -285,3 +285,12 @@ def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, dir
         assert [json.loads(line)['Progress/tick']['mean'] for line in file] == [0, 1, 2, 3, 4, 5]
     assert 'Training for 1 kimg, from 0.3' in result.stdout
     assert (run_dir / 'network-snapshot-000001.pkl').exists()
+
+
+@pytest.mark.parametrize(('finished', 'exitcode'), [(True, 0), (False, -signal.SIGKILL)])
+def test_processes_that_are_done_may_put_things_away(finished, exitcode):
+    """Else multiprocessing warns of leaked semaphores."""
+    process = multiprocessing.get_context('fork').Process(target=time.sleep, args=(0.5,))
+    process.start()
+    launch.end([process], finished)
+    assert process.exitcode == exitcode
