@@ -21,6 +21,7 @@ from stylegan2_compress.runs.directory import RunDirectory
 
 USER_ERRORS = (errors.Stopped, errors.DivergedError, errors.UserError)  # Others are shown with their traceback.
 SECONDS_TO_FIND_THE_CAUSE = 2
+SECONDS_TO_END = 30
 
 
 def run(args: dict) -> None:
@@ -117,6 +118,9 @@ def spawn(args: dict) -> None:
     try:
         with signals_forwarded(children):
             outcome = wait(children, pipes)
+        if outcome is None or isinstance(outcome, errors.Stopped):
+            for child in children:  # What they end of themselves leaves no semaphores.
+                child.join(SECONDS_TO_END)
     finally:
         for child in children:
             child.kill()
