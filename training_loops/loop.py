@@ -19,7 +19,7 @@ from stylegan2_compress.training_loops.interruption import Interruption
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase
 from stylegan2_compress.training_loops.run import Run
 from stylegan2_compress.training_loops.setup import set_up
-from stylegan2_compress.training_loops.snapshots import network_snapshot
+from stylegan2_compress.training_loops.snapshots import generator_alone, network_snapshot
 
 
 def train(
@@ -57,15 +57,17 @@ def train(
     progress_fn=None,
     device=None,
     state_kimg=STATE_KIMG,
+    snapshot_only=None,
 ):
     """Train G, and D where `D_kwargs` describe one, and leave in `run_dir` what the host's loop leaves there.
 
     A run directory with a training state is continued from there: files and networks become what an uninterrupted run
     leaves.
 
-    The arguments are those of the host's `training.training_loop.training_loop`, which documents them, and two more:
+    The arguments are those of the host's `training.training_loop.training_loop`, which documents them, and three more:
     `device` ('cpu', 'cuda', 'cuda:1'; by default CUDA where available), and `state_kimg`, after how many thousands of
-    images the state is saved; it is also saved at the end, and on SIGINT, SIGTERM and SIGHUP.
+    images the state is saved; it is also saved at the end, and on SIGINT, SIGTERM and SIGHUP; and `snapshot_only`,
+    which as 'G_ema' leaves out of the network pickles what makes no images.
 
     Differences from the host: everything random is a function of the seed and the position of an image in the run; a
     step is the same however its batch is split into rounds and processes; latents are drawn only for the phases that
@@ -270,6 +272,8 @@ def save_snapshot(run: Run) -> tuple[Path, dict]:
     """Path and contents of a network pickle, which rank 0 writes."""
     path = run.directory.snapshot_path(run.progress.cur_nimg)
     contents = network_snapshot(run.networks, run.options.training_set_kwargs)
+    if run.options.snapshot_only is not None:
+        contents = generator_alone(contents)
     if run.options.rank == 0:
         pickles.save(path, contents)
     return path, contents

@@ -69,8 +69,12 @@ def plan_distillation(options: DistillOptions) -> Plan:
         plan.student_from = {inputs.RATIO: f'{ratio:g}', inputs.CRITERION: criterion}
         plan.name += f'-ratio{ratio:g}'
     planning.compress(plan, replace(options, loop=OUR_LOOP if options.loop is None else options.loop), student)
-    if options.state_kimg is not None and 'loop' not in plan.args:
-        raise UserError(f"--state-kimg={options.state_kimg:g} is for our loops, not for the host's: leave one out.")
+    for name, value in options.given('state_kimg', 'only').items():
+        if 'loop' not in plan.args:
+            option = name.replace('_', '-')
+            raise UserError(f"--{option}={value} is for our loops, not for the host's: leave one out.")
+    if options.only is not None:
+        plan.args.snapshot_only = options.only
     if options.pl_weight is not None and 'pl_weight' not in plan.args.loss_kwargs:
         raise UserError(f'--pl-weight={options.pl_weight:g} is not an argument of --loss={options.loss}.')
     return plan

@@ -11,6 +11,7 @@ from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 
 HOST_LOSS = 'training.loss.StyleGAN2Loss'
 DEFAULT_RATIO = 0.7
+ONLY = ('G_ema',)
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,12 @@ class DistillOptions(TrainingOptions, MethodOptions):
         'No mixed precision, whatever the pickles were trained with.', None, default_text='false; on a CPU always true'
     )
     metrics: str = argument("The host's metrics, or none.", 'none', metavar='NAME,…')
+    only: str | None = argument(
+        'Leave G and D out of snapshots: a third of the size or less, but not to be trained on.',
+        None,
+        choices=ONLY,
+        metavar='G_ema',
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -224,6 +231,9 @@ class PruneOptions:
     )
     device: str | None = argument(
         'Where channels are judged.', None, default_text='cuda where there is one, else cpu', metavar='NAME'
+    )
+    only: str | None = argument(
+        'Leave G and D out: a third of the size or less, but not to be trained on.', None, choices=ONLY, metavar='G_ema'
     )
     out: str = argument('File to write.', metavar='PKL')
 
