@@ -132,7 +132,14 @@ class DistillOptions(TrainingOptions, MethodOptions):
     fp32: bool | None = argument(
         'No mixed precision, whatever the pickles were trained with.', None, default_text='false; on a CPU always true'
     )
-    metrics: str = argument("The host's metrics, or none.", 'none', metavar='NAME,…')
+    metrics: str = argument(
+        'Metrics of snapshots, as in `evaluate`, or none; the best by the first is kept as best.pkl.',
+        'none',
+        metavar='NAME,…',
+    )
+    metric_samples: int | None = argument(
+        "Images of metrics that are not the host's.", None, least=10, default_text='as named, 50k', metavar='N'
+    )
     only: str | None = argument(
         'Leave G and D out of snapshots: a third of the size or less, but not to be trained on.',
         None,
