@@ -70,10 +70,10 @@ def plan_distillation(options: DistillOptions) -> Plan:
         if 'loop' not in plan.args:
             option = name.replace('_', '-')
             raise UserError(f"--{option}={value} is for our loops, not for the host's: leave one out.")
+    plan.args.update(options.given('metric_samples'))
     planning.require_metrics(metrics, plan)
     if options.only is not None:
         plan.args.snapshot_only = options.only
-    plan.args.update(options.given('metric_samples'))
     if options.pl_weight is not None and 'pl_weight' not in plan.args.loss_kwargs:
         raise UserError(f'--pl-weight={options.pl_weight:g} is not an argument of --loss={options.loss}.')
     return plan

@@ -17,6 +17,7 @@ from stylegan2_compress.compression.options import HOST_LOSS, MethodOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics, metrics
 from stylegan2_compress.evaluation.base import Setting
+from stylegan2_compress.host import datasets
 from stylegan2_compress.host.devices import prepare_for_cpu
 from stylegan2_compress.host.networks import (
     check_against_data,
@@ -257,5 +258,8 @@ def require_metrics(names: list[str], plan: Plan) -> None:
             continue
         if 'loop' not in plan.args:
             raise UserError(f"--metrics={name} is for our loops: leave --loop out, or name the host's metrics.")
-        (metric,) = metrics.parse(name, None)
-        metric.prepare(Setting({}, torch.device('cpu'), torch.nn.Module()))
+        data = plan.args.training_set_kwargs.path
+        if len(datasets.open_training_set(data)[0]) < 2:
+            raise UserError(f'--metrics={name} is of several images, but --data={data} has one: leave it out.')
+        (metric,) = metrics.parse(name, plan.args.get('metric_samples'))
+        metric.prepare(Setting(dict(plan.args.training_set_kwargs), torch.device('cpu'), torch.nn.Module()))
