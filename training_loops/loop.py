@@ -1,6 +1,6 @@
 """Training: steps, and what happens once per tick. The loops of this package share it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,16 +11,18 @@ from metrics import metric_main
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import DivergedError, Stopped
+from stylegan2_compress.evaluation.names import more_is_better
 from stylegan2_compress.host import datasets, devices
 from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import STATE_KIMG
 from stylegan2_compress.training_loops import data
 from stylegan2_compress.training_loops.interruption import Interruption
+from stylegan2_compress.training_loops.metrics import is_hosts
 from stylegan2_compress.training_loops.monitor import Collector
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase
 from stylegan2_compress.training_loops.run import Run
 from stylegan2_compress.training_loops.setup import set_up
-from stylegan2_compress.training_loops.snapshots import ImageGrid, network_snapshot
+from stylegan2_compress.training_loops.snapshots import ImageGrid, generator_alone, network_snapshot
 
 
 def train(
@@ -58,15 +60,19 @@ def train(
     progress_fn=None,
     device=None,
     state_kimg=STATE_KIMG,
+    snapshot_only=None,
+    metric_samples=None,
 ):
     """Train G, and D where `D_kwargs` describe one, and leave in `run_dir` what the host's loop leaves there.
 
     A run directory with a training state is continued from there: files and networks become what an uninterrupted run
     leaves.
 
-    The arguments are those of the host's `training.training_loop.training_loop`, which documents them, and two more:
+    The arguments are those of the host's `training.training_loop.training_loop`, which documents them, and four more:
     `device` ('cpu', 'cuda', 'cuda:1'; by default CUDA where available), and `state_kimg`, after how many thousands of
-    images the state is saved; it is also saved at the end, and on SIGINT, SIGTERM and SIGHUP.
+    images the state is saved; it is also saved at the end, and on SIGINT, SIGTERM and SIGHUP;
+    `snapshot_only`, which as 'G_ema' leaves out of the network pickles what makes no images; and `metric_samples`, the
+    number of images of metrics that are not the host's. Of `metrics`, the first decides which snapshot is `best.pkl`.
 
     Differences from the host: everything random is a function of the seed and the position of an image in the run; a
     step is the same however its batch is split into rounds and processes; latents are drawn only for the phases that
@@ -251,17 +257,35 @@ def evaluate(run: Run, snapshot_pkl: Path, snapshot: dict) -> None:
     options = run.options
     can_cache = not options.metrics or distributed.result_of_rank_zero(datasets.metrics_can_cache)
     for metric in options.metrics:
-        result = metric_main.calc_metric(
-            metric=metric,
-            G=snapshot['G_ema'],
-            G_kwargs=devices.precision(run.device),
-            dataset_kwargs=options.training_set_kwargs,
-            num_gpus=options.num_gpus,
-            rank=options.rank,
-            device=run.device,
-            cache=can_cache,
-        )
+        if is_hosts(metric):
+            result = metric_main.calc_metric(
+                metric=metric,
+                G=snapshot['G_ema'],
+                G_kwargs=devices.precision(run.device),
+                dataset_kwargs=options.training_set_kwargs,
+                num_gpus=options.num_gpus,
+                rank=options.rank,
+                device=run.device,
+                cache=can_cache,
+            )
+        elif options.rank == 0:
+            result = run.own_metrics.measure(metric, run.G_ema)
+        else:
+            continue
         run.monitor.report_metric(result, snapshot_pkl, run.progress.cur_nimg)
+        if options.rank == 0 and metric == options.metrics[0]:
+            keep_if_best(run, result['results'], snapshot)
+
+
+def keep_if_best(run: Run, results: Mapping[str, float], snapshot: dict) -> None:
+    """Save a snapshot as the best one if it is, by the first of the results."""
+    name, value = next(iter(results.items()))
+    best = run.progress.best
+    if best is not None and best[0] == name and (value <= best[1] if more_is_better(name) else value >= best[1]):
+        return
+    if np.isfinite(value):
+        run.progress.best = (name, value)
+        pickles.save(run.directory.best_path, snapshot)
 
 
 # --- Saving -----------------------------------------------------------------------------------------------------------
@@ -271,6 +295,8 @@ def save_snapshot(run: Run) -> tuple[Path, dict]:
     """Path and contents of a network pickle, which rank 0 writes."""
     path = run.directory.snapshot_path(run.progress.cur_nimg)
     contents = network_snapshot(run.networks, run.options.training_set_kwargs)
+    if run.options.snapshot_only is not None:
+        contents = generator_alone(contents)
     if run.options.rank == 0:
         pickles.save(path, contents)
     return path, contents

@@ -13,7 +13,9 @@ from metrics import metric_main
 from torch_utils import training_stats
 from tqdm import tqdm
 
+from stylegan2_compress.evaluation import records
 from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.training_loops.metrics import is_hosts
 from stylegan2_compress.training_loops.tensorboard import TensorBoard
 
 
@@ -116,10 +118,14 @@ class Monitor:
             self.tensorboard.image(name, png_path, cur_nimg)
 
     def report_metric(self, result: dict, snapshot_pkl: Path, cur_nimg: int) -> None:
-        """Print and record what the host's `calc_metric` returned."""
+        """Print and record what the host's `calc_metric` returned, or the like of it."""
         if self.is_rank_zero:
             self.bar.clear()
-            metric_main.report_metric(result, run_dir=str(self.directory.path), snapshot_pkl=str(snapshot_pkl))
+            if is_hosts(result['metric']):
+                metric_main.report_metric(result, run_dir=str(self.directory.path), snapshot_pkl=str(snapshot_pkl))
+            else:
+                print(json.dumps(result))
+                records.append(str(snapshot_pkl), result)
             self.bar.refresh()
         if self.tensorboard is not None:
             self.tensorboard.metrics(result['results'], cur_nimg)

@@ -9,6 +9,7 @@ from training.networks import Generator
 
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops.data import Batches, Share
+from stylegan2_compress.training_loops.metrics import OwnMetrics
 from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase
 from stylegan2_compress.training_loops.snapshots import ImageGrid
@@ -26,6 +27,7 @@ class Progress:
     cur_tick: int = 0
     tick_start_nimg: int = 0
     state_nimg: int = 0  # Where the state was saved.
+    best: tuple[str, float] | None = None  # The deciding metric, and its value of the best snapshot.
 
     def state_dict(self) -> dict:
         return asdict(self)
@@ -50,6 +52,7 @@ class Run:
     augment_pipe: 'AugmentPipe | None'
     ada_stats: Collector | None  # None where the strength of the augmentation is fixed.
     loss: Any  # With the host's `accumulate_gradients`.
+    own_metrics: OwnMetrics
     phases: list[Phase]
     averages: MovingAverages
     progress: Progress = field(default_factory=Progress)

@@ -16,6 +16,7 @@ from stylegan2_compress.host import devices, kernels
 from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops import data
+from stylegan2_compress.training_loops.metrics import OwnMetrics
 from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase, build_phases
 from stylegan2_compress.training_loops.run import Run
@@ -70,6 +71,7 @@ def set_up(options: SimpleNamespace) -> Run:
         augment_pipe=augment_pipe,
         ada_stats=ada_stats,
         loss=loss,
+        own_metrics=OwnMetrics(options.training_set_kwargs, options.metric_samples, device),
         phases=phases,
         averages=MovingAverages(moved_by_forward_passes(G, loss)),
     )

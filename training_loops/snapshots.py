@@ -1,6 +1,7 @@
 """Image grids and the contents of network pickles, in the host's formats."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.host import datasets
 from stylegan2_compress.host.networks import init_arguments
 from stylegan2_compress.images import grid, to_uint8
+
+# Arguments of the smallest discriminator.
+PLACEHOLDER = dict(channel_max=1, mapping_kwargs=dict(num_layers=1), epilogue_kwargs=dict(mbstd_num_channels=0))
 
 
 def grid_size(image_shape: tuple[int, int, int]) -> tuple[int, int]:
@@ -83,9 +87,23 @@ def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
     return data
 
 
+def generator_alone(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of a network pickle without what makes no images: G is G_ema, D a placeholder, and no augmentation.
+
+    The host opens it, in a third of the size or less. It cannot be trained on: that takes the discriminator.
+
+    Args:
+        data: the contents of a network pickle, which the result shares G_ema with.
+    """
+    G_ema = data['G_ema']
+    kept = dict(training_set_kwargs=data.get('training_set_kwargs'))
+    return dict(kept, G=G_ema, D=placeholder_discriminator(G_ema), G_ema=G_ema, augment_pipe=None)
+
+
 def is_placeholder(D: torch.nn.Module) -> bool:
-    """Whether a discriminator is one by `placeholder_discriminator`."""
-    return init_arguments(D)[1].get('channel_max') == 1
+    """Whether this is the discriminator of a pickle that has none, see `placeholder_discriminator`."""
+    given = init_arguments(D)[1]
+    return all(given.get(name) == value for name, value in PLACEHOLDER.items())
 
 
 def placeholder_discriminator(G: Generator) -> Discriminator:
@@ -93,11 +111,6 @@ def placeholder_discriminator(G: Generator) -> Discriminator:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         D = Discriminator(
-            c_dim=G.c_dim,
-            img_resolution=G.img_resolution,
-            img_channels=G.img_channels,
-            channel_max=1,
-            mapping_kwargs=dict(num_layers=1),
-            epilogue_kwargs=dict(mbstd_num_channels=0),
+            c_dim=G.c_dim, img_resolution=G.img_resolution, img_channels=G.img_channels, **copy.deepcopy(PLACEHOLDER)
         )
     return D.eval().requires_grad_(False)

@@ -35,6 +35,6 @@ def images_only(data: dict[str, Any], is_pickle: bool) -> dict[str, Any]:
 
     The host opens only pickles with three networks: there G is G_ema, which is stored once, and D a placeholder.
     """
-    G_ema = data['G_ema']
-    alone = {'G_ema': G_ema, 'training_set_kwargs': data['training_set_kwargs'], 'augment_pipe': None}
-    return {**alone, 'G': G_ema, 'D': snapshots.placeholder_discriminator(G_ema)} if is_pickle else alone
+    if is_pickle:
+        return snapshots.generator_alone(data)
+    return {'G_ema': data['G_ema'], 'training_set_kwargs': data['training_set_kwargs'], 'augment_pipe': None}

@@ -10,7 +10,6 @@ from stylegan2_compress.compression import plan as planning
 from stylegan2_compress.compression.options import DEFAULT_RATIO, DistillOptions
 from stylegan2_compress.distributions import teacher_dataset
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.evaluation import host_metrics
 from stylegan2_compress.host import configurations, devices
 from stylegan2_compress.host.networks import require_finite, require_generator
 from stylegan2_compress.runs import inputs
@@ -52,8 +51,6 @@ def plan_distillation(options: DistillOptions) -> Plan:
     require_finite(options.teacher, teacher['G_ema'])
     G = teacher['G_ema']
     metrics = planning.parse_metrics(options.metrics)
-    for metric in metrics:
-        host_metrics.require_detector(metric)  # What is missing now would end the run at its first snapshot.
     plan.name, plan.args = configurations.loop_arguments(
         options.data or own_images(options, G),
         **{
@@ -77,8 +74,14 @@ def plan_distillation(options: DistillOptions) -> Plan:
         plan.student_from = {inputs.RATIO: f'{ratio:g}', inputs.CRITERION: criterion}
         plan.name += f'-ratio{ratio:g}'
     planning.compress(plan, replace(options, loop=OUR_LOOP if options.loop is None else options.loop), student)
-    if options.state_kimg is not None and 'loop' not in plan.args:
-        raise UserError(f"--state-kimg={options.state_kimg:g} is for our loops, not for the host's: leave one out.")
+    for name, value in options.given('state_kimg', 'only', 'metric_samples').items():
+        if 'loop' not in plan.args:
+            option = name.replace('_', '-')
+            raise UserError(f"--{option}={value} is for our loops, not for the host's: leave one out.")
+    plan.args.update(options.given('metric_samples'))
+    planning.require_metrics(metrics, plan)
+    if options.only is not None:
+        plan.args.snapshot_only = options.only
     if options.pl_weight is not None and 'pl_weight' not in plan.args.loss_kwargs:
         raise UserError(f'--pl-weight={options.pl_weight:g} is not an argument of --loss={options.loss}.')
     if options.data is not None:

@@ -11,6 +11,7 @@ from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 
 HOST_LOSS = 'training.loss.StyleGAN2Loss'
 DEFAULT_RATIO = 0.7
+ONLY = ('G_ema',)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,20 @@ class DistillOptions(TrainingOptions, MethodOptions):
     nhwc: bool | None = argument('FP16 blocks have the memory format NHWC (channels last).', None, default_text='false')
     allow_tf32: bool | None = argument('Let CUDA round FP32 products to TF32.', None, default_text='false')
     nobench: bool | None = argument("Without cuDNN's search for its fastest algorithms.", None, default_text='false')
-    metrics: str = argument("The host's metrics, or none.", 'none', metavar='NAME,…')
+    metrics: str = argument(
+        'Metrics of snapshots, as in `evaluate`, or none; the best by the first is kept as best.pkl.',
+        'none',
+        metavar='NAME,…',
+    )
+    metric_samples: int | None = argument(
+        "Images of metrics that are not the host's.", None, least=10, default_text='as named, 50k', metavar='N'
+    )
+    only: str | None = argument(
+        'Leave G and D out of snapshots: a third of the size or less, but not to be trained on.',
+        None,
+        choices=ONLY,
+        metavar='G_ema',
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -269,6 +283,9 @@ class PruneOptions:
     )
     device: str | None = argument(
         'Where channels are judged.', None, default_text='cuda where there is one, else cpu', metavar='NAME'
+    )
+    only: str | None = argument(
+        'Leave G and D out: a third of the size or less, but not to be trained on.', None, choices=ONLY, metavar='G_ema'
     )
     out: str = argument('File to write.', metavar='PKL')
 

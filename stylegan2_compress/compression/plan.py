@@ -13,10 +13,12 @@ from metrics import metric_main
 
 import stylegan2_compress
 from stylegan2_compress import arguments
-from stylegan2_compress.arguments import require_choice
 from stylegan2_compress.compression.options import HOST_LOSS, MethodOptions
 from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import host_metrics, metrics
+from stylegan2_compress.evaluation.base import Setting
+from stylegan2_compress.host import datasets
 from stylegan2_compress.host.devices import prepare_for_cpu
 from stylegan2_compress.host.networks import (
     check_against_data,
@@ -245,8 +247,30 @@ def all_losses() -> list[str]:
 
 
 def parse_metrics(text: str) -> list[str]:
-    """The host's metrics named in a comma-separated list; none for 'none'."""
-    names = [] if text.lower() in ('', 'none') else [name.strip() for name in text.split(',')]
+    """The metrics of snapshots that are named in a comma-separated list; none for 'none'.
+
+    Raises:
+        UserError: one does not exist, or needs a second network.
+    """
+    if text.lower() in ('', 'none'):
+        return []
+    for metric in metrics.parse(text, None):
+        if not metric.of_teacher:
+            raise UserError(f'--metrics={metric.name} compares two networks: measure it with `evaluate`.')
+    return [name.strip() for name in text.split(',')]
+
+
+def require_metrics(names: list[str], plan: Plan) -> None:
+    """Refuse metrics for which something is missing, which would end the run at its first snapshot."""
     for name in names:
-        require_choice('--metrics', name, metric_main.list_valid_metrics())
-    return names
+        if metric_main.is_valid_metric(name):
+            host_metrics.require_detector(name)
+            continue
+        if 'loop' not in plan.args:
+            raise UserError(f"--metrics={name} is for our loops: leave --loop out, or name the host's metrics.")
+        data = plan.args.training_set_kwargs.path
+        if len(datasets.open_training_set(data)[0]) < 2:
+            raise UserError(f'--metrics={name} is of several images, but --data={data} has one: leave it out.')
+        (metric,) = metrics.parse(name, plan.args.get('metric_samples'))
+        nobody: Any = torch.nn.Module()  # Nothing is measured yet.
+        metric.prepare(Setting(dict(plan.args.training_set_kwargs), torch.device('cpu'), nobody))

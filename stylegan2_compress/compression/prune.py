@@ -1,6 +1,7 @@
 """`prune`: from a teacher's file to a student's."""
 
 from stylegan2_compress import pickles, pruning
+from stylegan2_compress.compression.convert import images_only
 from stylegan2_compress.compression.options import PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices, profiling
@@ -30,7 +31,7 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     pruning.require_prunable(options.teacher, G_ema)
     if trust:
         require_arguments_of_the_host(options.teacher, G_ema)
-    if data['D'] is None:
+    if data['D'] is None and options.only is None:
         raise UserError(
             f'{options.teacher} has no discriminator, without which the host opens no pickle: name one that has.'
         )
@@ -43,7 +44,8 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     student = pruning.make_student(data, widths, options.criterion, criterion_options, options.init)
     for network in (student['G'], student['G_ema']):
         network.cpu()
-    pickles.save(options.out, student)
+    is_pickle = options.out.endswith('.pkl')
+    pickles.save(options.out, student if options.only is None else images_only(student, is_pickle))
     lines = []
     for what, count in (('parameters', profiling.parameters), ('MACs per image', profiling.macs)):
         before, after = count(G_ema), count(student['G_ema'])

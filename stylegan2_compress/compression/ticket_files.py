@@ -51,8 +51,7 @@ def write_networks(source: str, dest: str, teacher: str | None = None, baked: bo
     G = Ticket.read(source).generator(source, teacher)
     if baked:
         G = baking.bake(G)
-    networks = dict(G=G, G_ema=G, D=None, augment_pipe=None)
-    pickles.save(dest, snapshots.network_snapshot(networks, {}))
+    pickles.save(dest, snapshots.generator_alone(dict(G_ema=G.eval().requires_grad_(False), training_set_kwargs={})))
 
 
 def describe(source: str, layers: bool = False, as_json: bool = False) -> str:

@@ -19,6 +19,13 @@ def host_name(metric: str, samples: int) -> str:
     return f'{metric}_{count_text(samples)}'  # The names of path lengths have no number.
 
 
+def more_is_better(result: str) -> bool:
+    """Whether larger values of a result, by its name, are better; of distances, less is."""
+    return result.endswith(('_precision', '_recall', '_density', '_coverage')) or bool(
+        re.fullmatch(r'is[\d.]+k_mean', result)
+    )
+
+
 def slug(spec: str) -> str:
     """An embedding's spec as part of a file name: without the directories of paths in it."""
     without_directories = re.sub(r'(^torchscript:|=)[^@]*[/\\]', r'\1', spec)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
+from stylegan2_compress.evaluation.names import more_is_better
 from stylegan2_compress.report import charts
 from stylegan2_compress.report.charts import Chart, Line, Section
 from stylegan2_compress.report.markup import document, element
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 GENERATOR = 'stylegan2-compress report'
 PIXELATED = 64  # Images up to this side are scaled up without interpolation, and stored without loss.
 DASH = '–'
-MORE_IS_BETTER = ('_precision', '_recall', 'is50k_mean')  # Of other metrics, less is better.
 
 
 def build(runs: Sequence[Run], pictures: Sequence['Pictures | None'], directory: Path = Path()) -> bytes:
@@ -265,7 +265,7 @@ def _metric(run: Run, name: str) -> Element | str:
     if not points:
         return DASH
     last = points[-1]
-    best = (max if name.endswith(MORE_IS_BETTER) else min)(points, key=lambda point: point.value)
+    best = (max if more_is_better(name) else min)(points, key=lambda point: point.value)
     where = f'at {last.kimg} kimg'
     if best.value != last.value:
         where += f'; best {charts.number(best.value)} at {best.kimg}'

@@ -18,6 +18,7 @@ TICKETS = 'tickets.jsonl'
 METRICS = 'metric-*.jsonl'
 STATES = 'training-state-*.pt'
 SNAPSHOTS = 'network-snapshot-*.pkl'
+BEST = 'best.pkl'
 FAKES = 'fakes*.png'
 REALS = 'reals.png'
 FAKES_INIT = 'fakes_init.png'
@@ -54,6 +55,7 @@ class RunDirectory(os.PathLike):
         inputs_path: `inputs.json`, digests of what the run reads.
         log_path: `log.txt`, what the run printed.
         stats_path: `stats.jsonl`, a line of statistics per tick.
+        best_path: `best.pkl`, the snapshot that was best by the first of the run's metrics.
         reals_path, fakes_init_path: image grids from before the first step.
         tickets_path: `tickets.jsonl`, a line for each network that `find-ticket` compared.
     """
@@ -65,6 +67,7 @@ class RunDirectory(os.PathLike):
         self.inputs_path = self.path / INPUTS
         self.log_path = self.path / LOG
         self.stats_path = self.path / STATS
+        self.best_path = self.path / BEST
         self.reals_path = self.path / REALS
         self.fakes_init_path = self.path / FAKES_INIT
         self.tickets_path = self.path / TICKETS

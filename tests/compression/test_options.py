@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from commands import refused
+from commands import refused, run
 from plans import compressed
 
 from stylegan2_compress import arguments, pickles
@@ -458,6 +458,26 @@ def test_dry_run_writes_nothing(tmp_path, data, make_teacher, capsys):
     printed = capsys.readouterr().out
     assert f'"resume_pkl": "{run_dir}/student.pkl"' in printed
     assert 'Dry run' in printed
+
+
+def test_a_generator_alone_is_no_student(tmp_path, data, make_teacher):
+    teacher, student = make_teacher(c_dim=3), tmp_path / 'student.pkl'
+    run('prune', '--teacher', teacher, '--ratio', 0.5, '--only', 'G_ema', '--out', student)
+    assert student.stat().st_size < os.path.getsize(teacher) / 2
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r'student.pkl has a placeholder for D'):
+        distill(teacher, data, str(tmp_path / 'out'), student=str(student), loss_args=(f'embeddings={SPEC}',))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_snapshots_of_the_generator_alone_are_asked_of_our_loops(tmp_path, data, make_teacher):
+    given = dict(loss_args=(f'embeddings={SPEC}',), only='G_ema', device='cpu')
+    assert (
+        json.loads(_dry(distill, make_teacher(c_dim=3), data, str(tmp_path / 'out'), **given))['snapshot_only']
+        == 'G_ema'
+    )
+    with pytest.raises(UserError, match='--only=D does not exist; there are G_ema'):
+        distill(make_teacher(c_dim=3), data, str(tmp_path / 'out'), **given | dict(only='D'))
 
 
 def test_distill_from_teacher_to_snapshot(tmp_path, data, make_teacher):

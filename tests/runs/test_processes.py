@@ -255,6 +255,12 @@ def test_a_signal_to_the_parent_stops_all_after_a_step(tmp_path):
         launch.run(dict(loop='several_runs.endless', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
 
 
+def test_processes_that_are_done_may_tidy_up(tmp_path):
+    """Python complains of leaked semaphores if they are killed before."""
+    launch.run(dict(loop='several_runs.tidying', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
+    assert sorted(path.name for path in tmp_path.glob('tidied-*')) == ['tidied-0', 'tidied-1']
+
+
 def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, directory, cases):
     """The second process is killed once, in the middle; the run ends as if it had not been."""
     (tmp_path / 'fragile.py').write_text(

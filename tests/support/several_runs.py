@@ -1,6 +1,7 @@
 """Loops for the tests of processes: one that runs others, and some that exchange, fail, refuse or never end."""
 
 import json
+import multiprocessing.util
 import os
 import signal
 import time
@@ -50,6 +51,16 @@ def endless(rank, num_gpus, run_dir, device):
         while not distributed.any_process(interruption.signal is not None, torch.device(device)):
             time.sleep(0.01)
     raise Stopped('Stopped as asked.')
+
+
+def tidying(rank, num_gpus, run_dir, device):
+    """Returns at once, and takes a moment to end, as data loaders do; leaves a file at the very end."""
+
+    def tidy_up():
+        time.sleep(0.5)
+        open(f'{run_dir}/tidied-{rank}', 'w').close()
+
+    multiprocessing.util.Finalize(None, tidy_up, exitpriority=0)
 
 
 def exchanging(rank, num_gpus, run_dir, device):

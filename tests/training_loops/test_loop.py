@@ -67,6 +67,17 @@ def test_leaves_what_the_host_leaves(arguments, tmp_path, capsys, channels, labe
     assert 'tick 2     kimg 0.1' in capsys.readouterr().out
 
 
+def test_snapshots_of_the_generator_alone(arguments, tmp_path):
+    training_loop(**arguments('all', total_kimg=0.016))
+    training_loop(**arguments('alone', total_kimg=0.016, snapshot_only='G_ema'))
+    everything, alone = (tmp_path / run / 'network-snapshot-000000.pkl' for run in ('all', 'alone'))
+    for name, tensor in final_weights(tmp_path / 'all').items():
+        assert torch.equal(final_weights(tmp_path / 'alone')[name], tensor)
+    assert snapshots.is_placeholder(pickles.load(alone)['D'])
+    assert not snapshots.is_placeholder(pickles.load(everything)['D'])
+    assert alone.stat().st_size < everything.stat().st_size
+
+
 def test_rows_of_the_grid_have_one_label_each(arguments, tmp_path):
     training_loop(**arguments(labels=3, total_kimg=0.016))
     reals = np.array(PIL.Image.open(tmp_path / 'run' / 'reals.png')).reshape(32, 16, 32, 16, 3).swapaxes(1, 2)

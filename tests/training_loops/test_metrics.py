@@ -1,0 +1,86 @@
+"""Metrics of snapshots that are not the host's, and the best snapshot."""
+
+import copy
+import json
+
+import pytest
+import torch
+from commands import refused
+from tiny_runs import loop_arguments
+
+from stylegan2_compress import pickles
+from stylegan2_compress.evaluation import names
+from stylegan2_compress.evaluation.evaluate import evaluate
+from stylegan2_compress.runs import states
+from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.training_loops import metrics
+from stylegan2_compress.training_loops.distillation import training_loop
+
+METRIC = 'fd:module:tiny_embeddings:tiny@size=16'
+RESULT = 'fd0.02k_module_tiny_embeddings_tiny@size=16'
+
+
+@pytest.fixture
+def data(tmp_path, make_dataset_zip, monkeypatch, small_grids):
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+    return make_dataset_zip(tmp_path, n=12)
+
+
+def test_the_numbers_are_those_of_evaluate(tmp_path, data):
+    training_loop(**loop_arguments(tmp_path / 'run', data, metrics=[METRIC], metric_samples=20))
+    run = RunDirectory(tmp_path / 'run')
+    (path,) = run.metrics()
+    assert path.name == f'metric-{RESULT}.jsonl'
+    in_training = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(in_training) == 3  # Ticks end after 1, 3 and 5 steps.
+    (measured,) = evaluate([str(run.snapshots()[-1])], str(data), METRIC, samples=20, device='cpu')
+    assert in_training[-1]['results'][RESULT] == pytest.approx(measured.values[RESULT][0], rel=1e-6)
+    after = json.loads(path.read_text().splitlines()[-1])
+    assert {name: type(value) for name, value in after.items() if name != 'data'} == {
+        name: type(value) for name, value in in_training[-1].items()
+    }
+
+
+@pytest.mark.parametrize(
+    ('result', 'values', 'best'),
+    [
+        ('fd', [3, 2, 5], 1),
+        ('dc_coverage', [3, 2, 5], 2),
+        ('fd', [float('nan'), 4, 4], 1),
+        ('fd', [1, float('nan'), 2], 0),
+    ],
+)
+def test_the_best_snapshot_is_kept(tmp_path, data, monkeypatch, result, values, best):
+    seen = []
+
+    def measure(_self, name, G):
+        seen.append(copy.deepcopy(G.state_dict()))
+        return dict(results={result: float(values[len(seen) - 1])}, metric=name, total_time=1.0, num_gpus=1)
+
+    monkeypatch.setattr(metrics.OwnMetrics, 'measure', measure)
+    training_loop(**loop_arguments(tmp_path / 'run', data, metrics=[METRIC]))
+    run = RunDirectory(tmp_path / 'run')
+    kept = pickles.load(run.best_path)['G_ema'].state_dict()
+    assert [all(torch.equal(kept[name], each[name]) for name in kept) for each in seen].index(True) == best
+    assert states.load_latest_state(run)['progress']['best'] == (result, values[best])
+
+
+def test_which_results_are_better_when_larger():
+    more = ['pr50k3_full_precision', 'pr5k3_recall', 'is50k_mean', 'is0.02k_mean', 'dc50k_x_density', 'dc1k_x_coverage']
+    less = ['fid50k_full', 'kid50k', 'ppl2_wend', 'is50k_std', 'fd5k_x', 'pr_x', 'Fréchet distance of G, x']
+    assert all(map(names.more_is_better, more))
+    assert not any(map(names.more_is_better, less))
+
+
+def test_what_cannot_be_measured_is_refused_before_the_run(tmp_path, data, make_generator, make_discriminator):
+    G = make_generator()
+    pickles.save(tmp_path / 'teacher.pkl', dict(G=G, D=make_discriminator(), G_ema=G))
+    command = ['distill', '--teacher', tmp_path / 'teacher.pkl', '--data', data, '--outdir', tmp_path / 'runs']
+    command += ['--loss', 'stylegan2_compress.AdversarialLoss', '--device', 'cpu']
+    for name, words in [
+        ('agreement', 'compares two networks'),
+        ('fd:nothing', 'No embedding is called'),
+        ('fd:torchscript:/no/file.pt', '/no/file.pt'),
+        ('fid', 'does not exist'),
+    ]:
+        assert words in refused(*command, '--metrics', name, unchanged=tmp_path)

@@ -1,0 +1,60 @@
+"""Metrics of a run's snapshots: the host's, and those of `evaluate` that need no second network."""
+
+import time
+from typing import Any
+
+import dnnlib
+import torch
+from metrics import metric_main
+from training.networks import Generator
+
+from stylegan2_compress.evaluation import metrics
+from stylegan2_compress.evaluation.base import Metric, Setting
+from stylegan2_compress.host import datasets
+
+SEED = 0  # All snapshots make images of the same z.
+
+
+def is_hosts(name: str) -> bool:
+    """Whether a metric is measured by the host's code, in all processes."""
+    return metric_main.is_valid_metric(name)
+
+
+class OwnMetrics:
+    """Metrics that are not the host's, each prepared when it is first measured. Only rank 0 measures them.
+
+    Args:
+        training_set_kwargs: arguments of the host's data set.
+        samples: number of images that each generates; None for its own number.
+        device: where to compute.
+    """
+
+    def __init__(self, training_set_kwargs: dict, samples: int | None, device: torch.device):
+        self.training_set_kwargs = training_set_kwargs
+        self.samples = samples
+        self.device = device
+        self._prepared: dict[str, Metric] = {}
+
+    def measure(self, name: str, G: Generator) -> dict[str, Any]:
+        """What the host's `calc_metric` returns, for a generator in eval mode on the device."""
+        start = time.time()
+        metric = self._prepared.get(name)
+        if metric is None:
+            (metric,) = metrics.parse(name, self.samples)
+            metric.prepare(Setting(self._dataset_kwargs(G), self.device, G))
+            self._prepared[name] = metric
+        results = metric.measure(G, SEED)
+        metric.setting.latest.clear()  # They are of weights that change.
+        seconds = time.time() - start
+        return dict(
+            results=results,
+            metric=metric.name,
+            total_time=seconds,
+            total_time_str=dnnlib.util.format_time(seconds),
+            num_gpus=1,
+            seed=SEED,
+            **metric.facts(),
+        )
+
+    def _dataset_kwargs(self, G: Generator) -> dict:
+        return datasets.metric_dataset_kwargs(self.training_set_kwargs['path'], G, mirror=False)
