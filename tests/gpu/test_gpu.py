@@ -13,6 +13,7 @@ from tiny_runs import EMBEDDING, LOSSES, compressing, loop_arguments
 
 from stylegan2_compress import pickles
 from stylegan2_compress.evaluation.evaluate import evaluate
+from stylegan2_compress.export import graph
 from stylegan2_compress.host import devices, kernels
 from stylegan2_compress.training_loops import distillation
 
@@ -88,6 +89,14 @@ def test_a_generator_makes_the_same_images_as_on_a_cpu(make_generator):
     torch.testing.assert_close(full, on_cpu, rtol=1e-3, atol=1e-3)
     assert (half - on_cpu).abs().mean() < 0.02 * on_cpu.abs().mean()
     assert torch.equal(half, full) == (not ON_CUDA)
+
+
+def test_the_graphs_of_exports_make_the_same_images(make_generator):
+    G = make_generator().eval().requires_grad_(False).to(DEVICE)
+    z, c = torch.randn([2, 16], device=DEVICE), torch.zeros([2, 0], device=DEVICE)
+    mapping, synthesis = graph.from_generator(G)
+    expected = G(z, c, noise_mode='const', force_fp32=True)
+    torch.testing.assert_close(synthesis(mapping(z)), expected, rtol=1e-4, atol=1e-4)
 
 
 # --- Runs -----------------------------------------------------------------------------------------------------------
