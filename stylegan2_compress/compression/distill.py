@@ -53,7 +53,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     for metric in metrics:
         host_metrics.require_detector(metric)  # What is missing now would end the run at its first snapshot.
     plan.name, plan.args = configurations.loop_arguments(
-        options.data or own_images(options, G),
+        own_images(options, G) if options.data is None else options.data,
         **{
             **defaults_for(G),
             **options.host_options(),
