@@ -518,7 +518,7 @@ def table(rows: list[dict]) -> str:
     for (ratio, trained_on, name), group in groups.items():
         beside = {key[2]: other for key, other in groups.items() if key[:2] == (ratio, trained_on)}
         rivals = [mean(other, 'frechet_distance') for other in beside.values()]
-        best = ratio is not None and mean(group, 'frechet_distance') == min(rivals)
+        best = trained_on != '' and mean(group, 'frechet_distance') == min(rivals)
         fd = spread(group, 'frechet_distance', '{:.2f}')
         cells = [
             '' if ratio is None else f'{ratio:g}',

@@ -52,7 +52,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     G = teacher['G_ema']
     metrics = planning.parse_metrics(options.metrics)
     plan.name, plan.args = configurations.loop_arguments(
-        options.data or own_images(options, G),
+        own_images(options, G) if options.data is None else options.data,
         **{
             **defaults_for(G),
             **options.host_options(),
