@@ -149,7 +149,7 @@ def summary(args: Mapping, run: RunDirectory) -> str:
         'Teacher': loss.get('teacher'),
         'Starts from': args.get('resume_pkl'),
         'Duration': f'{args["total_kimg"]} kimg',
-        'Batch': f'{args.get("batch_size")} images, {at_a_time} at a time',
+        'Batch': f'{args.get("batch_size")}, {at_a_time} at a time',
         'Processes': processes,
         'Learning rate': args.get('G_opt_kwargs', {}).get('lr'),
         'R1 weight': loss.get('r1_gamma'),

@@ -293,8 +293,8 @@ def test_data_as_reference_need_no_teacher(teacher, data):
         (dict(weights=[1, 2]), 'one number'),
         (dict(weights='much'), 'weights=much must be a number'),
         (dict(weights=float('nan')), 'weights=nan must be a number'),
-        (dict(samples=0), 'samples=0 must be a whole number of images, at least 1'),
-        (dict(samples='many'), 'at least 1'),
+        (dict(samples=0), 'samples=0 must be a whole number of images, at least 2'),
+        (dict(samples='many'), 'at least 2'),
         (
             dict(estimator='gauss'),
             'estimator=gauss does not exist; there are moments, squared-moments, linear, rbf, cubic',

@@ -419,7 +419,7 @@ def test_a_run_begins_and_ends_with_what_matters(begin, capsys):
     (run_dir, printed) = begin(), capsys.readouterr().out
     assert printed.count('\n') < 20
     for line in (f'Output directory:  {run_dir}', 'Training data:     data.zip', 'Duration:          5 kimg',
-                 'Batch:             4 images, 4 at a time', 'R1 weight:         1'):  # fmt: skip
+                 'Batch:             4, 4 at a time', 'R1 weight:         1'):  # fmt: skip
         assert line in printed.splitlines()
     assert printed.splitlines()[-1] == f'To see how it went:  stylegan2-compress report {run_dir}'
     assert begin(resume='latest') == run_dir
