@@ -1,5 +1,6 @@
 """Whole runs on a device that is not the CPU, on machines that have none: see `other_device`."""
 
+import shutil
 from collections import Counter
 
 import pytest
@@ -121,9 +122,11 @@ def test_evaluation(tmp_path, data, teacher, monkeypatch):
     choose = devices.choose
     monkeypatch.setattr(devices, 'choose', lambda name=None: OTHER if name == 'other' else choose(name))
     metrics = ','.join(f'{name}:{EMBEDDING}' for name in ('fd', 'kd', 'dc', 'agreement'))
+    networks = [teacher, shutil.copy(teacher, tmp_path / 'student.pkl')]
     with OtherDevice():
-        (measured,) = evaluate([teacher], str(data), metrics, samples=16, device='other')
-    (on_cpu,) = evaluate([teacher], str(data), metrics, samples=16, device='cpu')
-    assert measured.values.keys() == on_cpu.values.keys()
-    for name, values in on_cpu.values.items():
-        assert measured.values[name] == pytest.approx(values, rel=1e-4), name
+        measured = evaluate(networks, str(data), metrics, samples=16, device='other')
+    on_cpu = evaluate(networks, str(data), metrics, samples=16, device='cpu')
+    for one, other in zip(measured, on_cpu, strict=True):
+        assert one.values.keys() == other.values.keys()
+        for name, values in other.values.items():
+            assert one.values[name] == pytest.approx(values, rel=1e-4), name
