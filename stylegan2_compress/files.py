@@ -102,14 +102,23 @@ def check_output(path: str, force: bool, endings: Sequence[str], inputs: Iterabl
     """
     if Path(path).is_dir():
         raise UserError(f'{path or "The empty name"} is a directory: name a file to write.')
-    if not path.endswith(tuple(endings)):
-        raise UserError(f'The name of the file to write, {path}, must end in {" or ".join(endings)}.')
+    check_ending(path, endings)
     if any(each is not None and os.path.realpath(each) == os.path.realpath(path) for each in inputs):
         raise UserError(f'{path} is read and would be replaced: name another file to write.')
     if Path(path).exists() and not force:
         raise UserError(f'{path} exists: name another file, or add --force to replace it.')
     if not os.access(Path(path).absolute().parent, os.W_OK):
         raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')
+
+
+def check_ending(path: str, endings: Sequence[str]) -> None:
+    """Check that the name of a file to write says the format.
+
+    Raises:
+        UserError: it has none of the endings.
+    """
+    if not path.endswith(tuple(endings)):
+        raise UserError(f'The name of the file to write, {path}, must end in {" or ".join(endings)}.')
 
 
 def require_writable_directory(option: str, directory: str) -> None:

@@ -16,7 +16,7 @@ from stylegan2_compress.cli.shared import (
     trust_option,
 )
 from stylegan2_compress.compression.options import PruneOptions
-from stylegan2_compress.files import check_output
+from stylegan2_compress.files import check_ending, check_output
 
 
 @click.command()
@@ -86,6 +86,7 @@ def convert(source, dest, only, force, trust, host_dir):
       stylegan2-compress convert --only G_ema runs/00000-ffhq/network-snapshot-025000.pkl small.pkl
     """
     if dest.startswith('hf://'):
+        check_ending(dest, NETWORK_FILES)
         click.echo(load('compression.publish:publish', host_dir)(source, dest, force, trust))
         return
     check_output(dest, force, NETWORK_FILES, inputs=[source])

@@ -75,7 +75,7 @@ def download(url: str, sha256: str | None = None) -> str:
     except OSError as error:
         raise UserError(f'Cannot write {cache}: {error.strerror}.') from error
     partial = cache / f'partial_{prefix}'  # Not a name that the host takes for a file of its cache.
-    with files.locked(f'{partial}.lock', in_use=None):  # The processes of a run download together.
+    with files.locked(f'{partial}.locked', in_use=None):  # The processes of a run download together.
         if (cached := _cached(cache, prefix)) is not None:
             return cached
         name = _download(url, partial)
@@ -85,7 +85,7 @@ def download(url: str, sha256: str | None = None) -> str:
         target = cache / f'{prefix}_{re.sub("[^0-9a-zA-Z._-]", "_", name)}'
         os.replace(partial, target)
         _discard(partial)
-        Path(f'{partial}.lock').unlink()  # Whoever waits for it finds the file now.
+        Path(f'{partial}.locked').unlink()  # Whoever waits for it finds the file now.
     return str(target)
 
 
