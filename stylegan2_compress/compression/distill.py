@@ -85,7 +85,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     if options.pl_weight is not None and 'pl_weight' not in plan.args.loss_kwargs:
         raise UserError(f'--pl-weight={options.pl_weight:g} is not an argument of --loss={options.loss}.')
     if options.data is not None:
-        warn_of_few_images(options, plan.args.training_set_kwargs.max_size)
+        plan.notes += notes_on_few_images(options, plan.args.training_set_kwargs.max_size)
     return plan
 
 
@@ -95,14 +95,15 @@ def own_images(options: DistillOptions, G) -> tuple[str, dnnlib.EasyDict]:
     return f'{Path(options.teacher).stem}-images', dnnlib.EasyDict(kwargs)
 
 
-def warn_of_few_images(options: DistillOptions, count: int) -> None:
-    """Say what helps if the data set has few images."""
-    if count < FEW_IMAGES:
-        ada = '' if options.aug == 'ada' else 'augment them with --aug=ada, or '
-        print(
-            f'--data has {count} images, few enough for a discriminator to know them by heart: {ada}leave --data out, '
-            "which trains with the teacher's own images instead."
-        )
+def notes_on_few_images(options: DistillOptions, count: int) -> list[str]:
+    """What helps if the data set has few images."""
+    if count >= FEW_IMAGES:
+        return []
+    ada = '' if options.aug == 'ada' else 'augment them with --aug=ada, or '
+    return [
+        f'--data has {count} images, few enough for a discriminator to know them by heart: {ada}leave --data out, '
+        "which trains with the teacher's own images instead."
+    ]
 
 
 def set_options(args: dnnlib.EasyDict, options: DistillOptions) -> None:

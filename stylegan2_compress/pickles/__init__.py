@@ -139,7 +139,7 @@ def _user_errors(path: str | os.PathLike, file: BufferedIOBase) -> Iterator[None
     except Mismatch as error:
         raise UserError(f'{path} does not fit the local classes: {str(error)[:500]}{_way_out(error)}.') from error
     except Malformed as error:
-        mistaken_for = mistakes.what_it_is(file)
+        mistaken_for = mistakes.what_it_is(file, may_be_zip=_is_state_dicts(path))
         if mistaken_for is not None:
             raise UserError(f'{path} is no network file but {mistaken_for}.') from error
         raise UserError(f'{path} is not a network file: {str(error)[:500]}.') from error

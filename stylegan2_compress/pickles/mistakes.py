@@ -5,10 +5,14 @@ from io import BufferedIOBase
 _BEGINNING = 512  # Bytes that are looked at.
 
 
-def what_it_is(file: BufferedIOBase) -> str | None:
+def what_it_is(file: BufferedIOBase, may_be_zip: bool = False) -> str | None:
     """What a file is that is no network file, with the way to one; None if its beginning says nothing.
 
     A pickle of protocol 0 is text, too: only of use for a file that could not be read.
+
+    Args:
+        file: the file.
+        may_be_zip: whether files of its kind are zip archives.
     """
     file.seek(0)
     beginning = file.read(_BEGINNING)
@@ -19,8 +23,8 @@ def what_it_is(file: BufferedIOBase) -> str | None:
         return 'an HTML page: a browser shows what the download said instead of the file'
     if beginning.startswith(b'version https://git-lfs.github.com/spec/'):
         return 'a Git LFS pointer: `git lfs pull` in its repository gets the file itself'
-    if beginning.startswith(b'PK\x03\x04'):
-        return 'a zip archive, such as a data set, or what torch.save writes: name a pickle of networks'
+    if beginning.startswith(b'PK\x03\x04') and not may_be_zip:
+        return 'a zip archive, such as a data set: name a pickle of networks, or call it .pt if torch.save wrote it'
     if _is_text(beginning):
         return 'a text file: name a pickle of networks'
     return None

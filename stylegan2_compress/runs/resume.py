@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import dnnlib
@@ -36,6 +36,7 @@ def continue_or_start(
     dry_run: bool = False,
     networks: Networks | None = None,
     student_from: Mapping[str, str] = MappingProxyType({}),
+    notes: Sequence[str] = (),
 ) -> str:
     """Run a training loop in a new run directory, or continue an existing run; wait for its end.
 
@@ -78,6 +79,8 @@ def continue_or_start(
             if dry_run:
                 print(f'\nTraining options:\n{json.dumps(what_runs, indent=2)}')
             print(summary(what_runs, run))
+            for note in notes:
+                print(note)
             if existing is None and resume is not None:
                 print_why_none(outdir, args, student, reads)
             if not dry_run:

@@ -270,7 +270,7 @@ def test_archives_that_torch_did_not_save_are_a_sentence(tmp_path):
     with zipfile.ZipFile(compressed, 'w', zipfile.ZIP_DEFLATED) as file:
         file.writestr('a/data.pkl', b'N' * 10**6 + b'.')
     for data, sentence in [
-        (b'', 'cut off'),
+        (b'', 'cut off|an empty file'),
         (b'PK\x03\x04', 'not whole'),
         (b'hello', 'is not a network file'),
         (archive(x=b''), 'torch.save did not write'),
