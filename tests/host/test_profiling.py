@@ -9,10 +9,12 @@ import torch
 from commands import refused, run
 from torch.utils.flop_counter import FlopCounterMode
 from torch_utils.ops import upfirdn2d
+from training import networks
 from training.networks import Generator
 
 from stylegan2_compress import pickles, pruning
 from stylegan2_compress.host import profiling
+from stylegan2_compress.patches import modulated_conv_on_cpu
 
 
 def ffhq_generator(img_resolution, channel_base):
