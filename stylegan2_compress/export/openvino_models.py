@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-import openvino
+import openvino  # pyright: ignore[reportMissingImports]  # Of an extra, which the tests do not install.
 import torch
 
 from stylegan2_compress.export.base import Exporter, Function, Signature
