@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from training.networks import Discriminator, Generator
 
-from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.host import datasets
 from stylegan2_compress.host.networks import init_arguments
 from stylegan2_compress.images import grid, to_uint8
@@ -78,7 +77,7 @@ def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
     """
     # The host's calc_metrics.py takes them for those of a data set that it can read.
     data: dict[str, Any] = {
-        'training_set_kwargs': None if is_teachers(training_set_kwargs) else dict(training_set_kwargs)
+        'training_set_kwargs': None if datasets.is_teachers(training_set_kwargs) else dict(training_set_kwargs)
     }
     for name, module in networks.items():
         data[name] = module and copy.deepcopy(module).eval().requires_grad_(False).cpu()

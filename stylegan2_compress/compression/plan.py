@@ -14,7 +14,6 @@ from metrics import metric_main
 import stylegan2_compress
 from stylegan2_compress import arguments
 from stylegan2_compress.compression.options import HOST_LOSS, MethodOptions
-from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics, metrics
 from stylegan2_compress.evaluation.base import Setting
@@ -212,7 +211,7 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
             kwargs.setdefault('teacher', teacher)
     if 'training_set_kwargs' in accepted:
         kwargs['training_set_kwargs'] = dict(args.training_set_kwargs)
-    if 'truncation_psi' in accepted and is_teachers(args.training_set_kwargs):
+    if 'truncation_psi' in accepted and datasets.is_teachers(args.training_set_kwargs):
         kwargs.setdefault('truncation_psi', args.training_set_kwargs['truncation'])  # One teacher, the same images.
     method.require(loss, accepted, kwargs)
     methods = method.methods_of(loss_class, kwargs)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from training.networks import Generator
 from stylegan2_compress import images
 from stylegan2_compress.distributions.sources import TeacherImages
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.datasets import TEACHERS_IMAGES
 
-CLASS_NAME = 'stylegan2_compress.TeacherDataset'
 IMAGES = 10000  # That the data set says to have. Grids show some of them; training draws its own, without end.
 
 
@@ -99,7 +98,7 @@ def arguments(path: str, G: Generator, truncation: float = 1, labels: str | None
         UserError: the teacher has no such labels.
     """
     return dict(
-        class_name=CLASS_NAME,
+        class_name=TEACHERS_IMAGES,
         path=path,
         resolution=G.img_resolution,
         channels=G.img_channels,
@@ -108,11 +107,6 @@ def arguments(path: str, G: Generator, truncation: float = 1, labels: str | None
         truncation=truncation,
         use_labels=G.c_dim > 0,
     )
-
-
-def is_teachers(training_set_kwargs: Mapping | None) -> bool:
-    """Whether these are the arguments of a teacher's data set, and not of one in files."""
-    return training_set_kwargs is not None and training_set_kwargs.get('class_name') == CLASS_NAME
 
 
 def counts_of(labels: str, label_dim: int) -> list[int]:

@@ -8,7 +8,7 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dnnlib
@@ -17,6 +17,14 @@ from training.dataset import Dataset
 from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
+
+# The class of a data set that is not files but a network, which makes the images.
+TEACHERS_IMAGES = 'stylegan2_compress.TeacherDataset'
+
+
+def is_teachers(training_set_kwargs: Mapping | None) -> bool:
+    """Whether these are the arguments of a teacher's data set, and not of one in files."""
+    return training_set_kwargs is not None and training_set_kwargs.get('class_name') == TEACHERS_IMAGES
 
 
 def fingerprint(path: str) -> str:

@@ -14,9 +14,9 @@ from stylegan2_compress.distributions import statistics
 from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import DatasetImages, LabelSource, Source, TeacherImages, check_size
 from stylegan2_compress.distributions.statistics import Statistics
-from stylegan2_compress.distributions.teacher_dataset import is_teachers
 from stylegan2_compress.embeddings import Embedding, parse, split
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.datasets import is_teachers
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.balance import Balance, Floors
 from stylegan2_compress.losses.distribution_matching import DistributionMatching

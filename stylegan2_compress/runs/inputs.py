@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from stylegan2_compress import files
 from stylegan2_compress.host import datasets
@@ -32,25 +33,31 @@ def fingerprints(args: Mapping, networks: Networks, own_student: bool = False) -
     found = {}
     by_data: dict[str, str] = {}
     for name, value in given(args, NAMES):
-        if name in DATA:
+        if name in DATA and not datasets.is_teachers(_value(args, name.rpartition('.')[0])):
             if value not in by_data:
                 by_data[value] = datasets.fingerprint(value)
             found[name] = by_data[value]
         elif name in FILES:
             found[name] = files.sha256(value)
         elif not (own_student and name == 'resume_pkl'):
-            found[name] = networks.sha256(value)
+            found[name] = networks.sha256(value)  # Also of a teacher whose images are the data.
     return found
 
 
 def given(args: Mapping, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Those of the dotted names that have a text as their value, with it."""
     for name in names:
-        value: object = args
-        for key in name.split('.'):
-            value = value.get(key) if isinstance(value, Mapping) else None
+        value = _value(args, name)
         if isinstance(value, str):
             yield name, value
+
+
+def _value(args: Mapping, name: str) -> Any:
+    """The value of a dotted name, or None."""
+    value: Any = args
+    for key in name.split('.'):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def same_path(first: str, second: str) -> bool:

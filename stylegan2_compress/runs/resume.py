@@ -11,6 +11,7 @@ import dnnlib
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import datasets
 from stylegan2_compress.pickles.networks import Networks
 from stylegan2_compress.runs import inputs, launch, states
 from stylegan2_compress.runs.directory import OPTIONS, STATES, RunDirectory
@@ -144,10 +145,11 @@ def write_start(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
 def summary(args: Mapping, run: RunDirectory) -> str:
     """What is about to run, in the lines that matter; `training_options.json` has all."""
     loss, data = args.get('loss_kwargs', {}), args['training_set_kwargs']
+    images = f'images of {data["path"]}' if datasets.is_teachers(data) else data['path']
     at_a_time, processes = args.get('batch_gpu', args.get('batch_size')), args['num_gpus']
     lines = {
         'Output directory': os.fspath(run),
-        'Training data': data['path'] + (', mirrored' if data.get('xflip') else ''),
+        'Training data': images + (', mirrored' if data.get('xflip') else ''),
         'Loss': loss.get('class_name'),
         'Teacher': loss.get('teacher'),
         'Starts from': args.get('resume_pkl'),
@@ -170,9 +172,10 @@ def whats_next(args: Mapping, run: RunDirectory) -> str:
     if snapshots:
         teacher = args.get('loss_kwargs', {}).get('teacher')
         networks = ' '.join(shlex.quote(str(each)) for each in [teacher, snapshots[-1]] if each is not None)
-        data = shlex.quote(args['training_set_kwargs']['path'])
         lines += [f'Its last snapshot:   {snapshots[-1]}']
-        lines += [f'To measure it:       stylegan2-compress evaluate {networks} --data {data}']
+        if not datasets.is_teachers(args['training_set_kwargs']):
+            data = shlex.quote(args['training_set_kwargs']['path'])
+            lines += [f'To measure it:       stylegan2-compress evaluate {networks} --data {data}']
     lines += [f'To see how it went:  stylegan2-compress report {shlex.quote(os.fspath(run))}']
     return '\n'.join(lines)
 

@@ -188,7 +188,7 @@ def test_a_stopped_run_goes_on_exactly(make_teacher, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('loss', ['training.loss.StyleGAN2Loss', 'stylegan2_compress.DiMELoss'])
-def test_distill_without_data(make_teacher, tmp_path, monkeypatch, loss):
+def test_distill_without_data(make_teacher, tmp_path, monkeypatch, capsys, loss):
     path, _G = make_teacher(c_dim=3)
     monkeypatch.setattr(snapshots, 'grid_size', lambda _shape: (2, 2))
     loss_args = (f'embeddings={EMBEDDING}', 'samples=8') if 'DiME' in loss else ()
@@ -205,3 +205,7 @@ def test_distill_without_data(make_teacher, tmp_path, monkeypatch, loss):
     assert snapshot['G_ema'](torch.zeros(1, 16), torch.eye(3)[:1]).shape == (1, 3, 16, 16)
     assert (tmp_path / run_dir / 'reals.png').exists()
     assert 'the teacher makes them' in (tmp_path / run_dir / 'log.txt').read_text()
+    assert RunDirectory(run_dir).read_inputs()['training_set_kwargs.path'] == pickles.sha256(path)
+    printed = capsys.readouterr().out
+    assert f'images of {path}' in printed
+    assert 'evaluate' not in printed  # Which takes images in files.
