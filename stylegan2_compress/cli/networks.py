@@ -15,7 +15,7 @@ from stylegan2_compress.cli.shared import (
     load_light,
     trust_option,
 )
-from stylegan2_compress.compression.options import PruneOptions
+from stylegan2_compress.compression.options import ONLY, PruneOptions
 from stylegan2_compress.files import check_ending, check_output
 
 
@@ -56,7 +56,7 @@ def inspect(file, as_json, host_dir):
 @click.argument('source', metavar='IN|RUN_DIR|URL')
 @click.argument('dest', metavar='OUT|hf://OWNER/REPOSITORY/FILE')
 @click.option(
-    '--only', type=click.Choice(['G_ema']), help='Write the network that makes the images, without those for training.'
+    '--only', type=click.Choice(ONLY), help='Write the network that makes the images, without those for training.'
 )
 @force_option
 @trust_option
@@ -87,7 +87,7 @@ def convert(source, dest, only, force, trust, host_dir):
     """
     if dest.startswith('hf://'):
         check_ending(dest, NETWORK_FILES)
-        click.echo(load('compression.publish:publish', host_dir)(source, dest, force, trust))
+        click.echo(load('compression.publish:publish', host_dir)(source, dest, force, trust, only))
         return
     check_output(dest, force, NETWORK_FILES, inputs=[source])
     load('compression.convert:convert', host_dir)(source, dest, trust, only)

@@ -21,13 +21,27 @@ def convert(source: str, dest: str, trust: bool = False, only: str | None = None
     Raises:
         UserError: the source cannot be read, or has no G_ema to write alone; or the file cannot be written.
     """
-    data = pickles.load(network_file(source), trust=trust)
-    if only is not None:
-        require_generator(source, data)
-        data = images_only(data, is_pickle=dest.endswith('.pkl'))
+    data = networks_for(dest, network_file(source), trust, only)
     pickles.save(dest, data)
     if dest.endswith('.pkl') and data['D'] is None:
         print(f'{dest} has no discriminator, without which the host opens no pickle; we do.', file=sys.stderr)
+
+
+def networks_for(dest: str, source: str, trust: bool = False, only: str | None = None) -> dict[str, Any]:
+    """The networks of a file, as they are written to another one.
+
+    Args:
+        dest, trust, only: see `convert`.
+        source: network file or URL.
+
+    Raises:
+        UserError: the source cannot be read, or has no G_ema to write alone.
+    """
+    data = pickles.load(source, trust=trust)
+    if only is None:
+        return data
+    require_generator(source, data)
+    return images_only(data, is_pickle=dest.endswith('.pkl'))
 
 
 def images_only(data: dict[str, Any], is_pickle: bool) -> dict[str, Any]:

@@ -5,22 +5,24 @@ import tempfile
 from pathlib import Path
 
 from stylegan2_compress import pickles
+from stylegan2_compress.compression.convert import networks_for
 from stylegan2_compress.compression.model_card import model_card
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import downloads
 from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.runs.directory import network_file
 
 
-def publish(source: str, dest: str, force: bool = False, trust: bool = False) -> str:
+def publish(source: str, dest: str, force: bool = False, trust: bool = False, only: str | None = None) -> str:
     """Upload a network file; the repository is made, private, if there is none.
 
     A model card comes with it unless the repository has a README.md already.
 
     Args:
-        source: the network file.
+        source: network file, URL, or run directory, whose last snapshot counts.
         dest: `hf://OWNER/REPOSITORY/FILE`; the end of FILE says the format.
         force: replace the file in the repository if it is there.
-        trust: run unknown code that the source contains.
+        trust, only: see `convert`.
 
     Returns:
         What was uploaded, as a line of text.
@@ -33,7 +35,8 @@ def publish(source: str, dest: str, force: bool = False, trust: bool = False) ->
         raise UserError(f'{dest} is not of the form hf://OWNER/REPOSITORY/FILE.')
     huggingface_hub = downloads.hub(dest)
     repo, file = match['repo'], match['file']
-    networks = pickles.load(source, trust=trust)
+    source = network_file(source)
+    networks = networks_for(dest, source, trust, only)
     require_generator(source, networks)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, Path(file).name)

@@ -96,6 +96,14 @@ def test_a_network_without_a_run_has_a_card_without_one(hub, run_dir):
     assert 'Measured' not in card
 
 
+def test_of_a_run_and_the_generator_alone(hub, run_dir, tmp_path):
+    """As `convert` writes them to a file."""
+    run('convert', '--only', 'G_ema', run_dir, PLACE)
+    (tmp_path / 'alone.safetensors').write_bytes(hub.files['nets/student.safetensors'])
+    assert [name for name, value in pickles.load(tmp_path / 'alone.safetensors').items() if value] == ['G_ema']
+    assert '| loss | stylegan2_compress.DiMELoss |' in hub.files['README.md'].decode()
+
+
 def test_what_is_there_is_kept(hub, run_dir):
     hub.files |= {'README.md': b'mine', 'nets/student.safetensors': b'old'}
     source = run_dir / 'network-snapshot-000010.pkl'
