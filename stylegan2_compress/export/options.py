@@ -67,6 +67,6 @@ class ExportOptions:
         if self.out is not None:
             return self.out.rstrip('/') or '/'
         stem = os.path.splitext(file.rstrip('/'))[0]
-        if re.match('https?://', file):
+        if '://' in file:
             stem = os.path.basename(stem)
         return f'{stem}-{self.format}' + ('.html' if self.single_file else '')

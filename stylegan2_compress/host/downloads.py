@@ -64,34 +64,51 @@ def download(url: str, sha256: str | None = None) -> str:
     Raises:
         UserError: the download fails, or its content has another hash.
     """
-    prefix = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
-    cache = Path(dnnlib.util.make_cache_dir_path('downloads'))
-    if (cached := _cached(cache, prefix)) is not None:
+    if (cached := _cached(url)) is not None:
         return cached
     if 'drive.google.com' in url:  # Its pages want what only the host's code does.
         return _by_the_host(url)
+    cache = _cache()
     try:
         os.makedirs(cache, exist_ok=True)
     except OSError as error:
         raise UserError(f'Cannot write {cache}: {error.strerror}.') from error
-    partial = cache / f'partial_{prefix}'  # Not a name that the host takes for a file of its cache.
+    partial = cache / f'partial_{_prefix(url)}'  # Not a name that the host takes for a file of its cache.
     with files.locked(f'{partial}.locked', in_use=None):  # The processes of a run download together.
-        if (cached := _cached(cache, prefix)) is not None:
+        if (cached := _cached(url)) is not None:
             return cached
         name = _download(url, partial)
         if sha256 is not None and (found := files.sha256(partial)) != sha256:
             _discard(partial)
             raise UserError(f'{url} has SHA-256 {found}, not the published {sha256}: it was changed on its way here.')
-        target = cache / f'{prefix}_{re.sub("[^0-9a-zA-Z._-]", "_", name)}'
+        target = cache / f'{_prefix(url)}_{re.sub("[^0-9a-zA-Z._-]", "_", name)}'
         os.replace(partial, target)
         _discard(partial)
         Path(f'{partial}.locked').unlink()  # Whoever waits for it finds the file now.
     return str(target)
 
 
-def _cached(cache: Path, prefix: str) -> str | None:
-    found = glob.glob(f'{glob.escape(str(cache))}/{prefix}_*')
+def cached_file(name: str) -> str | None:
+    """The path of what `name`, for which `is_remote` holds, means in the host's cache; None if it is not there.
+
+    Nothing is downloaded. Of the Hub's own cache nothing is known here.
+    """
+    teacher = teachers.find(name)
+    return _cached(name if teacher is None else teacher.url)
+
+
+def _cached(url: str) -> str | None:
+    found = glob.glob(f'{glob.escape(str(_cache()))}/{_prefix(url)}_*')
     return found[0] if len(found) == 1 else None
+
+
+def _cache() -> Path:
+    return Path(dnnlib.util.make_cache_dir_path('downloads'))
+
+
+def _prefix(url: str) -> str:
+    """How the host begins the names of files in its cache."""
+    return hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
 
 
 def _by_the_host(url: str) -> str:

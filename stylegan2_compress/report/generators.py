@@ -1,13 +1,10 @@
 """The networks of a run: images of the same z from teacher and snapshots, and the cost of each."""
 
-import hashlib
 import os
-import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import dnnlib
 import PIL.Image
 import torch
 from tqdm import tqdm
@@ -15,7 +12,7 @@ from tqdm import tqdm
 from stylegan2_compress import images, pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.samples import generate
-from stylegan2_compress.host import devices, profiling
+from stylegan2_compress.host import devices, downloads, profiling
 from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 from stylegan2_compress.report.reading import Run
@@ -113,12 +110,11 @@ def find_file(name: str, run: Run) -> str | None:
     """The path of a file that a run's options name; None if it is not on this machine.
 
     It is searched for under its name, relative to the directory in which the run was started, in the run directory and
-    beside that. Of a URL only the copy in the host's cache is used: nothing is downloaded for a report.
+    beside that. Of a URL or a published network, only the copy in the host's cache is used: nothing is downloaded for a
+    report.
     """
-    if re.match('https?://', name):
-        prefix = hashlib.md5(name.encode()).hexdigest()  # How the host names files in its cache.
-        cached = Path(dnnlib.make_cache_dir_path('downloads')).glob(f'{prefix}_*')
-        return next((str(file) for file in cached), None)
+    if downloads.is_remote(name):
+        return downloads.cached_file(name)
     started_in = RunDirectory(run.path).read_inputs().get(DIRECTORY)
     places = [Path(started_in, name)] if isinstance(started_in, str) else []
     places += [Path(name), run.path / Path(name).name, run.path.parent / Path(name).name]

@@ -1,12 +1,11 @@
 """What a run reads, identified by content: files may move, and a name may come to mean another file."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stylegan2_compress import files
-from stylegan2_compress.host import datasets
+from stylegan2_compress.host import datasets, downloads
 from stylegan2_compress.pickles.networks import Networks
 
 # Arguments of a loop that name what it reads.
@@ -62,5 +61,6 @@ def _value(args: Mapping, name: str) -> Any:
 
 def same_path(first: str, second: str) -> bool:
     """Whether two paths or URLs mean the same place: `teacher.pkl` and `./teacher.pkl`."""
-    is_url = any(re.match('https?://', each) for each in (first, second))
-    return first == second if is_url else os.path.realpath(first) == os.path.realpath(second)
+    if any(map(downloads.is_remote, (first, second))):
+        return first == second
+    return os.path.realpath(first) == os.path.realpath(second)

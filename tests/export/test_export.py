@@ -252,6 +252,7 @@ def test_names_that_are_not_given(pkl, tmp_path, monkeypatch):
     options = ExportOptions(format='onnx')
     assert options.out_for('runs/a/student.pkl') == 'runs/a/student-onnx'
     assert options.out_for('https://x.example/y/ffhq.pkl') == 'ffhq-onnx'
+    assert options.out_for('hf://owner/repository/student.pkl') == 'student-onnx'
     assert ExportOptions(format='web', single_file=True).out_for('s.pkl') == 's-web.html'
     assert ExportOptions(format='web', out='there/').out_for('s.pkl') == 'there'
 

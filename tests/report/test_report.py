@@ -18,6 +18,7 @@ from commands import refused
 from stylegan2_compress import errors, pickles, report
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import profiling
+from stylegan2_compress.host.teachers import TEACHERS
 from stylegan2_compress.report import charts, generators, reading
 from stylegan2_compress.report.page import flatten, short_names
 from stylegan2_compress.report.reading import Point
@@ -497,16 +498,20 @@ def test_cells_of_the_hosts_grids(resolution, size):
     assert generators._cell(size, None) == generators._cell(size, resolution) == resolution
 
 
-def test_teachers_by_url_are_not_downloaded(make_run, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ('name', 'url'),
+    [('https://example.com/teacher.pkl',) * 2, ('ffhq256', TEACHERS['ffhq256'].url)],
+    ids=['url', 'published'],
+)
+def test_teachers_by_url_are_not_downloaded(make_run, monkeypatch, tmp_path, name, url):
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
     monkeypatch.setattr('requests.Session.get', lambda *_args, **_kwargs: pytest.fail('asked for something'))
-    url = 'https://example.com/teacher.pkl'
-    run = reading.read(make_run(options={'loss_kwargs': {'teacher': url}}))
-    assert generators.find_file(url, run) is None
+    run = reading.read(make_run(options={'loss_kwargs': {'teacher': name}}))
+    assert generators.find_file(name, run) is None
     (tmp_path / 'downloads').mkdir()
     cached = tmp_path / 'downloads' / f'{hashlib.md5(url.encode()).hexdigest()}_teacher.pkl'
     cached.write_bytes(b'')
-    assert generators.find_file(url, run) == str(cached)
+    assert generators.find_file(name, run) == str(cached)
 
 
 def test_a_teacher_is_found_from_where_the_run_was_started(make_run, tmp_path, monkeypatch):
