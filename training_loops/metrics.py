@@ -1,14 +1,12 @@
 """Metrics of a run's snapshots: the host's, and those of `evaluate` that need no second network."""
 
-import time
 from typing import Any
 
-import dnnlib
 import torch
 from metrics import metric_main
 from training.networks import Generator
 
-from stylegan2_compress.evaluation import metrics
+from stylegan2_compress.evaluation import metrics, records
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.host import datasets
 
@@ -37,24 +35,14 @@ class OwnMetrics:
 
     def measure(self, name: str, G: Generator) -> dict[str, Any]:
         """What the host's `calc_metric` returns, for a generator in eval mode on the device."""
-        start = time.time()
         metric = self._prepared.get(name)
         if metric is None:
             (metric,) = metrics.parse(name, self.samples)
             metric.prepare(Setting(self._dataset_kwargs(G), self.device, G))
             self._prepared[name] = metric
-        results = metric.measure(G, SEED)
+        record = records.measured(metric, G, SEED)
         metric.setting.latest.clear()  # They are of weights that change.
-        seconds = time.time() - start
-        return dict(
-            results=results,
-            metric=metric.name,
-            total_time=seconds,
-            total_time_str=dnnlib.util.format_time(seconds),
-            num_gpus=1,
-            seed=SEED,
-            **metric.facts(),
-        )
+        return record
 
     def _dataset_kwargs(self, G: Generator) -> dict:
         return datasets.metric_dataset_kwargs(self.training_set_kwargs['path'], G, mirror=False)

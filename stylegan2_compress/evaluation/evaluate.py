@@ -2,10 +2,8 @@
 
 import contextlib
 import os
-import time
 from dataclasses import dataclass
 
-import dnnlib
 import numpy as np
 import torch
 from training.networks import Generator
@@ -132,25 +130,13 @@ def _file_beside(file: str) -> str | None:
 
 def _measure(metric: Metric, G: Generator, seed: int, file: str, out: str | None, data: str) -> dict[str, float]:
     """Results of one metric with one seed. Writes a record to `out`, or beside the file, if it has a place."""
-    start = time.time()
-    results = metric.measure(G, seed)
-    seconds = time.time() - start
-    if not np.isfinite(list(results.values())).all():
+    record = records.measured(metric, G, seed, data=data)
+    if not np.isfinite(list(record['results'].values())).all():
         raise UserError(f'--metrics={metric.name} is no finite number of these images: choose another metric or data.')
     place = file if out else _file_beside(file)
     if place is not None:
-        record = dict(
-            results=results,
-            metric=metric.name,
-            total_time=seconds,
-            total_time_str=dnnlib.util.format_time(seconds),
-            num_gpus=1,
-            seed=seed,
-            data=data,
-            **metric.facts(),
-        )
         records.append(place, record, out)
-    return results
+    return record['results']
 
 
 def _check_data(file: str, G: Generator, data: str, training_set, label_dim: int) -> None:

@@ -6,8 +6,39 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import dnnlib
+
+from stylegan2_compress.evaluation.base import Metric
 from stylegan2_compress.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from training.networks import Generator
+
+
+def measured(metric: Metric, G: 'Generator', seed: int, **more: Any) -> dict[str, Any]:
+    """Measure a metric; returns what the host's `calc_metric` does, and more.
+
+    Args:
+        metric: prepared.
+        G: generator in eval mode on the metric's device.
+        seed: of the latents.
+        more: further entries.
+    """
+    start = time.time()
+    results = metric.measure(G, seed)
+    seconds = time.time() - start
+    return dict(
+        results=results,
+        metric=metric.name,
+        total_time=seconds,
+        total_time_str=dnnlib.util.format_time(seconds),
+        num_gpus=1,
+        seed=seed,
+        **more,
+        **metric.facts(),
+    )
 
 
 def append(pkl: str, record: dict, out: str | None = None) -> None:
