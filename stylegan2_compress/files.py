@@ -107,8 +107,7 @@ def check_output(path: str, force: bool, endings: Sequence[str], inputs: Iterabl
         raise UserError(f'{path} is read and would be replaced: name another file to write.')
     if Path(path).exists() and not force:
         raise UserError(f'{path} exists: name another file, or add --force to replace it.')
-    if not os.access(Path(path).absolute().parent, os.W_OK):
-        raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')
+    _require_writable_parent(path)
 
 
 def check_ending(path: str, endings: Sequence[str]) -> None:
@@ -205,7 +204,11 @@ def refuse_to_replace_directory(path: str, force: bool, marker: str) -> None:
         if any(target.iterdir()) and not (force and (target / marker).is_file()):
             way_out = 'name another directory' if force else 'name another directory, or add --force to replace it'
             raise UserError(f'{path} exists{f" and has no {marker}" if force else ""}: {way_out}.')
-    if not os.access(target.absolute().parent, os.W_OK):
+    _require_writable_parent(path)
+
+
+def _require_writable_parent(path: str) -> None:
+    if not os.access(Path(path).absolute().parent, os.W_OK):
         raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')
 
 

@@ -80,7 +80,7 @@ def plan_search(options: TicketOptions) -> Plan:
     require_several_images(options.data, plan.args.training_set_kwargs)
     plan.resources.embedding(options.eval_embedding or options.embedding, 'cpu')
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
-    set_generator(plan, options)
+    set_generator(plan, options, G)
     set_options(plan.args, options, device)
     loss_args = planning.values_of(LOSS, MomentMatchingLoss, options.loss_args)
     loss_args.setdefault('embedding', options.embedding)
@@ -118,14 +118,13 @@ def teacher_generator(plan: Plan, teacher: str) -> Generator:
     return G
 
 
-def set_generator(plan: Plan, options: TicketOptions) -> None:
+def set_generator(plan: Plan, options: TicketOptions, G: Generator | None) -> None:
     """Put the masked generator into a loop's arguments: of a teacher's weights, or of random ones."""
     args = plan.args
-    if options.teacher is None:
+    if options.teacher is None or G is None:
         use_shape(args, options.shape())
         args.G_kwargs.weight_init = options.weight_init
     else:
-        G = teacher_generator(plan, options.teacher)
         check_against_data('--teacher', options.teacher, G, args.training_set_kwargs)
         precision = Precision.of_generator(args.G_kwargs)
         args.G_kwargs = constructor_arguments(G)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from metrics import metric_main
 
 import stylegan2_compress
 from stylegan2_compress import arguments
@@ -36,6 +35,7 @@ from stylegan2_compress.runs import resources
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import continue_or_start
+from stylegan2_compress.training_loops.metrics import is_hosts
 from stylegan2_compress.training_loops.snapshots import is_placeholder
 
 LOOPS = (HOST_LOOP, OUR_LOOP)
@@ -262,15 +262,17 @@ def parse_metrics(text: str) -> list[str]:
 
 def require_metrics(names: list[str], plan: Plan) -> None:
     """Refuse metrics for which something is missing, which would end the run at its first snapshot."""
-    for name in names:
-        if metric_main.is_valid_metric(name):
-            host_metrics.require_detector(name)
-            continue
-        if 'loop' not in plan.args:
-            raise UserError(f"--metrics={name} is for our loops: leave --loop out, or name the host's metrics.")
-        data = plan.args.training_set_kwargs.path
-        if len(datasets.open_training_set(data)[0]) < 2:
-            raise UserError(f'--metrics={name} is of several images, but --data={data} has one: leave it out.')
+    for name in filter(is_hosts, names):
+        host_metrics.require_detector(name)
+    own = [name for name in names if not is_hosts(name)]
+    if not own:
+        return
+    if 'loop' not in plan.args:
+        raise UserError(f"--metrics={own[0]} is for our loops: leave --loop out, or name the host's metrics.")
+    data = plan.args.training_set_kwargs.path
+    if len(datasets.open_training_set(data)[0]) < 2:
+        raise UserError(f'--metrics={own[0]} is of several images, but --data={data} has one: leave it out.')
+    for name in own:
         (metric,) = metrics.parse(name, plan.args.get('metric_samples'))
         nobody: Any = torch.nn.Module()  # Nothing is measured yet.
         metric.prepare(Setting(dict(plan.args.training_set_kwargs), torch.device('cpu'), nobody))
