@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from host_alone import WITHOUT_OUR_PACKAGE
+from tiny_runs import labelled_teacher
 
-from stylegan2_compress import pickles
 from stylegan2_compress.cli import main
 
 pytestmark = pytest.mark.checkout
@@ -51,10 +51,7 @@ def options_of(output):
 
 @pytest.fixture
 def teacher(tmp_path, make_generator, make_discriminator):
-    path = str(tmp_path / 'teacher.pkl')
-    G, D = make_generator(c_dim=3).eval(), make_discriminator(c_dim=3).eval()
-    pickles.save(path, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
-    return path
+    return labelled_teacher(tmp_path, make_generator, make_discriminator)
 
 
 @pytest.fixture

@@ -4,6 +4,15 @@ import pytest
 import torch
 
 from stylegan2_compress import pickles
+from stylegan2_compress.export import checking
+
+
+@pytest.fixture(scope='module', autouse=True)
+def short_timing():
+    """Nothing here depends on how long is timed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, 'SECONDS', 0)
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -15,7 +15,7 @@ from commands import refused, run
 from training import networks
 
 from stylegan2_compress import files, pickles
-from stylegan2_compress.export import base, checking, export, graph
+from stylegan2_compress.export import base, export, graph
 from stylegan2_compress.export.options import FORMATS
 from stylegan2_compress.images import to_uint8
 
@@ -32,14 +32,6 @@ def needs(name):
 
 
 each_format = pytest.mark.parametrize('name', [pytest.param(name, marks=needs(name)) for name in FILES])
-
-
-@pytest.fixture(scope='module', autouse=True)
-def short_timing():
-    """Nothing here depends on how long is timed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checking, 'SECONDS', 0)
-        yield
 
 
 @pytest.fixture(scope='module')

@@ -11,20 +11,12 @@ from commands import refused, run
 from stylegan2_compress import pickles, report
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.evaluate import evaluate
-from stylegan2_compress.export import checking
 from stylegan2_compress.export.exported import Exported, is_export
 
 pytestmark = [
     pytest.mark.filterwarnings('ignore:This DataLoader will create 3 worker processes'),
     pytest.mark.filterwarnings('ignore::DeprecationWarning'),
 ]
-
-
-@pytest.fixture(scope='module', autouse=True)
-def short_timing():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checking, 'SECONDS', 0)
-        yield
 
 
 @pytest.fixture(scope='module')

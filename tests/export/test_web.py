@@ -14,20 +14,13 @@ from commands import refused, run
 
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.export import checking, onnxruntime_web
+from stylegan2_compress.export import onnxruntime_web
 from stylegan2_compress.export.options import FORMATS
 from stylegan2_compress.images import to_uint8
 
 MISSING = [package for package in FORMATS['web'].packages if importlib.util.find_spec(package) is None]
 needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f'pip install {" ".join(MISSING)} to run')
 needs_browser = pytest.mark.skipif(BINARY is None, reason='install Chromium (Debian: apt-get install chromium) to run')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def short_timing():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checking, 'SECONDS', 0)
-        yield
 
 
 @pytest.fixture(scope='module')

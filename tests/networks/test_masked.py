@@ -341,6 +341,16 @@ def test_an_attribute_does_not_get_a_rule_imported(tmp_path, make_discriminator,
 # --- Gradients and training -------------------------------------------------------------------------------------------
 
 
+def times(G, factor):
+    """The host's generator with the tensors of a masked one, masked weights times `factor(part, name)`."""
+    dense = networks.Generator(**SHAPE)
+    for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]:
+        part_name, _, rest = name.partition('.')
+        part = getattr(G, part_name)
+        tensor.data.copy_(part.tensor(rest) * (factor(part, rest) if rest in part.names else 1))
+    return dense
+
+
 def test_scores_get_weight_times_the_gradient_kept_and_dropped_alike():
     G = make(keep=0.3)
     flipped = G.synthesis.b8.conv1.weight_scores
@@ -350,11 +360,7 @@ def test_scores_get_weight_times_the_gradient_kept_and_dropped_alike():
     target = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     (G(z, c, noise_mode='const') * target).sum().backward()
 
-    dense = networks.Generator(**SHAPE)
-    for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]:
-        part_name, _, rest = name.partition('.')
-        part = getattr(G, part_name)
-        tensor.data.copy_(part.tensor(rest) * part.masks().get(rest, 1))
+    dense = times(G, lambda part, name: part.masks()[name])
     (dense(z, c, noise_mode='const') * target).sum().backward()
     for part_name in ('mapping', 'synthesis'):
         part, plain = getattr(G, part_name), getattr(dense, part_name)
@@ -374,12 +380,7 @@ def test_a_negative_score_turns_the_sign_of_a_signed_rules_weight():
     z, c = latents(4)
     target = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     (G(z, c, noise_mode='const') * target).sum().backward()
-    dense = networks.Generator(**SHAPE)
-    for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]:
-        part_name, _, rest = name.partition('.')
-        part = getattr(G, part_name)
-        factor = part.masks()[rest] * part.tensor(rest, '_scores').sign() if rest in part.names else 1
-        tensor.data.copy_(part.tensor(rest) * factor)
+    dense = times(G, lambda part, name: part.masks()[name] * part.tensor(name, '_scores').sign())
     (dense(z, c, noise_mode='const') * target).sum().backward()
     for part_name in ('mapping', 'synthesis'):
         part, plain = getattr(G, part_name), getattr(dense, part_name)

@@ -42,6 +42,21 @@ EMBEDDING = 'module:tiny_embeddings:tiny@size=16'
 LOSSES = ('ada', 'moments', 'kernel', 'images', 'both')
 
 
+def labelled_data(directory: Path, make_dataset_zip) -> Path:
+    """Twenty images of three classes."""
+    return make_dataset_zip(directory, n=20, labels=3)
+
+
+def labelled_teacher(directory: Path, make_generator, make_discriminator) -> str:
+    """The path of a network pickle that fits them."""
+    from stylegan2_compress import pickles
+
+    path = str(directory / 'teacher.pkl')
+    G, D = make_generator(c_dim=3).eval(), make_discriminator(c_dim=3).eval()
+    pickles.save(path, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+    return path
+
+
 def compressing(name: str, teacher: str) -> dict:
     """Of the arguments of a loop: one of `LOSSES` with what it needs, and the discriminator that it trains."""
     from stylegan2_compress import pickles

@@ -6,9 +6,8 @@ from collections import Counter
 import pytest
 import torch
 from other_device import OTHER, MixedDevices, OtherDevice
-from tiny_runs import EMBEDDING, compressing, loop_arguments
+from tiny_runs import EMBEDDING, compressing, labelled_data, labelled_teacher, loop_arguments
 
-from stylegan2_compress import pickles
 from stylegan2_compress.compression.find_ticket import keep_tickets
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.host import devices
@@ -30,15 +29,12 @@ IN_STEPS_OF = {
 
 @pytest.fixture
 def data(tmp_path, make_dataset_zip):
-    return make_dataset_zip(tmp_path, n=20, labels=3)
+    return labelled_data(tmp_path, make_dataset_zip)
 
 
 @pytest.fixture
 def teacher(tmp_path, make_generator, make_discriminator):
-    path = str(tmp_path / 'teacher.pkl')
-    G, D = make_generator(c_dim=3).eval(), make_discriminator(c_dim=3).eval()
-    pickles.save(path, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
-    return path
+    return labelled_teacher(tmp_path, make_generator, make_discriminator)
 
 
 @pytest.fixture
