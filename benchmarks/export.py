@@ -120,7 +120,8 @@ def by_turns(generators, chosen, batch: int, threads: int, rounds: int) -> dict[
         z, c = torch.from_numpy(inputs['z']), torch.from_numpy(inputs.pop('c'))
         runs[ratio, 'host'] = lambda G=G, z=z, c=c: G(z, c, noise_mode='const', force_fp32=True)
         for name, each in chosen.items():
-            functions = timing.functions_of(each, G, str(ratio), None if each.batch is None else batch, threads=threads)
+            fixed = None if each.batch is None else batch
+            _inputs, functions = timing.functions_of(each, G, str(ratio), fixed, threads=threads)
             runs[ratio, name] = lambda f=functions, i=inputs: f['synthesis']({'ws': f['mapping'](i)})
     times = dict.fromkeys(runs, math.inf)
     with torch.inference_mode():

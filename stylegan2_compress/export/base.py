@@ -68,6 +68,18 @@ class Exporter(ABC):
             UserError: they cannot be exported, or not together.
         """
 
+    def write_and_load(
+        self,
+        paths: Mapping[str, Path],
+        modules: Mapping[str, torch.nn.Module],
+        signatures: Mapping[str, Signature],
+        threads: int,
+    ) -> dict[str, Function]:
+        """Write the networks of a generator, all by name, and open the files in the runtime."""
+        for name, path in paths.items():
+            self.write(path, modules[name], signatures[name])
+        return {name: self.load(str(path), threads) for name, path in paths.items()}
+
     @contextlib.contextmanager
     def destination(self, out: str, options: ExportOptions) -> Iterator[Path]:
         """A directory to write to, of which `out` is made when the block ends without an exception."""

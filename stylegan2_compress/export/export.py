@@ -146,9 +146,8 @@ def write_generator(
         synthesis.round_weights()
     signatures = signatures_of(G, mapping, batch)
     names = {name: f'{prefix}{name}{chosen.suffix}' for name in signatures}
-    for name, module in [('mapping', mapping), ('synthesis', synthesis)]:
-        chosen.write(directory / names[name], module, signatures[name])
-    functions = {name: chosen.load(str(directory / names[name]), torch.get_num_threads()) for name in names}
+    paths, modules = {name: directory / names[name] for name in names}, dict(mapping=mapping, synthesis=synthesis)
+    functions = chosen.write_and_load(paths, modules, signatures, torch.get_num_threads())
     check = checking.check(functions, G, (mapping, synthesis), options.noise, options.weights == 'fp32', batch or 1)
     if not check.largest_difference <= checking.LIMIT:
         raise UserError(
