@@ -1,6 +1,6 @@
 """Training: steps, and what happens once per tick. The loops of this package share it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,17 +62,19 @@ def train(
     state_kimg=STATE_KIMG,
     snapshot_only=None,
     metric_samples=None,
+    lr_decay_kimg=None,
 ):
     """Train G, and D where `D_kwargs` describe one, and leave in `run_dir` what the host's loop leaves there.
 
     A run directory with a training state is continued from there: files and networks become what an uninterrupted run
     leaves.
 
-    The arguments are those of the host's `training.training_loop.training_loop`, which documents them, and four more:
+    The arguments are those of the host's `training.training_loop.training_loop`, which documents them, and five more:
     `device` ('cpu', 'cuda', 'cuda:1'; by default CUDA where available), and `state_kimg`, after how many thousands of
     images the state is saved; it is also saved at the end, and on SIGINT, SIGTERM and SIGHUP;
-    `snapshot_only`, which as 'G_ema' leaves out of the network pickles what makes no images; and `metric_samples`, the
-    number of images of metrics that are not the host's. Of `metrics`, the first decides which snapshot is `best.pkl`.
+    `snapshot_only`, which as 'G_ema' leaves out of the network pickles what makes no images; `metric_samples`, the
+    number of images of metrics that are not the host's; and `lr_decay_kimg`, (first, last): between these numbers of
+    thousands of images, learning rates fall to 0 in a straight line. Of `metrics`, the first decides which snapshot is `best.pkl`.
 
     Differences from the host: everything random is a function of the seed and the position of an image in the run; a
     step is the same however its batch is split into rounds and processes; latents are drawn only for the phases that
@@ -149,6 +151,7 @@ def step(run: Run) -> None:
     """
     options, progress = run.options, run.progress
     real_rounds = next(run.batches)
+    lr_share = share_of_learning_rates(progress.cur_nimg, options.lr_decay_kimg)
     for phase_index, phase in enumerate(run.phases):
         if progress.batch_idx % phase.interval != 0:
             continue
@@ -162,7 +165,7 @@ def step(run: Run) -> None:
             phase_index,
         )
         try:
-            run_phase(phase, run.loss, run.averages, rounds)
+            run_phase(phase, run.loss, run.averages, rounds, lr_share)
         except DivergedError:
             save_snapshot(run)
             raise
@@ -176,9 +179,17 @@ def step(run: Run) -> None:
     run.done = run.is_complete
 
 
-def run_phase(phase: Phase, loss, averages: MovingAverages, rounds: Iterable[dict]) -> None:
+def share_of_learning_rates(cur_nimg: int, decay_kimg: Sequence[float] | None) -> float:
+    """How much of the learning rates a step takes, from 1 before the decay to 0 at its end."""
+    if decay_kimg is None:
+        return 1
+    first, last = (1000 * kimg for kimg in decay_kimg)
+    return min(max((last - cur_nimg) / (last - first), 0), 1)
+
+
+def run_phase(phase: Phase, loss, averages: MovingAverages, rounds: Iterable[dict], lr_share: float = 1) -> None:
     """Accumulate the gradients of all rounds, of all processes, and step the optimizer."""
-    phase.begin()
+    phase.begin(lr_share)
     averages.begin()
     for each in rounds:
         with averages.round():

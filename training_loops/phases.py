@@ -54,13 +54,17 @@ class Phase:
     interval: int  # Runs at every interval-th step; the loss is multiplied by it.
     stopwatch: Stopwatch
     parameters: list[torch.nn.Parameter] = field(init=False)
+    lr: float = field(init=False)  # The optimizer's, of which steps may take a part.
 
     def __post_init__(self):
         self.parameters = list(self.module.parameters())
+        self.lr = self.opt.param_groups[0]['lr']
 
-    def begin(self) -> None:
-        """Delete the gradients of the last step, and let the module have new ones."""
+    def begin(self, lr_share: float = 1) -> None:
+        """Delete the gradients of the last step, and let the module have new ones, for a step at this part of `lr`."""
         self.stopwatch.start()
+        for group in self.opt.param_groups:
+            group['lr'] = self.lr * lr_share
         self.opt.zero_grad(set_to_none=True)
         self.module.requires_grad_(True)
 

@@ -55,6 +55,14 @@ class TrainingOptions:
     )
     batch: int | None = argument('Batch size.', None, least=1, default_text="the configuration's")
     lr: float | None = argument('Learning rate.', None, least=0, most=10)
+    lr_decay: float | None = argument(
+        'Share of the run, its last, in which learning rates fall to 0 in a straight line.',
+        None,
+        least=0,
+        most=1,
+        default_text='0',
+        metavar='SHARE',
+    )
     ema_kimg: float | None = argument(
         'Half-life of the average that G_ema is, in thousands of images.', None, least=0, metavar='N'
     )
@@ -80,6 +88,10 @@ class TrainingOptions:
     def __post_init__(self):
         arguments.check(self)
         files.require_writable_directory('--outdir', self.outdir)
+
+    def lr_decay_kimg(self, total_kimg: float) -> dict[str, list[float]]:
+        """The argument of our loops for `lr_decay`, in a run of that length; nothing if rates stay as they are."""
+        return {'lr_decay_kimg': [total_kimg * (1 - self.lr_decay), total_kimg]} if self.lr_decay else {}
 
     def given(self, *names: str) -> dict[str, Any]:
         """The options of these names that are not None."""

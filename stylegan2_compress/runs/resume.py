@@ -147,6 +147,9 @@ def summary(args: Mapping, run: RunDirectory) -> str:
     loss, data = args.get('loss_kwargs', {}), args['training_set_kwargs']
     images = f'images of {data["path"]}' if datasets.is_teachers(data) else data['path']
     at_a_time, processes = args.get('batch_gpu', args.get('batch_size')), args['num_gpus']
+    rate = args.get('G_opt_kwargs', {}).get('lr')
+    if args.get('lr_decay_kimg'):
+        rate = '{}, from {:g} to {:g} kimg falling to 0'.format(rate, *args['lr_decay_kimg'])
     lines = {
         'Output directory': os.fspath(run),
         'Training data': images + (', mirrored' if data.get('xflip') else ''),
@@ -156,7 +159,7 @@ def summary(args: Mapping, run: RunDirectory) -> str:
         'Duration': f'{args["total_kimg"]} kimg',
         'Batch': f'{args.get("batch_size")}, {at_a_time} at a time',
         'Processes': processes,
-        'Learning rate': args.get('G_opt_kwargs', {}).get('lr'),
+        'Learning rate': rate,
         'R1 weight': loss.get('r1_gamma'),
         'Seed': args.get('random_seed'),
         'Device': args.get('device') or 'CUDA where there is one',

@@ -43,7 +43,10 @@ def small_and_quick():
 
 @pytest.fixture(scope='module')
 def arguments(tmp_path_factory, make_dataset_zip):
-    """Everything that has state: path lengths, R1, ADA, rounds, an epoch that ends in the middle of a step, metrics."""
+    """Everything that has state: path lengths, R1, ADA, rounds, an epoch that ends in the middle of a step, metrics.
+
+    And what has none: learning rates that fall.
+    """
     training_set = make_dataset_zip(tmp_path_factory.mktemp('data'), n=13, labels=3)
     return lambda run_dir, **changes: loop_arguments(
         run_dir,
@@ -63,6 +66,7 @@ def arguments(tmp_path_factory, make_dataset_zip):
             ada_kimg=0.4,
             D_reg_interval=3,
             metrics=['mean'],
+            lr_decay_kimg=[0.03, 0.08],
         )
         | changes,
     )

@@ -264,6 +264,17 @@ def test_phases_are_the_hosts():
     assert phases[2].opt.param_groups[0]['betas'] == (0, 0.99)
 
 
+def test_learning_rates_fall_in_a_straight_line(arguments, monkeypatch):
+    rates = []
+    finish = Phase.finish
+    monkeypatch.setattr(
+        Phase, 'finish', lambda phase, rounds: rates.append(phase.opt.param_groups[0]['lr']) or finish(phase, rounds)
+    )
+    training_loop(**arguments(G_reg_interval=None, D_reg_interval=None, lr_decay_kimg=[0.032, 0.08]))
+    shares = [1, 1, 1, 2 / 3, 1 / 3]  # Steps begin at 0, 16, 32, 48 and 64 images.
+    assert rates == pytest.approx([ADAM['lr'] * share for share in shares for _phase in 'GD'])
+
+
 def test_phase_repairs_gradients_that_are_not_finite():
     module = torch.nn.Linear(3, 1, bias=False)
     phase = Phase('Gmain', module, torch.optim.SGD(module.parameters(), lr=1), 1, Stopwatch(torch.device('cpu')))
