@@ -74,7 +74,8 @@ def train(
     images the state is saved; it is also saved at the end, and on SIGINT, SIGTERM and SIGHUP;
     `snapshot_only`, which as 'G_ema' leaves out of the network pickles what makes no images; `metric_samples`, the
     number of images of metrics that are not the host's; and `lr_decay_kimg`, (first, last): between these numbers of
-    thousands of images, learning rates fall to 0 in a straight line. Of `metrics`, the first decides which snapshot is `best.pkl`.
+    thousands of images, learning rates fall to 0 in a straight line. Of `metrics`, the first decides which snapshot is
+    `best.pkl`.
 
     Differences from the host: everything random is a function of the seed and the position of an image in the run; a
     step is the same however its batch is split into rounds and processes; latents are drawn only for the phases that
