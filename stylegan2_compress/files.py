@@ -1,4 +1,4 @@
-"""Files: opened with errors a user can act on, hashed, written atomically, locked; and where the cache is."""
+"""Files: opened with errors a user can act on, hashed, written atomically, locked."""
 
 import contextlib
 import errno
@@ -7,8 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -256,40 +255,3 @@ def _sync_directory(directory: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def cache_dir(*parts: str) -> Path:
-    """A path in our cache, whether or not it exists: `cache_dir('statistics')`.
-
-    The cache is `$STYLEGAN2_COMPRESS_CACHE`, or else `stylegan2-compress` in the platform's directory for caches:
-    `%LOCALAPPDATA%`, `$XDG_CACHE_HOME` or `~/.cache`.
-    """
-    own = os.environ.get('STYLEGAN2_COMPRESS_CACHE')
-    if own:
-        return Path(own, *parts)
-    conventional = os.environ.get('LOCALAPPDATA' if os.name == 'nt' else 'XDG_CACHE_HOME')
-    return Path(conventional or Path.home() / '.cache', 'stylegan2-compress', *parts)
-
-
-def try_to_cache(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file to our cache, or say that it cannot be kept: it can be made again, so no run ends for that.
-
-    Args:
-        path: of the file; its directory is created.
-        write: writes it, by `atomic_write`.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
-    except OSError as error:
-        _say_that_it_is_not_kept(f'Cannot write to {path.parent}: {error.strerror}.')
-    except UserError as error:
-        _say_that_it_is_not_kept(error.message)
-
-
-def _say_that_it_is_not_kept(reason: str) -> None:
-    print(
-        f'{reason} What was computed is used, but not kept for later; STYLEGAN2_COMPRESS_CACHE=DIR names another '
-        'directory for that.',
-        file=sys.stderr,
-    )

@@ -184,17 +184,3 @@ def test_a_locked_directory_is_for_one_process(tmp_path):
     with files.locked(tmp_path / '.lock', 'in use'):
         assert lock_elsewhere() == 'in use\n'
     assert lock_elsewhere() == 'locked\n'
-
-
-def test_a_cache_that_cannot_be_written_ends_nothing(tmp_path, capsys):
-    (tmp_path / 'file').write_text('in the place of the cache')
-    files.try_to_cache(tmp_path / 'file' / 'statistics' / 'a.npz', lambda _path: 1 / 0)
-    assert capsys.readouterr().err.startswith(f'Cannot write to {tmp_path}/file/statistics: Not a directory. What was')
-
-    def full(path):
-        raise UserError(f'Cannot write {path}: No space left on device.')
-
-    files.try_to_cache(tmp_path / 'cache' / 'a.npz', full)
-    assert capsys.readouterr().err.startswith(f'Cannot write {tmp_path}/cache/a.npz: No space left on device. What was')
-    with pytest.raises(ZeroDivisionError):
-        files.try_to_cache(tmp_path / 'cache' / 'a.npz', lambda _path: 1 / 0)

@@ -14,7 +14,7 @@ LAYERS = [
     ['version'],
     ['errors'],
     ['images', 'arguments'],
-    ['files', 'registry'],
+    ['files', 'caches', 'registry'],
     ['distributed'],
     ['patches'],
     ['networks'],

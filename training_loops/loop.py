@@ -12,12 +12,12 @@ from metrics import metric_main
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import DivergedError, Stopped
 from stylegan2_compress.evaluation.names import more_is_better
-from stylegan2_compress.host import datasets, devices
+from stylegan2_compress.host import devices
 from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import STATE_KIMG
 from stylegan2_compress.training_loops import data
 from stylegan2_compress.training_loops.interruption import Interruption
-from stylegan2_compress.training_loops.metrics import is_hosts
+from stylegan2_compress.training_loops.metrics import is_hosts, share_hosts_cache
 from stylegan2_compress.training_loops.monitor import Collector
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase
 from stylegan2_compress.training_loops.run import Run
@@ -267,7 +267,7 @@ def evaluate(run: Run, snapshot_pkl: Path, snapshot: dict) -> None:
         snapshot: contents of the snapshot.
     """
     options = run.options
-    can_cache = not options.metrics or distributed.result_of_rank_zero(datasets.metrics_can_cache)
+    can_cache = any(map(is_hosts, options.metrics)) and share_hosts_cache(run.device)
     for metric in options.metrics:
         if is_hosts(metric):
             result = metric_main.calc_metric(

@@ -1,14 +1,17 @@
 """Metrics of a run's snapshots: the host's, and those of `evaluate` that need no second network."""
 
+import os
 from typing import Any
 
+import dnnlib
 import torch
 from metrics import metric_main
 from training.networks import Generator
 
+from stylegan2_compress import distributed
 from stylegan2_compress.evaluation import metrics, records
 from stylegan2_compress.evaluation.base import Metric, Setting
-from stylegan2_compress.host import datasets
+from stylegan2_compress.host import datasets, downloads
 
 SEED = 0  # All snapshots make images of the same z.
 
@@ -16,6 +19,21 @@ SEED = 0  # All snapshots make images of the same z.
 def is_hosts(name: str) -> bool:
     """Whether a metric is measured by the host's code, in all processes."""
     return metric_main.is_valid_metric(name)
+
+
+def share_hosts_cache(device: torch.device) -> bool:
+    """Let all processes use the host's cache of rank 0, where it keeps its statistics of data.
+
+    Args:
+        device: of this process.
+
+    Returns:
+        Whether all can: with a temporary cache, they have to be on one machine.
+    """
+    shared = distributed.result_of_rank_zero(lambda: str(downloads.writable_cache(downloads.STATISTICS).parent))
+    if shared != dnnlib.make_cache_dir_path():
+        os.environ[downloads.CACHE] = shared
+    return not distributed.any_process(not os.path.isdir(shared), device)
 
 
 class OwnMetrics:

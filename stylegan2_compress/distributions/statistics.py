@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stylegan2_compress import distributed, files
+from stylegan2_compress import caches, distributed, files
 from stylegan2_compress.distributions.moments import MomentAccumulator
 from stylegan2_compress.distributions.sources import Source, check_size
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.errors import UserError
 
+CACHE = 'statistics'  # The directory in our cache.
 FEATURE_BYTES = 2**28  # Of one embedding's features at a time: of all layers of VGG-19, an image of 256 px has 77 MB.
 
 
@@ -89,7 +90,7 @@ def reference_statistics(
             write = functools.partial(
                 write_statistics, source=source, samples=samples, embeddings=[embedding], statistics=[statistics]
             )
-            files.try_to_cache(cache_path(source, embedding, samples, bank), write)
+            caches.try_to_cache(CACHE, cache_path(source, embedding, samples, bank).name, write)
     return [(hit or computed[embedding]).to(source.device) for embedding, hit in zip(embeddings, cached, strict=True)]
 
 
@@ -210,7 +211,7 @@ def read_statistics(
 def cache_path(source: Source, embedding: Features, samples: int, bank: int) -> Path:
     """Path of the cache file of these statistics, whether or not it exists."""
     key = json.dumps([source.facts, samples, bank, _embedding_facts(embedding)])
-    return files.cache_dir('statistics') / f'{hashlib.sha256(key.encode()).hexdigest()}.npz'
+    return caches.cache_dir(CACHE, f'{hashlib.sha256(key.encode()).hexdigest()}.npz')
 
 
 def _read_cache(source: Source, embedding: Features, samples: int, bank: int) -> Statistics | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stylegan2_compress import caches
 from stylegan2_compress.embeddings import weights
 from stylegan2_compress.embeddings.preprocessing import CLIP, IMAGENET, Preprocessing
 from stylegan2_compress.embeddings.specs import Spec
@@ -153,6 +154,7 @@ def _processor(spec: Spec, model: str) -> Preprocessing:
 
 def _transformers() -> types.ModuleType:
     """The package transformers."""
+    caches.make_hugging_faces_writable()
     import transformers  # Of the extra `foundation`, which need not be installed; and slow to import.
 
     return transformers

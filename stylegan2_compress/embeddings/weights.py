@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stylegan2_compress.embeddings.specs import Spec
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import downloads
 
 
 def local_path(spec: Spec, url: str) -> str:
@@ -31,6 +32,7 @@ def download(spec: Spec, url: str, way_out: str) -> str:
     Raises:
         UserError: the download fails.
     """
+    downloads.writable_cache()
     try:
         return dnnlib.util.open_url(url, return_filename=True)
     except (OSError, AssertionError) as error:  # The host asserts that a URL is well-formed.

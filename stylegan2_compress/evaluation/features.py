@@ -12,10 +12,12 @@ import torch
 from tqdm import tqdm
 from training.networks import Generator
 
-from stylegan2_compress import files
+from stylegan2_compress import caches, files
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.host import datasets
+
+CACHE = 'features'  # The directory in our cache.
 
 
 @torch.no_grad()
@@ -52,14 +54,14 @@ def data_features(embedding: Embedding, training_set_kwargs: dict, device: torch
             'fingerprint': embedding.fingerprint,
         }
     )
-    path = files.cache_dir('features') / f'{hashlib.sha256(key.encode()).hexdigest()}.npz'
-    result = _read(path, key)
+    name = f'{hashlib.sha256(key.encode()).hexdigest()}.npz'
+    result = _read(caches.cache_dir(CACHE, name), key)
     if result is None:
         training_set = dnnlib.util.construct_class_by_name(
             **{**training_set_kwargs, 'max_size': None, 'xflip': False, 'use_labels': False}
         )
         result = embed(embedding, samples.reals(training_set), device, len(training_set), 'data features')
-        files.try_to_cache(path, lambda path: _write(path, key, result))
+        caches.try_to_cache(CACHE, name, lambda path: _write(path, key, result))
     return result
 
 

@@ -25,7 +25,7 @@ from stylegan2_compress.embeddings.torchscript import INCEPTION, VGG16
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.names import HOST_SAMPLES, host_name
-from stylegan2_compress.host.datasets import metrics_can_cache
+from stylegan2_compress.host import downloads
 from stylegan2_compress.host.devices import precision
 
 DETECTORS = {'fid': INCEPTION, 'kid': INCEPTION, 'is': INCEPTION, 'pr': VGG16, 'ppl': VGG16}
@@ -59,6 +59,7 @@ class HostMetric(Metric):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         require_detector(self.metric)
+        downloads.writable_cache(downloads.STATISTICS)
 
     def measure(self, G: Generator, seed: int) -> dict[str, float]:
         with tqdm(total=1000, desc=self.name, leave=False, disable=None, bar_format='{l_bar}{bar}| {elapsed}') as bar:
@@ -73,7 +74,6 @@ class HostMetric(Metric):
                     dataset_kwargs=self.setting.training_set_kwargs,
                     device=self.setting.device,
                     progress=progress,
-                    cache=metrics_can_cache(),
                 )
         return {self.name + name.removeprefix(self.metric): value for name, value in result.results.items()}
 
@@ -133,6 +133,7 @@ def require_detector(metric: str) -> None:
         UserError: it cannot be downloaded.
     """
     url = next(url for prefix, url in DETECTORS.items() if metric.startswith(prefix))
+    downloads.writable_cache()
     try:
         dnnlib.util.open_url(url, return_filename=True, num_attempts=2, verbose=False)
     except OSError as error:

@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from stylegan2_compress import files
+from stylegan2_compress import caches, files
 from stylegan2_compress.errors import UserError
 
 VERSION = '1.30.0'
@@ -53,9 +53,9 @@ def tarball() -> Path:
     Raises:
         UserError: npm is not there or fails, or the file is not the published one.
     """
-    path = files.cache_dir('npm', NAME)
+    path = caches.cache_dir('npm', NAME)
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = caches.make_ours_writable('npm') / NAME
         with tempfile.TemporaryDirectory() as directory:
             downloaded = download(Path(directory), path)
             require_integrity(downloaded)

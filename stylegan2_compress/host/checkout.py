@@ -12,8 +12,8 @@ from types import ModuleType
 import click
 
 import stylegan2_compress.patches as patches
+from stylegan2_compress.caches import cache_dir, make_ours_writable
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.files import cache_dir
 from stylegan2_compress.host import download as host_download
 
 ENVIRONMENT = 'STYLEGAN2_ADA_PYTORCH'
@@ -118,7 +118,10 @@ def find_or_fetch(host: str | Path | None = None) -> Host:
     """The active host, or the one that `find` finds; if there is none, fetch it into our cache."""
     if host is None and _active is not None:
         return _active
-    return _find(host) or fetch()
+    found = _find(host)
+    if found is None:
+        make_ours_writable('.')
+    return found or fetch()
 
 
 def activate(host: str | Path | None = None) -> Host:

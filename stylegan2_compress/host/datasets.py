@@ -1,11 +1,8 @@
 """The host's datasets: opened with errors a user can act on, identified by their contents, their labels."""
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
-import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -132,21 +129,3 @@ def metric_dataset_kwargs(path: str, G: Generator, mirror: bool) -> dict:
     if mirror:
         kwargs.xflip = True
     return kwargs
-
-
-def metrics_can_cache() -> bool:
-    """Whether the host's metrics can keep their statistics of the data; if not, this is said."""
-    directory = dnnlib.make_cache_dir_path('gan-metrics')
-    try:
-        os.makedirs(directory, exist_ok=True)
-        if os.access(directory, os.W_OK | os.X_OK):
-            return True
-        reason = os.strerror(errno.EACCES)
-    except OSError as error:
-        reason = error.strerror
-    print(
-        f"Cannot write to the host's cache {directory}: {reason}. Statistics of the data are not kept for later; "
-        'DNNLIB_CACHE_DIR=DIR names another directory for that.',
-        file=sys.stderr,
-    )
-    return False

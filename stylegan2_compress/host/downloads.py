@@ -20,9 +20,12 @@ import dnnlib
 import requests
 import tqdm
 
-from stylegan2_compress import files
+from stylegan2_compress import caches, files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import teachers
+
+CACHE = 'DNNLIB_CACHE_DIR'  # The environment variable that names the host's cache.
+DOWNLOADS, STATISTICS = 'downloads', 'gan-metrics'  # Directories in it: for URLs, and for what metrics know of data.
 
 _ATTEMPTS = 5
 _TIMEOUT = 30  # Seconds without an answer or a byte.
@@ -67,12 +70,9 @@ def download(url: str, sha256: str | None = None) -> str:
     if (cached := _cached(url)) is not None:
         return cached
     if 'drive.google.com' in url:  # Its pages want what only the host's code does.
+        writable_cache()
         return _by_the_host(url)
-    cache = _cache()
-    try:
-        os.makedirs(cache, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'Cannot write {cache}: {error.strerror}.') from error
+    cache = writable_cache()
     partial = cache / f'partial_{_prefix(url)}'  # Not a name that the host takes for a file of its cache.
     with files.locked(f'{partial}.locked', in_use=None):  # The processes of a run download together.
         if (cached := _cached(url)) is not None:
@@ -103,7 +103,17 @@ def _cached(url: str) -> str | None:
 
 
 def _cache() -> Path:
-    return Path(dnnlib.util.make_cache_dir_path('downloads'))
+    return Path(dnnlib.util.make_cache_dir_path(DOWNLOADS))
+
+
+def writable_cache(part: str = DOWNLOADS) -> Path:
+    """A directory in the host's cache, to write to; a temporary one where it cannot be written.
+
+    Raises:
+        UserError: not even a temporary directory can be written.
+    """
+    caches.or_temporary(CACHE, Path(dnnlib.util.make_cache_dir_path()), part)
+    return Path(dnnlib.util.make_cache_dir_path(part))
 
 
 def _prefix(url: str) -> str:
@@ -206,6 +216,7 @@ def hub(name: str) -> ModuleType:
     Raises:
         UserError: it is not installed.
     """
+    caches.make_hugging_faces_writable()
     try:
         import huggingface_hub.utils  # Of the extra `hub`, which need not be installed; and slow to import.
     except ImportError as error:

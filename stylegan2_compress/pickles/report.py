@@ -175,14 +175,18 @@ def _with_records(report: Report, root: dict[str, Any]) -> Report:
             continue
         try:
             record = translator.translate(record)
+            loadable = True
         except Unsupported as error:
             report.suspicious.append(f'{key} cannot be loaded: it {error}')
+            loadable = False
         records = submodules(record)
         classes = {path: submodule.class_name for path, submodule in records.items()}
         sizes = {name: tensor.size for name, tensor in tensors(records, '_parameters').items()}
         report.networks[key] = _describe(classes, sizes, record.state)
         report.networks[key].written_by = record.written_by
         texts |= {submodule.module_src for submodule in records.values()}
+        if not loadable:
+            continue
         try:
             rebuilder.skeleton(record)
             report.networks[key].macs = _macs(construct(record, len(records)))

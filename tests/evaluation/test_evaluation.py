@@ -12,6 +12,7 @@ from pathlib import Path
 
 import commands
 import detectors
+import dnnlib
 import numpy as np
 import pytest
 import torch
@@ -182,7 +183,9 @@ def test_without_a_place_for_statistics_of_the_data_numbers_are_the_same(place, 
     with detectors.in_the_place_of_the_hosts(tmp_path / 'dnnlib'):
         (tmp_path / 'dnnlib' / 'gan-metrics').write_text('a file in its place')
         assert evaluate([copies[1]], str(place / 'data.zip'), 'fid50k_full', **given)[0].values == expected
-    assert "Cannot write to the host's cache" in capsys.readouterr().err
+        statistics = list(Path(dnnlib.make_cache_dir_path('gan-metrics')).iterdir())
+    assert capsys.readouterr().err.startswith(f'Cannot write to the cache {tmp_path}/dnnlib (File exists): until')
+    assert len(statistics) == 1
 
 
 # --- Distances --------------------------------------------------------------------------------------------------------

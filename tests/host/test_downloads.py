@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -150,11 +151,15 @@ def test_what_is_not_there_is_a_sentence_at_once(server, cache):
         downloads.local_file('http://')
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(server, tmp_path, monkeypatch):
+def test_without_a_cache_that_can_be_written_a_temporary_one_has_the_download(server, tmp_path, monkeypatch, capsys):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'file'))
-    with pytest.raises(UserError, match=r'Cannot write .*file'):
-        downloads.local_file(server.url)
+    path = Path(downloads.local_file(server.url))
+    assert path.read_bytes() == CONTENT
+    assert Path(tempfile.gettempdir()) in path.parents
+    assert capsys.readouterr().err.count('Cannot write to the cache') == 1
+    assert downloads.local_file(server.url) == downloads.cached_file(server.url) == str(path)
+    assert len(server.asked) == 1
 
 
 def test_content_with_another_hash_is_a_sentence_and_not_kept(server, cache):

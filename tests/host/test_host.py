@@ -13,8 +13,8 @@ import pytest
 from commands import refused, run
 
 from stylegan2_compress import patches
+from stylegan2_compress.caches import cache_dir
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.files import cache_dir
 from stylegan2_compress.host import checkout as host
 from stylegan2_compress.host import download as host_download
 
