@@ -3,8 +3,8 @@
 They compute what the host's generator computes in FP32, in a form that runtimes execute fast. A styled convolution is
 x·s → convolution with constant weights → ·d: the host multiplies styles s and demodulation d into the weights, and no
 runtime is fast where weights are not constant. Upsampling is a transposed convolution and two one-dimensional filters
-for each channel. Nothing is computed from shapes, so that a graph with a dynamic batch has no more nodes than one with
-a fixed batch.
+for each channel, or one convolution whose kernels have the filters in them (`Polyphase`). Nothing is computed from
+shapes, so that a graph with a dynamic batch has no more nodes than one with a fixed batch.
 """
 
 import math
@@ -43,6 +43,7 @@ class Form:
     multiple: int = 1  # The channels of every feature map are padded to a multiple of it.
     rgb_as_product: bool = False  # toRGB is a product of matrices for each image, not a convolution of x·s.
     styles_as_maps: bool = False  # Styles and demodulation are computed by convolutions of 1×1 pixels.
+    polyphase: bool = False  # Upsampling is one convolution and a pixel shuffle.
 
     def width(self, channels: int) -> int:
         """Channels of a feature map with padding."""
@@ -63,6 +64,7 @@ class Module(torch.nn.Module):
     noise: torch.Tensor | None
     const: torch.Tensor
     first: torch.Tensor
+    ones: torch.Tensor
     w_avg: torch.Tensor
 
     def keep(self, name: str, value: torch.Tensor | None) -> None:
@@ -116,6 +118,7 @@ class Mapping(Module):
         self.embed = Linear(mapping.embed) if mapping.c_dim else None
         self.layers = torch.nn.ModuleList(Linear(getattr(mapping, f'fc{i}')) for i in range(mapping.num_layers))
         self.keep('first', torch.arange(self.num_ws))
+        self.keep('ones', torch.ones([self.num_ws]))
         self.has_average = mapping.w_avg_beta is not None
         if self.has_average:
             self.keep('w_avg', mapping.w_avg)
@@ -145,9 +148,10 @@ class Mapping(Module):
         for layer in self.layers:
             x = layer(x)
         if psi is None:
-            return x[:, None, :] * torch.ones_like(self.first)[None, :, None]
-        share = psi if cutoff is None else torch.where(self.first < cutoff, psi, 1.0)
-        share = share * torch.ones_like(self.first)
+            return x[:, None, :] * self.ones[None, :, None]
+        share = psi * self.ones
+        if cutoff is not None:
+            share = torch.where(self.first < cutoff, share, self.ones)
         return self.w_avg + (x - self.w_avg)[:, None, :] * share[None, :, None]
 
 
@@ -162,7 +166,7 @@ class StyledConvolution(Module):
 
     def __init__(self, layer: Any, noise: bool, form: Form):
         super().__init__()
-        self.up, self.padding, self.clamp = layer.up, layer.padding, layer.conv_clamp
+        self.padding, self.clamp = layer.padding, layer.conv_clamp
         self.activation, self.styles_as_maps = layer.activation, form.styles_as_maps
         outputs, inputs = map(form.width, layer.weight.shape[:2])
         self.affine = Linear(layer.affine, rows=inputs)
@@ -171,13 +175,9 @@ class StyledConvolution(Module):
         # A channel without weights is not scaled up by 1/√ε.
         self.keep('epsilon', torch.where(torch.arange(outputs) < len(layer.weight), EPSILON, 1.0))
         self.keep('bias', padded(layer.bias, outputs))
-        self.filter = None
-        if self.up > 1:
-            self.keep('weight', weight.transpose(0, 1))
-            kernel, size = square(layer.resample_filter), weight.shape[-1]
-            before = self.padding + (len(kernel) + self.up - 1) // 2 - (size - 1)
-            after = self.padding + (len(kernel) - self.up) // 2 - (size - self.up)
-            self.filter = Filter(kernel * self.up**2, outputs, (before, after))
+        self.upsampling = None
+        if layer.up > 1:
+            self.upsampling = upsampling(weight, square(layer.resample_filter), layer.padding, layer.up, form)
         else:
             self.keep('weight', weight)
         self.keep('noise', layer.noise_const * layer.noise_strength if noise and layer.use_noise else None)
@@ -187,8 +187,8 @@ class StyledConvolution(Module):
         styles = self.affine(as_map(w) if self.styles_as_maps else w)
         scales = product(styles.square(), self.squares.float(), self.epsilon).rsqrt()
         x = x * as_map(styles)
-        if self.filter is not None:
-            x = self.filter(functional.conv_transpose2d(x, self.weight.float(), stride=self.up))
+        if self.upsampling is not None:
+            x = self.upsampling(x)
         else:
             x = functional.conv2d(x, self.weight.float(), padding=self.padding)
         x = x * as_map(scales)
@@ -257,6 +257,27 @@ class Filter(Module):
         return x
 
 
+class TransposedConvolution(Module):
+    """A transposed convolution, and a filter of what it puts out.
+
+    Args:
+        weight: [out, in, k, k].
+        kernel: the filter, [n, n].
+        padding: of the convolution that the host computes with this weight where it does not upsample.
+        up: how many times the side.
+    """
+
+    def __init__(self, weight: torch.Tensor, kernel: torch.Tensor, padding: int, up: int):
+        super().__init__()
+        self.up = up
+        self.keep('weight', weight.transpose(0, 1))
+        self.filter = Filter(kernel * up**2, len(weight), upsampling_padding(weight, kernel, padding, up))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, in, H, W] to [N, out, H·up, W·up]."""
+        return self.filter(functional.conv_transpose2d(x, self.weight.float(), stride=self.up))
+
+
 class Upsampling(Module):
     """Twice the side for images, by a filter, as the host's `upsample2d`.
 
@@ -281,6 +302,29 @@ class Upsampling(Module):
         return x if even else functional.pad(x, [self.before, self.after] * 2)
 
 
+class Polyphase(Module):
+    """What doubles the side linearly, as one convolution, which puts out four pixels for each, and their shuffle.
+
+    Args:
+        upsampling: [N, in, H, W] to [N, out, 2H, 2W].
+        inputs: number of channels.
+        radius: how far away the pixels may be that a pixel becomes part of.
+    """
+
+    def __init__(self, upsampling: torch.nn.Module, inputs: int, radius: int):
+        super().__init__()
+        side = 2 * radius + 1
+        impulses = torch.zeros([inputs, inputs, side, side])
+        impulses[torch.arange(inputs), torch.arange(inputs), radius, radius] = 1
+        responses = functional.pixel_unshuffle(upsampling(impulses), 2)
+        self.keep('weight', responses.flip([2, 3]).transpose(0, 1))  # [4·out, in, side, side]
+        self.padding = radius
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, in, H, W] to [N, out, 2H, 2W]."""
+        return functional.pixel_shuffle(functional.conv2d(x, self.weight.float(), padding=self.padding), 2)
+
+
 class Block(Module):
     """One of the host's `SynthesisBlock`s: the layers of a resolution.
 
@@ -295,7 +339,7 @@ class Block(Module):
         self.conv0 = self.upsampling = None
         if block.in_channels:
             self.conv0 = StyledConvolution(block.conv0, noise, form)
-            self.upsampling = Upsampling(square(block.resample_filter), block.img_channels)
+            self.upsampling = image_upsampling(square(block.resample_filter), block.img_channels, form)
         else:
             self.keep('const', padded(block.const, form.width(len(block.const)))[None])
         self.conv1 = StyledConvolution(block.conv1, noise, form)
@@ -375,6 +419,31 @@ def check(G: Any, file: str) -> None:
             )
         if len(set(block.resample_filter.shape)) != 1:
             raise UserError(f'{file} has a filter that is not square, for upsampling: no such network can be exported.')
+
+
+def upsampling(weight: torch.Tensor, kernel: torch.Tensor, padding: int, up: int, form: Form) -> torch.nn.Module:
+    """The upsampling of a `StyledConvolution`; see `TransposedConvolution` for the arguments."""
+    transposed = TransposedConvolution(weight, kernel, padding, up)
+    if not form.polyphase or up != 2:
+        return transposed
+    before, _after = upsampling_padding(weight, kernel, padding, up)
+    radius = max((before + weight.shape[-1] - 1) // 2, (len(kernel) - before) // 2)
+    return Polyphase(transposed, weight.shape[1], radius)
+
+
+def image_upsampling(kernel: torch.Tensor, channels: int, form: Form) -> torch.nn.Module:
+    """The upsampling of images; see `Upsampling` for the arguments."""
+    plain = Upsampling(kernel, channels)
+    if not form.polyphase:
+        return plain
+    return Polyphase(plain, channels, max((plain.before + len(kernel) - 1) // 2, (1 - plain.before) // 2))
+
+
+def upsampling_padding(weight: torch.Tensor, kernel: torch.Tensor, padding: int, up: int) -> tuple[int, int]:
+    """Zeros before and after what a transposed convolution puts out, in both directions, for the filter after it."""
+    size = weight.shape[-1]
+    before = padding + (len(kernel) + up - 1) // 2 - (size - 1)
+    return before, padding + (len(kernel) - up) // 2 - (size - up)
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

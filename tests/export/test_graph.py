@@ -55,7 +55,9 @@ def difference(G, noise='const', form=graph.PLAIN, psi=0.6, cutoff=2) -> float:
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize(
-    'form', [graph.PLAIN, graph.Form(multiple=6, rgb_as_product=True, styles_as_maps=True)], ids=['plain', 'other']
+    'form',
+    [graph.PLAIN, graph.Form(multiple=6, rgb_as_product=True, styles_as_maps=True), graph.Form(polyphase=True)],
+    ids=['plain', 'other', 'polyphase'],
 )
 def test_images_are_the_hosts(make, kind, form):
     assert difference(make(**KINDS[kind]), form=form) < 1e-4
