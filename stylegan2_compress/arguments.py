@@ -194,7 +194,7 @@ def check(values: Any, prefix: str = '--') -> None:
         UserError: one sentence with option, value and what is allowed.
     """
     for name, each in fields_of(type(values)).items():
-        option = prefix + (name.replace('_', '-') if prefix == '--' else name)
+        option = prefix + (option_name(name) if prefix == '--' else name)
         _check(option, getattr(values, name), kinds_of(type(values))[name], each.metadata['argument'])
 
 
@@ -305,12 +305,17 @@ def click_options(cls: type) -> list[click.Option]:
     ]
 
 
+def option_name(name: str) -> str:
+    """The name of an argument's option, without its dashes. A field that would be a keyword ends in an underscore."""
+    return name.rstrip('_').replace('_', '-')
+
+
 def _option(cls: type, name: str) -> tuple[list[str], dict[str, Any]]:
     """Names and attributes of an argument's option. Values are checked by `check`, not by click."""
     default, kind = fields_of(cls)[name].default, kinds_of(cls)[name]
     about = fields_of(cls)[name].metadata['argument']
     singular = name.removesuffix('s') if kind.several else name
-    names = [f'--{singular.replace("_", "-")}', name, *([about.short] if about.short else [])]
+    names = [f'--{option_name(singular)}', name, *([about.short] if about.short else [])]
     attributes: dict[str, Any] = dict(help=about.help + _default_in_help(default, about))
     if about.flag:
         return names, dict(attributes, is_flag=True)

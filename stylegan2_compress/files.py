@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
@@ -240,6 +241,29 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync_directory(target.parent)
+
+
+@contextlib.contextmanager
+def collected(path: str | os.PathLike) -> Iterator[Path]:
+    """A new directory whose files move to the directory `path` when the block ends, or none of them.
+
+    `path` is created if necessary. Files there of the same names are replaced, others stay.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    target = Path(path)
+    existing = next(each for each in [target, *target.absolute().parents] if each.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix='.tmp-', dir=existing) as temporary:
+            yield Path(temporary)
+            target.mkdir(parents=True, exist_ok=True)
+            for file in sorted(Path(temporary).iterdir()):
+                os.replace(file, target / file.name)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
 
 
 def _sync_directory(directory: Path) -> None:

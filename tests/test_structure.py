@@ -28,6 +28,7 @@ LAYERS = [
     ['distributions'],
     ['losses'],
     ['evaluation'],
+    ['generation'],
     ['training_loops'],
     ['compression'],
     ['report'],

@@ -16,6 +16,7 @@ COMMANDS = {
     'evaluate': 'evaluation:evaluate',
     'export': 'export:export',
     'find-ticket': 'training:find_ticket',
+    'generate': 'generation:generate',
     'host': 'host:host',
     'inspect': 'networks:inspect',
     'patch': 'host:patch',

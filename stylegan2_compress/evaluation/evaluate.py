@@ -8,17 +8,16 @@ import numpy as np
 import torch
 from training.networks import Generator
 
-from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import metrics, records
 from stylegan2_compress.evaluation import samples as images
 from stylegan2_compress.evaluation.base import Metric, Setting
+from stylegan2_compress.evaluation.generators import open_generator, require_same_latents, resolve
 from stylegan2_compress.evaluation.tables import number, render
 from stylegan2_compress.export import exported
 from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.host import datasets, devices, downloads
-from stylegan2_compress.host.networks import require_finite, require_generator
-from stylegan2_compress.runs.directory import network_file
+from stylegan2_compress.host.networks import require_finite
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,16 @@ def evaluate(
     if seed + repeats > 2**32:
         raise UserError(f'--repeats={repeats} from --seed={seed} on leads beyond 4294967295, the last seed there is.')
     torch_device = devices.choose(device)
-    files = [file if exported.is_export(file) else network_file(file) for file in files]
+    files = [resolve(file) for file in files]
     training_set, kwargs = datasets.open_training_set(data)
     if len(training_set) < 2:
         raise UserError(f'--data={data} has one image, and distributions are of several: name the data it is from.')
     label_dim = training_set.label_dim if kwargs.use_labels else 0
     generators = []
     for file in files:
-        generators.append(_open(file, trust))
+        generators.append(open_generator(file, trust))
         _check_data(file, generators[-1], data, training_set, label_dim)
-        _check_latents(file, generators[-1], files[0], generators[0])
+        require_same_latents(file, generators[-1], files[0], generators[0], 'evaluate them one by one')
         require_finite(file, generators[-1])
         place = _file_beside(file)
         if out is None and place is not None and not os.access(os.path.dirname(os.path.abspath(place)), os.W_OK):
@@ -112,15 +111,6 @@ def look_at_two_images(G: Generator) -> None:
     list(images.fakes(G, images.latents(G, 2, seed=0), c))
 
 
-def _open(file: str, trust: bool) -> torch.nn.Module:
-    """The generator of a network file, or an export."""
-    if exported.is_export(file):
-        return exported.Exported(file)
-    contents = pickles.load(file, trust=trust)
-    require_generator(file, contents)
-    return contents['G_ema'].eval().requires_grad_(False)
-
-
 def _file_beside(file: str) -> str | None:
     """The file beside which results are written; of an export, they are written into it. None for a URL."""
     if exported.is_export(file):
@@ -150,15 +140,6 @@ def _check_data(file: str, G: Generator, data: str, training_set, label_dim: int
             raise UserError(
                 f'{file} has {what} {mine}, but --data={data} has {theirs}: use the data it was trained on.'
             )
-
-
-def _check_latents(file: str, G: Generator, first_file: str, first: Generator) -> None:
-    """Refuse a generator that takes other latents than the first."""
-    if (G.z_dim, G.c_dim) != (first.z_dim, first.c_dim):
-        raise UserError(
-            f'{file} takes z of {G.z_dim} and labels of {G.c_dim} numbers, but {first_file} takes {first.z_dim} and '
-            f'{first.c_dim}: evaluate them one by one.'
-        )
 
 
 def table(results: list[Measured]) -> str:

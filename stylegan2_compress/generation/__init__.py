@@ -1,0 +1,1 @@
+"""Images and latent walks of generators, as files to look at."""
