@@ -79,6 +79,12 @@ class Embedding(nn.Module):
     def _layers(self) -> Callable[[Tensor], list[Tensor]] | None:
         return getattr(self.network, 'layers', None)
 
+    @property
+    def channel_weights(self) -> list[Tensor] | None:
+        """How much each channel of each layer counts in a perceptual distance, where the network has learned it."""
+        learned = getattr(self.network, 'channel_weights', None)
+        return None if learned is None else [weight.to(self._outside_dtype) for weight in learned]
+
     def layers(self, images: Tensor) -> list[Tensor]:
         """Intermediate feature maps of the network, for images as in `forward`; never compiled.
 

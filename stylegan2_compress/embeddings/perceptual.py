@@ -6,25 +6,29 @@ from stylegan2_compress.embeddings.base import Embedding
 
 
 def perceptual_distance(embedding: Embedding, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Distance of pairs of images: LPIPS with equal weights for all channels (Zhang et al. 2018).
+    """Distance of pairs of images: LPIPS, or LPIPS with equal weights for all channels (Zhang et al. 2018).
 
     In every layer, the vectors at each position are scaled to unit length; their squared distances are averaged over
     positions, then over layers. LPIPS itself weights channels by human judgements, which exist only for its own
-    networks.
+    network, and adds layers up: that is the distance of the embedding `lpips`.
 
     Args:
         embedding: one with layers.
         x, y: images [N, C, H, W] in [-1, 1].
 
     Returns:
-        [N], from 0 for equal images to 4; differentiable.
+        [N], from 0 for equal images, with equal weights to 4; differentiable.
 
     Raises:
         UserError: the network exposes no layers.
     """
-    layers = list(zip(embedding.layers(x), embedding.layers(y), strict=True))
-    distances = [(_unit(a) - _unit(b)).square().sum(dim=1).mean(dim=(1, 2)) for a, b in layers]
-    return sum(distances) / len(distances)  # pyright: ignore[reportReturnType]  # The sum of no layers would be 0.
+    layers = zip(embedding.layers(x), embedding.layers(y), strict=True)
+    squares = [(_unit(a) - _unit(b)).square() for a, b in layers]
+    weights = embedding.channel_weights
+    if weights is None:
+        return sum(square.sum(dim=1).mean(dim=(1, 2)) for square in squares) / len(squares)  # pyright: ignore[reportReturnType]  # The sum of no layers would be 0.
+    pairs = zip(squares, weights, strict=True)
+    return sum(torch.einsum('nchw,c->nhw', square, weight).mean(dim=(1, 2)) for square, weight in pairs)  # pyright: ignore[reportReturnType]
 
 
 def _unit(maps: torch.Tensor) -> torch.Tensor:

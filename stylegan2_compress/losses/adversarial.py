@@ -10,6 +10,7 @@ from torch_utils.ops import conv2d_gradfix
 
 from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument
+from stylegan2_compress.losses.features import block_outputs
 from stylegan2_compress.losses.method import Method, MethodLoss
 from stylegan2_compress.losses.terms import Batch, StyleMixing, total
 
@@ -116,12 +117,13 @@ class AdversarialLoss(MethodLoss):
 
     def _fool_discriminator(self, z, c, sync, gain) -> None:
         """Gmain: softplus(−D(G(z))), and what the terms add."""
-        images, _ws, mixing = self.run_G(z, c, sync)
+        with block_outputs(distributed.unwrapped(self.G_synthesis), self.watched) as maps:
+            images, ws, mixing = self.run_G(z, c, sync)
         logits = self.run_D(images, c, sync=False)
         self._report_logits('fake', logits)
         per_image = total(torch.nn.functional.softplus(-each) for each in logits.values())
         loss = self.steps.check('generator loss', self.steps.report('Loss/G/loss', per_image).mean())
-        batch = Batch(z, c, mixing, images, logits[STUDENT], loss)
+        batch = Batch(z, c, mixing, images, logits[STUDENT], loss, ws, maps)
         for term in self.terms:
             loss = self._add(loss, term.generator(batch))
         loss.mul(gain).backward()

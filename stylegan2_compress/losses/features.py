@@ -1,7 +1,9 @@
 """What losses ask of a network beside its output: feature maps by forward hooks on its blocks, a teacher's styles."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from training.networks import Generator
@@ -44,6 +46,51 @@ def teacher_ws(G: Generator, batch: Batch) -> torch.Tensor:
     if batch.mixing is not None:
         ws = batch.mixing.mix(ws, G.mapping(batch.mixing.z, batch.c))
     return ws
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher makes of the student's latents, without gradient."""
+
+    ws: torch.Tensor  # [N, num_ws, w_dim]
+    images: torch.Tensor  # [N, C, H, W]
+    maps: Mapping[str, torch.Tensor]  # Feature maps of the blocks that are watched, by name.
+
+
+class TeacherPass:
+    """A teacher's images for the student's latents: one forward pass per batch, however many terms ask.
+
+    Args:
+        G: the teacher's generator, frozen and in eval mode.
+        precision: arguments of its forward pass.
+    """
+
+    def __init__(self, G: Generator, precision: Mapping[str, bool]):
+        self.G = G
+        self.precision = precision
+        self._watched: set[str] = set()
+        self._batch: Callable[[], Batch | None] = lambda: (
+            None
+        )  # The last one, which must not keep the student's activations in memory.
+        self._taught: Taught | None = None
+
+    def watch(self, blocks: Collection[str]) -> None:
+        """Have the feature maps of these synthesis blocks in every result from now on."""
+        self._watched.update(blocks)
+
+    def __call__(self, batch: Batch) -> Taught:
+        if self._taught is None or self._batch() is not batch:
+            self._batch = weakref.ref(batch)
+            with torch.no_grad():
+                self._taught = self.at(teacher_ws(self.G, batch))
+        return self._taught
+
+    @torch.no_grad()
+    def at(self, ws: torch.Tensor) -> Taught:
+        """What the teacher makes of styles [N, num_ws, w_dim]."""
+        with block_outputs(self.G.synthesis, self._watched) as maps:
+            images = self.G.synthesis(ws, **self.precision)
+        return Taught(ws, images, maps)
 
 
 def require_same_latents(method: str, teacher: str, G: Generator, args: dict) -> None:

@@ -3,7 +3,9 @@
 import torch
 from torch_utils import misc
 
+from stylegan2_compress import distributed
 from stylegan2_compress.losses.adversarial import PHASES
+from stylegan2_compress.losses.features import block_outputs
 from stylegan2_compress.losses.method import MethodLoss
 from stylegan2_compress.losses.terms import Batch
 
@@ -44,9 +46,10 @@ class GeneratorLoss(MethodLoss):
         self._before_forward_passes(is_main_G=True, images=len(gen_z))
         with misc.ddp_sync(self.G_mapping, sync):
             ws = self.G_mapping(gen_z, gen_c)
-        with misc.ddp_sync(self.G_synthesis, sync):
+        watched = block_outputs(distributed.unwrapped(self.G_synthesis), self.watched)
+        with misc.ddp_sync(self.G_synthesis, sync), watched as maps:
             images = self.G_synthesis(ws, **self.precision)
-        batch = Batch(gen_z, gen_c, None, images, None)
+        batch = Batch(gen_z, gen_c, None, images, None, ws=ws, maps=maps)
         loss: torch.Tensor | None = None
         for term in self.terms:
             loss = self._add(loss, term.generator(batch))

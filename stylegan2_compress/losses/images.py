@@ -1,5 +1,6 @@
 """Image distillation: the student is to make the teacher's image for the same latent, in pixels and in features."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,41 +12,44 @@ from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
-from stylegan2_compress.losses.features import require_same_latents, teacher_ws
+from stylegan2_compress.losses.features import TeacherPass, require_same_latents
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term
+from stylegan2_compress.pruning.content import ContentMask, content, load_content_mask
 from stylegan2_compress.runs.plan import Plan
+
+LOOKED_AT = 16  # Images of the teacher in which a mask has to find something.
 
 
 class ImageMatching(Term):
     """λ₁ mean |x_S − x_T| + λ₂ d(x_S, x_T) for the same latents (Content-Aware GAN Compression, arXiv 2104.02244).
 
-    Main G phase only. The paper lets both look at the content of the image, as a face parser marks it; here both look
-    at all of it.
+    Main G phase only. With a mask, both images are black where the teacher's shows no content, and the mean is still
+    that over all pixels, as in the authors' code.
 
     Args:
-        G: the teacher's generator, frozen and in eval mode.
+        teacher: the images to match.
         embedding: frozen network whose layers d compares, see `perceptual_distance`.
         pixel_weight, feature_weight: λ₁, λ₂.
-        precision: arguments of G's forward pass.
         fade_nimg: after how many images of the run both weights have fallen to 0, in a straight line; None is never.
+        mask: where the teacher's images show their content; None is everywhere.
     """
 
     def __init__(
         self,
-        G: Generator,
+        teacher: TeacherPass,
         embedding: Embedding,
         pixel_weight: float,
         feature_weight: float,
-        precision: dict,
         fade_nimg: float | None = None,
+        mask: ContentMask | None = None,
     ):
-        self.G = G
+        self.teacher = teacher
         self.embedding = embedding
         self.pixel_weight = pixel_weight
         self.feature_weight = feature_weight
-        self.precision = precision
         self.fade_nimg = fade_nimg
+        self.mask = mask
         self.share = 1.0  # Of the weights that is left.
 
     def before_step(self, nimg: int) -> None:
@@ -55,10 +59,12 @@ class ImageMatching(Term):
     def generator(self, batch: Batch) -> list[Summand]:
         if self.share == 0:
             return []
-        with torch.no_grad():
-            wanted = self.G.synthesis(teacher_ws(self.G, batch), **self.precision)
-        pixels = (batch.images - wanted).abs().mean()
-        features = perceptual_distance(self.embedding, batch.images, wanted).mean()
+        images, wanted = batch.images, self.teacher(batch).images
+        if self.mask is not None:
+            shown = content(wanted, self.mask)
+            images, wanted = images * shown, wanted * shown
+        pixels = (images - wanted).abs().mean()
+        features = perceptual_distance(self.embedding, images, wanted).mean()
         return [
             Summand('images/pixels', pixels, self.share * self.pixel_weight),
             Summand('images/features', features, self.share * self.feature_weight),
@@ -71,13 +77,21 @@ class ImageDistillation(Method):
 
     teacher: str = argument('Network pickle whose G_ema is matched.', default_text='`--teacher`')
     embedding: str = argument(
-        "Network whose layers are compared; the paper's LPIPS weights cannot be shipped.", 'efficientnet_lite0'
+        'Network whose layers are compared; `lpips` is the distance of the paper.', 'efficientnet_lite0'
     )
     pixel_weight: float = argument('Weight of the L1 distance.', 3.0, least=0, paper=3)
     feature_weight: float = argument('Weight of the perceptual distance.', 3.0, least=0, paper=3)
+    mask: str | None = argument(
+        'TorchScript file, from images [N, C, H, W] in [-1, 1] to masks [N, 1, H, W] of their content, as `prune '
+        "--mask` takes it: only the content of the teacher's images is compared.",
+        None,
+        default_text='all of the image (paper: faces and what belongs to them)',
+    )
 
     def check(self, plan: Plan) -> Iterable[str]:
         require_layers('embedding', self.embedding, plan)
+        if self.mask is not None:
+            require_content(self.mask, plan.resources.networks[self.teacher]['G_ema'])
         return ()
 
     def adapt(self, plan: Plan) -> None:
@@ -86,9 +100,10 @@ class ImageDistillation(Method):
         require_same_latents('image distillation', self.teacher, G, plan.args)
 
     def terms(self, context: Context) -> Sequence[Term]:
-        G = context.teacher(self.teacher)
         embedding = context.embedding(self.embedding)
-        return [ImageMatching(G, embedding, self.pixel_weight, self.feature_weight, context.precision)]
+        mask = None if self.mask is None else load_content_mask(self.mask, context.device)
+        teacher = context.teacher_pass(self.teacher)
+        return [ImageMatching(teacher, embedding, self.pixel_weight, self.feature_weight, mask=mask)]
 
 
 @dataclass(frozen=True)
@@ -127,8 +142,7 @@ class PairedImages(Method):
             return []
         embedding = context.embedding(self.images_embedding)
         fade_nimg = None if self.images_kimg is None else 1000 * self.images_kimg
-        G = context.teacher(self.teacher)
-        return [ImageMatching(G, embedding, self.images, self.images, context.precision, fade_nimg)]
+        return [ImageMatching(context.teacher_pass(self.teacher), embedding, self.images, self.images, fade_nimg)]
 
 
 def require_layers(option: str, spec: str, plan: Plan) -> None:
@@ -139,6 +153,27 @@ def require_layers(option: str, spec: str, plan: Plan) -> None:
     """
     if not plan.resources.embedding(spec, plan.device).has_layers:
         raise UserError(f'--loss-arg {option}={spec} shows no layers; use one that does, such as efficientnet_lite0.')
+
+
+@torch.no_grad()
+def require_content(mask: str, G: Generator) -> None:
+    """Refuse a content mask that fails on a teacher's images, or finds nothing in any of `LOOKED_AT`.
+
+    Raises:
+        UserError: with the loss's argument that names it.
+    """
+    G = copy.deepcopy(G).eval().cpu()
+    content_mask = load_content_mask(mask)
+    rnd = torch.Generator().manual_seed(0)
+    for _ in range(LOOKED_AT):  # One at a time, and no more than it takes.
+        c = torch.eye(max(G.c_dim, 1))[torch.randint(max(G.c_dim, 1), [1], generator=rnd)][:, : G.c_dim]
+        image = G(torch.randn([1, G.z_dim], generator=rnd), c, noise_mode='const', force_fp32=True)
+        if content(image, content_mask).any():
+            return
+    raise UserError(
+        f"--loss-arg mask={mask} finds no content in {LOOKED_AT} of the teacher's images: leave it out, or give one "
+        'that does.'
+    )
 
 
 class ImageDistillationLoss(AdversarialLoss):

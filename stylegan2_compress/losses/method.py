@@ -15,6 +15,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices
 from stylegan2_compress.host.networks import init_arguments
 from stylegan2_compress.host.precision import Precision, generator_for
+from stylegan2_compress.losses.features import TeacherPass
 from stylegan2_compress.losses.steps import Steps
 from stylegan2_compress.losses.terms import Summand, Term
 from stylegan2_compress.pickles.networks import Networks
@@ -42,6 +43,7 @@ class Context:
     D: torch.nn.Module | None
     resources: Resources
     _teachers: dict[str, Generator] = field(default_factory=dict)
+    _passes: dict[str, TeacherPass] = field(default_factory=dict)
 
     @property
     def networks(self) -> Networks:
@@ -59,6 +61,12 @@ class Context:
             precision = Precision.of_synthesis(init_arguments(distributed.unwrapped(self.G_synthesis))[1])
             self._teachers[file] = generator_for(self.networks[file]['G_ema'], precision, self.device)
         return self._teachers[file]
+
+    def teacher_pass(self, file: str) -> TeacherPass:
+        """The images of that `teacher` for the student's latents, made once for all terms."""
+        if file not in self._passes:
+            self._passes[file] = TeacherPass(self.teacher(file), self.precision)
+        return self._passes[file]
 
     def embedding(self, spec: str) -> Embedding:
         """The embedding that a spec names, on the device."""
@@ -145,6 +153,7 @@ class MethodLoss(Loss):
         loaded = resources.take()
         context = Context(self.device, G_mapping, G_synthesis, D, loaded)
         self.terms = [term for method in self.chosen for term in method.terms(context)] + list(terms)
+        self.watched = sorted({name for term in self.terms for name in term.watched})
         loaded.release()
         self.is_first_round = True
 

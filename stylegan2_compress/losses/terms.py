@@ -1,7 +1,7 @@
 """Terms: what a compression method adds to the losses of a training step."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -34,6 +34,9 @@ class Batch:
     images: torch.Tensor  # [N, C, H, W] in [-1, 1], before augmentation; with gradient in G phases only.
     logits: torch.Tensor | None  # [N, 1] of the student's discriminator, where there is one.
     loss: torch.Tensor | None = None  # The adversarial loss of the generator, in G phases where there is one.
+    ws: torch.Tensor | None = None  # [N, num_ws, w_dim], from which the images were made; in G phases.
+    # Feature maps [N, channels, side, side] of the student's synthesis blocks that terms watch, by name; in G phases.
+    maps: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,12 @@ class Term:
     """Adds to a loss. A method's term is a subclass with one or both of the first two methods.
 
     What a term has to remember between steps is its `state_dict`.
+
+    Attributes:
+        watched: synthesis blocks of the student, such as 'b16', whose feature maps it wants in `Batch.maps`.
     """
+
+    watched: Collection[str] = ()
 
     def generator(self, batch: Batch) -> Sequence[Summand]:
         """What the term adds in the main G phase. `batch.images` carries the student's gradient."""

@@ -1,6 +1,7 @@
 """Structured pruning of the synthesis network: criteria score channels, surgery removes them."""
 
-from stylegan2_compress.pruning.criteria import CRITERIA, Criterion, CriterionOptions, Scores, load_content_mask
+from stylegan2_compress.pruning.content import ContentMask, load_content_mask
+from stylegan2_compress.pruning.criteria import CRITERIA, Criterion, CriterionOptions, Scores
 from stylegan2_compress.pruning.initialization import INITIALIZATIONS, Initialization
 from stylegan2_compress.pruning.student import make_student, require_prunable
 from stylegan2_compress.pruning.surgery import masks_from_scores, prune, rounded_up, widths_for_ratio, widths_from_text
@@ -8,6 +9,7 @@ from stylegan2_compress.pruning.surgery import masks_from_scores, prune, rounded
 __all__ = [
     'CRITERIA',
     'INITIALIZATIONS',
+    'ContentMask',
     'Criterion',
     'CriterionOptions',
     'Initialization',

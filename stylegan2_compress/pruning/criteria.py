@@ -6,7 +6,6 @@ All of them score a channel by the weights that read it, see `graph.readers`.
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -14,8 +13,7 @@ from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.pruning import graph
-
-ContentMask = Callable[[torch.Tensor], torch.Tensor]
+from stylegan2_compress.pruning.content import ContentMask, content
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def content_aware(G: Generator, options: CriterionOptions) -> Scores:
     some_content = False
     for ws in _sampled_ws(G, options, rnd):
         image = G.synthesis(ws, noise_mode='const', force_fp32=True)
-        mask = _content(image.detach(), options.content_mask)
+        mask = content(image.detach(), options.content_mask)
         some_content = some_content or bool(mask.any())
         hit = mask & (torch.rand(mask.shape, generator=rnd) < 0.05).to(mask.device)
         salt_or_pepper = (torch.randint(2, mask.shape, generator=rnd) * 2 - 1).to(image)
@@ -123,36 +121,6 @@ CRITERIA: dict[str, Criterion] = {
     'content-aware': content_aware,
     'diversity': diversity,
 }
-
-
-def load_content_mask(path: str | Path, device: torch.device | str = 'cpu') -> ContentMask:
-    """A content mask from a TorchScript file.
-
-    Raises:
-        UserError: the file does not exist, or is not TorchScript.
-    """
-    if not Path(path).is_file():
-        raise UserError(f'There is no content mask file {path}.')
-    try:
-        return torch.jit.load(str(path), map_location=device).eval()
-    except RuntimeError as error:
-        raise UserError(f'The content mask {path} is not a TorchScript file: write it with torch.jit.save.') from error
-
-
-def _content(images: torch.Tensor, content_mask: ContentMask | None) -> torch.Tensor:
-    shape = [images.shape[0], 1, *images.shape[2:]]
-    if content_mask is None:
-        return torch.ones(shape, dtype=torch.bool, device=images.device)
-    try:
-        with torch.no_grad():
-            mask = content_mask(images)
-    except RuntimeError as error:
-        raise UserError(f'The content mask fails on images {list(images.shape)}: {error}') from error
-    if list(mask.shape) != shape:
-        raise UserError(
-            f'The content mask has shape {list(mask.shape)} for images of {list(images.shape)}: not {shape}.'
-        )
-    return mask > 0.5
 
 
 def _sampled_ws(G: Generator, options: CriterionOptions, rnd: torch.Generator) -> Iterator[torch.Tensor]:

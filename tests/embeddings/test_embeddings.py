@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from stylegan2_compress import embeddings
 from stylegan2_compress.embeddings import presets, torchscript
+from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -709,3 +710,57 @@ def test_dino_resnet50_is_a_resnet50_under_the_names_of_its_weights(tmp_path):
     torch.save({'conv1.weight': weights['conv1.weight']}, tmp_path / 'part.pth')
     with pytest.raises(UserError, match='weights of dino_resnet50'):
         load(f'dino_resnet50@weights={tmp_path}/part.pth')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# LPIPS
+
+
+@pytest.fixture
+def lpips_package(tmp_path, monkeypatch):
+    """A package with weights where those of `lpips` are, whose code cannot be imported. The weights of channels."""
+    weights = [torch.rand(width, dtype=torch.float64) for width in (64, 128, 256, 512, 512)]
+    directory = tmp_path / 'lpips' / 'weights' / 'v0.1'
+    directory.mkdir(parents=True)
+    (tmp_path / 'lpips' / '__init__.py').write_text('raise ImportError("no torchvision")\n')
+    stored = {f'lin{stage}.model.1.weight': weight.reshape(1, -1, 1, 1) for stage, weight in enumerate(weights)}
+    torch.save(stored, directory / 'vgg.pth')
+    monkeypatch.syspath_prepend(tmp_path)
+    return weights
+
+
+def test_lpips_written_out(tmp_path, lpips_package):
+    """Σ over five layers of the mean over positions of Σ_c w_c (â_c − b̂_c)², a and b after the last ReLU of a stage."""
+    widths = [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]
+    stored, place, inputs, convolutions = {'classifier.0.weight': torch.zeros(2)}, 0, 3, []
+    for outputs, count in widths:
+        convolutions.append([])
+        for _ in range(count):
+            convolution = torch.nn.Conv2d(inputs, outputs, 3, padding=1).double()
+            stored.update({f'features.{place}.{name}': tensor for name, tensor in convolution.state_dict().items()})
+            convolutions[-1].append(convolution)
+            place, inputs = place + 2, outputs
+        place += 1
+    torch.save(stored, tmp_path / 'vgg16.pth')
+    embedding = load(f'lpips@weights={tmp_path}/vgg16.pth@dtype=fp64')
+    x, y = images(2, 2, 3, 16, 16, requires_grad=True)
+    found = perceptual_distance(embedding, x, y)
+
+    expected, maps = 0, [normalized(image, IMAGENET_MEAN, IMAGENET_STD) for image in (x, y)]
+    for stage, weight in zip(convolutions, lpips_package, strict=True):
+        if stage is not convolutions[0]:
+            maps = [F.max_pool2d(each, 2) for each in maps]
+        for convolution in stage:
+            maps = [convolution(each).relu() for each in maps]
+        a, b = (each / (each.square().sum(dim=1, keepdim=True) + 1e-10).sqrt() for each in maps)
+        expected = expected + (weight.reshape(-1, 1, 1) * (a - b) ** 2).sum(dim=1).mean(dim=(1, 2))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    gradients = [torch.autograd.grad(each.sum(), x, retain_graph=True)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+    assert embedding(x).shape == (2, 512)
+
+
+def test_lpips_is_asked_for_without_torchvision(monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(UserError, match='needs the package lpips: pip install --no-deps lpips'):
+        embeddings.parse('lpips')

@@ -11,7 +11,8 @@ from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
-from stylegan2_compress.losses.images import ImageDistillation, ImageMatching
+from stylegan2_compress.losses.features import TeacherPass
+from stylegan2_compress.losses.images import ImageDistillation, ImageDistillationLoss, ImageMatching
 from stylegan2_compress.losses.method import accepted, methods_of
 from stylegan2_compress.losses.nickel import NICKEL, NickelDimeLoss
 from stylegan2_compress.losses.terms import Batch
@@ -43,22 +44,46 @@ def written_out(x, y, network):
     return (x - y).abs().mean() + total / len(layers)
 
 
-@pytest.mark.parametrize(('nimg', 'share'), [(0, 1), (500, 0.75), (2000, 0)])
-def test_the_gradient_is_that_of_both_distances_and_fades(nimg, share):
+def gradient_of_both_distances(nimg=0, images=4, **given):
+    """Of a term with weights 2 and 2, and that of the distances written out, of images and masks [N, 1, H, W]."""
     embedding = embeddings.load(f'{TINY}@preprocess=raw@dtype=fp64', 'cpu')
     rnd = torch.Generator().manual_seed(0)
-    x, y = (torch.randn([4, 3, 16, 16], generator=rnd, dtype=torch.float64) for _ in range(2))
+    x, y = (torch.randn([images, 3, 16, 16], generator=rnd, dtype=torch.float64) for _ in range(2))
     passes = []
     G = types.SimpleNamespace(mapping=lambda z, c: z, synthesis=lambda ws, **_precision: passes.append(ws) or y)
-    term = ImageMatching(G, embedding, 2.0, 2.0, {}, fade_nimg=2000)
+    term = ImageMatching(TeacherPass(G, {}), embedding, 2.0, 2.0, **given)
     term.before_step(nimg)
     x.requires_grad_()
-    summands = term.generator(Batch(torch.zeros(4, 2), torch.zeros(4, 0), None, x, None))
-    assert len(passes) == (share > 0)  # The teacher makes images only as long as they count.
+    summands = term.generator(Batch(torch.zeros(images, 2), torch.zeros(images, 0), None, x, None))
     loss = sum((summand.weight * summand.value for summand in summands), x.sum() * 0)
     (found,) = torch.autograd.grad(loss, x)
-    (expected,) = torch.autograd.grad(2 * share * written_out(x, y, embedding.network), x)
-    torch.testing.assert_close(found, expected)
+
+    def expected(factor, mask=1):
+        return torch.autograd.grad(factor * written_out(x * mask, y * mask, embedding.network), x)[0]
+
+    return found, expected, len(passes)
+
+
+@pytest.mark.parametrize(('nimg', 'share'), [(0, 1), (500, 0.75), (2000, 0)])
+def test_the_gradient_is_that_of_both_distances_and_fades(nimg, share):
+    found, expected, passes = gradient_of_both_distances(nimg, fade_nimg=2000)
+    assert passes == (share > 0)  # The teacher makes images only as long as they count.
+    torch.testing.assert_close(found, expected(2 * share), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('images', [1, 4])
+def test_a_mask_leaves_the_content_and_the_mean_over_all_pixels(images):
+    """As the authors' code: both images times the mask of the teacher's; an image without content counts as equal."""
+    mask = torch.zeros(images, 1, 16, 16)
+    mask[: images - images // 2, :, 4:13, 2:9] = 1  # Half of several images have no content.
+    seen = []
+    found, expected, _passes = gradient_of_both_distances(
+        images=images, mask=lambda shown: seen.append(shown) or mask * 0.9
+    )
+    torch.testing.assert_close(found, expected(2, mask.double()), rtol=1e-9, atol=1e-12)
+    assert not found[mask.expand_as(found) == 0].any()
+    assert found.any()
+    assert len(seen) == 1  # The teacher's images, not the student's.
 
 
 def build(teacher, **given):
@@ -113,6 +138,49 @@ def test_beside_nickel_and_dime(teacher):
 def test_refused(teacher, given, sentence):
     with pytest.raises(UserError, match=sentence):
         checked(NickelDimeLoss, teacher=teacher, embeddings=TINY, samples=8, **given)
+
+
+class Mask(torch.nn.Module):
+    """Everything above a brightness, of which there is none or all; or something of another shape."""
+
+    def __init__(self, least: float, side: int = 16):
+        super().__init__()
+        self.least = least
+        self.side = side
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.mean(dim=1, keepdim=True) > self.least).float()[..., : self.side]
+
+
+def write_mask(path, *given):
+    torch.jit.script(Mask(*given)).save(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ('given', 'sentence'),
+    [
+        ((1e9,), 'mask=.*mask.pt finds no content in 16 of the teacher'),
+        ((-1e9, 8), r'The content mask has shape \[1, 1, 16, 8\]'),
+    ],
+)
+def test_masks_that_are_refused(teacher, tmp_path, given, sentence):
+    mask = write_mask(tmp_path / 'mask.pt', *given)
+    with pytest.raises(UserError, match=sentence):
+        checked(ImageDistillationLoss, teacher=teacher, embedding=TINY, mask=mask)
+
+
+def test_a_mask_from_a_file_reaches_the_loss(teacher, tmp_path, make_discriminator):
+    """One that finds everything changes nothing; one that finds some, the gradient."""
+    found = []
+    for given in ({}, {'mask': write_mask(tmp_path / 'all.pt', -1e9)}, {'mask': write_mask(tmp_path / 'some.pt', 0.0)}):
+        G = pickles.load(teacher)['G'].train().requires_grad_(True)
+        G.synthesis.b16.torgb.bias.data += 0.1  # Another student than the teacher.
+        D = make_discriminator(1).requires_grad_(False)
+        loss = ImageDistillationLoss('cpu', G.mapping, G.synthesis, D, teacher=teacher, embedding=TINY, **given)
+        found.append(torch.cat([gradient.flatten() for gradient in gradients(loss, 0)]))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    assert not torch.allclose(found[0], found[2])
 
 
 # --- Losses of several ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from float64 import Float64Torch, NoFloat32, in_float64
 from training import networks
 
 from stylegan2_compress import embeddings, pickles
@@ -34,32 +34,6 @@ def embedding():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         return torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, stride=2), torch.nn.Tanh(), torch.nn.Conv2d(5, 6, 3))
-
-
-class Float64Torch(types.ModuleType):
-    """torch, with another meaning of one name."""
-
-    float32 = torch.float64
-
-    def __getattr__(self, name):
-        return getattr(torch, name)
-
-
-class NoFloat32(TorchDispatchMode):
-    """Sees to it that no activation or gradient is rounded: only the resampling filters and scalars are float32."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.dtype == torch.float32:
-            assert out.numel() <= 16, (func, out.shape)
-        return out
-
-
-def in_float64(module):
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if not name.endswith('resample_filter'):  # Eighths: exact in any precision, and the host wants float32.
-            tensor.data = tensor.data.double()
-    return module
 
 
 @pytest.fixture

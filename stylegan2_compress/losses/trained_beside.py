@@ -1,0 +1,59 @@
+"""A network that a term trains beside generator and discriminator, in no snapshot: for training alone."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch_utils import misc
+
+from stylegan2_compress import distributed
+
+
+class TrainedBeside:
+    """A network and its optimizer, which steps when the generator does. All processes keep the same weights.
+
+    The network's parameters take gradients while it is `learning` only, so that other losses may go through it.
+
+    Args:
+        network: of which every process gets rank 0's weights; put on the device before.
+        lr, betas: of Adam.
+    """
+
+    def __init__(self, network: torch.nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.999)):
+        distributed.broadcast_from_rank_zero(misc.params_and_buffers(network))
+        self.network = network.requires_grad_(False)
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=betas)
+        self.rounds = 0
+
+    def begin(self) -> None:
+        """Begin a step: forget the gradients of one that was left out."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.rounds = 0
+
+    @contextlib.contextmanager
+    def learning(self) -> Iterator[None]:
+        """Let the parameters have gradients while the context is open."""
+        self.network.requires_grad_(True)
+        try:
+            yield
+        finally:
+            self.network.requires_grad_(False)
+
+    def accumulate(self, loss: torch.Tensor) -> None:
+        """Add the gradients of one round's loss; both belong into `learning`."""
+        loss.backward(inputs=list(self.network.parameters()))
+        self.rounds += 1
+
+    def commit(self) -> None:
+        """The step has been taken: step, too, with the mean over all rounds of all processes."""
+        if self.rounds:
+            distributed.average_gradients(self.network.parameters(), self.rounds)
+            self.optimizer.step()
+            self.begin()
+
+    def state_dict(self) -> dict:
+        return {'network': self.network.state_dict(), 'optimizer': self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.network.load_state_dict(state['network'])
+        self.optimizer.load_state_dict(state['optimizer'])

@@ -1,0 +1,437 @@
+"""Other papers' distillation: every gradient against the formula, what is kept between steps, and several processes."""
+
+import copy
+import itertools
+import types
+
+import numpy as np
+import pytest
+import torch
+from float64 import Float64Torch, in_float64
+from plans import checked, compressed
+from torch.nn import functional as F
+from training import networks
+
+import stylegan2_compress
+from stylegan2_compress import pickles
+from stylegan2_compress.compression.distill import distill
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import configurations
+from stylegan2_compress.losses import energy, itgc, stylekd
+from stylegan2_compress.losses.terms import Batch, StyleMixing
+
+SIDE, BATCH = 16, 4
+TINY = 'module:tiny_embeddings:tiny@size=16@preprocess=raw@dtype=fp64'
+NARROW, WIDE = dict(channel_base=64, channel_max=6), dict(channel_base=128, channel_max=10)
+CUTOFF = 3
+LOSSES = ('StyleKDLoss', 'ITGCLoss')
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def teacher(tmp_path, make_generator, make_discriminator):
+    G = make_generator(2, synthesis_kwargs=dict(WIDE, use_noise=False)).eval()
+    D = make_discriminator(3, **WIDE).eval()
+    path = str(tmp_path / 'teacher.pkl')
+    pickles.save(path, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+    return path
+
+
+@pytest.fixture
+def student(make_generator, make_discriminator):
+    """G and D of a run, in nothing symmetrical."""
+    G = make_generator(1, synthesis_kwargs=dict(NARROW, use_noise=False)).train()
+    D = make_discriminator(4, **NARROW).train().requires_grad_(False)
+    with torch.no_grad():
+        for parameter in [*G.parameters(), *D.parameters()]:
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return types.SimpleNamespace(G=G, D=D)
+
+
+def build(name, student, teacher, **given):
+    G, D = student.G, student.D
+    loss_class = getattr(stylegan2_compress, name)
+    return loss_class('cpu', G.mapping, G.synthesis, D, teacher=teacher, embedding=TINY, pl_weight=0, **given)
+
+
+# --- The formulas -----------------------------------------------------------------------------------------------------
+
+
+def perceptual(network, x, y):
+    total = 0
+    layers = list(zip(network.layers(x), network.layers(y), strict=True))
+    for a, b in layers:
+        a, b = (maps / (maps.square().sum(dim=1, keepdim=True) + 1e-10).sqrt() for maps in (a, b))
+        total = total + (a - b).square().sum(dim=1).mean()
+    return total / len(layers)
+
+
+def maps_and_image(G, ws, name):
+    """The feature maps of a block and the image, block by block."""
+    x = image = found = None
+    place = 0
+    for side in G.synthesis.block_resolutions:
+        block = getattr(G.synthesis, f'b{side}')
+        x, image = block(x, image, ws[:, place : place + block.num_conv + block.num_torgb])
+        place += block.num_conv
+        if name == f'b{side}':
+            found = x
+    return found, image
+
+
+def mixed(G, z):
+    ws, second = G.mapping(z, None), G.mapping(z.flip(0) * 0.9, None, skip_w_avg_update=True)
+    return torch.cat([ws[:, :CUTOFF], second[:, CUTOFF:]], dim=1)
+
+
+def cosine(a, b):
+    return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
+
+
+def relations(first, second):
+    return torch.stack([torch.stack([cosine(a, b) for b in second]) for a in first])
+
+
+def stylekd_formula(student, G_T, z, offsets):
+    """30 Σ_i 1/N Σ_j t_ij (log t_ij − log s_ij), with softmax over j of the cosines of maps of 8 pixels."""
+    logarithms = []
+    for G in (student.G, G_T):
+        ws = mixed(G, z)
+        a, b = (maps_and_image(G, each, 'b8')[0] for each in (ws, ws + offsets))
+        exponentials = relations(a, b).exp()
+        logarithms.append((exponentials / exponentials.sum(dim=1, keepdim=True)).log())
+    s, t = logarithms
+    return 30 * (t.exp() * (t - s)).sum() / len(z)
+
+
+def energy_formula(E, t, s):
+    """Written with its weights alone: halves, convolutions with the weight over its norm, blocks, a mean."""
+
+    def apply(norm, x):
+        weight = norm.layer.weight
+        sigma = norm.u @ weight.flatten(1) @ norm.v
+        weight = weight / torch.maximum(sigma, torch.full_like(sigma, norm.least))
+        if weight.ndim == 2:
+            return x @ weight.T + norm.layer.bias
+        return F.conv2d(x, weight, norm.layer.bias, padding=1)
+
+    def leaky(x):
+        return torch.where(x > 0, x, 0.01 * x)
+
+    halves = [F.avg_pool2d(each, 3, 2, 1) for each in (t, s)]
+    x = leaky(apply(E.from_images, torch.cat(halves, dim=1)))
+    for block in E.blocks:
+        beside = apply(block.second, leaky(apply(block.first, x)))
+        shortcut = x if isinstance(block.shortcut, torch.nn.Identity) else apply(block.shortcut, x)
+        x = leaky(F.avg_pool2d(shortcut + beside, 2))
+    return apply(E.last, x.clamp_min(0).mean(dim=(2, 3)))[:, 0]
+
+
+def itgc_formula(E, t, s, drawn):
+    """0.05 mean[E(t, s) − E(t̃, s)], and the energy's own loss."""
+    plus, minus = energy_formula(E, t, s), energy_formula(E, drawn, s)
+    own = (plus - minus).mean() + 0.05 * (plus**2 + minus**2).mean()
+    return 0.05 * (plus - minus).mean(), own
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_the_gradient_is_that_of_the_formula(name, student, teacher, monkeypatch):
+    """Of every parameter of the generator, in two rounds of one step, and of every parameter of the energy."""
+    loss = build(name, student, teacher)
+    G_T = loss.terms[0].teacher.G
+    for module in (student.G, student.D, G_T):
+        in_float64(module)
+    loss._draw_mixing = lambda z, num_ws: StyleMixing(z.flip(0) * 0.9, CUTOFF)
+    monkeypatch.setattr(networks, 'torch', Float64Torch('torch'))
+    term, drawn = loss.terms[1], []
+    if name == 'StyleKDLoss':
+        term.directions = term.directions.double()
+        original = term.offsets
+        term.offsets = lambda images: drawn.append(original(images)) or drawn[-1]
+        assert loss.watched == ['b8']
+    else:
+        term.energy.double()
+        original = energy.langevin
+        monkeypatch.setattr(itgc, 'langevin', lambda *given: drawn.append(original(*given)) or drawn[-1])
+        term.trained.commit = lambda: None  # Keeps the gradients.
+    rounds = [torch.randn(BATCH, 16, dtype=torch.float64) for _ in range(2)]
+    student.G.requires_grad_(True)
+    c = torch.zeros(BATCH, 0)
+    for index, z in enumerate(rounds):
+        loss.accumulate_gradients('Gmain', None, None, z, c, sync=index == 1, gain=2)
+
+    total = own = 0
+    for z, random_part in zip(rounds, drawn, strict=True):
+        _maps, image = maps_and_image(student.G, mixed(student.G, z), 'b8')
+        wanted = maps_and_image(G_T, mixed(G_T, z), 'b8')[1].detach()
+        total = total + torch.log1p((-student.D(image, c)).exp()).mean() + 3 * (image - wanted).abs().mean()
+        total = total + 3 * perceptual(loss.terms[0].embedding.network, image, wanted)
+        if name == 'StyleKDLoss':
+            total = total + stylekd_formula(student, G_T, z, random_part.detach())
+        else:
+            total = total + itgc_formula(term.energy, wanted, image, random_part)[0]
+            term.energy.requires_grad_(True)
+            own = own + itgc_formula(term.energy, wanted, image.detach(), random_part)[1]
+            term.energy.requires_grad_(False)
+    names, parameters = zip(*student.G.named_parameters(), strict=True)
+    expected = torch.autograd.grad(2 * total, parameters, retain_graph=True)
+    for each, parameter, gradient in zip(names, parameters, expected, strict=True):
+        tolerance = dict(rtol=1e-9, atol=1e-9 * float(gradient.abs().max()))
+        torch.testing.assert_close(parameter.grad, gradient, msg=each, **tolerance)
+    if name == 'ITGCLoss':
+        names, parameters = zip(*term.energy.named_parameters(), strict=True)
+        term.energy.requires_grad_(True)
+        expected = torch.autograd.grad(own, parameters)
+        for each, parameter, gradient in zip(names, parameters, expected, strict=True):
+            assert gradient.any(), each
+            tolerance = dict(rtol=1e-9, atol=1e-9 * float(gradient.abs().max()))
+            torch.testing.assert_close(parameter.grad, gradient, msg=each, **tolerance)
+
+
+# --- StyleKD ----------------------------------------------------------------------------------------------------------
+
+
+def test_directions_are_the_first_right_singular_vectors_of_affine_weights(make_generator):
+    G = make_generator(3, img_resolution=16, synthesis_kwargs=WIDE)
+    found = stylekd.principal_directions(G, [8, 16], 3)
+    assert found.shape == (6, 16)
+    for side, directions in zip([8, 16], found.split(3), strict=True):
+        block = getattr(G.synthesis, f'b{side}')
+        A = np.concatenate([layer.affine.weight.detach().double().numpy() for layer in (block.conv0, block.conv1)])
+        A /= np.linalg.norm(A, axis=1, keepdims=True)
+        _left, _values, right = np.linalg.svd(A)
+        alike = np.abs(directions.double().numpy() @ right[:3].T)  # Up to the sign.
+        np.testing.assert_allclose(alike, np.eye(3), atol=1e-5)
+    assert len(stylekd.principal_directions(G, [8], 99)) == 16
+
+
+@pytest.mark.parametrize(
+    ('side', 'sides'),
+    [(8, [8]), (16, [8]), (32, [16]), (64, [16, 32]), (256, [16, 32, 64, 128]), (1024, [16, 32, 64, 128])],
+)
+def test_sides_that_are_compared(side, sides):
+    assert stylekd.compared_sides(side) == sides
+
+
+def test_latents_move_along_one_direction_each(student, teacher):
+    term = build('StyleKDLoss', student, teacher, direction_length=2.0, directions=2).terms[1]
+    assert term.directions.shape == (2, 16)  # Of images of 16 pixels, maps of 8 are compared.
+    offsets = term.offsets(torch.zeros(4000, 3, 1, 1))
+    assert offsets.shape == (4000, 1, 16)
+    lengths = offsets[:, 0] @ term.directions.T
+    nearest = lengths.abs().argmax(dim=1)
+    torch.testing.assert_close(offsets[:, 0], (lengths.gather(1, nearest[:, None])) * term.directions[nearest])
+    assert lengths.gather(1, nearest[:, None]).std() == pytest.approx(2.0, rel=0.05)
+    assert nearest.float().mean() == pytest.approx(0.5, abs=0.04)
+
+
+# --- ITGC -------------------------------------------------------------------------------------------------------------
+
+
+def test_spectral_norms_become_one_and_small_ones_stay():
+    torch.manual_seed(0)
+    E = energy.Energy(32, 3)
+    assert [len(E.blocks), E.last.layer.weight.shape[1]] == [4, 128]  # Maps of 16, 8, 4, 2 and 1 pixels.
+    for _ in range(100):
+        E.iterate()
+    for block in E.blocks:
+        for norm in (block.first, block.second):
+            weight = norm.layer.weight.flatten(1)
+            sigma = float(torch.linalg.matrix_norm(weight, 2))
+            found = norm.u @ weight @ norm.v / max(sigma, norm.least)
+            assert float(found) == pytest.approx(1.0 if norm is block.first else sigma, rel=1e-2)
+        assert not torch.equal(block.first.layer.weight, block.second.layer.weight)
+
+
+def test_langevin_goes_down_and_leaves_parameters_alone():
+    torch.manual_seed(0)
+    E = energy.Energy(16, 3).requires_grad_(False)
+    s = torch.randn(2, 3, 16, 16, requires_grad=True)
+    drawn = energy.langevin(E, s, 3, 50.0, 0.0)
+    assert not drawn.requires_grad
+    expected = s.detach()
+    for _ in range(3):
+        t = expected.clone().requires_grad_()
+        expected = expected - 50 * torch.autograd.grad(energy_formula(E, t, s.detach()).sum(), t)[0]
+    torch.testing.assert_close(drawn, expected)
+    assert E(drawn, s).sum() < E(s, s).sum()
+    noisy = energy.langevin(E, s, 1, 50.0, 0.3) - energy.langevin(E, s, 1, 50.0, 0.0)
+    assert noisy.std() == pytest.approx(0.3, rel=0.1)
+
+
+def test_the_energy_learns_to_tell_pairs_apart(student, teacher):
+    """Of one batch, teacher's images get a lower energy than those that Langevin dynamics draws."""
+    loss = build('ITGCLoss', student, teacher, energy_lr=0.003)
+    term = loss.terms[1]
+    torch.manual_seed(0)
+    z, images = torch.randn(8, 16), torch.rand(8, 3, 16, 16) * 2 - 1
+    found = []
+    for nimg in range(0, 8 * 30, 8):
+        term.before_step(nimg)
+        bound, own = term.generator(Batch(z, torch.zeros(8, 0), None, images, None))
+        found.append(float(bound.value))
+        assert (own.weight, bound.weight) == (None, 0.05)
+        term.after_step()
+    assert np.mean(found[-5:]) < np.mean(found[:5]) - 0.1
+
+
+# --- What is kept -----------------------------------------------------------------------------------------------------
+
+ALL = '+'.join(LOSSES)
+
+
+def train(loss, modules, steps, share=slice(None), rounds=2):
+    """Steps of plain gradient descent on the share of batches of 8; the gradients of each."""
+    recorded = []
+    for step in steps:
+        rnd = torch.Generator().manual_seed(step)
+        z = torch.randn(8, 16, generator=rnd)[share]
+        torch.manual_seed(100 + step)  # As training loops do.
+        modules.G.requires_grad_(True)
+        parts = z.chunk(rounds)
+        for index, part in enumerate(parts):
+            c = torch.zeros(len(part), 0)
+            loss.accumulate_gradients('Gmain', None, None, part, c, sync=index == len(parts) - 1, gain=1)
+        modules.G.requires_grad_(False)
+        for parameter in modules.G.parameters():
+            recorded.append(parameter.grad.clone())
+            parameter.data.sub_(parameter.grad, alpha=0.01)
+            parameter.grad = None
+    return recorded
+
+
+def test_a_continued_run_is_the_same_run(student, teacher):
+    torch.manual_seed(5)
+    loss = build(ALL, student, teacher)
+    train(loss, student, range(2))
+    state, G = copy.deepcopy(loss.state_dict()), copy.deepcopy(student.G)
+    expected = train(loss, student, range(2, 4))
+    student.G = G
+    torch.manual_seed(6)  # Another energy at first.
+    again = build(ALL, student, teacher)
+    again.load_state_dict(state)
+    found = train(again, student, range(2, 4))
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert len(found) > 10
+
+
+def test_a_step_that_is_left_out_changes_no_energy(student, teacher):
+    loss = build('ITGCLoss', student, teacher)
+    train(loss, student, [0])
+    before = copy.deepcopy(loss.state_dict())
+    student.G.requires_grad_(True)
+    loss.accumulate_gradients('Gmain', None, None, torch.full([4, 16], torch.nan), torch.zeros(4, 0), True, 1)
+    after = loss.state_dict()
+    assert after['steps']['left_out'] == {'Gmain': 1}
+    for name, tensor in before['terms'][1]['network'].items():
+        assert torch.equal(after['terms'][1]['network'][name], tensor), name
+    train(loss, student, [1])
+    changed = loss.state_dict()['terms'][1]['network']
+    assert all(tensor.isfinite().all() for tensor in changed.values())
+    assert not torch.equal(changed['last.layer.weight'], before['terms'][1]['network']['last.layer.weight'])
+
+
+# --- Several processes ------------------------------------------------------------------------------------------------
+
+
+def process(rank, directory, seed=7):
+    """Two steps with DistributedDataParallel as the host wraps it."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
+    modules = pickles.load(f'{directory}/student.pkl')
+    pair = types.SimpleNamespace(G=modules['G'].train().requires_grad_(True), D=modules['D'].train())
+    wrap = torch.nn.parallel.DistributedDataParallel
+    wrapped = types.SimpleNamespace(
+        G=types.SimpleNamespace(
+            mapping=wrap(pair.G.mapping, broadcast_buffers=False),
+            synthesis=wrap(pair.G.synthesis, broadcast_buffers=False),
+        ),
+        D=pair.D.requires_grad_(False),
+    )
+    torch.manual_seed(seed + rank)  # The energies differ at first.
+    loss = build(ALL, wrapped, f'{directory}/teacher.pkl', style_mixing_prob=0)
+    recorded = train(loss, pair, range(2), share=slice(4 * rank, 4 * rank + 4))
+    energies = {name: each.clone() for name, each in loss.terms[-1].energy.named_parameters()}
+    torch.save((recorded, energies), f'{directory}/rank{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_agree(tmp_path, student, teacher):
+    """On every gradient, the mean of both, and on the energy, although each draws and compares for itself."""
+    pickles.save(
+        tmp_path / 'student.pkl',
+        dict(G=student.G, D=student.D, G_ema=student.G, training_set_kwargs=None, augment_pipe=None),
+    )
+    torch.multiprocessing.spawn(process, args=(str(tmp_path),), nprocs=2)
+    (first, energy_0), (second, energy_1) = (torch.load(tmp_path / f'rank{rank}.pt') for rank in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+    assert all(torch.equal(energy_0[name], energy_1[name]) for name in energy_0)
+
+    alone = []
+    for rank in range(2):
+        modules = types.SimpleNamespace(G=copy.deepcopy(student.G), D=student.D)
+        torch.manual_seed(7)
+        loss = build(ALL, modules, teacher, style_mixing_prob=0)
+        alone.append(train(loss, modules, [0], share=slice(4 * rank, 4 * rank + 4)))
+    for ours, *both in zip(first, *alone, strict=False):
+        torch.testing.assert_close(ours, sum(both) / 2, rtol=1e-3, atol=1e-3 * float(ours.abs().max()) + 1e-7)
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_all(teacher, tmp_path, make_dataset_zip, small_grids):
+    data = str(make_dataset_zip(tmp_path, n=4))
+    run_dir = distill(
+        teacher, data, str(tmp_path / 'out'), loss=f'stylegan2_compress.{ALL}', kimg=1, batch=500, device='cpu',
+        loss_args=dict(embedding=TINY.replace('fp64', 'fp32'), langevin_steps=1), workers=0, snap=1000, pl_weight=0,
+    )  # fmt: skip
+    statistics = (tmp_path / run_dir / 'stats.jsonl').read_text()
+    for name in ('images/pixels', 'StyleKD/relations', 'ITGC/information', 'ITGC/energy'):
+        assert f'Loss/{name}' in statistics
+
+
+def test_weights_of_zero_take_no_part(student, teacher):
+    loss = build(ALL, student, teacher, relation_weight=0, information_weight=0)
+    assert len(loss.terms) == 1
+    assert loss.watched == []
+
+
+@pytest.mark.parametrize(
+    ('name', 'given', 'sentence'),
+    [
+        ('StyleKDLoss', dict(relation_weight=-1), 'relation_weight=-1 must be a number from 0 on'),
+        ('StyleKDLoss', dict(direction_length=0), 'direction_length=0 must be a number above 0'),
+        ('StyleKDLoss', dict(directions=0), 'directions=0 must be a whole number, at least 1'),
+        ('ITGCLoss', dict(langevin_steps=0), 'langevin_steps=0 must be a whole number, at least 1'),
+        ('ITGCLoss', dict(energy_lr=0), 'energy_lr=0 must be a number above 0'),
+    ],
+)
+def test_refused_arguments(teacher, name, given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        checked(getattr(stylegan2_compress, name), teacher=teacher, embedding=TINY, **given)
+
+
+def test_stylekd_compares_several_images(teacher):
+    args = dict(batch_size=4, batch_gpu=1, num_gpus=4, device='cpu')
+    with pytest.raises(UserError, match='there is 1 on a GPU at a time: raise --batch or --batch-gpu'):
+        checked(stylegan2_compress.StyleKDLoss, args, teacher=teacher, embedding=TINY)
+    assert checked(stylegan2_compress.StyleKDLoss, args, teacher=teacher, embedding=TINY, relation_weight=0) == []
+
+
+@pytest.mark.parametrize(('name', 'shape'), itertools.product(LOSSES, [dict(z_dim=8)]))
+def test_students_of_other_latents_are_refused(
+    name, shape, teacher, tmp_path, make_generator, make_discriminator, make_dataset_zip
+):
+    G, D = make_generator(1, synthesis_kwargs=NARROW, **shape).eval(), make_discriminator(1, **NARROW).eval()
+    pickles.save(tmp_path / 'student.pkl', dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+    run = configurations.loop_arguments(str(make_dataset_zip(tmp_path, n=4)), aug='noaug')
+    with pytest.raises(UserError, match='needs the same latents for both'):
+        compressed(
+            *run, loss=f'stylegan2_compress.{name}', student=str(tmp_path / 'student.pkl'), device='cpu',
+            teacher=teacher, loss_args=(f'embedding={TINY}',),
+        )  # fmt: skip
