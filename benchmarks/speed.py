@@ -29,19 +29,19 @@ SECTIONS = ('steps', 'statistics', 'loading', 'latency')
 RATIOS = (0.7, 0.8, 0.9, 0.95)
 SIZES = dict(
     gpu=dict(
-        steps=dict(channel_base=16384, channel_max=512, ratio=0.9, batch=8, resnet_width=64, rounds=5),
+        steps=dict(size='paper256', rounds=5),
         statistics=dict(resolution=256, channel_base=16384, samples=2048, embedding='efficientnet_lite0'),
         loading=dict(repeats=3),
         latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=3.0),
     ),
     cpu=dict(
-        steps=dict(channel_base=4096, channel_max=256, ratio=0.9, batch=4, resnet_width=32, rounds=3),
+        steps=dict(size='paper256', channel_base=4096, channel_max=256, batch=4, resnet_width=32, rounds=3),
         statistics=dict(resolution=256, channel_base=4096, samples=64, embedding='efficientnet_lite0'),
         loading=dict(repeats=3),
         latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=1.0),
     ),
     smoke=dict(
-        steps=dict(channel_base=256, channel_max=8, ratio=0.5, batch=2, resnet_width=4, rounds=1),
+        steps=dict(size='paper256', channel_base=256, channel_max=8, ratio=0.5, batch=2, resnet_width=4, rounds=1),
         statistics=dict(resolution=32, channel_base=512, samples=32, embedding='efficientnet_lite0@size=32'),
         loading=dict(repeats=1, shapes={'32 px': (32, 512)}),
         latency=dict(resolution=32, channel_base=512, ratios=(0.5,), seconds=0.1),

@@ -1,13 +1,17 @@
 """What a training step costs with each loss: ratios to the host's loss, measured by turns in one run.
 
-    python benchmarks/step_time.py [--loss CLASS …] [--reference DIR] [--device cpu]
+    python benchmarks/step_time.py [--size quickstart] [--loss CLASS …] [--reference DIR] [--device cpu]
 
-Every loss trains the same pruned student of the same teacher at 256 pixels, with random weights: time does not depend
-on them. The two embeddings are ResNet-50s, as the paper's are, at 256 and 224 pixels, raw images, equal for all. A step
-is the sum of its phases by their intervals, Gmain + Greg/4 + Dmain + Dreg/16, each with its optimizer; the data loader,
-G_ema and snapshots are left out (`loop_overhead.py` has them). Each loss lives in a process of its own and the
-processes take turns, so that a busy machine slows all of them alike; times are medians, memory is the peak of the
-process (CPU) or of the allocator (CUDA).
+Every loss trains the same pruned student of the same teacher, with random weights: time does not depend on them. The
+two embeddings are ResNet-50s, as the paper's are, at 256 (512) and 224 pixels, raw images, equal for all; of the size
+`quickstart`, they are the quickstart's EfficientNet. A step is the sum of its phases by their intervals,
+Gmain + Greg/4 + Dmain + Dreg/16, each with its optimizer; the data loader, G_ema and snapshots are left out
+(`loop_overhead.py` has them). Each loss lives in a process of its own and the processes take turns, so that a busy
+machine slows all of them alike; times are medians, memory is the peak of the process (CPU) or of the allocator (CUDA).
+
+The second table says what the phases consist of (`operations.py`): kinds of operations by their share of the time,
+under the profiler; arithmetic per second, as a share of what a product of matrices reaches on the same device; kernels;
+and the bytes that they read and write.
 
 --reference DIR is a checkout of the paper's public code (SangyeopYeo/NICKEL_AND_DIME). Its loss and networks are run
 as they are, with its optimizers; its embeddings are replaced by the same ResNet-50s, frozen, as they are when it
@@ -15,6 +19,7 @@ runs on several GPUs. Modules it imports and does not use here (torchvision) nee
 PyWavelets.
 """
 
+import functools
 import importlib.util
 import json
 import multiprocessing
@@ -33,8 +38,14 @@ import click
 HOST_LOSS = 'training.loss.StyleGAN2Loss'
 LOSSES = [HOST_LOSS, *(f'stylegan2_compress.{name}' for name in ('DiMELoss', 'NICKELLoss', 'NickelDimeLoss'))]
 REFERENCE = "the paper's code"
+APART = 'apart'  # What a process is told instead of a phase, at its end.
 STEP = {'Gmain': 1, 'Greg': 1 / 4, 'Dmain': 1, 'Dreg': 1 / 16}  # How much of each phase a step has.
-RESOLUTION = 256  # The reference's layer indices fit no other.
+REFERENCE_RESOLUTION = 256  # Its layer indices fit no other.
+SIZES = dict(
+    quickstart=dict(resolution=32, channel_base=1024, channel_max=64, z_dim=64, ratio=0.7, batch=16, resnet_width=0),
+    paper256=dict(resolution=256, channel_base=16384, channel_max=512, z_dim=512, ratio=0.9, batch=8, resnet_width=64),
+    ffhq512=dict(resolution=512, channel_base=32768, channel_max=512, z_dim=512, ratio=0.9, batch=8, resnet_width=64),
+)
 
 
 @click.command()
@@ -42,24 +53,29 @@ RESOLUTION = 256  # The reference's layer indices fit no other.
     '--loss', 'losses', multiple=True, metavar='CLASS', help=f'May be repeated  [default: {", ".join(LOSSES)}]'
 )
 @click.option('--reference', metavar='DIR', help="Checkout of the paper's public code, to be timed too.")
-@click.option('--channel-base', default=16384, show_default=True, help='Of the teacher and both discriminators.')
-@click.option('--channel-max', default=512, show_default=True)
-@click.option('--ratio', default=0.9, show_default=True, help='Share of channels cut.')
-@click.option('--batch', default=8, show_default=True)
-@click.option('--resnet-width', default=64, show_default=True, help='Of the embeddings; 64 is ResNet-50.')
+@click.option('--size', type=click.Choice(list(SIZES)), default='paper256', show_default=True)
+@click.option('--channel-base', type=int, help="Of the teacher and both discriminators  [default: the size's]")
+@click.option('--channel-max', type=int)
+@click.option('--ratio', type=float, help='Share of channels cut.')
+@click.option('--batch', type=int)
+@click.option('--resnet-width', type=int, help='Of the embeddings; 64 is ResNet-50, 0 the EfficientNet.')
 @click.option('--rounds', default=5, show_default=True, help='How often each phase is timed, after one to warm up.')
 @click.option('--device', default=None, help='cpu or cuda  [default: CUDA where there is one]')
-def main(losses, reference, device, **sizes) -> None:
+def main(losses, reference, size, rounds, device, **given) -> None:
     import torch
 
     from stylegan2_compress import host
 
     host.activate()
-    print(table(losses or LOSSES, reference, device or ('cuda' if torch.cuda.is_available() else 'cpu'), **sizes))
+    if reference and SIZES[size]['resolution'] != REFERENCE_RESOLUTION:
+        raise click.UsageError(f"--reference needs --size=paper256: the paper's code is for {REFERENCE_RESOLUTION} px.")
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    print(table(losses or LOSSES, reference, device, size, rounds, **given))
 
 
-def table(losses, reference, device, **sizes) -> str:
-    """Time the losses, and the paper's code in the directory `reference` if there is one; returns Markdown."""
+def table(losses, reference, device, size: str, rounds: int, **given) -> str:
+    """Time the losses, and the paper's code in the directory `reference` if there is one; returns two tables."""
+    sizes = SIZES[size] | {name: value for name, value in given.items() if value is not None}
     with tempfile.TemporaryDirectory() as directory:
         os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(Path(directory, 'cache'))
         inputs = write_inputs(Path(directory), **sizes)
@@ -67,13 +83,15 @@ def table(losses, reference, device, **sizes) -> str:
         if reference:
             contenders.append(Contender(REFERENCE, the_papers_code, reference, inputs, device))
         contenders = [contender for contender in contenders if contender.ready()]
-        for number in range(sizes['rounds'] + 1):
+        for number in range(rounds + 1):
             for phase in STEP:
                 for contender in contenders:
                     contender.time(phase, keep=number > 0)
         for contender in contenders:
+            contender.take_apart()
             contender.finish()
-    return format_table(contenders, f'{RESOLUTION} px, {", ".join(f"{k} {v}" for k, v in sizes.items())}')
+    setting = ', '.join(f'{name} {value}' for name, value in sizes.items())
+    return f'{format_table(contenders, setting)}\n\n{format_operations(contenders)}'
 
 
 def format_table(contenders: list['Contender'], setting: str) -> str:
@@ -94,11 +112,34 @@ def format_table(contenders: list['Contender'], setting: str) -> str:
     return '\n'.join(lines)
 
 
+def format_operations(contenders: list['Contender']) -> str:
+    from operations import KINDS
+
+    lines = [
+        f'|  | phase | {" | ".join(KINDS)} | arithmetic, of a product | kernels | MB |',
+        '| --- |' + ' --- |' * (len(KINDS) + 4),
+    ]
+    for each in contenders:
+        for phase, done in each.operations.items():
+            shares = ' | '.join(f'{share:.0%}' for share in done.shares().values())
+            arithmetic = done.flop / each.median(phase) / each.product_rate
+            lines.append(f'| {each.name} | {phase} | {shares} | {arithmetic:.0%} | {done.kernels:,} '
+                         f'| {done.bytes / 1e6:,.0f} |')  # fmt: skip
+    return '\n'.join(lines)
+
+
 # --- What all of them get -----------------------------------------------------------------------------------------
 
 
 def write_inputs(
-    directory: Path, channel_base: int, channel_max: int, ratio: float, batch: int, resnet_width: int, rounds: int
+    directory: Path,
+    resolution: int,
+    channel_base: int,
+    channel_max: int,
+    z_dim: int,
+    ratio: float,
+    batch: int,
+    resnet_width: int,
 ) -> dict:
     """Data, teacher, student and embedding files, and the numbers that the contenders share."""
     import dnnlib
@@ -110,20 +151,23 @@ def write_inputs(
     data, teacher, student, resnet = (
         str(directory / name) for name in ('random.zip', 'teacher.pkl', 'student.pkl', 'resnet50')
     )
-    write_random_images(Path(data), RESOLUTION, count=2 * batch)
-    shape = dict(c_dim=0, img_resolution=RESOLUTION, img_channels=1)
+    write_random_images(Path(data), resolution, count=2 * batch)
+    shape = dict(c_dim=0, img_resolution=resolution, img_channels=1)
     width = dict(channel_base=channel_base, channel_max=channel_max, conv_clamp=256)
-    G_kwargs = dict(z_dim=512, w_dim=512, mapping_kwargs=dict(num_layers=8), synthesis_kwargs=width)
+    G_kwargs = dict(z_dim=z_dim, w_dim=z_dim, mapping_kwargs=dict(num_layers=8), synthesis_kwargs=width)
     G = dnnlib.util.construct_class_by_name(class_name='training.networks.Generator', **G_kwargs, **shape)
     D = dnnlib.util.construct_class_by_name(class_name='training.networks.Discriminator', **width, **shape)
     networks = dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs={})
     pickles.save(teacher, networks)
     pickles.save(student, pruning.make_student(networks, pruning.widths_for_ratio(G, ratio)))
-    config = ResNetConfig(embedding_size=resnet_width, hidden_sizes=[resnet_width << shift for shift in (2, 3, 4, 5)])
-    ResNetModel(config).save_pretrained(resnet)
-    embeddings = [f'hf:{resnet}@preprocess=raw@size={size}' for size in (256, 224)]
+    if resnet_width:
+        widths = [resnet_width << shift for shift in (2, 3, 4, 5)]
+        ResNetModel(ResNetConfig(embedding_size=resnet_width, hidden_sizes=widths)).save_pretrained(resnet)
+        embeddings = [f'hf:{resnet}@preprocess=raw@size={size}' for size in (resolution, 224)]
+    else:
+        embeddings = [f'efficientnet_lite0@size={resolution}']
     return dict(data=data, teacher=teacher, student=student, embeddings=embeddings, batch=batch, shape=shape,
-                G_kwargs=G_kwargs, D_kwargs=width, ratio=ratio, z_dim=512)  # fmt: skip
+                G_kwargs=G_kwargs, D_kwargs=width, ratio=ratio, z_dim=z_dim)  # fmt: skip
 
 
 class Contender:
@@ -138,6 +182,8 @@ class Contender:
         context = multiprocessing.get_context('spawn')
         self.name = name
         self.seconds = {phase: [] for phase in STEP}
+        self.operations = {}  # By phase, once it was taken apart.
+        self.product_rate = None  # Floating point operations per second of a product of matrices.
         self.peak = None  # Bytes, known at the end.
         self.pipe, theirs = context.Pipe()
         context.Process(target=serve, args=(theirs, build, which, inputs, device), daemon=True).start()
@@ -155,6 +201,11 @@ class Contender:
         if keep:
             self.seconds[phase].append(seconds)
 
+    def take_apart(self) -> None:
+        """Find out what the phases consist of."""
+        self.pipe.send(APART)
+        self.product_rate, self.operations = self.pipe.recv()
+
     def finish(self) -> None:
         self.pipe.send(None)
         self.peak = self.pipe.recv()
@@ -170,6 +221,7 @@ class Contender:
 
 def serve(pipe, build, which, inputs, device) -> None:
     import torch
+    from operations import operations, product_rate
 
     sys.stdout = sys.stderr  # Standard output is for the table.
     try:
@@ -179,12 +231,16 @@ def serve(pipe, build, which, inputs, device) -> None:
         pipe.send(f'{type(error).__name__}: {error}')
         return
     pipe.send(None)
-    while phase := pipe.recv():
+    while (phase := pipe.recv()) != APART:
         start = time.perf_counter()
         run_phase(phase)
         if device != 'cpu':
             torch.cuda.synchronize()
         pipe.send(time.perf_counter() - start)
+    where = torch.device(device)
+    apart = {each: operations(functools.partial(run_phase, each), where) for each in STEP}
+    pipe.send((product_rate(where), apart))
+    pipe.recv()
     if device != 'cpu':
         pipe.send(torch.cuda.max_memory_allocated())
     else:  # Not getrusage's maximum, which begins with the size of the process that started this one.
@@ -201,7 +257,8 @@ def phase_runner(loss, optimized: dict, inputs: dict, device, **more):
     import torch
 
     batch, c = inputs['batch'], torch.zeros([inputs['batch'], 0], device=device)
-    reals = torch.randn([batch, 1, RESOLUTION, RESOLUTION], device=device).clamp(-1, 1)
+    side = inputs['shape']['img_resolution']
+    reals = torch.randn([batch, 1, side, side], device=device).clamp(-1, 1)
     optimizers = {
         letter: [torch.optim.Adam(module.parameters(), lr=1e-4, betas=(0.0, 0.99)) for module in modules]
         for letter, modules in optimized.items()
@@ -288,7 +345,7 @@ def the_papers_code(checkout: str, inputs: dict, device):
         sys.modules['torchvision'] = types.ModuleType('torchvision')
         sys.modules['torchvision'].transforms = None
     loss = dnnlib.util.construct_class_by_name(
-        class_name='training.loss_DD.StyleGAN2Loss', device=device, img_resolution=RESOLUTION, r1_gamma=1,
+        class_name='training.loss_DD.StyleGAN2Loss', device=device, img_resolution=REFERENCE_RESOLUTION, r1_gamma=1,
         G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, D_teacher=D_teacher,
         G_teacher_mapping=G_teacher.mapping, G_teacher_synthesis=G_teacher.synthesis,
         dino_model=dino, clip_model=types.SimpleNamespace(module=clip),
