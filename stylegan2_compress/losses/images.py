@@ -29,7 +29,7 @@ class ImageMatching(Term):
 
     Args:
         teacher: the images to match.
-        embedding: frozen network whose layers d compares, see `perceptual_distance`.
+        embedding: frozen network whose layers d compares, see `perceptual_distance`; None leaves d out.
         pixel_weight, feature_weight: λ₁, λ₂.
         fade_nimg: after how many images of the run both weights have fallen to 0, in a straight line; None is never.
         mask: where the teacher's images show their content; None is everywhere.
@@ -38,7 +38,7 @@ class ImageMatching(Term):
     def __init__(
         self,
         teacher: TeacherPass,
-        embedding: Embedding,
+        embedding: Embedding | None,
         pixel_weight: float,
         feature_weight: float,
         fade_nimg: float | None = None,
@@ -64,11 +64,11 @@ class ImageMatching(Term):
             shown = content(wanted, self.mask)
             images, wanted = images * shown, wanted * shown
         pixels = (images - wanted).abs().mean()
-        features = perceptual_distance(self.embedding, images, wanted).mean()
-        return [
-            Summand('images/pixels', pixels, self.share * self.pixel_weight),
-            Summand('images/features', features, self.share * self.feature_weight),
-        ]
+        summands = [Summand('images/pixels', pixels, self.share * self.pixel_weight)]
+        if self.embedding is not None:
+            features = perceptual_distance(self.embedding, images, wanted).mean()
+            summands.append(Summand('images/features', features, self.share * self.feature_weight))
+        return summands
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class ImageDistillation(Method):
     )
 
     def check(self, plan: Plan) -> Iterable[str]:
-        require_layers('embedding', self.embedding, plan)
+        if self.feature_weight:
+            require_layers('embedding', self.embedding, plan)
         if self.mask is not None:
             require_content(self.mask, plan.resources.networks[self.teacher]['G_ema'])
         return ()
@@ -100,7 +101,7 @@ class ImageDistillation(Method):
         require_same_latents('image distillation', self.teacher, G, plan.args)
 
     def terms(self, context: Context) -> Sequence[Term]:
-        embedding = context.embedding(self.embedding)
+        embedding = context.embedding(self.embedding) if self.feature_weight else None
         mask = None if self.mask is None else load_content_mask(self.mask, context.device)
         teacher = context.teacher_pass(self.teacher)
         return [ImageMatching(teacher, embedding, self.pixel_weight, self.feature_weight, mask=mask)]

@@ -71,6 +71,18 @@ def test_the_gradient_is_that_of_both_distances_and_fades(nimg, share):
     torch.testing.assert_close(found, expected(2 * share), rtol=1e-9, atol=1e-12)
 
 
+def test_without_a_weight_no_features_are_made(teacher):
+    loss = ImageDistillationLoss(
+        'cpu', *generator_parts(teacher), D=None, teacher=teacher, embedding=NO_LAYERS, feature_weight=0
+    )
+    (term,) = loss.terms
+    assert term.embedding is None
+    x, y = torch.randn(2, 3, 16, 16), torch.zeros(2, 3, 16, 16)
+    term.teacher = lambda _batch: types.SimpleNamespace(images=y)
+    (pixels,) = term.generator(Batch(None, None, None, x, None))
+    assert (pixels.name, pixels.weight) == ('images/pixels', 3)
+
+
 @pytest.mark.parametrize('images', [1, 4])
 def test_a_mask_leaves_the_content_and_the_mean_over_all_pixels(images):
     """As the authors' code: both images times the mask of the teacher's; an image without content counts as equal."""
@@ -84,6 +96,12 @@ def test_a_mask_leaves_the_content_and_the_mean_over_all_pixels(images):
     assert not found[mask.expand_as(found) == 0].any()
     assert found.any()
     assert len(seen) == 1  # The teacher's images, not the student's.
+
+
+def generator_parts(teacher):
+    """Mapping and synthesis network of a student of the teacher's shape."""
+    G = pickles.load(teacher)['G'].train().requires_grad_(True)
+    return G.mapping, G.synthesis
 
 
 def build(teacher, **given):
