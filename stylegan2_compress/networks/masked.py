@@ -440,7 +440,8 @@ def threshold_of(flat: torch.Tensor, count: int) -> 'tuple[torch.Tensor, torch.T
     if flat.is_cuda:
         threshold = kth_largest_by_bits(flat, count)
     else:
-        threshold = flat.kthvalue(flat.numel() - count + 1).values
+        place = flat.numel() - count
+        threshold = torch.as_tensor(np.partition(flat.detach().numpy(), place)[place])  # Half the time of `kthvalue`.
     return threshold, count - (flat > threshold).sum()
 
 
@@ -460,8 +461,11 @@ def kth_largest_by_bits(flat: torch.Tensor, count: int) -> torch.Tensor:
 
 def above(values: torch.Tensor, threshold: torch.Tensor, ties: torch.Tensor) -> torch.Tensor:
     """Boolean mask of all entries that are larger than a threshold and of the first `ties` that are equal to it."""
-    equal = (values == threshold).flatten()
-    return (values > threshold) | (equal & (equal.cumsum(0) <= ties)).reshape(values.shape)
+    equal = values == threshold
+    if not values.is_cuda and equal.sum() == ties:  # On CUDA, nobody should wait for the sum.
+        return values >= threshold
+    equal &= (equal.flatten().cumsum(0) <= ties).reshape(values.shape)
+    return (values > threshold) | equal
 
 
 def fraction_left(parts: 'list[ScoreMasked]', progress: float, steps: int) -> float:
