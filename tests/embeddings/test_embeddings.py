@@ -139,6 +139,9 @@ def test_several_specs_are_a_list_or_separated_by_commas():
         ('inception@weights=/no/such.pt', 'exists'),
         ('module:tiny_networks:pixels@weights=.', 'no weights='),
         ('clip_rn50@size=256', '224 pixels only'),
+        ('efficientnet_lite0@layers=1+1', 'layer numbers, each once'),
+        ('efficientnet_lite0@layers=a', 'layer numbers, each once'),
+        ('efficientnet_lite0@layers=', 'layer numbers, each once'),
         ('clip_rn50@size=image@preprocess=raw', '224 pixels only'),
         ('torchscript:/no/such.pt#method', '/no/such.pt'),
         ('hub:tiny', 'hub:owner/name:ENTRY'),
@@ -305,6 +308,26 @@ def test_layers():
         blind.layers(x)
 
 
+def test_chosen_layers_are_one_vector_of_means():
+    x = images(2, 3, 8, 8)
+    first, second = load('module:tiny_networks:convolutions@size=8').layers(x)
+    both = load('module:tiny_networks:convolutions@size=8@layers=1+0')
+    expected = torch.cat([first.mean(dim=(2, 3)), second.mean(dim=(2, 3))], dim=1)
+    assert both.spec == 'module:tiny_networks:convolutions@size=8@layers=0+1'
+    assert both.dim == 10
+    assert torch.equal(both(x), expected)
+    torch.testing.assert_close(load('module:tiny_networks:convolutions@size=8@layers=all@checkpoint=1')(x), expected)
+    assert torch.equal(load('module:tiny_networks:convolutions@size=8@layers=0')(x), first.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ('spec', 'told'), [('convolutions@size=8@layers=2', 'layers 0 to 1'), ('pixels@size=8@layers=0', 'no layers')]
+)
+def test_layers_that_a_network_lacks_are_refused(spec, told):
+    with pytest.raises(UserError, match=told):
+        load(f'module:tiny_networks:{spec}')
+
+
 def test_fingerprints_tell_numbers_apart():
     embedding, again = (load('module:tiny_networks:convolutions@size=8') for _ in range(2))
     assert embedding.fingerprint == again.fingerprint
@@ -329,15 +352,24 @@ def test_networks_that_embed_nothing_are_refused(spec, told):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# EfficientNet-Lite0
+# EfficientNet-Lite
 
 
-@pytest.mark.parametrize(('photograph', 'imagenet_class'), [('flower.jpg', 985), ('china.jpg', 698)])  # daisy, palace
-def test_efficientnet_recognizes_photographs(photograph, imagenet_class):
+@pytest.mark.parametrize(
+    ('photograph', 'imagenet_class', 'number'),  # Daisy and palace.
+    [
+        ('flower.jpg', 985, 0),
+        ('flower.jpg', 985, 1),
+        ('china.jpg', 698, 0),
+        ('china.jpg', 698, 1),
+        ('china.jpg', 698, 2),
+    ],
+)
+def test_efficientnets_recognize_photographs(photograph, imagenet_class, number):
     from sklearn.datasets import load_sample_image
 
     pixels = torch.from_numpy(load_sample_image(photograph)[:, 106:533].copy()).permute(2, 0, 1)[None]  # the middle
-    embedding = load('efficientnet_lite0')
+    embedding = load(f'efficientnet_lite{number}')
     features = embedding(pixels / 127.5 - 1)
     assert embedding.dim == 1280
     assert embedding.network.net._fc(features).argmax() == imagenet_class
