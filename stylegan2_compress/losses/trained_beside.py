@@ -32,17 +32,17 @@ class TrainedBeside:
 
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
-        """Let the parameters have gradients while the context is open."""
+        """Let the parameters have gradients in what is computed while the context is open: once per round."""
         self.network.requires_grad_(True)
+        self.rounds += 1
         try:
             yield
         finally:
             self.network.requires_grad_(False)
 
     def accumulate(self, loss: torch.Tensor) -> None:
-        """Add the gradients of one round's loss; both belong into `learning`."""
+        """Add the gradients of a loss of its own, while it is `learning`."""
         loss.backward(inputs=list(self.network.parameters()))
-        self.rounds += 1
 
     def commit(self) -> None:
         """The step has been taken: step, too, with the mean over all rounds of all processes."""
