@@ -75,9 +75,9 @@ class FeatureDistillation(Term):
             wanted = self._seen(taught.images, batch.c)
         seen = self._seen(batch.images, batch.c)
         pairs = [(seen[name], wanted[name]) for name in self.judged]
-        with self.convolutions.learning():  # Their gradients come with the generator's.
-            for name, convolution in self.convolutions.network.named_children():
-                pairs.append((convolution(_precise(batch.maps[name])), taught.maps[name]))
+        self.convolutions.expect()
+        for name, convolution in self.convolutions.network.named_children():
+            pairs.append((convolution(_precise(batch.maps[name])), taught.maps[name]))
         pairs = [(_precise(found), _precise(wanted)) for found, wanted in pairs]
         content = total(root_mean_square(*pair) for pair in pairs)
         style = total(root_mean_square(gram(found), gram(wanted)) for found, wanted in pairs)
@@ -132,7 +132,7 @@ class GCC(Method):
         sides = compared_sides(teacher.G.img_resolution)
         widths = {side: [_channels(synthesis, side) for synthesis in (student, teacher.G.synthesis)] for side in sides}
         convolutions = torch.nn.ModuleDict(
-            {f'b{side}': torch.nn.Conv2d(*width, 1, bias=False) for side, width in widths.items()}
+            {f'b{side}': torch.nn.Conv2d(old, new, 1, bias=False) for side, (old, new) in widths.items()}
         ).to(context.device)
         return [
             FeatureDistillation(

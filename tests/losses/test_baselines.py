@@ -346,6 +346,11 @@ def test_a_continued_run_is_the_same_run(student, teacher):
     found = train(again, student, range(2, 4))
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
     assert len(found) > 10
+    terms = zip(loss.state_dict()['terms'], state['terms'], strict=True)
+    moved = [(term['network'], old['network']) for term, old in terms if term]
+    for now, before in moved:
+        assert not all(torch.equal(now[name], before[name]) for name in now if 'weight' in name)
+    assert len(moved) == 2
 
 
 def test_a_step_that_is_left_out_changes_no_energy(student, teacher):
