@@ -57,6 +57,9 @@ METHODS = {
     'adversarial': Method('AdversarialLoss', start='scratch'),
     'teacher-d': Method('AdversarialLoss'),
     'images': Method('ImageDistillationLoss', layers=True),
+    'stylekd': Method('StyleKDLoss', layers=True),
+    'itgc': Method('ITGCLoss', layers=True),
+    'gcc': Method('GCCLoss'),
     'dime': Method('DiMELoss', embeds=True),
     'dime-rbf': Method('DiMELoss', embeds=True, **RBF),
     'nickel': Method('NICKELLoss', start='scratch'),
@@ -75,11 +78,15 @@ METHODS = {
     'both-rbf-memory-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=(*MEMORY, *IMAGES)),
     'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
 }
-OTHERS = ('adversarial', 'teacher-d', 'images')  # Not the paper's, which the others are compared with.
+# Not the paper's, which the others are compared with.
+OTHERS = ('adversarial', 'teacher-d', 'images', 'stylekd', 'itgc', 'gcc')
 IN_WORDS = {
     'adversarial': 'adversarial only, D from scratch',
     'teacher-d': "adversarial only, the teacher's D",
     'images': 'L1 and perceptual distance to the teacher’s images',
+    'stylekd': 'StyleKD',
+    'itgc': 'ITGC',
+    'gcc': 'GCC, its distillation',
     'dime': 'DiME',
     'dime-rbf': 'DiME, Gaussian kernel',
     'nickel': 'NICKEL',

@@ -15,6 +15,7 @@ _HOME = {
     'AdversarialLoss': 'stylegan2_compress.losses.adversarial',
     'DiMELoss': 'stylegan2_compress.losses.dime',
     'DualDiscriminator': 'stylegan2_compress.networks.dual',
+    'GCCLoss': 'stylegan2_compress.losses.gcc',
     'ITGCLoss': 'stylegan2_compress.losses.itgc',
     'ImageDistillationLoss': 'stylegan2_compress.losses.images',
     'MomentMatchingLoss': 'stylegan2_compress.losses.moment_matching',

@@ -61,17 +61,17 @@ class MutualInformation(Term):
 
     def generator(self, batch: Batch) -> list[Summand]:
         wanted = self.teacher(batch).images
-        drawn = langevin(self.energy, batch.images, *self.dynamics)
-        bound = (self.energy(wanted, batch.images) - self.energy(drawn, batch.images)).mean()
+        with self.trained.frozen():
+            drawn = langevin(self.energy, batch.images, *self.dynamics)
+            bound = (self.energy(wanted, batch.images) - self.energy(drawn, batch.images)).mean()
         learned = self._learn(wanted, drawn, batch.images.detach())
         return [Summand('ITGC/information', bound, self.weight), Summand('ITGC/energy', learned, None)]
 
     def _learn(self, wanted: torch.Tensor, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Add the gradients of the energy's own loss to its parameters; returns that loss."""
-        with self.trained.learning():
-            data, model = self.energy(wanted, images), self.energy(drawn, images)
-            loss = (data - model + self.penalty * (data.square() + model.square())).mean()
-            self.trained.accumulate(loss)
+        data, model = self.energy(wanted, images), self.energy(drawn, images)
+        loss = (data - model + self.penalty * (data.square() + model.square())).mean()
+        self.trained.accumulate(loss)
         return loss.detach()
 
     def averages(self) -> Iterator[torch.Tensor]:

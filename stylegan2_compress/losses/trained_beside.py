@@ -12,8 +12,6 @@ from stylegan2_compress import distributed
 class TrainedBeside:
     """A network and its optimizer, which steps when the generator does. All processes keep the same weights.
 
-    The network's parameters take gradients while it is `learning` only, so that other losses may go through it.
-
     Args:
         network: of which every process gets rank 0's weights; put on the device before.
         lr, betas: of Adam.
@@ -21,7 +19,7 @@ class TrainedBeside:
 
     def __init__(self, network: torch.nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.999)):
         distributed.broadcast_from_rank_zero(misc.params_and_buffers(network))
-        self.network = network.requires_grad_(False)
+        self.network = network.requires_grad_(True)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=betas)
         self.rounds = 0
 
@@ -31,17 +29,21 @@ class TrainedBeside:
         self.rounds = 0
 
     @contextlib.contextmanager
-    def learning(self) -> Iterator[None]:
-        """Let the parameters have gradients while the context is open."""
-        self.network.requires_grad_(True)
+    def frozen(self) -> Iterator[None]:
+        """Let what is computed while the context is open have no gradient for the parameters."""
+        self.network.requires_grad_(False)
         try:
             yield
         finally:
-            self.network.requires_grad_(False)
+            self.network.requires_grad_(True)
 
     def accumulate(self, loss: torch.Tensor) -> None:
-        """Add the gradients of one round's loss; both belong into `learning`."""
+        """Add the gradients of one round's loss, which is the network's alone."""
         loss.backward(inputs=list(self.network.parameters()))
+        self.rounds += 1
+
+    def expect(self) -> None:
+        """Count a round whose gradients come with those of another loss."""
         self.rounds += 1
 
     def commit(self) -> None:

@@ -1,7 +1,6 @@
 """Other papers' distillation: every gradient against the formula, what is kept between steps, and several processes."""
 
 import copy
-import itertools
 import types
 
 import numpy as np
@@ -17,19 +16,20 @@ from stylegan2_compress import pickles
 from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
-from stylegan2_compress.losses import energy, itgc, stylekd
+from stylegan2_compress.losses import energy, gcc, itgc, stylekd
 from stylegan2_compress.losses.terms import Batch, StyleMixing
 
 SIDE, BATCH = 16, 4
 TINY = 'module:tiny_embeddings:tiny@size=16@preprocess=raw@dtype=fp64'
 NARROW, WIDE = dict(channel_base=64, channel_max=6), dict(channel_base=128, channel_max=10)
 CUTOFF = 3
-LOSSES = ('StyleKDLoss', 'ITGCLoss')
+LOSSES = ('StyleKDLoss', 'ITGCLoss', 'GCCLoss')
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
+def small_and_clean(tmp_path, monkeypatch):
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(energy, 'WIDTHS', (4, 6, 8))
 
 
 @pytest.fixture
@@ -55,7 +55,11 @@ def student(make_generator, make_discriminator):
 def build(name, student, teacher, **given):
     G, D = student.G, student.D
     loss_class = getattr(stylegan2_compress, name)
-    return loss_class('cpu', G.mapping, G.synthesis, D, teacher=teacher, embedding=TINY, pl_weight=0, **given)
+    if 'ITGC' in name:
+        given = dict(langevin_steps=2) | given
+    if name != 'GCCLoss':
+        given['embedding'] = TINY
+    return loss_class('cpu', G.mapping, G.synthesis, D, teacher=teacher, pl_weight=0, **given)
 
 
 # --- The formulas -----------------------------------------------------------------------------------------------------
@@ -138,6 +142,20 @@ def itgc_formula(E, t, s, drawn):
     return 0.05 * (plus - minus).mean(), own
 
 
+def gcc_formula(student, G_T, D_T, convolution, z):
+    """Σ over the generators' maps of 8 pixels and the discriminator's of 8: √ mean (a − b)², and of a aᵀ / (C H W)."""
+    maps, image = maps_and_image(student.G, mixed(student.G, z), 'b8')
+    wanted, shown = (each.detach() for each in maps_and_image(G_T, mixed(G_T, z), 'b8'))
+    pairs = [(torch.einsum('oi,nihw->nohw', convolution.weight[:, :, 0, 0], maps), wanted)]
+    pairs.append(tuple(D_T.b16(None, each)[0] for each in (image, shown)))
+    total = 0
+    for a, b in pairs:
+        total = total + (a - b).square().mean().sqrt()
+        a, b = (torch.einsum('nihw,njhw->nij', each, each) / each[0].numel() for each in (a, b))
+        total = total + (a - b).square().mean().sqrt()
+    return total
+
+
 @pytest.mark.parametrize('name', LOSSES)
 def test_the_gradient_is_that_of_the_formula(name, student, teacher, monkeypatch):
     """Of every parameter of the generator, in two rounds of one step, and of every parameter of the energy."""
@@ -147,14 +165,20 @@ def test_the_gradient_is_that_of_the_formula(name, student, teacher, monkeypatch
         in_float64(module)
     loss._draw_mixing = lambda z, num_ws: StyleMixing(z.flip(0) * 0.9, CUTOFF)
     monkeypatch.setattr(networks, 'torch', Float64Torch('torch'))
-    term, drawn = loss.terms[1], []
+    term, drawn = loss.terms[-1], []
     if name == 'StyleKDLoss':
         term.directions = term.directions.double()
         original = term.offsets
         term.offsets = lambda images: drawn.append(original(images)) or drawn[-1]
         assert loss.watched == ['b8']
+    elif name == 'GCCLoss':
+        in_float64(term.D)
+        beside = term.convolutions.network.double()
+        term.convolutions.commit = lambda: None
+        drawn = [None, None]
+        assert [loss.watched, term.judged] == [['b8'], ['b16']]
     else:
-        term.energy.double()
+        beside = term.energy.double()
         original = energy.langevin
         monkeypatch.setattr(itgc, 'langevin', lambda *given: drawn.append(original(*given)) or drawn[-1])
         term.trained.commit = lambda: None  # Keeps the gradients.
@@ -168,7 +192,12 @@ def test_the_gradient_is_that_of_the_formula(name, student, teacher, monkeypatch
     for z, random_part in zip(rounds, drawn, strict=True):
         _maps, image = maps_and_image(student.G, mixed(student.G, z), 'b8')
         wanted = maps_and_image(G_T, mixed(G_T, z), 'b8')[1].detach()
-        total = total + torch.log1p((-student.D(image, c)).exp()).mean() + 3 * (image - wanted).abs().mean()
+        total = total + torch.log1p((-student.D(image, c)).exp()).mean()
+        if name == 'GCCLoss':
+            beside.requires_grad_(True)
+            total = total + gcc_formula(student, G_T, term.D, beside['b8'], z)
+            continue
+        total = total + 3 * (image - wanted).abs().mean()
         total = total + 3 * perceptual(loss.terms[0].embedding.network, image, wanted)
         if name == 'StyleKDLoss':
             total = total + stylekd_formula(student, G_T, z, random_part.detach())
@@ -182,10 +211,10 @@ def test_the_gradient_is_that_of_the_formula(name, student, teacher, monkeypatch
     for each, parameter, gradient in zip(names, parameters, expected, strict=True):
         tolerance = dict(rtol=1e-9, atol=1e-9 * float(gradient.abs().max()))
         torch.testing.assert_close(parameter.grad, gradient, msg=each, **tolerance)
-    if name == 'ITGCLoss':
-        names, parameters = zip(*term.energy.named_parameters(), strict=True)
-        term.energy.requires_grad_(True)
-        expected = torch.autograd.grad(own, parameters)
+    if name != 'StyleKDLoss':
+        names, parameters = zip(*beside.named_parameters(), strict=True)
+        beside.requires_grad_(True)
+        expected = torch.autograd.grad(own if name == 'ITGCLoss' else 2 * total, parameters)
         for each, parameter, gradient in zip(names, parameters, expected, strict=True):
             assert gradient.any(), each
             tolerance = dict(rtol=1e-9, atol=1e-9 * float(gradient.abs().max()))
@@ -235,7 +264,7 @@ def test_latents_move_along_one_direction_each(student, teacher):
 def test_spectral_norms_become_one_and_small_ones_stay():
     torch.manual_seed(0)
     E = energy.Energy(32, 3)
-    assert [len(E.blocks), E.last.layer.weight.shape[1]] == [4, 128]  # Maps of 16, 8, 4, 2 and 1 pixels.
+    assert [len(E.blocks), E.last.layer.weight.shape[1]] == [4, 8]  # Maps of 16, 8, 4, 2 and 1 pixels.
     for _ in range(100):
         E.iterate()
     for block in E.blocks:
@@ -317,6 +346,11 @@ def test_a_continued_run_is_the_same_run(student, teacher):
     found = train(again, student, range(2, 4))
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
     assert len(found) > 10
+    terms = zip(loss.state_dict()['terms'], state['terms'], strict=True)
+    moved = [(term['network'], old['network']) for term, old in terms if term]
+    for now, before in moved:
+        assert not all(torch.equal(now[name], before[name]) for name in now if 'weight' in name)
+    assert len(moved) == 2
 
 
 def test_a_step_that_is_left_out_changes_no_energy(student, teacher):
@@ -341,6 +375,7 @@ def test_a_step_that_is_left_out_changes_no_energy(student, teacher):
 def process(rank, directory, seed=7):
     """Two steps with DistributedDataParallel as the host wraps it."""
     torch.set_num_threads(1)
+    energy.WIDTHS = (4, 6, 8)
     torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
     modules = pickles.load(f'{directory}/student.pkl')
     pair = types.SimpleNamespace(G=modules['G'].train().requires_grad_(True), D=modules['D'].train())
@@ -355,21 +390,22 @@ def process(rank, directory, seed=7):
     torch.manual_seed(seed + rank)  # The energies differ at first.
     loss = build(ALL, wrapped, f'{directory}/teacher.pkl', style_mixing_prob=0)
     recorded = train(loss, pair, range(2), share=slice(4 * rank, 4 * rank + 4))
-    energies = {name: each.clone() for name, each in loss.terms[-1].energy.named_parameters()}
-    torch.save((recorded, energies), f'{directory}/rank{rank}.pt')
+    beside = [loss.terms[-2].energy, loss.terms[-1].convolutions.network]
+    trained = [parameter.clone() for network in beside for parameter in network.parameters()]
+    torch.save((recorded, trained), f'{directory}/rank{rank}.pt')
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_agree(tmp_path, student, teacher):
-    """On every gradient, the mean of both, and on the energy, although each draws and compares for itself."""
+    """On every gradient, the mean of both, and on what is trained beside, although each draws for itself."""
     pickles.save(
         tmp_path / 'student.pkl',
         dict(G=student.G, D=student.D, G_ema=student.G, training_set_kwargs=None, augment_pipe=None),
     )
     torch.multiprocessing.spawn(process, args=(str(tmp_path),), nprocs=2)
-    (first, energy_0), (second, energy_1) = (torch.load(tmp_path / f'rank{rank}.pt') for rank in range(2))
+    (first, beside_0), (second, beside_1) = (torch.load(tmp_path / f'rank{rank}.pt') for rank in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
-    assert all(torch.equal(energy_0[name], energy_1[name]) for name in energy_0)
+    assert all(torch.equal(*pair) for pair in zip(beside_0, beside_1, strict=True))
 
     alone = []
     for rank in range(2):
@@ -387,16 +423,16 @@ def test_two_processes_agree(tmp_path, student, teacher):
 def test_a_run_of_all(teacher, tmp_path, make_dataset_zip, small_grids):
     data = str(make_dataset_zip(tmp_path, n=4))
     run_dir = distill(
-        teacher, data, str(tmp_path / 'out'), loss=f'stylegan2_compress.{ALL}', kimg=1, batch=500, device='cpu',
+        teacher, data, str(tmp_path / 'out'), loss=f'stylegan2_compress.{ALL}', kimg=1, batch=1000, device='cpu',
         loss_args=dict(embedding=TINY.replace('fp64', 'fp32'), langevin_steps=1), workers=0, snap=1000, pl_weight=0,
     )  # fmt: skip
     statistics = (tmp_path / run_dir / 'stats.jsonl').read_text()
-    for name in ('images/pixels', 'StyleKD/relations', 'ITGC/information', 'ITGC/energy'):
+    for name in ('images/pixels', 'StyleKD/relations', 'ITGC/information', 'ITGC/energy', 'GCC/content', 'GCC/gram'):
         assert f'Loss/{name}' in statistics
 
 
 def test_weights_of_zero_take_no_part(student, teacher):
-    loss = build(ALL, student, teacher, relation_weight=0, information_weight=0)
+    loss = build('StyleKDLoss+ITGCLoss', student, teacher, relation_weight=0, information_weight=0)
     assert len(loss.terms) == 1
     assert loss.watched == []
 
@@ -409,11 +445,29 @@ def test_weights_of_zero_take_no_part(student, teacher):
         ('StyleKDLoss', dict(directions=0), 'directions=0 must be a whole number, at least 1'),
         ('ITGCLoss', dict(langevin_steps=0), 'langevin_steps=0 must be a whole number, at least 1'),
         ('ITGCLoss', dict(energy_lr=0), 'energy_lr=0 must be a number above 0'),
+        ('GCCLoss', dict(gram_weight=-1), 'gram_weight=-1 must be a number from 0 on'),
     ],
 )
 def test_refused_arguments(teacher, name, given, sentence):
     with pytest.raises(UserError, match=sentence):
-        checked(getattr(stylegan2_compress, name), teacher=teacher, embedding=TINY, **given)
+        checked(getattr(stylegan2_compress, name), teacher=teacher, **given)
+
+
+def test_gcc_needs_a_discriminator(teacher, tmp_path):
+    pickles.save(tmp_path / 'without.pkl', dict(pickles.load(teacher), D=None))
+    with pytest.raises(UserError, match='holds no discriminator, whose feature maps GCC compares'):
+        checked(stylegan2_compress.GCCLoss, teacher=str(tmp_path / 'without.pkl'))
+
+
+def test_equal_maps_have_a_finite_gradient():
+    x = torch.ones(2, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(gcc.root_mean_square(x, torch.ones(2, 3)), x)
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize(('side', 'sides'), [(8, [4]), (16, [8]), (32, [8, 16]), (256, [8, 128])])
+def test_sides_of_gcc(side, sides):
+    assert gcc.compared_sides(side) == sides
 
 
 def test_stylekd_compares_several_images(teacher):
@@ -423,15 +477,15 @@ def test_stylekd_compares_several_images(teacher):
     assert checked(stylegan2_compress.StyleKDLoss, args, teacher=teacher, embedding=TINY, relation_weight=0) == []
 
 
-@pytest.mark.parametrize(('name', 'shape'), itertools.product(LOSSES, [dict(z_dim=8)]))
+@pytest.mark.parametrize('name', LOSSES)
 def test_students_of_other_latents_are_refused(
-    name, shape, teacher, tmp_path, make_generator, make_discriminator, make_dataset_zip
+    name, teacher, tmp_path, make_generator, make_discriminator, make_dataset_zip
 ):
-    G, D = make_generator(1, synthesis_kwargs=NARROW, **shape).eval(), make_discriminator(1, **NARROW).eval()
+    G, D = make_generator(1, z_dim=8, synthesis_kwargs=NARROW).eval(), make_discriminator(1, **NARROW).eval()
     pickles.save(tmp_path / 'student.pkl', dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
     run = configurations.loop_arguments(str(make_dataset_zip(tmp_path, n=4)), aug='noaug')
     with pytest.raises(UserError, match='needs the same latents for both'):
         compressed(
             *run, loss=f'stylegan2_compress.{name}', student=str(tmp_path / 'student.pkl'), device='cpu',
-            teacher=teacher, loss_args=(f'embedding={TINY}',),
+            teacher=teacher, loss_args=() if name == 'GCCLoss' else (f'embedding={TINY}',),
         )  # fmt: skip
