@@ -11,9 +11,9 @@ from tqdm import tqdm
 from training.networks import Generator
 
 from stylegan2_compress import distributed, embeddings, pickles
-from stylegan2_compress.arguments import require_choice
+from stylegan2_compress.arguments import given_options, require_choice
 from stylegan2_compress.compression import plan as planning
-from stylegan2_compress.compression.options import TicketOptions
+from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
@@ -69,7 +69,7 @@ def plan_search(options: TicketOptions) -> Plan:
     check_names(options)
     check_resume(options.resume)
     device = devices.choose(options.device)
-    plan = Plan('', dnnlib.EasyDict())
+    plan = Plan('', dnnlib.EasyDict(), chosen=given_options(options, without=ABOUT_THE_COMMAND))
     G = None if options.teacher is None else teacher_generator(plan, options.teacher)
     given = options.host_options()
     if G is not None:

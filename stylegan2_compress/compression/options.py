@@ -12,6 +12,7 @@ from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 HOST_LOSS = 'training.loss.StyleGAN2Loss'
 DEFAULT_RATIO = 0.7
 ONLY = ('G_ema',)
+ABOUT_THE_COMMAND = ('outdir', 'resume', 'dry_run')  # Options that do not change what a run is.
 
 
 @dataclass(frozen=True)

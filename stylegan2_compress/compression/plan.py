@@ -107,6 +107,7 @@ def run(plan: Plan, outdir: str, resume: str | None = None, dry_run: bool = Fals
             dry_run=dry_run,
             networks=plan.resources.networks,
             student_from=plan.student_from,
+            chosen=plan.chosen,
             notes=plan.notes,
         )
 
