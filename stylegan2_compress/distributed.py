@@ -98,6 +98,8 @@ def number_of_processes(gpus: int | None, device: str | None = None) -> int:
         raise errors.UserError(f'--gpus={gpus} must be at least 1.')
     if gpus is not None and started not in (None, gpus):
         raise errors.UserError(f'--gpus={gpus} but torchrun started {started} processes: leave --gpus out.')
+    if device is not None and torch.device(device).type == 'mps' and (gpus or started or 1) > 1:
+        raise errors.UserError(f'--device={device} is one GPU: leave out --gpus and torchrun.')
     if started is None and gpus is not None:
         on_cuda = torch.device(device).type == 'cuda' if device else torch.cuda.is_available()
         what, most = 'GPUs', torch.cuda.device_count()

@@ -142,8 +142,8 @@ def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.dev
     args.update(options.given('ema_kimg', 'kimg_per_tick', 'state_kimg'))
     args.loop = LOOP
     args.device = str(device)
-    if device.type == 'cpu':
-        devices.prepare_for_cpu(args)
+    if device.type != 'cuda':
+        devices.prepare_without_cuda(args)
 
 
 def use_shape(args: dnnlib.EasyDict, shape: dict[str, int]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.export.record import RECORD
-from stylegan2_compress.runs.directory import STUDENT, RunDirectory, kimg_of
+from stylegan2_compress.runs.directory import ERROR, LOST, STUDENT, RunDirectory, kimg_of
 
 GENERATOR = 'stylegan2-compress report'  # What every report says near its beginning.
 CHOSEN = 'option.'  # As `runs.inputs` has it, which needs torch.
@@ -297,12 +297,18 @@ def _state(run: Run, log: list[str], silence: float) -> State:
 
 
 def _error_line(log: list[str]) -> str | None:
-    """What the last traceback in these lines ends with, or the last sentence of ours."""
+    """What the last traceback in these lines ends with, or the last sentence of ours.
+
+    Of several processes it is what the first said that failed by itself: others say that they lost its connection.
+    """
+    told = [line for line in log if line.startswith(ERROR)]
+    if any(line.startswith(f'{ERROR}Process ') for line in told):
+        return next((line for line in told if LOST not in line), told[0])
     starts = [i for i, line in enumerate(log) if line.strip() == _TRACEBACK]
     if starts:
         after = [line for line in log[starts[-1] + 1 :] if line.strip()]
         return next((line for line in after if not line.startswith(' ')), _TRACEBACK)
-    return next((line for line in reversed(log) if line.startswith('Error: ')), None)
+    return next((line for line in reversed(log) if line.startswith(ERROR)), None)
 
 
 def _longest_tick(run: Run) -> float:

@@ -75,7 +75,7 @@ def continue_or_start(
             existing = run_to_continue(outdir, args, student, resume, reads)
             if existing is not None:
                 states.require_one(existing)
-            run = existing or RunDirectory.next(outdir, desc)
+            run = existing or (RunDirectory.next if dry_run else RunDirectory.create)(outdir, desc)
             if not dry_run:
                 held.enter_context(run.claimed())
             what_runs = in_run_directory(args, run, student)
