@@ -15,6 +15,7 @@ copies are equal, and so the backward pass needs no communication.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ import click
 import torch
 import torch.distributed
 from torch.distributed import PrefixStore, ProcessGroup, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]  # Documented as public.
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch_utils import custom_ops, misc, training_stats
 
 from stylegan2_compress import errors
@@ -31,6 +33,7 @@ Group = ProcessGroup
 Result = TypeVar('Result')
 
 LOCALHOST = '127.0.0.1'
+_CONNECTIONS = r'(?i)connection (was )?(closed|reset|refused)|closed by peer|broken pipe|gloo'  # In gloo's errors.
 
 
 # --- Who takes part ---------------------------------------------------------------------------------------------------
@@ -150,6 +153,17 @@ def join(device: str | None, own_rank: int, size: int, store: Store) -> None:
     training_stats.init_multiprocessing(rank=own_rank, sync_device=sync_device if size > 1 else None)
     if own_rank != 0:
         custom_ops.verbosity = 'none'
+
+
+def is_of_connections(error: BaseException) -> bool:
+    """Whether an error is that another process could not be reached any more."""
+    return isinstance(error, torch.distributed.DistError) or bool(re.search(_CONNECTIONS, str(error)))
+
+
+def tell_torchrun(error: BaseException) -> None:
+    """Let torchrun, if it started this process, name the error in its own summary."""
+    if torchrun_processes() is not None:
+        get_error_handler().record_exception(error)
 
 
 def leave() -> None:

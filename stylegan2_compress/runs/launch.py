@@ -3,7 +3,6 @@
 import errno
 import multiprocessing.connection
 import os
-import re
 import signal
 import sys
 import threading
@@ -15,14 +14,12 @@ from contextlib import contextmanager, redirect_stdout, suppress
 import click
 import dnnlib
 import torch.multiprocessing
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from stylegan2_compress import distributed, errors, host
 from stylegan2_compress.runs import loops, signals
 from stylegan2_compress.runs.directory import ERROR, LOST, RunDirectory
 
 USER_ERRORS = (errors.Stopped, errors.DivergedError, errors.UserError)  # Others are shown with their traceback.
-CONNECTIONS = r'(?i)(connection (was )?(closed|reset|refused)|closed by peer|broken pipe|gloo)'  # In errors of gloo's.
 SECONDS_TO_FIND_THE_CAUSE = 2
 SECONDS_TO_END = 20
 
@@ -123,15 +120,15 @@ def failures_told(rank: int, size: int) -> Iterator[None]:
         if size == 1:
             raise
         told = failure(error, rank, size)
-        if distributed.torchrun_processes() is not None and not isinstance(told, Lost):
-            get_error_handler().record_exception(error)  # For torchrun's own summary.
+        if not isinstance(told, Lost):
+            distributed.tell_torchrun(error)
         raise told from None
 
 
 def failure(error: BaseException, rank: int, size: int) -> click.ClickException:
     """What a process of several tells of the exception that ended it."""
     what = traceback.format_exception_only(error)[-1].strip()
-    if isinstance(error, torch.distributed.DistError) or re.search(CONNECTIONS, what):
+    if distributed.is_of_connections(error):
         return Lost(f'Process {rank} of {size} {LOST} ({what.splitlines()[0]}).')
     trace = ''.join(traceback.format_exception(error))
     return click.ClickException(f'Process {rank} of {size} failed: {what}\n{trace}')
