@@ -75,7 +75,9 @@ class TrainingOptions:
     resume: str | None = argument(
         'Continue a run: that one, or the newest with the same options.', None, metavar='latest|RUN_DIR'
     )
-    device: str | None = argument('cpu, cuda, cuda:1.', None, default_text='CUDA where there is one', metavar='DEVICE')
+    device: str | None = argument(
+        'cpu, cuda, cuda:1, mps.', None, default_text='CUDA where there is one', metavar='DEVICE'
+    )
     dry_run: bool = argument('Print the options and exit.', False, flag=True, short='-n')
 
     def __post_init__(self):
@@ -318,7 +320,9 @@ class StatsOptions:
     truncation: float = argument("Of the teacher's images.", 1.0, metavar='PSI')
     mirror: bool = argument('Add flipped images.', False, default_text='false')
     seed: int = argument('Random seed.', 0, least=0, most=2**32 - 1)
-    device: str | None = argument('cpu, cuda, cuda:1.', None, default_text='cuda where there is one', metavar='NAME')
+    device: str | None = argument(
+        'cpu, cuda, cuda:1, mps.', None, default_text='cuda where there is one', metavar='NAME'
+    )
     out: str = argument('File to write.', metavar='NPZ')
 
     def __post_init__(self):
