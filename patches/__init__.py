@@ -19,6 +19,7 @@ REPAIRS = (
     'upfirdn2d_on_cpu',
     'modulated_conv_on_cpu',
     'metrics_on_cpu',
+    'statistics_in_single_precision',
     'ppl_in_fp32',
     'percentile',
     'sqrtm',

@@ -15,7 +15,7 @@ import inspect
 import json
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, TypeVar
 
@@ -340,6 +340,32 @@ def _default_as_text(default: Any) -> str:
     if default is _NO_DEFAULT or default is None or default == () or default is False:
         return ''
     return ', '.join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def given_options(values: Any, without: Collection[str] = ()) -> dict[str, str]:
+    """The options that give a dataclass's arguments their values, with these as text, where they are not the defaults.
+
+    Args:
+        values: an instance.
+        without: names of arguments to leave out.
+    """
+    given = {}
+    for name, each in users_fields(type(values)).items():
+        value = getattr(values, name)
+        if name not in without and value != each.default:
+            given[_option(type(values), name)[0][0]] = value_as_text(value)
+    return given
+
+
+def value_as_text(value: Any) -> str:
+    """A value as one might give it on a command line: true, 0.8, a,b, key=1,other=2."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return ','.join(f'{key}={value_as_text(each)}' for key, each in value.items())
+    if isinstance(value, (tuple, list)):
+        return ','.join(map(value_as_text, value))
+    return f'{value:g}' if isinstance(value, float) else str(value)
 
 
 # --- Documents --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ copies are equal, and so the backward pass needs no communication.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ import click
 import torch
 import torch.distributed
 from torch.distributed import PrefixStore, ProcessGroup, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]  # Documented as public.
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch_utils import custom_ops, misc, training_stats
 
 from stylegan2_compress import errors
@@ -31,6 +33,7 @@ Group = ProcessGroup
 Result = TypeVar('Result')
 
 LOCALHOST = '127.0.0.1'
+_CONNECTIONS = r'(?i)connection (was )?(closed|reset|refused)|closed by peer|broken pipe|gloo'  # In gloo's errors.
 
 
 # --- Who takes part ---------------------------------------------------------------------------------------------------
@@ -98,6 +101,8 @@ def number_of_processes(gpus: int | None, device: str | None = None) -> int:
         raise errors.UserError(f'--gpus={gpus} must be at least 1.')
     if gpus is not None and started not in (None, gpus):
         raise errors.UserError(f'--gpus={gpus} but torchrun started {started} processes: leave --gpus out.')
+    if device is not None and torch.device(device).type == 'mps' and (gpus or started or 1) > 1:
+        raise errors.UserError(f'--device={device} is one GPU: leave out --gpus and torchrun.')
     if started is None and gpus is not None:
         on_cuda = torch.device(device).type == 'cuda' if device else torch.cuda.is_available()
         what, most = 'GPUs', torch.cuda.device_count()
@@ -148,6 +153,17 @@ def join(device: str | None, own_rank: int, size: int, store: Store) -> None:
     training_stats.init_multiprocessing(rank=own_rank, sync_device=sync_device if size > 1 else None)
     if own_rank != 0:
         custom_ops.verbosity = 'none'
+
+
+def is_of_connections(error: BaseException) -> bool:
+    """Whether an error is that another process could not be reached any more."""
+    return isinstance(error, torch.distributed.DistError) or bool(re.search(_CONNECTIONS, str(error)))
+
+
+def tell_torchrun(error: BaseException) -> None:
+    """Let torchrun, if it started this process, name the error in its own summary."""
+    if torchrun_processes() is not None:
+        get_error_handler().record_exception(error)
 
 
 def leave() -> None:

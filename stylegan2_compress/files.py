@@ -13,6 +13,8 @@ from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+import filelock
+
 from stylegan2_compress.errors import UserError
 
 try:
@@ -63,7 +65,7 @@ def locked(path: str | os.PathLike, in_use: str | None) -> Iterator[None]:
     """Hold a lock on the file `path`, which is created if necessary and stays.
 
     The lock is the operating system's and ends with the process, however that ends. Where there are no such locks
-    (Windows, some network file systems), no process is refused.
+    (some network file systems), no process is refused.
 
     Args:
         path: file to lock.
@@ -72,19 +74,42 @@ def locked(path: str | os.PathLike, in_use: str | None) -> Iterator[None]:
     Raises:
         UserError: another process holds the lock, or the file cannot be written.
     """
-    try:
-        file = open(path, 'a')  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
-    with file:
+    lock = _RecordLock if fcntl is not None else filelock.FileLock
+    with contextlib.ExitStack() as held:
         try:
-            # Record locks are not inherited: workers that outlive a killed process do not keep the lock.
-            if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if in_use is not None else 0))
+            held.enter_context(lock(os.fspath(path), timeout=-1 if in_use is None else 0))
+        except TimeoutError as error:
+            raise UserError(in_use or f'{path} is locked.') from error
         except OSError as error:
-            if in_use is not None and error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(in_use) from error
+            raise UserError(f'Cannot write {path}: {error.strerror}.') from error
         yield
+
+
+class _RecordLock:
+    """A lock of POSIX, which the processes that this one forks do not inherit, unlike filelock's.
+
+    Data loaders' workers live on for seconds when a run is killed, which then could not be continued at once.
+
+    Args:
+        path: file to lock.
+        timeout: 0 refuses at once, -1 waits.
+    """
+
+    def __init__(self, path: str, timeout: float):
+        self.path, self.waits = path, timeout != 0
+
+    def __enter__(self) -> None:
+        assert fcntl is not None
+        self.file = open(self.path, 'a')
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | (0 if self.waits else fcntl.LOCK_NB))
+        except OSError as error:
+            if not self.waits and error.errno in (errno.EACCES, errno.EAGAIN):
+                self.file.close()
+                raise TimeoutError from error
+
+    def __exit__(self, *_exception) -> None:
+        self.file.close()
 
 
 def check_output(path: str, force: bool, endings: Sequence[str], inputs: Iterable[str | None] = ()) -> None:
@@ -149,6 +174,19 @@ def make_directory(path: str | os.PathLike) -> None:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise UserError(f'Cannot create {os.fspath(path)}: {error.strerror}.') from error
+
+
+def require_appendable(path: str | os.PathLike) -> None:
+    """Check that an existing file can be appended to.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        with open(path, 'ab'):
+            pass
+    except OSError as error:
+        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
 
 
 @contextlib.contextmanager

@@ -153,6 +153,15 @@ def test_the_same_declarations_make_a_command_line():
     assert {'--size', '-v', '--name', '--weight'} <= names
 
 
+def test_what_was_given_as_options():
+    """Defaults are left out, and what the caller leaves out."""
+    given = options(verbose=True, names=('x', 'y'), mirror=True, rate=0.25, size=8)
+    assert arguments.given_options(given, without=['verbose']) == {
+        '--size': '8', '--name': 'x,y', '--mirror': 'true', '--rate': '0.25',
+    }  # fmt: skip
+    assert arguments.value_as_text({'weights': [0.5, 1.0], 'embeddings': 'a'}) == 'weights=0.5,1,embeddings=a'
+
+
 def test_the_same_declarations_make_a_table():
     lines = arguments.table(Options).splitlines()
     assert lines[0] == '| argument | meaning | default |'

@@ -166,10 +166,12 @@ def test_the_digest_of_an_open_file_is_that_of_all_its_bytes_wherever_it_was_rea
         assert file.read() == b'abcdef'
 
 
-def test_a_locked_directory_is_for_one_process(tmp_path):
+@pytest.mark.parametrize('fcntl', [files.fcntl, None], ids=['POSIX', 'Windows'])
+def test_a_locked_directory_is_for_one_process(tmp_path, monkeypatch, fcntl):
     script = (
         'import sys\n'
         'from stylegan2_compress import errors, files\n'
+        'files.fcntl = files.fcntl if sys.argv[2] == "True" else None\n'
         'try:\n'
         '    with files.locked(sys.argv[1] + "/.lock", "in use"):\n'
         '        print("locked")\n'
@@ -178,9 +180,13 @@ def test_a_locked_directory_is_for_one_process(tmp_path):
     )
 
     def lock_elsewhere() -> str:
-        command = [sys.executable, '-c', script, str(tmp_path)]
+        command = [sys.executable, '-c', script, str(tmp_path), str(fcntl is not None)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
+    monkeypatch.setattr(files, 'fcntl', fcntl)
     with files.locked(tmp_path / '.lock', 'in use'):
         assert lock_elsewhere() == 'in use\n'
     assert lock_elsewhere() == 'locked\n'
+    (tmp_path / 'directory').mkdir()
+    with pytest.raises(UserError, match=r'Cannot write .*directory'), files.locked(tmp_path / 'directory', 'in use'):
+        pass

@@ -175,3 +175,56 @@ def test_every_option_of_a_command_is_written_once():
                 seen.setdefault(f'{option} in {name}', []).append(ast.unparse(node))
     for where, calls in seen.items():
         assert len(set(calls)) == len(calls), f'{where}: {calls}'
+
+
+# What Python has only on POSIX systems. A run needs none of it: it is asked for, or does without.
+POSIX_MODULES = {'fcntl', 'grp', 'posix', 'pty', 'pwd', 'resource', 'syslog', 'termios', 'tty'}
+POSIX_NAMES = {
+    'os': [
+        'chown',
+        'fork',
+        'forkpty',
+        'getegid',
+        'geteuid',
+        'getgid',
+        'getpgid',
+        'getuid',
+        'killpg',
+        'lchown',
+        'mkfifo',
+        'nice',
+        'sched_getaffinity',
+        'setsid',
+        'statvfs',
+        'sync',
+        'sysconf',
+        'uname',
+        'wait',
+    ],
+    'signal': [
+        'SIGALRM',
+        'SIGCHLD',
+        'SIGHUP',
+        'SIGKILL',
+        'SIGQUIT',
+        'SIGUSR1',
+        'SIGUSR2',
+        'alarm',
+        'pause',
+        'setitimer',
+    ],
+}
+
+
+def test_nothing_is_needed_that_windows_lacks():
+    needed = []
+    for name, tree in MODULES.items():
+        tried = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and id(node) not in tried:
+                modules = {alias.name for alias in node.names} | {getattr(node, 'module', None)}
+                needed += [f'{name} imports {module}' for module in modules & POSIX_MODULES]
+            module = node.value.id if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) else ''
+            if module in POSIX_NAMES and node.attr in POSIX_NAMES[module]:
+                needed.append(f'{name} uses {module}.{node.attr}')
+    assert needed == []

@@ -1,10 +1,16 @@
 """Ctrl-C, SIGTERM and SIGHUP: the step is finished and the state saved before the run ends."""
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 from stylegan2_compress.runs import signals
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came `Interruption.at_once`. Code that goes on after any error leaves Ctrl-C alone."""
 
 
 class Interruption:
@@ -15,6 +21,7 @@ class Interruption:
     """
 
     signal: str | None = None
+    _raising = False
 
     def __enter__(self) -> 'Interruption':
         self.previous = {}
@@ -27,10 +34,24 @@ class Interruption:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A context that a signal ends by raising `Interrupted`, also one that has come before."""
+        self._raising = True
+        try:
+            if self.signal is not None:
+                raise Interrupted
+            yield
+        finally:
+            self._raising = False
+
     def _record(self, number: int, _frame) -> None:
         self.signal = signal.Signals(number).name
         if self.signal == 'SIGHUP':
             signals.leave_the_terminal()
+        if self._raising:
+            self._raising = False
+            raise Interrupted
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.write(2, b'\nFinishing the step; Ctrl-C again stops at once, without saving.\n')

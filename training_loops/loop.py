@@ -1,8 +1,8 @@
 """Training: steps, and what happens once per tick. The loops of this package share it."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +16,7 @@ from stylegan2_compress.host import devices
 from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import STATE_KIMG
 from stylegan2_compress.training_loops import data
-from stylegan2_compress.training_loops.interruption import Interruption
+from stylegan2_compress.training_loops.interruption import Interrupted, Interruption
 from stylegan2_compress.training_loops.metrics import is_hosts, share_hosts_cache
 from stylegan2_compress.training_loops.monitor import Collector
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase
@@ -90,15 +90,17 @@ def train(
     begin(run)
     # The workers of `batches` have to be ended: they would keep a failed run's process from ending.
     with current_device(run.device), closing(run.batches), Interruption() as interruption:
+        measure_if_due(run, interruption)  # What a run that was stopped has left to do.
         while not run.done:
             step(run)
             if is_tick_due(run):
                 tick(run)
             stopping = distributed.any_process(interruption.signal is not None, run.device)
-            if run.done or stopping or is_state_due(run):
+            if run.done or stopping or is_state_due(run) or run.progress.unmeasured:
                 save_state(run)
-            if stopping and not run.done:
+            if stopping and not run.is_finished:
                 stop(run)
+            measure_if_due(run, interruption)
     finish(run)
 
 
@@ -135,9 +137,10 @@ def stop(run: Run) -> None:
         Stopped: always.
     """
     run.monitor.close()
+    what = 'measures the last snapshot and continues' if run.progress.unmeasured else 'continues'
     raise Stopped(
         f'Stopped at {run.progress.cur_nimg / 1000:g} kimg, with everything saved; the same command with '
-        f'--resume={run.options.run_dir} continues from there.'
+        f'--resume={run.options.run_dir} {what} from there.'
     )
 
 
@@ -227,7 +230,7 @@ def is_tick_due(run: Run) -> bool:
 
 
 def tick(run: Run) -> None:
-    """Print and record how the run goes, save images and networks that are due, evaluate; ask whether to abort."""
+    """Print and record how the run goes, save images and networks that are due; ask whether to abort."""
     options, progress = run.options, run.progress
     augment = float(run.augment_pipe.p) if run.augment_pipe is not None else 0.0
     run.monitor.print_tick(progress.cur_tick, progress.cur_nimg, augment)
@@ -238,7 +241,8 @@ def tick(run: Run) -> None:
         save_images(run, run.grid)
     if is_snapshot_due(run, options.network_snapshot_ticks):
         distributed.check_consistency(run.networks.values())
-        evaluate(run, *save_snapshot(run))
+        save_snapshot(run)
+        progress.unmeasured = bool(options.metrics)
     run.monitor.end_tick(run.phases, progress.cur_nimg)
     if options.progress_fn is not None:
         options.progress_fn(progress.cur_nimg // 1000, options.total_kimg)
@@ -258,21 +262,46 @@ def save_images(run: Run, grid: ImageGrid) -> None:
     run.monitor.report_image('Images/fakes', path, run.progress.cur_nimg)
 
 
-def evaluate(run: Run, snapshot_pkl: Path, snapshot: dict) -> None:
-    """Measure the metrics of a snapshot's G_ema; all processes take part.
+# --- Metrics ----------------------------------------------------------------------------------------------------------
 
-    Args:
-        run: whose snapshot it is.
-        snapshot_pkl: path that the results are recorded under.
-        snapshot: contents of the snapshot.
+
+def measure_if_due(run: Run, interruption: Interruption) -> None:
+    """Measure the snapshot that was just saved, unless that was done. A signal ends it at once.
+
+    It takes long, so that the state has been saved before: a run that is stopped meanwhile, or killed, measures when it
+    is continued.
+
+    Raises:
+        Stopped: by a signal.
     """
-    options = run.options
+    if not run.progress.unmeasured:
+        return
+    start = time.time()
+    try:
+        with interruption.at_once():
+            evaluate(run)
+            distributed.any_process(False, run.device)  # All wait here for those that measure.
+    except Interrupted:
+        stop(run)
+    except RuntimeError:  # Another process got the signal earlier, and left.
+        if interruption.signal is None:
+            raise
+        stop(run)
+    run.monitor.count_as_maintenance(time.time() - start)
+    run.progress.unmeasured = False
+    if run.done:
+        save_state(run)
+
+
+def evaluate(run: Run) -> None:
+    """Measure the metrics of G_ema, and record them under the latest snapshot; all processes take part."""
+    options, snapshot_pkl = run.options, run.directory.snapshot_path(run.progress.cur_nimg)
     can_cache = any(map(is_hosts, options.metrics)) and share_hosts_cache(run.device)
     for metric in options.metrics:
         if is_hosts(metric):
             result = metric_main.calc_metric(
                 metric=metric,
-                G=snapshot['G_ema'],
+                G=run.G_ema,
                 G_kwargs=devices.precision(run.device),
                 dataset_kwargs=options.training_set_kwargs,
                 num_gpus=options.num_gpus,
@@ -286,32 +315,33 @@ def evaluate(run: Run, snapshot_pkl: Path, snapshot: dict) -> None:
             continue
         run.monitor.report_metric(result, snapshot_pkl, run.progress.cur_nimg)
         if options.rank == 0 and metric == options.metrics[0]:
-            keep_if_best(run, result['results'], snapshot)
+            keep_if_best(run, result['results'])
 
 
-def keep_if_best(run: Run, results: Mapping[str, float], snapshot: dict) -> None:
-    """Save a snapshot as the best one if it is, by the first of the results."""
+def keep_if_best(run: Run, results: Mapping[str, float]) -> None:
+    """Save the networks as the best ones if they are, by the first of the results."""
     name, value = next(iter(results.items()))
     best = run.progress.best
     if best is not None and best[0] == name and (value <= best[1] if more_is_better(name) else value >= best[1]):
         return
     if np.isfinite(value):
         run.progress.best = (name, value)
-        pickles.save(run.directory.best_path, snapshot)
+        pickles.save(run.directory.best_path, snapshot_contents(run))
 
 
 # --- Saving -----------------------------------------------------------------------------------------------------------
 
 
-def save_snapshot(run: Run) -> tuple[Path, dict]:
-    """Path and contents of a network pickle, which rank 0 writes."""
-    path = run.directory.snapshot_path(run.progress.cur_nimg)
-    contents = network_snapshot(run.networks, run.options.training_set_kwargs)
-    if run.options.snapshot_only is not None:
-        contents = generator_alone(contents)
+def save_snapshot(run: Run) -> None:
+    """Write a network pickle, on rank 0."""
     if run.options.rank == 0:
-        pickles.save(path, contents)
-    return path, contents
+        pickles.save(run.directory.snapshot_path(run.progress.cur_nimg), snapshot_contents(run))
+
+
+def snapshot_contents(run: Run) -> dict:
+    """The contents of a network pickle."""
+    contents = network_snapshot(run.networks, run.options.training_set_kwargs)
+    return contents if run.options.snapshot_only is None else generator_alone(contents)
 
 
 def is_state_due(run: Run) -> bool:
@@ -328,4 +358,4 @@ def save_state(run: Run) -> None:
     run.progress.state_nimg = run.progress.cur_nimg
     state = run.state_dict()
     if run.options.rank == 0:
-        states.save_state(run.directory, run.progress.cur_nimg, state, finished=run.done)
+        states.save_state(run.directory, run.progress.cur_nimg, state, finished=run.is_finished)

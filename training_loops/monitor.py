@@ -146,6 +146,11 @@ class Monitor:
         self.tick_start = time.time()
         self.maintenance = self.tick_start - self.tick_end
 
+    def count_as_maintenance(self, seconds: float) -> None:
+        """Leave time that was not spent on training out of the tick that has begun."""
+        self.tick_start += seconds
+        self.maintenance += seconds
+
     def _show_losses(self, stats: dict, cur_nimg: int) -> None:
         """Show speed, main losses and spread in the bar; without a bar, print them with the remaining time."""
         seconds = (time.time() - self.tick_start) / (cur_nimg - self.tick_start_nimg)

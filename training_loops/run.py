@@ -27,6 +27,7 @@ class Progress:
     cur_tick: int = 0
     tick_start_nimg: int = 0
     state_nimg: int = 0  # Where the state was saved.
+    unmeasured: bool = False  # Whether the latest snapshot's metrics are yet to be measured.
     best: tuple[str, float] | None = None  # The deciding metric, and its value of the best snapshot.
 
     def state_dict(self) -> dict:
@@ -76,6 +77,11 @@ class Run:
     def is_complete(self) -> bool:
         """Whether the run is as long as it was to be."""
         return self.progress.cur_nimg >= self.options.total_kimg * 1000
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: the last step, its snapshot and the snapshot's metrics are done."""
+        return self.done and not self.progress.unmeasured
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each part that the run has, by name. To be called in all processes."""

@@ -13,7 +13,7 @@ host_option = click.option('--host', 'host_dir', metavar='DIR', help='Checkout o
 force_option = click.option('--force', is_flag=True, help='Replace the file to write if it exists.')
 trust_option = click.option('--trust', is_flag=True, help='Run unknown code that the files contain.')
 device_option = click.option(
-    '--device', metavar='NAME', help='cpu, cuda, cuda:1  [default: cuda where there is one, else cpu]'
+    '--device', metavar='NAME', help='cpu, cuda, cuda:1, mps  [default: cuda where there is one, else cpu]'
 )
 
 

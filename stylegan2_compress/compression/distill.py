@@ -6,8 +6,9 @@ from pathlib import Path
 import dnnlib
 
 from stylegan2_compress import distributed, pruning
+from stylegan2_compress.arguments import given_options
 from stylegan2_compress.compression import plan as planning
-from stylegan2_compress.compression.options import DEFAULT_RATIO, DistillOptions
+from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, DEFAULT_RATIO, DistillOptions
 from stylegan2_compress.distributions import teacher_dataset
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations, devices
@@ -45,7 +46,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     check_resume(options.resume)
     if options.device is not None:
         devices.choose(options.device)  # Refuses one that is not available here.
-    plan = Plan('', dnnlib.EasyDict())
+    plan = Plan('', dnnlib.EasyDict(), chosen=given_options(options, without=ABOUT_THE_COMMAND))
     teacher = plan.resources.networks[options.teacher]
     require_generator(options.teacher, teacher)
     require_finite(options.teacher, teacher['G_ema'])

@@ -11,9 +11,9 @@ from tqdm import tqdm
 from training.networks import Generator
 
 from stylegan2_compress import distributed, embeddings, pickles
-from stylegan2_compress.arguments import require_choice
+from stylegan2_compress.arguments import given_options, require_choice
 from stylegan2_compress.compression import plan as planning
-from stylegan2_compress.compression.options import TicketOptions
+from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
@@ -69,7 +69,7 @@ def plan_search(options: TicketOptions) -> Plan:
     check_names(options)
     check_resume(options.resume)
     device = devices.choose(options.device)
-    plan = Plan('', dnnlib.EasyDict())
+    plan = Plan('', dnnlib.EasyDict(), chosen=given_options(options, without=ABOUT_THE_COMMAND))
     G = None if options.teacher is None else teacher_generator(plan, options.teacher)
     given = options.host_options()
     if G is not None:
@@ -142,8 +142,8 @@ def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.dev
     args.update(options.given('ema_kimg', 'kimg_per_tick', 'state_kimg'), **options.lr_decay_kimg(args.total_kimg))
     args.loop = LOOP
     args.device = str(device)
-    if device.type == 'cpu':
-        devices.prepare_for_cpu(args)
+    if device.type != 'cuda':
+        devices.prepare_without_cuda(args)
 
 
 def use_shape(args: dnnlib.EasyDict, shape: dict[str, int]) -> None:

@@ -12,6 +12,7 @@ from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 HOST_LOSS = 'training.loss.StyleGAN2Loss'
 DEFAULT_RATIO = 0.7
 ONLY = ('G_ema',)
+ABOUT_THE_COMMAND = ('outdir', 'resume', 'dry_run')  # Options that do not change what a run is.
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ class TrainingOptions:
     resume: str | None = argument(
         'Continue a run: that one, or the newest with the same options.', None, metavar='latest|RUN_DIR'
     )
-    device: str | None = argument('cpu, cuda, cuda:1.', None, default_text='CUDA where there is one', metavar='DEVICE')
+    device: str | None = argument(
+        'cpu, cuda, cuda:1, mps.', None, default_text='CUDA where there is one', metavar='DEVICE'
+    )
     dry_run: bool = argument('Print the options and exit.', False, flag=True, short='-n')
 
     def __post_init__(self):
@@ -329,7 +332,9 @@ class StatsOptions:
     truncation: float = argument("Of the teacher's images.", 1.0, metavar='PSI')
     mirror: bool = argument('Add flipped images.', False, default_text='false')
     seed: int = argument('Random seed.', 0, least=0, most=2**32 - 1)
-    device: str | None = argument('cpu, cuda, cuda:1.', None, default_text='cuda where there is one', metavar='NAME')
+    device: str | None = argument(
+        'cpu, cuda, cuda:1, mps.', None, default_text='cuda where there is one', metavar='NAME'
+    )
     out: str = argument('File to write.', metavar='NPZ')
 
     def __post_init__(self):

@@ -17,7 +17,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics, metrics
 from stylegan2_compress.evaluation.base import Setting
 from stylegan2_compress.host import datasets
-from stylegan2_compress.host.devices import prepare_for_cpu
+from stylegan2_compress.host.devices import prepare_without_cuda
 from stylegan2_compress.host.networks import (
     check_against_data,
     check_batch,
@@ -55,12 +55,12 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
     """
     args = plan.args
     device = args.get('device')
-    on_cpu = torch.device(device).type == 'cpu' if device else not torch.cuda.is_available()
-    default_loop = OUR_LOOP if on_cpu else HOST_LOOP
+    without_cuda = torch.device(device).type != 'cuda' if device else not torch.cuda.is_available()
+    default_loop = OUR_LOOP if without_cuda else HOST_LOOP
     loop = default_loop if options.loop is None else options.loop
     if not is_loop(import_named('--loop', loop, LOOPS)):
         raise UserError(f'--loop={loop} is not a training loop; there are {" and ".join(LOOPS)}.')
-    if on_cpu and loop == HOST_LOOP:
+    if without_cuda and loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} runs on CUDA only; leave the option out to train on this machine.')
 
     if student is not None:
@@ -77,8 +77,8 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
         check_path_lengths(args)
     if options.loss is not None:
         plan.name += f'-{options.loss.rpartition(".")[2]}'
-    if on_cpu:
-        prepare_for_cpu(args)
+    if without_cuda:
+        prepare_without_cuda(args)
     if loop == HOST_LOOP:
         args.pop('device', None)  # It knows no such argument.
     else:
@@ -107,6 +107,7 @@ def run(plan: Plan, outdir: str, resume: str | None = None, dry_run: bool = Fals
             dry_run=dry_run,
             networks=plan.resources.networks,
             student_from=plan.student_from,
+            chosen=plan.chosen,
             notes=plan.notes,
         )
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import dnnlib
 
 from stylegan2_compress import distributed, host
-from stylegan2_compress.arguments import click_options
+from stylegan2_compress.arguments import click_options, given_options, value_as_text
 from stylegan2_compress.compression import plan as planning
 from stylegan2_compress.compression.options import MethodOptions
 from stylegan2_compress.errors import UserError
@@ -89,6 +89,8 @@ def extend_train(module: HostTrain) -> None:
         source = options.student or options.teacher
         if source is not None and params.get('cond') is None:
             params['cond'] = plan.resources.networks[source]['G_ema'].c_dim > 0  # The shapes come from the pickle.
+        hosts_own = {f'--{name}': value_as_text(value) for name, value in params.items() if value is not None}
+        plan.chosen = given_options(options) | hosts_own
         plan.name, plan.args = host_setup(**params)
         planning.compress(plan, options)
 

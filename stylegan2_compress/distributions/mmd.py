@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stylegan2_compress.distributed import Group, gather_with_gradient
+from stylegan2_compress.host import devices
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
@@ -46,7 +47,7 @@ def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.25, 0.5, 1, 2, 
     Raises:
         ValueError: there are fewer than two rows, or at least half of the pairs are equal.
     """
-    median = torch.pdist(y[:rows].detach().double()).square().median() if len(y) >= 2 else 0
+    median = torch.pdist(devices.in_float64(y[:rows].detach())).square().median() if len(y) >= 2 else 0
     if not median > 0:
         raise ValueError(f'{len(y)} feature vectors have no median distance above 0: they have to differ')
     return [float(multiple * median) ** 0.5 for multiple in multiples]

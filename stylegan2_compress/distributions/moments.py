@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stylegan2_compress import distributed
 from stylegan2_compress.distributed import Group, sum_over_processes, sum_with_gradient
+from stylegan2_compress.host import devices
 
 
 def moments(x: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor]:
@@ -107,7 +108,8 @@ class MomentAccumulator:
 
     def __init__(self, dim: int, device: torch.device | str = 'cpu'):
         """Start with no vectors, of width `dim`."""
-        self._sums = torch.zeros([2 * dim + 1], dtype=torch.float64, device=device)
+        place = device if devices.has_float64(device) else 'cpu'
+        self._sums = torch.zeros([2 * dim + 1], dtype=torch.float64, device=place)
 
     @property
     def count(self) -> int:
@@ -121,7 +123,7 @@ class MomentAccumulator:
         for columns, of_these, of_their_squares in zip(
             x.split(COLUMNS, dim=1), sums.split(COLUMNS), sums_of_squares.split(COLUMNS), strict=True
         ):
-            columns = columns.to(torch.float64)
+            columns = devices.in_float64(columns)
             of_these += columns.sum(0)
             of_their_squares += columns.square().sum(0)
         count += len(x)

@@ -19,6 +19,7 @@ from stylegan2_compress.distributions.moments import MomentAccumulator
 from stylegan2_compress.distributions.sources import Source, check_size
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import devices
 
 CACHE = 'statistics'  # The directory in our cache.
 FEATURE_BYTES = 2**28  # Of one embedding's features at a time: of all layers of VGG-19, an image of 256 px has 77 MB.
@@ -55,8 +56,9 @@ class Statistics:
     bank: torch.Tensor  # [bank, dim] float32, the features of the first images.
 
     def to(self, device: torch.device | str) -> 'Statistics':
-        """The same statistics on another device."""
-        return Statistics(self.m1.to(device), self.m2.to(device), self.bank.to(device))
+        """The same statistics on another device; in single precision where that has no other."""
+        m1, m2 = (m if devices.has_float64(device) else m.float() for m in (self.m1, self.m2))
+        return Statistics(m1.to(device), m2.to(device), self.bank.to(device))
 
 
 def reference_statistics(

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.embeddings.specs import DTYPES, Spec
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import devices
 
 
 class Embedding(nn.Module):
@@ -46,6 +47,8 @@ class Embedding(nn.Module):
         self.spec = spec.key
         self.preprocessing = spec.preprocessing(own)
         self._dtype = DTYPES[spec.dtype]
+        if self._dtype == torch.float64 and not devices.has_float64(device):
+            raise UserError(f'Embedding {spec} needs double precision, which {device} does not have: use dtype=fp32.')
         self._outside_dtype = torch.float64 if spec.dtype == 'fp64' else torch.float32
         self._checkpoint = spec.checkpoint
         self._chosen = spec.layers is not None

@@ -21,7 +21,7 @@ def host_name(metric: str, samples: int) -> str:
 
 def more_is_better(result: str) -> bool:
     """Whether larger values of a result, by its name, are better; of distances, less is."""
-    return result.endswith(('_precision', '_recall', '_density', '_coverage')) or bool(
+    return result.endswith(('_precision', '_recall', '_density', '_coverage', '_readable')) or bool(
         re.fullmatch(r'is[\d.]+k_mean', result)
     )
 

@@ -7,6 +7,9 @@ import torch
 
 from stylegan2_compress.errors import UserError
 
+TYPES = ('cpu', 'cuda', 'mps')
+WITHOUT_FLOAT64 = ('mps',)
+
 
 def choose(name: str | None = None) -> torch.device:
     """The torch device of that name; for None, CUDA if it is available and the CPU otherwise.
@@ -20,13 +23,24 @@ def choose(name: str | None = None) -> torch.device:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):  # Torch raises these for unknown and for unavailable devices.
         device = None
-    if device is None or device.type not in ('cpu', 'cuda'):
-        raise UserError(f'--device={name} is not available here: try cpu.')
+    if device is None or device.type not in TYPES:
+        instead = 'mps or cpu' if torch.backends.mps.is_available() else 'cpu'
+        raise UserError(f'--device={name} is not available here: try {instead}.')
     return device
 
 
-def prepare_for_cpu(args: dnnlib.EasyDict) -> None:
-    """Change a training loop's arguments for a CPU: no FP16 blocks, no pinned memory, a worker per core at most."""
+def has_float64(device: torch.device | str) -> bool:
+    """Whether tensors on a device can be of double precision."""
+    return torch.device(device).type not in WITHOUT_FLOAT64
+
+
+def in_float64(x: torch.Tensor) -> torch.Tensor:
+    """A tensor in double precision: on its device if that has any, else on the CPU."""
+    return (x if has_float64(x.device) else x.cpu()).double()
+
+
+def prepare_without_cuda(args: dnnlib.EasyDict) -> None:
+    """Change a training loop's arguments for all but CUDA: no FP16, no pinned memory, a worker per core at most."""
     for kwargs in (args.G_kwargs.get('synthesis_kwargs', {}), args.D_kwargs):
         if kwargs.get('num_fp16_res'):
             kwargs['num_fp16_res'] = 0

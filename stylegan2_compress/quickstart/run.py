@@ -13,7 +13,9 @@ from training.networks import Generator
 from stylegan2_compress import images, pickles, pruning
 from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import records
 from stylegan2_compress.evaluation.distances import frechet_distance
+from stylegan2_compress.evaluation.names import count_text
 from stylegan2_compress.evaluation.samples import generate
 from stylegan2_compress.export.export import export
 from stylegan2_compress.export.options import ExportOptions
@@ -97,6 +99,8 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
     features = digit_features(torch.from_numpy(reals).float() / 127.5 - 1)
     rows = [measure(name, G, features) for name, G in generators.items()]
     save_comparison(generators, rows, f'{run_dir}/compare.png')
+    for file, row in zip([teacher, RunDirectory(run_dir).student_path, student], rows, strict=True):
+        put_on_record(str(file), row, samples, data)
     print_table(rows, samples)
     print(f'\nImages of the same z from all three: {run_dir}/compare.png')
     print(f'The compressed generator:            {student}')
@@ -162,6 +166,13 @@ def digit_features(batch: torch.Tensor) -> np.ndarray:
     """The classifier's features [N, 64] of images [N, 1, 32, 32] in [-1, 1]."""
     with torch.no_grad():
         return digits.load_classifier().features(batch).numpy()
+
+
+def put_on_record(file: str, row: Row, samples: int, data: str) -> None:
+    """Append what was measured to the file beside a network that `report` and `compare` read."""
+    metric = f'digits{count_text(samples)}'
+    results = {f'{metric}_frechet_distance': row.frechet_distance, f'{metric}_readable': row.readable}
+    records.append(file, dict(results=results, metric=metric, data=data))
 
 
 def print_table(rows: list[Row], samples: int) -> None:

@@ -51,11 +51,6 @@ def _destination(run_dirs: Sequence[str | os.PathLike], out: str | None) -> Path
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f'Cannot write {path}: {existing} is not a writable directory; name another with --out.')
-    if path.exists() and not _is_report(path):
+    if path.exists() and not reading.is_report(path):
         raise UserError(f'{path} exists and is not a report: name another file with --out.')
     return path
-
-
-def _is_report(path: Path) -> bool:
-    with files.opened(path) as (file, _size):
-        return page.GENERATOR.encode() in file.read(2000)

@@ -99,7 +99,7 @@ Curves = dict[str, list[Point]]
 
 def sections(runs: Sequence[Run], labels: Sequence[str]) -> list[Section]:
     """All charts of these runs, in sections; those without curves are left out."""
-    metrics = [run.metrics for run in runs]
+    metrics = [_several(_with_start(run)) for run in runs]
     statistics = [_nonzero(run.statistics) for run in runs]
     names = [name for name in _names(statistics) if name not in _PLANNED]
     terms = [name for name in names if name.startswith('Loss/') and not name.endswith('/reg')]
@@ -122,6 +122,17 @@ def sections(runs: Sequence[Run], labels: Sequence[str]) -> list[Section]:
     return [section for section in built if section.charts]
 
 
+def _with_start(run: Run) -> Curves:
+    """The metrics of a run's snapshots, and where its start was measured, that first."""
+    begun = {name: [Point(0, value)] for name, value in run.start.items()}
+    return {name: begun.get(name, []) + points for name, points in run.metrics.items()}
+
+
+def _several(curves: Curves) -> Curves:
+    """The curves of more than one point: a single number is in the table already."""
+    return {name: points for name, points in curves.items() if len(points) > 1}
+
+
 def _nonzero(curves: Curves) -> Curves:
     """The curves that are not zero everywhere: runs often report zeros for what they do not use."""
     return {name: points for name, points in curves.items() if any(point.value for point in points)}
@@ -135,6 +146,9 @@ def _term(name: str) -> _Plan:
     """The chart of a statistic that a term of a loss reports."""
     _loss, _slash, method = name.partition('/')
     method, _slash, what = method.partition('/')
+    if what.startswith('spread/'):
+        caption = 'Of the student’s features within a batch, in units of the reference’s: near 0, images are alike.'
+        return _Plan(f'Spread: {what.removeprefix("spread/")}', caption, ((name, ''),))
     if method == 'DiME' and what != 'loss':
         caption = 'Between the moments of the student’s and of the teacher’s images in this embedding.'
         return _Plan(f'DiME distance: {what}', caption, ((name, ''),))
@@ -218,6 +232,7 @@ class Axis:
             return [(value, number(value)) for value in _logarithmic_ticks(self.low, self.high)]
         step = _round_step(self.low, self.high)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        digits += round(step * 10**digits, 6) % 1 != 0  # 2.5 and its like have one more.
         form = f',.{digits}f' if digits < 5 and self.high < 1e7 else '.4g'
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [(i * step, format(i * step, form).replace('-', '−')) for i in range(first, last + 1)]
@@ -238,17 +253,22 @@ def axes(chart: Chart) -> tuple[Axis, Axis]:
     return across, Axis(bottom, high + margin, BOTTOM, TOP)
 
 
-def _round_step(low: float, high: float, most: int = 6) -> float:
-    """The smallest 1, 2 or 5 times a power of ten whose multiples divide the range into at most that many parts."""
+def _round_step(low: float, high: float, most: int = 7) -> float:
+    """The smallest 1, 2, 2.5 or 5 times a power of ten whose multiples divide the range into at most that many parts.
+
+    No two of these are further apart than a factor of 2, so that at least three multiples are in the range.
+    """
     magnitude = 10.0 ** math.floor(math.log10((high - low) / most))
-    return next(m * magnitude for m in (1, 2, 5, 10) if (high - low) / (m * magnitude) <= most)
+    return next(m * magnitude for m in (1, 2, 2.5, 5, 10) if (high - low) / (m * magnitude) <= most)
 
 
 def _logarithmic_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten in the range; where they are few, 2 and 5 times these as well. Of many, every second or third."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
-    stride = math.ceil(len(decades) / 6)
-    return [m * 10.0**d for d in decades[::stride] for m in steps if low <= m * 10.0**d <= high]
+    powers = [10.0**d for d in decades if low <= 10.0**d <= high]
+    if len(powers) < 4:
+        return [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
+    return powers[:: math.ceil(len(powers) / 6)]
 
 
 def number(value: float) -> str:

@@ -9,13 +9,13 @@ import PIL.Image
 import torch
 from tqdm import tqdm
 
-from stylegan2_compress import images, pickles
+from stylegan2_compress import files, images, pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.samples import generate
 from stylegan2_compress.host import devices, downloads, profiling
 from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
-from stylegan2_compress.report.reading import Run
+from stylegan2_compress.report.reading import Run, results_beside
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.inputs import DIRECTORY
 from stylegan2_compress.tickets import baking
@@ -37,6 +37,7 @@ class GeneratorSummary:
     macs: int
     kept: int | None  # Number of parameters of a masked network that are not zero.
     seconds: float | None  # For one image, if measured.
+    results: dict[str, float]  # Of metrics, as far as they are on record beside the file.
 
 
 @dataclass
@@ -65,12 +66,12 @@ def open_networks(runs: list[Run], snapshots: int, latency: bool) -> list[Pictur
     device = devices.choose()
     teachers: dict[str, GeneratorSummary | None] = {}
     result = []
-    for run, files in zip(runs, chosen, strict=True):
+    for run, opened in zip(runs, chosen, strict=True):
         pictures = Pictures(measured_on=profiling.device_name(device) if latency else None)
         result.append(pictures)
         pictures.teacher = _teacher(run, pictures.notes, teachers, latency)
-        for kimg, file in files:
-            measured = latency and file == files[-1][1]
+        for kimg, file in opened:
+            measured = latency and file == opened[-1][1]
             if student := _summary(file, kimg, measured, f'The snapshot {file.name}', pictures.notes):
                 pictures.students.append(student)
             bar.update()
@@ -101,9 +102,10 @@ def _teacher(
     if file is None:
         notes.append(f'The teacher {name} is not on this machine, so there are no images of it.')
         return None
-    if file not in known:
-        known[file] = _summary(file, None, latency, f'The teacher {name}', notes)
-    return known[file]
+    digest = files.sha256(file)  # Runs may name the same teacher in different ways.
+    if digest not in known:
+        known[digest] = _summary(file, None, latency, f'The teacher {name}', notes)
+    return known[digest]
 
 
 def find_file(name: str, run: Run) -> str | None:
@@ -161,6 +163,7 @@ def _summary(
         macs=profiling.macs(G),
         kept=sum(int(parameter.count_nonzero()) for parameter in G.parameters()) if masked else None,
         seconds=profiling.measure(G.to(devices.choose()), batch=1).seconds if latency else None,
+        results=results_beside(Path(file)),
     )
 
 

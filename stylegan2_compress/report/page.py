@@ -8,7 +8,7 @@ import json
 import os
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from stylegan2_compress.evaluation.names import more_is_better
 from stylegan2_compress.report import charts
 from stylegan2_compress.report.charts import Chart, Line, Section
 from stylegan2_compress.report.markup import document, element
-from stylegan2_compress.report.reading import Run, duration
+from stylegan2_compress.report.reading import GENERATOR, Run, duration
 from stylegan2_compress.version import __version__
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from stylegan2_compress.report.generators import GeneratorSummary, Pictures
 
-GENERATOR = 'stylegan2-compress report'
 PIXELATED = 64  # Images up to this side are scaled up without interpolation, and stored without loss.
 DASH = '–'
 
@@ -54,7 +53,7 @@ def build(runs: Sequence[Run], pictures: Sequence['Pictures | None'], directory:
         'body',
         element(
             'header',
-            element('p', 'stylegan2-compress report', class_='kicker'),
+            element('p', GENERATOR, class_='kicker'),
             element('h1', title),
             element('p', _introduction(runs), class_='lead'),
             element('nav', *(element('a', heading, href=f'#{name}') for name, (heading, _) in parts.items())),
@@ -164,8 +163,9 @@ def _exports(run: Run, directory: Path) -> Element | None:
     links = []
     for path in run.exports:
         address = urllib.parse.quote(os.path.relpath(path, directory).replace(os.sep, '/'))
-        links += [', ' if links else 'Exports: ', element('a', path.parent.name, href=address)]
-    return element('p', *links)
+        name = path.name if path.parent == run.path else path.parent.name
+        links += [', ' if links else 'Exports: ', element('a', name, href=address)]
+    return element('p', *links, class_='links')
 
 
 def _progress(run: Run) -> Element | None:
@@ -214,20 +214,24 @@ def _text(value: object) -> str:
 
 def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictures | None']) -> Element | None:
     """A table with a row for each teacher and for the newest snapshot of each run."""
-    metrics = sorted({name for run in runs for name in run.metrics})
-    rows, teachers = [], set()
+    metrics = sorted({name for run in runs for name in [*run.metrics, *run.start]})
     measured = next((seen.measured_on for seen in pictures if seen), None)
+    unknown: list[Element | str] = [DASH] * (2 + bool(measured))
+    rows = []
+    for name, teacher in _teachers(pictures).items():
+        rows.append([name, *_counts(teacher, None, measured), *_results(teacher.results, metrics)])
     for run, label, seen in zip(runs, labels, pictures, strict=True):
         teacher = seen.teacher if seen else None
-        if teacher and teacher.file not in teachers:
-            teachers.add(teacher.file)
-            rows.append(['Teacher', *_counts(teacher, None, measured), *(DASH for _ in metrics)])
         student = seen.students[-1] if seen and seen.students else None
+        if run.start:
+            name = f'{label}: before training' if len(runs) > 1 else 'Before training'
+            counts = _counts(student, teacher, measured) if student else unknown
+            rows.append([name, *counts, *_results(run.start, metrics)])
         if student or run.metrics:
             name = 'Student' if run.option('loss_kwargs', 'teacher') else 'Generator'
             name = f'{name}, {student.kimg} kimg' if student else name
             name = f'{label}: {name}' if len(runs) > 1 else name
-            counts = _counts(student, teacher, measured) if student else [DASH] * (2 + bool(measured))
+            counts = _counts(student, teacher, measured) if student else unknown
             rows.append([name, *counts, *(_metric(run, metric) for metric in metrics)])
     if not rows:
         return None
@@ -238,6 +242,12 @@ def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictu
     if metrics:
         text += ' Metrics: of the newest evaluated snapshot, and of the best one.'
     return element('div', element('p', text), _table(heads, rows, kind='numbers'))
+
+
+def _teachers(pictures: Sequence['Pictures | None']) -> dict[str, 'GeneratorSummary']:
+    """The teachers of all runs, each once; several are named by their files."""
+    files = {seen.teacher.file: seen.teacher for seen in pictures if seen and seen.teacher}
+    return {'Teacher' if len(files) == 1 else f'Teacher {Path(file).name}': each for file, each in files.items()}
 
 
 def _counts(
@@ -258,6 +268,10 @@ def _counts(
     if measured:
         cells.append(cell('seconds', lambda seconds: f'{seconds * 1000:.1f} ms', 'faster', 'slower'))
     return cells
+
+
+def _results(results: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    return [charts.number(results[name]) if name in results else DASH for name in names]
 
 
 def _metric(run: Run, name: str) -> Element | str:
@@ -297,26 +311,40 @@ def _table(
 
 
 def _images(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictures | None']) -> Element | None:
-    blocks = []
-    for label, seen in zip(labels, pictures, strict=True):
-        rows = _image_rows(seen) if seen else []
-        if rows:
-            blocks.append(element('div', element('h3', label) if len(runs) > 1 else None, *rows, class_='strips'))
-    if not blocks:
+    shown = {label: seen for label, seen in zip(labels, pictures, strict=True) if seen}
+    teachers = _teachers(pictures)
+    rows = [_row(name, teacher.images, 'teacher') for name, teacher in teachers.items()]
+    through_time = {label: _through_time(seen) for label, seen in shown.items() if seen.students or seen.crop}
+    sources = 'the teacher and the student' if teachers else 'the generator'
+    text = f'Each column shows images of one latent z from {sources} (G_ema), '
+    if len(runs) == 1:
+        rows += [row for own in through_time.values() for row in own]
+        text += 'from the start of training to its end.'
+        return element('div', element('p', text), element('div', *rows, class_='strips')) if rows else None
+    rows += [_row(label, *_newest(seen)) for label, seen in shown.items() if label in through_time]
+    if not rows:
         return None
-    sources = 'the teacher and the student' if any(seen and seen.teacher for seen in pictures) else 'the generator'
-    text = f'Each column shows images of one latent z from {sources} (G_ema), from the start of training to its end.'
-    return element('div', element('p', text), element('div', *blocks, class_='blocks'))
+    blocks = [element('div', element('h3', label), *own, class_='strips') for label, own in through_time.items()]
+    return element(
+        'div',
+        element('p', f'{text}at the end of training.'),
+        element('div', *rows, class_='strips named'),
+        element('details', element('summary', 'Through training'), element('div', *blocks, class_='blocks')),
+    )
 
 
-def _image_rows(seen: 'Pictures') -> list[Element]:
-    rows = [_row('Teacher', seen.teacher.images, 'teacher')] if seen.teacher else []
-    for student in seen.students:
-        rows.append(_row(f'{student.kimg} kimg', student.images, f'at {student.kimg} kimg'))
-    if seen.crop:
-        name, pictures = seen.crop
-        rows.append(_row(name, pictures, name))
-    return rows
+def _through_time(seen: 'Pictures') -> list[Element]:
+    """A row for each snapshot of a run."""
+    rows = [_row(f'{each.kimg} kimg', each.images, f'at {each.kimg} kimg') for each in seen.students]
+    return rows + [_row(name, pictures, name) for name, pictures in filter(None, [seen.crop])]
+
+
+def _newest(seen: 'Pictures') -> tuple[Sequence['PIL.Image.Image'], str]:
+    """The images of a run's last snapshot, and what they are of."""
+    if seen.students:
+        return seen.students[-1].images, f'at {seen.students[-1].kimg} kimg'
+    assert seen.crop is not None
+    return seen.crop[1], seen.crop[0]
 
 
 def _row(caption: str, pictures: Sequence['PIL.Image.Image'], whose: str) -> Element:
@@ -371,7 +399,8 @@ def _legend(lines: Sequence[Line]) -> list[Element]:
         for group in [own] if run else [[line] for line in own]:
             newest = ', '.join(charts.number(line.points[-1].value) for line in group)
             solid = dataclasses.replace(group[0], dashes=0)
-            entries.append(element('li', _sample(solid), element('span', run or group[0].part), element('b', newest)))
+            name = run or group[0].part or f'at {charts.number(group[0].points[-1].kimg)} kimg'
+            entries.append(element('li', _sample(solid), element('span', name), element('b', newest)))
     return entries
 
 
@@ -407,24 +436,39 @@ def _options(runs: Sequence[Run], labels: Sequence[str]) -> Element | None:
     names = list(dict.fromkeys(name for options in flat for name in options if name != 'run_dir'))
     if not names:
         return None
-    rows = [[name, *(options.get(name, DASH) for options in flat)] for name in names]
+    rows = _option_rows(flat, names)
+    given = list(dict.fromkeys(name for run in runs for name in run.chosen))
+    chosen = _option_rows([run.chosen for run in runs], given)
     heads = ['Option', *(labels if len(runs) > 1 else ['Value'])]
-    if len(runs) == 1:
-        return _folded(
-            f'All {len(rows)} options', 'The arguments of the training loop (training_options.json).', heads, rows
-        )
-    differing = [row for row in rows if len(set(row[1:])) > 1]
-    marked = frozenset(index for index, row in enumerate(rows) if row in differing)
-    if differing:
-        first = element('div', element('p', 'The runs differ in these options:'), _table(heads, differing))
-    else:
-        first = element('p', 'The runs have the same options.')
-    text = 'The arguments of the training loops (training_options.json); differences are marked.'
-    return element('div', first, _folded(f'All {len(rows)} options', text, heads, rows, marked))
+    all_of_them = f'All {len(rows)} arguments of the training loop{"s" * (len(runs) > 1)}'
+    text = 'What the options, the teacher and the defaults make together (training_options.json).'
+    parts = []
+    if chosen:
+        parts += [
+            element('p', 'Chosen; everything else follows from these:'),
+            _table(heads, chosen, _differing(chosen)),
+        ]
+    if len(runs) > 1:
+        differing = [rows[index] for index in sorted(_differing(rows))]
+        text += ' Differences are marked.'
+        if not differing:
+            parts.append(element('p', 'The runs have the same options.'))
+        elif not chosen:
+            parts += [element('p', 'The runs differ in these options:'), _table(heads, differing)]
+    parts.append(
+        element('details', element('summary', all_of_them), element('p', text), _table(heads, rows, _differing(rows)))
+    )
+    return element('div', *parts)
 
 
-def _folded(summary: str, text: str, heads, rows, marked: frozenset[int] = frozenset()) -> Element:
-    return element('details', element('summary', summary), element('p', text), _table(heads, rows, marked))
+def _option_rows(options: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[list[str]]:
+    """A row for each name, with its value in each run."""
+    return [[name, *(each.get(name, DASH) for each in options)] for name in names]
+
+
+def _differing(rows: Sequence[Sequence[str]]) -> frozenset[int]:
+    """Which rows have different values."""
+    return frozenset(index for index, row in enumerate(rows) if len(set(row[1:])) > 1)
 
 
 def flatten(options: dict, prefix: str = '') -> dict[str, str]:

@@ -14,7 +14,10 @@ from pathlib import Path
 
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.export.record import RECORD
-from stylegan2_compress.runs.directory import RunDirectory, kimg_of
+from stylegan2_compress.runs.directory import ERROR, LOST, STUDENT, RunDirectory, kimg_of
+
+GENERATOR = 'stylegan2-compress report'  # What every report says near its beginning.
+CHOSEN = 'option.'  # As `runs.inputs` has it, which needs torch.
 
 LOG_TAIL = 1 << 18  # Bytes at the end of log.txt that are looked at.
 DEEPEST = 50  # Levels of JSON.
@@ -58,6 +61,8 @@ class Run:
     fakes: list[tuple[int, Path]]  # (kimg, fakes*.png), in order.
     state: State
     exports: list[Path] = field(default_factory=list)  # Of each export in the directory its page, or its record.
+    chosen: dict[str, str] = field(default_factory=dict)  # The options that were given, as far as they are on record.
+    start: dict[str, float] = field(default_factory=dict)  # Results of the network that training started from.
     notes: list[str] = field(default_factory=list)  # What was missing or could not be read, in sentences.
 
     @property
@@ -100,7 +105,7 @@ def _read(path: Path) -> Run:
     notes = []
     options = _read_options(directory.options_path, notes)
     statistics, last_tick = _read_statistics(directory.stats_path, notes)
-    metrics, last_metric = _read_metrics(directory, notes)
+    metrics, start, last_metric = _read_metrics(directory, notes)
     log = directory.log_path
     last_sign = max(last_tick, last_metric, log.stat().st_mtime if log.is_file() else 0)
     last_sign = last_sign or max(file.stat().st_mtime for file in directory.existing_files())
@@ -114,6 +119,8 @@ def _read(path: Path) -> Run:
         fakes=_numbered(directory.fakes()),
         state=State('running', ''),
         exports=_exports(path),
+        chosen=_chosen(directory),
+        start=start,
         notes=notes,
     )
     run.state = _state(run, _log_lines(log), silence=time.time() - last_sign)
@@ -123,7 +130,20 @@ def _read(path: Path) -> Run:
 def _exports(path: Path) -> list[Path]:
     """What can be opened of each export in a run directory: the page of one for browsers, the record of others."""
     records = sorted(path.glob(f'*/{RECORD}'))
-    return [page if (page := record.with_name('index.html')).is_file() else record for record in records]
+    directories = [page if (page := record.with_name('index.html')).is_file() else record for record in records]
+    return directories + [page for page in sorted(path.glob('*.html')) if page.is_file() and not is_report(page)]
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report."""
+    with open(path, 'rb') as file:
+        return GENERATOR.encode() in file.read(2000)
+
+
+def _chosen(directory: RunDirectory) -> dict[str, str]:
+    """The options that the run was started with, by their names on the command line."""
+    names = {name: str(value) for name, value in directory.read_inputs().items() if name.startswith(CHOSEN)}
+    return {name.removeprefix(CHOSEN): value for name, value in names.items()}
 
 
 def _require_run(path: Path) -> None:
@@ -177,20 +197,38 @@ def _read_statistics(file: Path, notes: list[str]) -> tuple[dict[str, list[Point
     return {name: points for name, points in curves.items() if points}, timestamp
 
 
-def _read_metrics(directory: RunDirectory, notes: list[str]) -> tuple[dict[str, list[Point]], float]:
-    """Curves by the name of the result, and the time of the last one (0 where there is none)."""
-    values, timestamp = {}, 0.0
+def _read_metrics(directory: RunDirectory, notes: list[str]) -> tuple[dict[str, list[Point]], dict[str, float], float]:
+    """Curves by the name of the result, results of the run's own start, and the time of the last (0 for none)."""
+    values, start, timestamp = {}, {}, 0.0
     for file in [*directory.metrics(), directory.tickets_path]:
         for record in _json_lines(file, notes):
             snapshot, results = _results(record)
+            if snapshot == STUDENT:
+                start |= _numbers(results)
             kimg = kimg_of(Path(str(snapshot)))
-            if kimg is None or not isinstance(results, dict):
+            if kimg is None:
                 continue
             timestamp = max(timestamp, _number(record.get('timestamp')) or 0.0)
-            for name, result in results.items():
-                if (value := _number(result)) is not None:
-                    values.setdefault(name, {})[kimg] = value  # Measured again: the last counts.
-    return {name: [Point(*item) for item in sorted(curve.items())] for name, curve in values.items()}, timestamp
+            for name, value in _numbers(results).items():
+                values.setdefault(name, {})[kimg] = value  # Measured again: the last counts.
+    curves = {name: [Point(*item) for item in sorted(curve.items())] for name, curve in values.items()}
+    return curves, start, timestamp
+
+
+def results_beside(file: Path) -> dict[str, float]:
+    """The newest results on record for a network file, by name."""
+    found = {}
+    for path in RunDirectory(file.parent).metrics():
+        for record in _json_lines(path, []):
+            if record.get('snapshot_pkl') == file.name:
+                found |= _numbers(record.get('results'))
+    return found
+
+
+def _numbers(results: object) -> dict[str, float]:
+    """The numbers among results."""
+    items = results.items() if isinstance(results, dict) else ()
+    return {name: value for name, result in items if (value := _number(result)) is not None}
 
 
 def _results(record: dict) -> tuple[object, object]:
@@ -259,12 +297,18 @@ def _state(run: Run, log: list[str], silence: float) -> State:
 
 
 def _error_line(log: list[str]) -> str | None:
-    """What the last traceback in these lines ends with, or the last sentence of ours."""
+    """What the last traceback in these lines ends with, or the last sentence of ours.
+
+    Of several processes it is what the first said that failed by itself: others say that they lost its connection.
+    """
+    told = [line for line in log if line.startswith(ERROR)]
+    if any(line.startswith(f'{ERROR}Process ') for line in told):
+        return next((line for line in told if LOST not in line), told[0])
     starts = [i for i, line in enumerate(log) if line.strip() == _TRACEBACK]
     if starts:
         after = [line for line in log[starts[-1] + 1 :] if line.strip()]
         return next((line for line in after if not line.startswith(' ')), _TRACEBACK)
-    return next((line for line in reversed(log) if line.startswith('Error: ')), None)
+    return next((line for line in reversed(log) if line.startswith(ERROR)), None)
 
 
 def _longest_tick(run: Run) -> float:

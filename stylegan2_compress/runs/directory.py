@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stylegan2_compress import files
+from stylegan2_compress.errors import UserError
 
 OPTIONS = 'training_options.json'
 INPUTS = 'inputs.json'
@@ -24,6 +25,9 @@ REALS = 'reals.png'
 FAKES_INIT = 'fakes_init.png'
 TICKET = '*.ticket'
 LOCK = '.lock'
+
+ERROR = 'Error: '  # How the line of a log begins that says what ended the run.
+LOST = 'lost its connection to the others'  # What a process says of itself that another one has let down.
 
 RECORDS = (LOG, STATS, METRICS)  # What a run appends to.
 STATE_KIMG = 40  # Thousands of images between states, unless a run says otherwise.
@@ -95,15 +99,35 @@ class RunDirectory(os.PathLike):
         taken = [-1, *(_number(run.path.name) for run in cls.numbered(outdir))]
         return cls(os.path.join(outdir, f'{max(taken) + 1:05d}-{desc}'))
 
+    @classmethod
+    def create(cls, outdir: str | os.PathLike, desc: str) -> 'RunDirectory':
+        """`next`, created. Where another run takes it at the same moment, this one has the next number.
+
+        Raises:
+            UserError: it cannot be created.
+        """
+        files.make_directory(outdir)
+        while True:
+            run = cls.next(outdir, desc)
+            try:
+                run.path.mkdir()
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UserError(f'Cannot create {run}: {error.strerror}.') from error
+            return run
+
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Create the directory if it is new, and keep other processes out of it.
 
         Raises:
-            UserError: another process is training there, or the directory is not writable.
+            UserError: another process is training there, or the directory or a record in it is not writable.
         """
         files.make_directory(self.path)
         with files.locked(self.path / LOCK, f'{self._given} is in use: another process is training there.'):
+            for name in self.record_sizes():
+                files.require_appendable(self.path / name)
             yield
 
     def existing_files(self) -> Iterator[Path]:

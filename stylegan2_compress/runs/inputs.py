@@ -16,6 +16,7 @@ NAMES = (*DATA, *NETWORKS, *FILES)
 
 # What else `inputs.json` has: how the run's own student was made, and the directory that relative paths start from.
 RATIO, CRITERION, DIRECTORY = 'student.ratio', 'student.criterion', 'directory'
+CHOSEN = 'option.'  # Before the names of options that were given.
 
 
 def fingerprints(args: Mapping, networks: Networks, own_student: bool = False) -> dict[str, str]:

@@ -17,7 +17,7 @@ import torch.multiprocessing
 
 from stylegan2_compress import distributed, errors, host
 from stylegan2_compress.runs import loops, signals
-from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.runs.directory import ERROR, LOST, RunDirectory
 
 USER_ERRORS = (errors.Stopped, errors.DivergedError, errors.UserError)  # Others are shown with their traceback.
 SECONDS_TO_FIND_THE_CAUSE = 2
@@ -47,18 +47,19 @@ def run(args: dict) -> None:
 
 
 def run_rank(rank: int, args: dict) -> None:
-    """Run the loop as one process of the run. Only rank 0 prints; its output is also written to the run's log."""
-    if rank != 0:
-        with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
-            loops.run_loop(rank=rank, **args)
-        return
+    """Run the loop as one process of the run. Only rank 0 prints; its output is also written to the run's log.
+
+    Raises:
+        click.ClickException: of several processes, this one failed.
+    """
     log = str(RunDirectory(args['run_dir']).log_path)
-    with (
-        errors_logged(log),
-        full_disk_explained(args['run_dir']),
-        dnnlib.util.Logger(log, file_mode='a', should_flush=True),
-    ):
-        loops.run_loop(rank=rank, **args)
+    with errors_logged(log), failures_told(rank, args['num_gpus']), full_disk_explained(args['run_dir']):
+        if rank != 0:
+            with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
+                loops.run_loop(rank=rank, **args)
+        else:
+            with dnnlib.util.Logger(log, file_mode='a', should_flush=True):
+                loops.run_loop(rank=rank, **args)
 
 
 @contextmanager
@@ -84,12 +85,53 @@ def errors_logged(log: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        text = traceback.format_exc()
-        if isinstance(error, click.ClickException):
-            text = error.message if isinstance(error, errors.Stopped) else f'Error: {error.message}'
-        with suppress(OSError), open(log, 'a') as file:
-            file.write(f'\n{text}\n')
+        append_to_log(log, error)
         raise
+
+
+def append_to_log(log: str, error: BaseException) -> None:
+    """Append to a run's log what ended it, if that can be written."""
+    text = ''.join(traceback.format_exception(error))
+    if isinstance(error, click.ClickException):
+        text = error.message if isinstance(error, errors.Stopped) else f'{ERROR}{error.message}'
+    with suppress(OSError), open(log, 'a') as file:
+        file.write(f'\n{text}\n')
+
+
+# --- Which of several processes failed, and why -----------------------------------------------------------------------
+
+
+class Lost(click.ClickException):
+    """A process ended because another one had."""
+
+
+@contextmanager
+def failures_told(rank: int, size: int) -> Iterator[None]:
+    """Of several processes, let the first line of an error say which one failed, and why; its traceback follows.
+
+    Raises:
+        click.ClickException: for any error but `USER_ERRORS`.
+    """
+    try:
+        yield
+    except USER_ERRORS:
+        raise
+    except Exception as error:
+        if size == 1:
+            raise
+        told = failure(error, rank, size)
+        if not isinstance(told, Lost):
+            distributed.tell_torchrun(error)
+        raise told from None
+
+
+def failure(error: BaseException, rank: int, size: int) -> click.ClickException:
+    """What a process of several tells of the exception that ended it."""
+    what = traceback.format_exception_only(error)[-1].strip()
+    if distributed.is_of_connections(error):
+        return Lost(f'Process {rank} of {size} {LOST} ({what.splitlines()[0]}).')
+    trace = ''.join(traceback.format_exception(error))
+    return click.ClickException(f'Process {rank} of {size} failed: {what}\n{trace}')
 
 
 # --- Our own processes, on one machine --------------------------------------------------------------------------------
@@ -122,6 +164,8 @@ def spawn(args: dict) -> None:
         finished = outcome is None or isinstance(outcome, errors.Stopped)
     finally:
         end(children, finished)
+    if isinstance(outcome, Killed):
+        append_to_log(str(RunDirectory(args['run_dir']).log_path), outcome)  # It could not do so itself.
     if outcome is not None:
         raise outcome
 
@@ -144,19 +188,19 @@ def child_main(rank: int, port: int, host_dir: str, args: dict, pipe) -> None:
 
     The outcome is None, or the type and the message of an exception.
     """
-    # If the parent dies, this process saves the state and ends.
-    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # pyright: ignore[reportAttributeAccessIssue]  # Private.
+    if sys.platform == 'linux':  # If the parent dies, this process saves the state and ends.
+        torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # pyright: ignore[reportAttributeAccessIssue]  # Private.
     os.environ['LOCAL_RANK'] = str(rank)
     try:
         host.activate(host_dir)
         distributed.join(args.get('device'), rank, args['num_gpus'], distributed.connect_to_store(port))
         run_rank(rank, args)
         pipe.send(None)
-    except USER_ERRORS as error:
+    except click.ClickException as error:
         pipe.send((type(error), error.message))
-    except BaseException:
-        text = f'Process {rank} of {args["num_gpus"]} failed:\n{traceback.format_exc()}'
-        pipe.send((click.ClickException, text))
+    except BaseException as error:
+        told = failure(error, rank, args['num_gpus'])
+        pipe.send((type(told), told.message))
     finally:
         pipe.close()
 
@@ -171,9 +215,17 @@ def wait(children: list, pipes: list) -> click.ClickException | None:
                 # A killed process is often the cause of the others' errors, and they may report theirs first.
                 time.sleep(SECONDS_TO_FIND_THE_CAUSE)
                 receive(children, pipes, outcomes)
-                killed = [each for each in outcomes.values() if isinstance(each, Killed)]
-                return killed[0] if killed else outcomes[rank]
+                return cause(list(outcomes.values()))
     return outcomes[0]
+
+
+def cause(outcomes: list[click.ClickException | None]) -> click.ClickException:
+    """Of the outcomes of processes, in order of arrival, the one that led to the others."""
+    errors_first = [each for each in outcomes if each is not None and not isinstance(each, errors.Stopped)]
+    killed = [each for each in errors_first if isinstance(each, Killed)]
+    own = [each for each in errors_first if not isinstance(each, Lost)]
+    stopped = [each for each in outcomes if isinstance(each, errors.Stopped)]  # Others may lose one that stops.
+    return [*killed, *own, *stopped, *errors_first][0]
 
 
 def receive(children: list, pipes: list, outcomes: dict) -> list[int]:
@@ -208,7 +260,7 @@ def signals_forwarded(children: list) -> Iterator[None]:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         for child in children:
-            if child.is_alive():
+            if child.is_alive() and os.name != 'nt':  # Windows sends Ctrl-C to all, and knows no other way to ask.
                 os.kill(child.pid, signal.SIGTERM)
 
     if threading.current_thread() is not threading.main_thread():

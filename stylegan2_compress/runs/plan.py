@@ -18,6 +18,7 @@ class Plan:
         resources: network files and embeddings.
         student: contents of the network pickle that the run starts from, where that is yet to be written.
         student_from: how it is made from the teacher, by the names that `inputs.json` has for it.
+        chosen: the options that were given, as text by their names on the command line.
         notes: sentences for the user that are printed when the run starts.
     """
 
@@ -26,6 +27,7 @@ class Plan:
     resources: Resources = field(default_factory=Resources)
     student: dict | None = None
     student_from: dict[str, str] = field(default_factory=dict)
+    chosen: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property

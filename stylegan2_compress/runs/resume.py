@@ -37,6 +37,7 @@ def continue_or_start(
     dry_run: bool = False,
     networks: Networks | None = None,
     student_from: Mapping[str, str] = MappingProxyType({}),
+    chosen: Mapping[str, str] = MappingProxyType({}),
     notes: Sequence[str] = (),
 ) -> str:
     """Run a training loop in a new run directory, or continue an existing run; wait for its end.
@@ -52,6 +53,7 @@ def continue_or_start(
         dry_run: print the options, and write and run nothing.
         networks: network files that are open already.
         student_from: how `student` was made.
+        chosen: the options that were given, as text by their names; for the record.
 
     Returns:
         The run directory.
@@ -73,7 +75,7 @@ def continue_or_start(
             existing = run_to_continue(outdir, args, student, resume, reads)
             if existing is not None:
                 states.require_one(existing)
-            run = existing or RunDirectory.next(outdir, desc)
+            run = existing or (RunDirectory.next if dry_run else RunDirectory.create)(outdir, desc)
             if not dry_run:
                 held.enter_context(run.claimed())
             what_runs = in_run_directory(args, run, student)
@@ -85,7 +87,8 @@ def continue_or_start(
             if existing is None and resume is not None:
                 print_why_none(outdir, args, student, reads)
             if not dry_run:
-                write_start(run, what_runs, student, reads)
+                given = {f'{inputs.CHOSEN}{name}': value for name, value in chosen.items()}
+                write_start(run, what_runs, student, {**reads, **given})
             return run
 
         run = distributed.result_of_rank_zero(prepare)
@@ -130,7 +133,7 @@ def write_start(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
         run: in whose directory.
         args: of the loop.
         student: contents of the network pickle at `args.resume_pkl`, if the run has its own.
-        reads: digests of what the run reads, see `inputs.fingerprints`.
+        reads: digests of what the run reads, see `inputs.fingerprints`, and more for the same file.
     """
     is_new = not run.options_path.exists()
     if student is not None and is_new:

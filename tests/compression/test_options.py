@@ -491,6 +491,13 @@ def test_distill_from_teacher_to_snapshot(tmp_path, data, make_teacher):
     assert written == args
     assert written['training_set_kwargs']['use_labels'] is True  # Read off the teacher.
     assert written['loss_kwargs']['training_set_kwargs']['path'] == data
+    inputs = json.loads((tmp_path / run_dir / 'inputs.json').read_text())
+    chosen = {name: value for name, value in inputs.items() if name.startswith('option.')}
+    assert chosen == {
+        'option.--teacher': teacher, 'option.--data': data, 'option.--kimg': '1', 'option.--batch': '100',
+        'option.--device': 'cpu', 'option.--workers': '0', 'option.--ratio': '0.5',
+        'option.--loss-arg': f'embeddings={SPEC},samples=8',
+    }  # fmt: skip
     student = pickles.load(f'{run_dir}/student.pkl')
     snapshot = pickles.load(f'{run_dir}/network-snapshot-000001.pkl')
     assert student['G'].synthesis.b16.conv1.weight.shape[0] == 8

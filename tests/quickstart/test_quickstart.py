@@ -13,8 +13,10 @@ from commands import refused
 
 from stylegan2_compress.errors import Stopped
 from stylegan2_compress.evaluation import distances, samples
+from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.quickstart import digits, mnist
 from stylegan2_compress.quickstart import run as quickstart
+from stylegan2_compress.report import reading
 from stylegan2_compress.training_loops import data
 
 
@@ -112,6 +114,17 @@ def test_end_to_end_in_small(tmp_path, monkeypatch, capsys):
     assert rows['pruned'][1:5] == rows['distilled'][1:5]
     distance = {name: float(row[-2]) for name, row in rows.items()}
     assert distance['teacher'] < min(distance['pruned'], distance['distilled'])  # 1 kimg is too short for more.
+    with open(f'{run_dir}/metric-digits0.2k.jsonl') as file:
+        records = [json.loads(line) for line in file]
+    assert [record['snapshot_pkl'] for record in records] == ['student.pkl', 'network-snapshot-000001.pkl']
+    assert [f'{record["results"]["digits0.2k_frechet_distance"]:.1f}' for record in records] == [
+        f'{distance[name]:.1f}' for name in ('pruned', 'distilled')
+    ]
+    (shown,) = compare([run_dir])
+    assert f'{shown["digits0.2k_readable"]:.1%}' == rows['distilled'][-1]
+    assert reading.read(run_dir).start == records[0]['results']  # What the report shows of it.
+    of_teacher = reading.results_beside(tmp_path / 'out' / 'teacher.pkl')
+    assert f'{of_teacher["digits0.2k_frechet_distance"]:.1f}' == f'{distance["teacher"]:.1f}'
     picture = PIL.Image.open(f'{run_dir}/compare.png')
     assert picture.size == (3 * 480 + 4 * 16, 480 + 40 + 16)
     with open(f'{run_dir}/training_options.json') as file:

@@ -74,18 +74,35 @@ def test_fits_the_width_without_complaints_or_requests(browser, reports, which, 
     )
     assert outside == []
     assert browser.evaluate('[...document.images].every((image) => image.naturalWidth > 0)')
-    assert len(browser.evaluate('[...document.images].map((image) => image.width)')) in (6, 18)
+    assert len(browser.evaluate('[...document.images].map((image) => image.width)')) in (6, 36)
     assert browser.requests() == [reports[which].resolve().as_uri()]
     assert browser.complaints() == []
     assert browser.evaluate('document.title') == title not in ('1', '2')
 
 
+@pytest.mark.parametrize('width', [390, 800, 1280])
+def test_no_chart_stands_alone_in_its_row(browser, reports, width):
+    """The charts of each row take the whole width, however many there are."""
+    browser.open(reports['three'], width)
+    edges = browser.evaluate(
+        '[...document.querySelectorAll(".charts")].filter((grid) => grid.offsetParent).map((grid) => {'
+        ' const rows = {};'
+        ' for (const chart of grid.children) {'
+        '   const {top, right} = chart.getBoundingClientRect();'
+        '   rows[top] = Math.max(rows[top] ?? 0, right);'
+        ' }'
+        ' return Object.values(rows).map((right) => grid.getBoundingClientRect().right - right); })'
+    )
+    assert len(edges) >= 3
+    assert max(abs(edge) for rows in edges for edge in rows) < 1
+
+
 @pytest.mark.parametrize('width', WIDTHS)
 def test_values_appear_under_the_pointer_and_by_keys(browser, reports, width):
     browser.open(reports['three'], width)
-    browser.evaluate('document.querySelectorAll(".plot")[1].scrollIntoView({block: "center", behavior: "instant"})')
-    box = browser.evaluate('document.querySelectorAll(".plot")[1].getBoundingClientRect().toJSON()')
-    shown = 'document.querySelectorAll(".plot")[1].querySelector(".tip:not([hidden])")?.innerText ?? null'
+    browser.evaluate('document.querySelectorAll(".plot")[0].scrollIntoView({block: "center", behavior: "instant"})')
+    box = browser.evaluate('document.querySelectorAll(".plot")[0].getBoundingClientRect().toJSON()')
+    shown = 'document.querySelectorAll(".plot")[0].querySelector(".tip:not([hidden])")?.innerText ?? null'
     assert browser.evaluate(shown) is None
     # The plot of the SVG goes from 52 to 392 of 400 units, for 0 to 30 kimg.
     browser.move_mouse(box['x'] + box['width'] * (52 + 340 * 12.1 / 30) / 400, box['y'] + box['height'] / 2)
@@ -97,7 +114,7 @@ def test_values_appear_under_the_pointer_and_by_keys(browser, reports, width):
     assert tip['right'] <= box['right']
     browser.move_mouse(2, 2)
     assert browser.evaluate(shown) is None
-    browser.evaluate('document.querySelectorAll(".plot svg[tabindex]")[1].focus()')
+    browser.evaluate('document.querySelectorAll(".plot svg[tabindex]")[0].focus()')
     browser.press('ArrowLeft')
     browser.press('ArrowLeft')
     assert browser.evaluate(shown).startswith('10 kimg')

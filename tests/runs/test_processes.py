@@ -19,8 +19,11 @@ from tiny_runs import ADAM, loop_arguments
 
 from stylegan2_compress import distributed, host, pickles
 from stylegan2_compress.errors import Stopped, UserError
+from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.losses.discriminators import pair_arguments
-from stylegan2_compress.runs import launch
+from stylegan2_compress.report import reading
+from stylegan2_compress.runs import launch, states
+from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.loops import OUR_LOOP
 
 DISTILLATION = OUR_LOOP
@@ -229,7 +232,11 @@ def test_when_rank_zero_refuses_all_exit_with_its_status(tmp_path):
 @pytest.mark.parametrize(
     ('how', 'kind', 'words'),
     [
-        ('raise', click.ClickException, r'Process 1 of 2 failed:\n(.*\n)*ArithmeticError: the cause'),
+        (
+            'raise',
+            click.ClickException,
+            r'Process 1 of 2 failed: ArithmeticError: the cause\nTraceback (.*\n)*ArithmeticError.*',
+        ),
         ('refuse', UserError, '--option=1 makes no sense: leave it out.'),
         ('kill', click.ClickException, r'Process 1 of 2 was ended from outside \(SIGKILL\).'),
     ],
@@ -240,8 +247,74 @@ def test_the_first_failure_ends_all_and_is_what_is_told(tmp_path, how, kind, wor
     with pytest.raises(kind) as raised:
         launch.run(dict(loop='several_runs.failing', num_gpus=2, run_dir=str(tmp_path), device='cpu', how=how))
     assert re.fullmatch(words + r'\n?', raised.value.message)
+    first_line = raised.value.message.splitlines()[0]
+    assert reading.read(tmp_path).state.error == f'Error: {first_line}'
     assert time.time() - start < 60
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_of_those_that_torchrun_started_each_says_which_it_is(tmp_path, monkeypatch):
+    """And torchrun gets to know the cause, for its own summary."""
+    for name, value in dict(RANK='1', WORLD_SIZE='2', MASTER_ADDR='x', TORCHELASTIC_ERROR_FILE='error.json').items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    lost = RuntimeError('[pair.cc:534] Connection closed by peer [127.0.0.1]:80')
+    log = str(tmp_path / 'log.txt')
+    said = '^Process 0 of 2 lost its connection to the others'
+    with pytest.raises(launch.Lost, match=said), launch.errors_logged(log), launch.failures_told(0, 2):
+        raise lost
+    assert not (tmp_path / 'error.json').exists()
+    assert reading.read(tmp_path).state.error.startswith('Error: Process 0 of 2 lost its connection')
+    said = '^Process 1 of 2 failed: ArithmeticError: the cause\nTraceback'
+    with pytest.raises(click.ClickException, match=said), launch.errors_logged(log), launch.failures_told(1, 2):
+        raise ArithmeticError('the cause')
+    assert 'ArithmeticError: the cause' in (tmp_path / 'error.json').read_text()
+    assert reading.read(tmp_path).state.error == 'Error: Process 1 of 2 failed: ArithmeticError: the cause'
+
+
+def test_a_process_that_stops_is_no_cause_and_what_it_leaves_no_error():
+    stopped, lost, killed = Stopped('Stopped.'), launch.Lost('lost'), launch.Killed('killed')
+    failed = click.ClickException('failed')
+    assert launch.cause([stopped, lost]) is launch.cause([lost, stopped]) is stopped
+    assert launch.cause([lost, failed]) is launch.cause([stopped, failed]) is failed
+    assert launch.cause([lost, failed, killed]) is killed
+    assert launch.cause([None, lost]) is lost
+
+
+METRIC = 'fd:module:tiny_embeddings:tiny@size=16'
+
+
+def test_metrics_of_ours_on_two_processes(tmp_path, directory, cases):
+    """The numbers are those of `evaluate`, the best snapshot is kept; a signal stops both at once."""
+    data = cases['plain'][0]['training_set_kwargs']['path']
+    run = RunDirectory(tmp_path / 'run')
+    run.path.mkdir()
+    args = cases['plain'][0] | dict(run_dir=str(run), metrics=[METRIC], metric_samples=16, network_snapshot_ticks=1)
+    slow = dict(loop='several_runs.slowly_measuring', num_gpus=2, run_dir=str(run), device='cpu', args=args)
+
+    def ask():
+        while not (run.path / 'measuring').exists():
+            time.sleep(0.05)
+        asked.append(time.time())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asked = []
+    threading.Thread(target=ask, daemon=True).start()
+    with pytest.raises(Stopped, match='measures the last snapshot and continues'):
+        launch.run(slow)
+    assert time.time() - asked[0] < 300  # It would have measured for ten minutes; ending takes long on a busy machine.
+    assert states.load_latest_state(run)['progress']['unmeasured']
+    assert not run.metrics()
+    launch.run(slow)
+    (path,) = run.metrics()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(records) == 3
+    (measured,) = evaluate([str(run.snapshots()[-1])], data, METRIC, samples=16, device='cpu')
+    ((name, values),) = measured.values.items()
+    assert records[-1]['results'][name] == pytest.approx(values[0], rel=1e-6)
+    best = min(record['results'][name] for record in records)
+    assert states.load_latest_state(run)['progress']['best'] == (name, best)
+    assert run.best_path.exists()
 
 
 def test_a_signal_to_the_parent_stops_all_after_a_step(tmp_path):

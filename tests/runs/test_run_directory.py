@@ -164,3 +164,20 @@ def test_only_the_run_directory_knows_the_names_of_a_runs_files():
 )
 def test_names_are_noticed(code):
     assert any(FILE_NAME.search(text) for text in strings(f'"""Writes log.txt"""\n{code}'))
+
+
+def test_two_runs_that_start_at_the_same_moment_have_two_directories(tmp_path, monkeypatch):
+    theirs = RunDirectory.create(tmp_path / 'runs', 'a')
+    answers = [theirs, RunDirectory(tmp_path / 'runs' / '00001-a')]  # The first was looked up just before it was made.
+    monkeypatch.setattr(RunDirectory, 'next', lambda _outdir, _desc: answers.pop(0))
+    ours = RunDirectory.create(tmp_path / 'runs', 'a')
+    assert [theirs.path.name, ours.path.name] == ['00000-a', '00001-a']
+    assert ours.path.is_dir()
+
+
+@pytest.mark.parametrize('name', ['log.txt', 'stats.jsonl', 'metric-fid50k.jsonl'])
+def test_records_that_cannot_be_written_are_a_sentence(tmp_path, name):
+    """As root, who may write everything, only what is no file cannot be."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf'Cannot write .*{name}: Is a directory'), RunDirectory(tmp_path).claimed():
+        pass

@@ -29,6 +29,10 @@ class MixedDevices(RuntimeError):
     """An operation has tensors of both devices."""
 
 
+class NoFloat64(TypeError):
+    """An operation makes a tensor of double precision on a device that has none."""
+
+
 class OnOther(torch.Tensor):
     """A tensor of the other device. `inner`, of the CPU, has its numbers."""
 
@@ -60,12 +64,16 @@ def on_other(tensor: torch.Tensor) -> torch.Tensor:
 class OtherDevice(TorchDispatchMode):
     """A context in which the other device exists.
 
+    Args:
+        float64: whether it has double precision, as CUDA has and MPS has not.
+
     Attributes:
         waits: how often Python waited for it, by the place in our code, such as 'losses/steps.py:_not_finite'.
     """
 
-    def __init__(self):
+    def __init__(self, float64: bool = True):
         super().__init__()
+        self.float64 = float64
         self.waits = Counter()
         self.construction = Construction()
 
@@ -78,7 +86,10 @@ class OtherDevice(TorchDispatchMode):
         self.construction.__exit__(*exception)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        return run(func, args, kwargs or {}, self.waits)
+        out = run(func, args, kwargs or {}, self.waits)
+        if not self.float64 and any(is_double(each) for each in tree_flatten(out)[0]):
+            raise NoFloat64(f'{func} makes a tensor of double precision on the device.')
+        return out
 
 
 class Construction(TorchFunctionMode):
@@ -132,6 +143,10 @@ def run(func, args, kwargs, waits):
     if not others:
         return wrapped
     return return_and_correct_aliasing(func, args, kwargs, wrapped)
+
+
+def is_double(each) -> bool:
+    return isinstance(each, OnOther) and each.dtype in (torch.float64, torch.complex128)
 
 
 def place() -> str:

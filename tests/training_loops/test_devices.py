@@ -1,16 +1,19 @@
 """Whole runs on a device that is not the CPU, on machines that have none: see `other_device`."""
 
+import json
 import shutil
 from collections import Counter
 
 import pytest
 import torch
-from other_device import OTHER, MixedDevices, OtherDevice
+from other_device import OTHER, MixedDevices, NoFloat64, OtherDevice
 from tiny_runs import EMBEDDING, compressing, labelled_data, labelled_teacher, loop_arguments
+from torch_utils import training_stats
 
 from stylegan2_compress.compression.find_ticket import keep_tickets
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.host import devices
+from stylegan2_compress.patches import statistics_in_single_precision
 from stylegan2_compress.training_loops import distillation, loop, ticket_search
 
 # The places where Python waits for the device in a step, and why.
@@ -71,6 +74,46 @@ def test_mixed_devices_are_refused_and_waiting_is_seen():
         assert sum(other.waits.values()) == 1
         assert not y.grad.isfinite().logical_not().any()
         assert sum(other.waits.values()) == 2
+
+
+@pytest.fixture
+def like_mps(monkeypatch):
+    """The other device has no double precision, and what needs to know of MPS takes it for that."""
+    monkeypatch.setattr(devices, 'WITHOUT_FLOAT64', (OTHER.type,))
+    monkeypatch.setattr(statistics_in_single_precision, 'DEVICES', (OTHER.type,))
+    monkeypatch.setattr(training_stats, 'report', training_stats.report)
+    statistics_in_single_precision.apply()
+
+
+def test_double_precision_is_refused_where_there_is_none():
+    with OtherDevice(float64=False):
+        torch.zeros(3).to(OTHER)
+        for make in (
+            lambda: torch.zeros(3, dtype=torch.float64, device=OTHER),
+            lambda: torch.zeros(3).double().to(OTHER),
+            lambda: torch.zeros(3).to(OTHER).double(),
+        ):
+            with pytest.raises(NoFloat64):
+                make()
+
+
+@pytest.mark.usefixtures('small_grids')
+@pytest.mark.parametrize('name', ['kernel', 'both'])
+def test_distillation_in_single_precision(tmp_path, data, teacher, monkeypatch, like_mps, name):
+    """As on MPS: nothing is in float64 there. What is recorded is what a CPU records."""
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+    arguments = loop_arguments(tmp_path / 'run', data, True, total_kimg=0.032, **compressing(name, teacher))
+    with OtherDevice(float64=False):
+        distillation.training_loop(**dict(arguments, device=str(OTHER)))
+    (tmp_path / 'cpu').mkdir()
+    distillation.training_loop(**dict(arguments, run_dir=str(tmp_path / 'cpu'), device='cpu'))
+    first, second = (
+        json.loads((tmp_path / name / 'stats.jsonl').read_text().splitlines()[0]) for name in ('run', 'cpu')
+    )
+    assert first.keys() == second.keys()
+    for statistic in first:
+        if statistic.startswith('Loss/'):
+            assert first[statistic]['mean'] == pytest.approx(second[statistic]['mean'], rel=1e-3, abs=1e-5), statistic
 
 
 @pytest.mark.usefixtures('small_grids')

@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from commands import refused
 from tiny_runs import loop_arguments
 
 from stylegan2_compress import pickles
+from stylegan2_compress.errors import Stopped
 from stylegan2_compress.evaluation import names
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.runs import states
@@ -63,6 +67,65 @@ def test_the_best_snapshot_is_kept(tmp_path, data, monkeypatch, result, values, 
     kept = pickles.load(run.best_path)['G_ema'].state_dict()
     assert [all(torch.equal(kept[name], each[name]) for name in kept) for each in seen].index(True) == best
     assert states.load_latest_state(run)['progress']['best'] == (result, values[best])
+
+
+@pytest.mark.parametrize('at', [1, 2], ids=['in the middle', 'at the end'])
+def test_a_signal_ends_metrics_at_once_and_they_are_made_up_for(tmp_path, data, monkeypatch, at):
+    run, asked = RunDirectory(tmp_path / 'run'), []
+    arguments = loop_arguments(run.path, data, metrics=[METRIC], metric_samples=20)
+    measure = metrics.OwnMetrics.measure
+
+    def interrupted(self, name, G):
+        if len(asked) == at:
+            asked.append(time.monotonic())
+            assert states.load_latest_state(run)['progress']['unmeasured']
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        asked.append(None)
+        return measure(self, name, G)
+
+    monkeypatch.setattr(metrics.OwnMetrics, 'measure', interrupted)
+    with pytest.raises(Stopped, match='measures the last snapshot and continues'):
+        training_loop(**arguments)
+    assert time.monotonic() - asked[-1] < 5  # It would have been a minute.
+    assert not states.load_latest_state(run)['finished']
+    monkeypatch.setattr(metrics.OwnMetrics, 'measure', measure)
+    training_loop(**arguments)
+    assert states.load_latest_state(run)['finished']
+
+    def results(run):
+        (path,) = run.metrics()
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [(line['snapshot_pkl'], line['results']) for line in lines]
+
+    whole = RunDirectory(tmp_path / 'whole')
+    training_loop(**dict(arguments, run_dir=str(whole.path.mkdir() or whole)))
+    assert results(run) == results(whole)
+    assert len(results(run)) == 3
+
+
+def test_a_run_that_was_killed_while_it_measured_measures(tmp_path, data, monkeypatch):
+    """And time for metrics is not the next tick's."""
+    run = RunDirectory(tmp_path / 'run')
+    arguments = loop_arguments(run.path, data, metrics=[METRIC], metric_samples=20)
+    measure = metrics.OwnMetrics.measure
+
+    def killed(_self, _name, _G):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(metrics.OwnMetrics, 'measure', killed)
+    with pytest.raises(KeyboardInterrupt):
+        training_loop(**arguments)
+
+    def slowly(self, name, G):
+        time.sleep(1)
+        return measure(self, name, G)
+
+    monkeypatch.setattr(metrics.OwnMetrics, 'measure', slowly)
+    training_loop(**arguments)
+    assert len(run.metrics()[0].read_text().splitlines()) == 3
+    ticks = [json.loads(line) for line in run.stats_path.read_text().splitlines()]
+    assert [tick['Timing/maintenance_sec']['mean'] >= 1 for tick in ticks] == [False, True, True]
 
 
 def test_which_results_are_better_when_larger():

@@ -1,0 +1,72 @@
+"""What a run shows in a terminal, in a pseudo-terminal."""
+
+import os
+import re
+import sys
+import threading
+import warnings
+
+import pytest
+from tiny_runs import loop_arguments
+
+from stylegan2_compress.training_loops.distillation import training_loop
+
+pty = pytest.importorskip('pty')
+termios = pytest.importorskip('termios')
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Replaces the terminal by one of 100 columns; a function that ends it and returns what was written to it."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (30, 100)) if hasattr(termios, 'tcsetwinsize') else set_size(theirs)
+    written = []
+
+    def read():
+        try:
+            while text := os.read(ours, 1 << 16):
+                written.append(text)
+        except OSError:  # How Linux says that the other end is closed.
+            pass
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    file = open(theirs, 'w')  # noqa: SIM115
+    monkeypatch.setattr(sys, '__stderr__', file)
+
+    def end():
+        file.close()
+        reader.join(10)
+        return b''.join(written).decode()
+
+    yield end
+    os.close(ours)
+
+
+def set_size(descriptor):
+    """As `termios.tcsetwinsize`, of Python 3.11."""
+    import fcntl
+    import struct
+
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack('HHHH', 30, 100, 0, 0))
+
+
+@pytest.mark.usefixtures('small_grids')
+def test_the_bar_goes_from_start_to_end_and_no_further(terminal, tmp_path, make_dataset_zip, capsys):
+    """The last step goes beyond the end: five of 16 images are 80, and 70 were asked for."""
+    arguments = loop_arguments(tmp_path / 'run', make_dataset_zip(tmp_path, n=8), total_kimg=0.07)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', category=UserWarning)  # Such as tqdm's, of more than 100 %.
+        training_loop(**arguments)
+    shown = terminal()
+    states = re.findall(r'(\d+)% \|.*?\| (\d+\.\d)/0.07 kimg, (.*?) left', shown)
+    percents = [int(percent) for percent, _kimg, _left in states]
+    assert percents[0] == 0
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
+    assert not [left for _percent, _kimg, left in states if left.startswith('-')]
+    assert max(len(line) for line in re.split(r'[\r\n]', re.sub(r'\x1b\[[0-9;]*[A-Za-z]', '', shown))) <= 100
+    assert 'images/s, ' in shown
+    printed = capsys.readouterr().out
+    assert len(re.findall(r'^tick \d', printed, re.MULTILINE)) == 3
+    assert 'left' not in printed  # That is in the bar.
