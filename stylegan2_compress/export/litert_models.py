@@ -21,4 +21,15 @@ class LiteRTExporter(Exporter):
 
     def write(self, path: Path, module: torch.nn.Module, signature: Signature) -> None:
         with quiet():
-            litert_torch.convert(module, sample_kwargs=signature.examples()).export(path)
+            litert_torch.convert(Named(module, signature.output), sample_kwargs=signature.examples()).export(path)
+
+
+class Named(torch.nn.Module):
+    """A module of which a model has the name of the output; without, it is `output_0`."""
+
+    def __init__(self, module: torch.nn.Module, output: str):
+        super().__init__()
+        self.module, self.output = module, output
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {self.output: self.module(**inputs)}

@@ -98,13 +98,24 @@ def test_run_py_makes_the_hosts_image(exported, pkl, name, tmp_path):
     assert pixels.std() > 10
 
 
-def test_run_py_refuses_a_class_that_does_not_exist(exported, tmp_path):
-    out, _printed = exported('torch')
-    command = [sys.executable, out / 'run.py', '--class', '3', '--out', tmp_path / 'image.png']
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['--class', '3'], '--class=3 does not exist: there are 3'),
+        (['--seed', '-1'], '--seed=-1 must be at least 0 and less than 4294967296'),
+        (
+            ['--out', 'no/such/directory.png'],
+            '--out=no/such/directory.png cannot be written: No such file or directory',
+        ),
+    ],
+)
+def test_run_py_refuses_what_cannot_be(exported, tmp_path, arguments, sentence):
+    out, _printed = exported('onnx' if needs('onnx').args == (False,) else 'torch')
+    command = [sys.executable, out / 'run.py', '--out', 'image.png', *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert '--class=3 does not exist: there are 3' in done.stderr
-    assert not (tmp_path / 'image.png').exists()
+    assert sentence in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @each_format
