@@ -8,10 +8,11 @@ are the least of the rounds, for an image, from z. "Share" is what a product of 
 for the multiply-accumulates. At the end, kinds of operations by their part of OpenVINO's time.
 """
 
+import contextlib
+import functools
 import math
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -114,22 +115,22 @@ def by_turns(generators, chosen, batch: int, threads: int, rounds: int) -> dict[
     from stylegan2_compress.export import checking, timing
 
     a, b = torch.randn([SIDE, SIDE]), torch.randn([SIDE, SIDE])
-    runs = {PRODUCT: lambda: a @ b}
-    for ratio, G in generators.items():
-        inputs = checking.inputs_of(G, batch, 1.0, G.num_ws)
-        z, c = torch.from_numpy(inputs['z']), torch.from_numpy(inputs.pop('c'))
-        runs[ratio, 'host'] = lambda G=G, z=z, c=c: G(z, c, noise_mode='const', force_fp32=True)
-        for name, each in chosen.items():
-            fixed = None if each.batch is None else batch
-            _inputs, functions = timing.functions_of(each, G, str(ratio), fixed, threads=threads)
-            runs[ratio, name] = lambda f=functions, i=inputs: f['synthesis']({'ws': f['mapping'](i)})
-    times = dict.fromkeys(runs, math.inf)
-    with torch.inference_mode():
+    runs = {PRODUCT: lambda: checking.seconds_of(lambda: a @ b)}
+    with contextlib.ExitStack() as stack, torch.inference_mode():
+        for ratio, G in generators.items():
+            inputs = checking.inputs_of(G, batch, 1.0, G.num_ws)
+            in_host = functools.partial(
+                G, torch.from_numpy(inputs['z']), torch.from_numpy(inputs['c']), noise_mode='const', force_fp32=True
+            )
+            runs[ratio, 'host'] = functools.partial(checking.seconds_of, in_host)
+            for name, each in chosen.items():
+                fixed = None if each.batch is None else batch
+                names, networks = stack.enter_context(timing.opened(each, G, str(ratio), fixed, threads=threads))
+                runs[ratio, name] = functools.partial(networks.seconds, {name: inputs[name] for name in names})
+        times = dict.fromkeys(runs, math.inf)
         for _ in range(rounds + 1):  # One more, to warm up.
-            for key, run in runs.items():
-                start = time.perf_counter()
-                run()
-                times[key] = min(times[key], time.perf_counter() - start)
+            for key, measure in runs.items():
+                times[key] = min(times[key], measure())
     return {key: seconds / (SIDE**3 if key == PRODUCT else batch) for key, seconds in times.items()}
 
 

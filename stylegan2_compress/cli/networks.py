@@ -128,7 +128,7 @@ def prune(force, trust, host_dir, **options):
     '--runtime',
     'runtimes',
     multiple=True,
-    type=click.Choice(['onnx', 'openvino', 'torch']),
+    type=click.Choice(['onnx', 'openvino', 'torch', 'executorch', 'litert']),
     help='Time an export, too, in this runtime; may be repeated.',
 )
 @click.option('--no-measure', is_flag=True, help='Only count: nothing is run.')

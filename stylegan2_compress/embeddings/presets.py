@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from stylegan2_compress.embeddings import efficientnet, factories, huggingface, lpips, torchscript, vgg
+from stylegan2_compress.embeddings import efficientnet, factories, huggingface, lpips, timm_models, torchscript, vgg
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.embeddings.specs import Spec, parse_options
 from stylegan2_compress.errors import UserError
@@ -65,6 +65,7 @@ PRESETS = {
 
 OPEN_FORMS = {
     'hf': _transformers(huggingface.load, huggingface.check),
+    'timm': Loader(timm_models.load, packages=('timm', 'torchvision')),
     'torchscript': Loader(torchscript.load, torchscript.check),
     'hub': Loader(factories.load_hub, factories.check_hub),
     'module': Loader(factories.load_module, factories.check_module),

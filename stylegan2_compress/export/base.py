@@ -3,25 +3,24 @@
 import contextlib
 import importlib
 import importlib.util
-import inspect
 import re
-import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.export import graph
 from stylegan2_compress.export.options import FORMATS, ExportOptions
+from stylegan2_compress.export.quietness import quiet
+from stylegan2_compress.export.running import Child, Networks
 from stylegan2_compress.export.signatures import Signature
 
-# A network in a runtime: from inputs by name to the output.
-Function = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+RUNTIMES = Path(__file__).with_name('runtimes')
 
 
 class Exporter(ABC):
@@ -31,13 +30,19 @@ class Exporter(ABC):
         form: what its runtime is fastest with.
         batch: the default of `--batch`; None is dynamic.
         suffix: of the two files.
-        imports: lines of Python that import what `load` uses.
+        runtime_name: of the runtime.
+        distribution: that has the runtime, as it is installed.
+        loader: the module in `runtimes` that opens the files.
+        runs_here: whether this machine can have the runtime.
     """
 
     form: ClassVar[graph.Form] = graph.PLAIN
     batch: ClassVar[int | None] = None
     suffix: ClassVar[str]
-    imports: ClassVar[str]
+    runtime_name: ClassVar[str]
+    distribution: ClassVar[str]
+    loader: ClassVar[str]
+    runs_here: ClassVar[bool] = True
 
     @abstractmethod
     def write(self, path: Path, module: torch.nn.Module, signature: Signature) -> None:
@@ -49,14 +54,9 @@ class Exporter(ABC):
             signature: of its inputs and its output.
         """
 
-    @staticmethod
-    @abstractmethod
-    def load(path: str, threads: int = 0) -> Function:
-        """Open a file in the runtime; its source text is part of `run.py`."""
-
-    @abstractmethod
     def runtime(self) -> str:
         """Name and version of the runtime."""
+        return f'{self.runtime_name} {metadata.version(self.distribution)}'
 
     def check(self, generators: Mapping[str, Any]) -> None:  # noqa: B027  (most formats have nothing to refuse)
         """Refuse what can be refused before anything is written.
@@ -68,17 +68,24 @@ class Exporter(ABC):
             UserError: they cannot be exported, or not together.
         """
 
-    def write_and_load(
-        self,
-        paths: Mapping[str, Path],
-        modules: Mapping[str, torch.nn.Module],
-        signatures: Mapping[str, Signature],
-        threads: int,
-    ) -> dict[str, Function]:
-        """Write the networks of a generator, all by name, and open the files in the runtime."""
+    def write_all(
+        self, paths: Mapping[str, Path], modules: Mapping[str, torch.nn.Module], signatures: Mapping[str, Signature]
+    ) -> None:
+        """Write the networks of a generator, all by name."""
         for name, path in paths.items():
             self.write(path, modules[name], signatures[name])
-        return {name: self.load(str(path), threads) for name, path in paths.items()}
+
+    def open(self, paths: Mapping[str, Path], threads: int = 0) -> Networks:
+        """The networks of a generator in the runtime.
+
+        Args:
+            paths: their files by name.
+            threads: of the runtime; 0 for its own choice.
+
+        Raises:
+            UserError: a file cannot be opened.
+        """
+        return Child(self.runtime(), RUNTIMES / f'{self.loader}.py', paths, threads)
 
     @contextlib.contextmanager
     def destination(self, out: str, options: ExportOptions) -> Iterator[Path]:
@@ -99,9 +106,9 @@ class Exporter(ABC):
     def run_script(self) -> str:
         """The text of `run.py`, which makes an image with the runtime and NumPy."""
         template = Path(__file__).with_name('run.txt').read_text(encoding='utf-8')
-        load = textwrap.dedent(inspect.getsource(self.load)).removeprefix('@staticmethod\n').replace(' -> Function', '')
-        texts = {'runtime': self.runtime().rpartition(' ')[0], 'imports': self.imports, 'load': load}
-        return re.sub(r'\{(runtime|imports|load)\}', lambda match: texts[match[1]], template)
+        _docstring, _quotes, load = (RUNTIMES / f'{self.loader}.py').read_text(encoding='utf-8').partition('."""\n\n')
+        texts = {'runtime': self.runtime_name, 'load': load}
+        return re.sub(r'\{(runtime|load)\}', lambda match: texts[match[1]], template)
 
 
 def exporter(name: str) -> Exporter:
@@ -113,6 +120,8 @@ def exporter(name: str) -> Exporter:
     entry = FORMATS[name]
     missing = [package for package in entry.packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(f'--format={name} needs the package {missing[0]}: pip install {" ".join(entry.packages)}.')
+        names = ' '.join(entry.packages).replace('_', '-')
+        raise UserError(f'--format={name} needs the package {missing[0]}: pip install {names}.')
     module, _colon, cls = entry.exporter.partition(':')
-    return getattr(importlib.import_module(f'stylegan2_compress.export.{module}'), cls)()
+    with quiet():
+        return getattr(importlib.import_module(f'stylegan2_compress.export.{module}'), cls)()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from stylegan2_compress.export import graph
-from stylegan2_compress.export.base import Function
+from stylegan2_compress.export.running import Networks
 
 LIMIT = 1e-3  # Of a pixel's difference, of values in [-1, 1]; FP32 in another order is off by 1e-6 to 1e-4.
 SECONDS = 1  # How long is timed, at least.
@@ -42,9 +42,9 @@ def inputs_of(G: Any, count: int, psi: float, cutoff: int) -> dict[str, np.ndarr
 
 @torch.inference_mode()
 def check(
-    functions: Mapping[str, Function],
+    runtime: Networks,
     G: Any,
-    networks: tuple[graph.Mapping, graph.Synthesis],
+    modules: tuple[graph.Mapping, graph.Synthesis],
     noise: str,
     exact: bool,
     batch: int,
@@ -52,18 +52,18 @@ def check(
     """Compare and time.
 
     Args:
-        functions: `mapping` and `synthesis` in the runtime.
+        runtime: `mapping` and `synthesis` in it.
         G: the generator, not masked, in eval mode on the CPU.
-        networks: the modules of torch that the files were made of.
+        modules: those of torch that the files were made of.
         noise: 'const' or 'none'.
         exact: whether the files have the generator's weights, so that the host computes what they should.
         batch: images at a time.
     """
-    mapping, synthesis = networks
+    mapping, synthesis = modules
 
     def in_runtime(inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        ws = functions['mapping']({name: inputs[name] for name in mapping.inputs})
-        return ws, functions['synthesis']({'ws': ws})
+        ws = runtime('mapping', {name: inputs[name] for name in mapping.inputs})
+        return ws, runtime('synthesis', {'ws': ws})
 
     def in_host(inputs: Mapping[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         truncation = {}
@@ -85,7 +85,8 @@ def check(
         difference_to_host = max(difference_to_host, to_host)
         difference = max(difference, to_host if exact else largest(results, in_torch(inputs)))
     inputs = inputs_of(G, batch, 1.0, G.num_ws)
-    times = least_seconds([lambda: in_runtime(inputs), lambda: in_host(inputs)], SECONDS)
+    used = {name: inputs[name] for name in mapping.inputs}
+    times = least_seconds([lambda: runtime.seconds(used), lambda: seconds_of(lambda: in_host(inputs))], SECONDS)
     return Check(
         images=batch * len(truncations),
         largest_difference=difference,
@@ -106,13 +107,18 @@ def largest(results: Iterable[np.ndarray], expected: Iterable[torch.Tensor]) -> 
     return largest_yet
 
 
-def least_seconds(functions: list[Callable[[], object]], seconds: float) -> list[float]:
-    """The least time of each function: called by turns, at least three times, and for `seconds`."""
-    times: list[list[float]] = [[] for _ in functions]
+def seconds_of(function: Callable[[], object]) -> float:
+    """The time that a call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def least_seconds(measurements: list[Callable[[], float]], seconds: float) -> list[float]:
+    """The least of what each returns: called by turns, at least three times, and for `seconds`."""
+    times: list[list[float]] = [[] for _ in measurements]
     end = time.perf_counter() + seconds
     while len(times[-1]) < 3 or time.perf_counter() < end:
-        for function, measured in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            measured.append(time.perf_counter() - start)
+        for measure, measured in zip(measurements, times, strict=True):
+            measured.append(measure())
     return [min(measured) for measured in times]

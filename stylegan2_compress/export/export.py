@@ -78,8 +78,9 @@ def export(file: str, options: ExportOptions, force: bool = False, trust: bool =
         about['made_by'] = {'stylegan2-compress': __version__, 'torch': torch.__version__, 'runtime': chosen.runtime()}
         chosen.finish(directory, about, options)
         about['files'] = {
-            path.name: {'bytes': path.stat().st_size, 'sha256': files.sha256(path)}
-            for path in sorted(directory.iterdir())
+            path.relative_to(directory).as_posix(): {'bytes': path.stat().st_size, 'sha256': files.sha256(path)}
+            for path in sorted(directory.rglob('*'))
+            if path.is_file()
         }
         (directory / RECORD).write_text(json.dumps(about, indent=2) + '\n', encoding='utf-8')
     return text(out, about)
@@ -135,7 +136,7 @@ def write_generator(
         prefix: of the names of the files.
 
     Returns:
-        The entries of the record that are about this generator.
+        The entries of the record that are about this generator; `check` is None where the runtime cannot be here.
 
     Raises:
         UserError: the files do not compute what the generator does.
@@ -147,9 +148,13 @@ def write_generator(
     signatures = signatures_of(G, mapping, batch)
     names = {name: f'{prefix}{name}{chosen.suffix}' for name in signatures}
     paths, modules = {name: directory / names[name] for name in names}, dict(mapping=mapping, synthesis=synthesis)
-    functions = chosen.write_and_load(paths, modules, signatures, torch.get_num_threads())
-    check = checking.check(functions, G, (mapping, synthesis), options.noise, options.weights == 'fp32', batch or 1)
-    if not check.largest_difference <= checking.LIMIT:
+    chosen.write_all(paths, modules, signatures)
+    check = None
+    if chosen.runs_here:
+        exact = options.weights == 'fp32'
+        with chosen.open(paths, torch.get_num_threads()) as runtime:
+            check = checking.check(runtime, G, (mapping, synthesis), options.noise, exact, batch or 1)
+    if check is not None and not check.largest_difference <= checking.LIMIT:
         raise UserError(
             f'{file} as --format={options.format} is not the network: in {chosen.runtime()}, numbers differ by up to '
             f'{check.largest_difference:.2g}, more than {checking.LIMIT:g}, and nothing was written.'
@@ -171,7 +176,7 @@ def write_generator(
             }
             for name, signature in signatures.items()
         },
-        'check': {'runtime': chosen.runtime(), 'machine': platform.machine(), **dataclasses.asdict(check)},
+        'check': check and {'runtime': chosen.runtime(), 'machine': platform.machine(), **dataclasses.asdict(check)},
     }
 
 
@@ -192,6 +197,8 @@ def text(out: str, about: dict[str, Any]) -> str:
 def summary(about: dict[str, Any]) -> list[str]:
     """What the check of a generator found."""
     check = about['check']
+    if check is None:
+        return [f'converted, not run: this machine cannot have {about["made_by"]["runtime"]}']
     seconds, host_seconds, threads = check['seconds_per_image'], check['host_seconds_per_image'], check['threads']
     differences = f'{check["runtime"]}: largest difference from the network {check["largest_difference"]:.1e}'
     if about['weights'] == 'fp16':

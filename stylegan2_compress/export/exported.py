@@ -1,5 +1,6 @@
 """Exports that are opened again, in the place of the generator that they are of."""
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -11,9 +12,10 @@ import torch
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.export.base import Function, exporter
+from stylegan2_compress.export.base import exporter
 from stylegan2_compress.export.options import FORMATS
 from stylegan2_compress.export.record import RECORD
+from stylegan2_compress.export.running import Function
 
 
 def is_export(path: str) -> bool:
@@ -40,14 +42,12 @@ class Exported(torch.nn.Module):
         for name in ('z_dim', 'c_dim', 'w_dim', 'num_ws', 'img_resolution', 'img_channels'):
             setattr(self, name, about['generator'][name])
         num_ws = about['generator']['num_ws']
-        load = exporter(about['format']).load
         batch = about['batch'] if isinstance(about['batch'], int) else None
-        networks = {
-            name: load(os.path.join(directory, entry['file']), threads or torch.get_num_threads())
-            for name, entry in about['networks'].items()
-        }
-        self.mapping = _Mapping(networks['mapping'], set(about['networks']['mapping']['inputs']), batch, num_ws)
-        self.synthesis = _Synthesis(networks['synthesis'], batch)
+        paths = {name: Path(directory, entry['file']) for name, entry in about['networks'].items()}
+        networks = exporter(about['format']).open(paths, threads or torch.get_num_threads())
+        run_mapping, run_synthesis = (functools.partial(networks, name) for name in ('mapping', 'synthesis'))
+        self.mapping = _Mapping(run_mapping, set(about['networks']['mapping']['inputs']), batch, num_ws)
+        self.synthesis = _Synthesis(run_synthesis, batch)
         self.register_buffer('device_of_results', torch.zeros([]))  # Generators are asked for the one of their buffers.
 
     def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, **synthesis_kwargs):
@@ -114,13 +114,20 @@ def read_record(directory: str) -> dict[str, Any]:
         try:
             about = json.load(file)
             names = [entry['file'] for entry in about['networks'].values()]
-            expected = {name: about['files'][name]['sha256'] for name in names}
+            digests = {name: entry['sha256'] for name, entry in about['files'].items()}
             known = about['format'] in FORMATS and about['generator'] and about['batch']
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f'{path} is not the record of an export: export the network again.') from error
     if not known:
         raise UserError(f'{path} is of a format that is not known here: export the network again.')
-    for name, digest in expected.items():
-        if os.path.basename(name) != name or files.sha256(os.path.join(directory, name)) != digest:
+    for name in names:
+        if os.path.basename(name) != name or not is_on_record(Path(directory, name), digests):
             raise UserError(f'{os.path.join(directory, name)} is not what was exported: export the network again.')
     return about
+
+
+def is_on_record(path: Path, digests: Mapping[str, str]) -> bool:
+    """Whether a file, or every file in a directory, has the SHA-256 on record."""
+    found = [file for file in path.rglob('*') if file.is_file()] if path.is_dir() else [path]
+    names = {file.relative_to(path.parent).as_posix(): file for file in found}
+    return bool(names) and all(digests.get(name) == files.sha256(file) for name, file in names.items())

@@ -99,7 +99,7 @@ class Linear(Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, in] to [N, rows], or [N, in, 1, 1] to [N, rows, 1, 1]."""
         function, gain = ACTIVATIONS[self.activation]
-        return function(product(x, self.weight.float(), self.bias)) * gain
+        return function(product(x, single(self.weight), self.bias)) * gain
 
 
 class Mapping(Module):
@@ -185,15 +185,15 @@ class StyledConvolution(Module):
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """Features [N, in, H, W] of the last layer, or [1, …], and w [N, w_dim] to [N, out, H·up, W·up]."""
         styles = self.affine(as_map(w) if self.styles_as_maps else w)
-        scales = product(styles.square(), self.squares.float(), self.epsilon).rsqrt()
+        scales = product(styles.square(), single(self.squares), self.epsilon).rsqrt()
         x = x * as_map(styles)
         if self.upsampling is not None:
             x = self.upsampling(x)
         else:
-            x = functional.conv2d(x, self.weight.float(), padding=self.padding)
+            x = functional.conv2d(x, single(self.weight), padding=self.padding)
         x = x * as_map(scales)
         if self.noise is not None:
-            x = x + self.noise.float()
+            x = x + single(self.noise)
         function, gain = ACTIVATIONS[self.activation]
         return clamped(function(x + self.bias[:, None, None]) * gain, self.clamp)
 
@@ -221,10 +221,10 @@ class ToRGB(Module):
         """Features [N, in, H, W] and w [N, w_dim] to what is added to the image, [N, img_channels, H, W]."""
         styles = self.affine(as_map(w) if self.styles_as_maps else w)
         if self.as_product:
-            weight = self.weight.float().flatten(start_dim=1) * styles.flatten(start_dim=1)[:, None, :]
+            weight = single(self.weight).flatten(start_dim=1) * styles.flatten(start_dim=1)[:, None, :]
             x = (weight @ x.flatten(start_dim=2)).unflatten(2, [self.resolution, self.resolution])
         else:
-            x = functional.conv2d(x * as_map(styles), self.weight.float())
+            x = functional.conv2d(x * as_map(styles), single(self.weight))
         return clamped(x + self.bias[:, None, None], self.clamp)
 
 
@@ -253,7 +253,7 @@ class Filter(Module):
             x = functional.pad(x, [before, after, before, after])
         for factor in (getattr(self, name) for name in self.names):
             padding = [before * (size > 1) if even else 0 for size in factor.shape[2:]]
-            x = functional.conv2d(x, factor.float(), padding=padding, groups=self.channels)
+            x = functional.conv2d(x, single(factor), padding=padding, groups=self.channels)
         return x
 
 
@@ -275,7 +275,7 @@ class TransposedConvolution(Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, in, H, W] to [N, out, H·up, W·up]."""
-        return self.filter(functional.conv_transpose2d(x, self.weight.float(), stride=self.up))
+        return self.filter(functional.conv_transpose2d(x, single(self.weight), stride=self.up))
 
 
 class Upsampling(Module):
@@ -298,7 +298,7 @@ class Upsampling(Module):
         """[N, C, H, W] to [N, C, 2H, 2W]."""
         even = self.before == self.after <= 0
         crop = -self.before if even else 0
-        x = functional.conv_transpose2d(x, self.weight.float(), stride=2, padding=crop, groups=self.channels)
+        x = functional.conv_transpose2d(x, single(self.weight), stride=2, padding=crop, groups=self.channels)
         return x if even else functional.pad(x, [self.before, self.after] * 2)
 
 
@@ -322,7 +322,7 @@ class Polyphase(Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, in, H, W] to [N, out, 2H, 2W]."""
-        return functional.pixel_shuffle(functional.conv2d(x, self.weight.float(), padding=self.padding), 2)
+        return functional.pixel_shuffle(functional.conv2d(x, single(self.weight), padding=self.padding), 2)
 
 
 class Block(Module):
@@ -349,7 +349,7 @@ class Block(Module):
         self, x: torch.Tensor | None, image: torch.Tensor | None, ws: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features and image of the last block, None for the first, and the w of each layer, to those of this block."""
-        features = self.const.float() if x is None or self.conv0 is None else self.conv0(x, ws[0])
+        features = single(self.const) if x is None or self.conv0 is None else self.conv0(x, ws[0])
         features = self.conv1(features, ws[-2])
         rgb = self.torgb(features, ws[-1])
         return features, rgb if image is None or self.upsampling is None else self.upsampling(image) + rgb
@@ -451,6 +451,11 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.
     if x.ndim == 2:
         return functional.linear(x, weight, bias)
     return functional.conv2d(x, weight[:, :, None, None], bias)
+
+
+def single(weight: torch.Tensor) -> torch.Tensor:
+    """A constant as FP32; without an operation if it is: ExecuTorch would copy it for every image."""
+    return weight if weight.dtype == torch.float32 else weight.float()
 
 
 def as_map(x: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,19 @@ from stylegan2_compress.errors import UserError
 
 @dataclass(frozen=True)
 class Format:
-    """A format: the module that has its subclass of `base.Exporter`, and the packages which that needs."""
+    """A format.
+
+    Attributes:
+        exporter: the module that has its subclass of `base.Exporter`.
+        packages: what it needs.
+        batches: whether `--batch` may be more than one image: 'any', 'fixed' (not dynamic) or 'one'.
+        half: whether weights can be stored as FP16.
+    """
 
     exporter: str
     packages: tuple[str, ...] = ()
+    batches: str = 'any'
+    half: bool = True
 
 
 _ONNX = ('onnx', 'onnxscript', 'onnxruntime')
@@ -22,7 +31,10 @@ FORMATS = {
     'onnx': Format('onnx_graphs:OnnxExporter', _ONNX),
     'openvino': Format('openvino_models:OpenVINOExporter', (*_ONNX, 'openvino')),
     'torch': Format('torch_programs:TorchExporter'),
-    'web': Format('web_page:WebExporter', _ONNX),
+    'web': Format('web_page:WebExporter', _ONNX, batches='one'),
+    'executorch': Format('executorch_programs:ExecuTorchExporter', ('executorch',), batches='fixed', half=False),
+    'litert': Format('litert_models:LiteRTExporter', ('litert_torch',), batches='fixed', half=False),
+    'coreml': Format('coreml_packages:CoreMLExporter', ('coremltools',), batches='fixed', half=False),
 }
 
 
@@ -35,7 +47,9 @@ class ExportOptions:
     """
 
     format: str = argument(
-        'What to write: onnx, openvino, torch, or web, a page for browsers.', choices=FORMATS, metavar='NAME'
+        'What to write: onnx, openvino, torch, executorch, litert, coreml, or web, a page for browsers.',
+        choices=FORMATS,
+        metavar='NAME',
     )
     batch: str | None = argument(
         'Images at a time: a number, or dynamic for any.',
@@ -56,8 +70,15 @@ class ExportOptions:
         arguments.check(self)
         if self.batch is not None and not re.fullmatch('dynamic|[1-9][0-9]{0,8}', self.batch):
             raise UserError(f'--batch={self.batch} must be a whole number of images, at least 1, or dynamic.')
-        if self.format == 'web' and self.batch not in (None, '1'):
-            raise UserError(f'--batch={self.batch} does not go with --format=web: a page makes images one by one.')
+        chosen = FORMATS[self.format]
+        if chosen.batches == 'one' and self.batch not in (None, '1'):
+            raise UserError(
+                f'--batch={self.batch} does not go with --format={self.format}: it makes images one by one.'
+            )
+        if chosen.batches == 'fixed' and self.batch == 'dynamic':
+            raise UserError(f'--batch=dynamic does not go with --format={self.format}: give a number.')
+        if self.weights == 'fp16' and not chosen.half:
+            raise UserError(f'--weights=fp16 does not go with --format={self.format}: its weights are stored as fp32.')
         for name in ('teacher', 'single_file', 'webgpu'):
             if getattr(self, name) and self.format != 'web':
                 raise UserError(f'--{name.replace("_", "-")} goes with --format=web, not with --format={self.format}.')

@@ -1,17 +1,21 @@
 """torch: two programs of `torch.export`, which need torch and nothing else."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from stylegan2_compress.export.base import Exporter, Function, Signature
+from stylegan2_compress.export.base import Exporter
+from stylegan2_compress.export.running import Here, Networks
+from stylegan2_compress.export.runtimes import torch_runtime
+from stylegan2_compress.export.signatures import Signature
 
 
 class TorchExporter(Exporter):
     """`mapping.pt2` and `synthesis.pt2`."""
 
     suffix = '.pt2'
-    imports = 'import torch'
+    runtime_name, distribution, loader = 'torch', 'torch', 'torch_runtime'
 
     def write(self, path: Path, module: torch.nn.Module, signature: Signature) -> None:
         batch = torch.export.Dim('batch', min=1, max=1 << 16)
@@ -28,16 +32,5 @@ class TorchExporter(Exporter):
             node.meta.pop('stack_trace', None)  # Where on this machine the source is.
         torch.export.save(program, path)
 
-    @staticmethod
-    def load(path: str, threads: int = 0) -> Function:
-        torch.set_num_threads(threads or torch.get_num_threads())
-        module = torch.export.load(path).module()
-
-        def run(inputs):
-            with torch.inference_mode():
-                return module(**{name: torch.from_numpy(value) for name, value in inputs.items()}).numpy()
-
-        return run
-
-    def runtime(self) -> str:
-        return f'torch {torch.__version__}'
+    def open(self, paths: Mapping[str, Path], threads: int = 0) -> Networks:
+        return Here({name: torch_runtime.load(path, threads) for name, path in paths.items()})  # torch is here.

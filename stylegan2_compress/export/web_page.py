@@ -68,8 +68,8 @@ class WebExporter(OnnxExporter):
             'cutoff': [generator['num_ws']],
         }
         inputs = {name: np.asarray(values[name], np.float32) for name in networks['mapping']['inputs']}
-        ws = self.load(str(directory / networks['mapping']['file']), 1)(inputs)
-        image = self.load(str(directory / networks['synthesis']['file']), 1)({'ws': ws}).ravel()
+        with self.open({name: directory / entry['file'] for name, entry in networks.items()}, 1) as runtime:
+            image = runtime('synthesis', {'ws': runtime('mapping', inputs)}).ravel()
         positions = np.linspace(0, image.size - 1, EXAMPLE_PIXELS).astype(int)
         return {**EXAMPLE, 'positions': positions.tolist(), 'values': image[positions].tolist()}
 

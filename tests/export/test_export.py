@@ -15,7 +15,8 @@ from commands import refused, run
 from training import networks
 
 from stylegan2_compress import files, pickles
-from stylegan2_compress.export import base, export, graph
+from stylegan2_compress.errors import UserError
+from stylegan2_compress.export import base, export, graph, running
 from stylegan2_compress.export.options import FORMATS
 from stylegan2_compress.images import to_uint8
 
@@ -23,6 +24,8 @@ FILES = {
     'onnx': {'mapping.onnx', 'synthesis.onnx'},
     'openvino': {'mapping.xml', 'mapping.bin', 'synthesis.xml', 'synthesis.bin'},
     'torch': {'mapping.pt2', 'synthesis.pt2'},
+    'executorch': {'mapping.pte', 'synthesis.pte'},
+    'litert': {'mapping.tflite', 'synthesis.tflite'},
 }
 
 
@@ -64,7 +67,7 @@ def test_it_is_all_there_and_on_record(exported, pkl, name):
     assert about['format'] == name
     assert about['generator']['sha256'] == files.sha256(pkl)
     assert about['generator']['c_dim'] == 3
-    batch = 1 if name == 'openvino' else 'batch'
+    batch = base.exporter(name).batch or 'batch'
     assert about['networks']['mapping']['inputs'] == {'z': [batch, 16], 'c': [batch, 3], 'psi': [1], 'cutoff': [1]}
     assert about['networks']['synthesis']['outputs'] == {'image': [batch, 1, 8, 8]}
     assert about['check']['largest_difference'] == about['check']['largest_difference_to_host'] < 1e-4
@@ -95,25 +98,37 @@ def test_run_py_makes_the_hosts_image(exported, pkl, name, tmp_path):
     assert pixels.std() > 10
 
 
-def test_run_py_refuses_a_class_that_does_not_exist(exported, tmp_path):
-    out, _printed = exported('torch')
-    command = [sys.executable, out / 'run.py', '--class', '3', '--out', tmp_path / 'image.png']
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['--class', '3'], '--class=3 does not exist: there are 3'),
+        (['--seed', '-1'], '--seed=-1 must be at least 0 and less than 4294967296'),
+        (
+            ['--out', 'no/such/directory.png'],
+            '--out=no/such/directory.png cannot be written: No such file or directory',
+        ),
+    ],
+)
+def test_run_py_refuses_what_cannot_be(exported, tmp_path, arguments, sentence):
+    out, _printed = exported('onnx' if needs('onnx').args == (False,) else 'torch')
+    command = [sys.executable, out / 'run.py', '--out', 'image.png', *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert '--class=3 does not exist: there are 3' in done.stderr
-    assert not (tmp_path / 'image.png').exists()
+    assert sentence in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @each_format
 def test_any_batch(exported, pkl, name):
-    """But of OpenVINO, whose default is one image."""
+    """But of those whose default is one image."""
     out, _printed = exported(name)
-    synthesis = base.exporter(name).load(str(out / f'synthesis{base.exporter(name).suffix}'))
+    chosen = base.exporter(name)
     G = pickles.load(pkl)['G_ema']
-    for count in [1] if name == 'openvino' else [1, 2, 5]:
-        ws = torch.randn([count, 4, 16])
-        expected = G.synthesis(ws, noise_mode='const', force_fp32=True)
-        assert np.abs(synthesis({'ws': ws.numpy()}) - expected.numpy()).max() < 1e-4
+    with chosen.open({'synthesis': out / f'synthesis{chosen.suffix}'}) as networks:
+        for count in [chosen.batch] if chosen.batch else [1, 2, 5]:
+            ws = torch.randn([count, 4, 16])
+            expected = G.synthesis(ws, noise_mode='const', force_fp32=True)
+            assert np.abs(networks('synthesis', {'ws': ws.numpy()}) - expected.numpy()).max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -134,11 +149,11 @@ def test_other_batches_fp16_weights_and_no_noise(pkl, name, batch, tmp_path):
     assert about['batch'] == (2 if batch == '2' else 'dynamic')
     assert check['largest_difference'] < 1e-4 < check['largest_difference_to_host'] < 0.05
     assert 'because of FP16 weights from the host' in printed
-    synthesis = base.exporter(name).load(str(out / about['networks']['synthesis']['file']))
     expected = graph.from_generator(pickles.load(pkl)['G_ema'], 'none')[1].round_weights()
-    for count in [2] if batch == '2' else [1, 2, 5]:
-        ws = torch.randn([count, 4, 16])
-        assert np.abs(synthesis({'ws': ws.numpy()}) - expected(ws).numpy()).max() < 1e-4
+    with base.exporter(name).open({'synthesis': out / about['networks']['synthesis']['file']}) as networks:
+        for count in [2] if batch == '2' else [1, 2, 5]:
+            ws = torch.randn([count, 4, 16])
+            assert np.abs(networks('synthesis', {'ws': ws.numpy()}) - expected(ws).numpy()).max() < 1e-4
 
 
 @needs('onnx')
@@ -146,7 +161,8 @@ def test_fp16_weights_are_half_as_large_in_the_file(tmp_path):
     layer = networks.FullyConnectedLayer(100, 200)
     sizes = []
     for module in (graph.Linear(layer), graph.Linear(layer).round_weights()):
-        base.exporter('onnx').write(tmp_path / 'x.onnx', module, base.Signature({'x': [None, 100]}, 'y', [None, 200]))
+        signature = base.Signature({'x': [None, 100]}, 'y', [None, 200])
+        base.exporter('onnx').write(tmp_path / 'x.onnx', module, signature)
         sizes.append((tmp_path / 'x.onnx').stat().st_size)
     assert sizes[1] < 0.55 * sizes[0]
 
@@ -171,7 +187,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ('arguments', 'sentence'),
         [
-            (['--format', 'tflite'], '--format=tflite does not exist; there are onnx, openvino, torch, web'),
+            (['--format', 'tflite'], '--format=tflite does not exist; there are onnx, openvino, torch, web, exec'),
             (['--format', 'torch', '--batch', '0'], '--batch=0 must be a whole number of images, at least 1, or dynam'),
             (['--format', 'torch', '--batch', 'many'], '--batch=many must be'),
             (['--format', 'torch', '--weights', 'int8'], '--weights=int8 does not exist; there are fp32, fp16'),
@@ -179,6 +195,11 @@ class TestBadInput:
             (['--format', 'torch', '--single-file'], '--single-file goes with --format=web, not with --format=torch'),
             (['--format', 'torch', '--teacher', 't.pkl'], '--teacher goes with --format=web'),
             (['--format', 'web', '--batch', '2'], '--batch=2 does not go with --format=web'),
+            (
+                ['--format', 'litert', '--batch', 'dynamic'],
+                '--batch=dynamic does not go with --format=litert: give a n',
+            ),
+            (['--format', 'executorch', '--weights', 'fp16'], '--weights=fp16 does not go with --format=executorch'),
             (['--format', 'torch', '--batch', '999999999'], '--batch=999999999 of '),
             (['--format', 'torch', '--out', 'no/such/directory/x'], 'Cannot write no/such/directory/x'),
         ],
@@ -201,11 +222,20 @@ class TestBadInput:
         (tmp_path / 'text.pkl').write_text('no pickle')
         refused('export', tmp_path / 'text.pkl', '--format', 'torch', unchanged=tmp_path)
 
-    def test_an_extra_that_is_missing(self, pkl, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        ('name', 'package', 'command'),
+        [
+            ('openvino', 'openvino', 'onnx onnxscript onnxruntime openvino'),
+            ('executorch', 'executorch', 'executorch'),
+            ('litert', 'litert_torch', 'litert-torch'),
+            ('coreml', 'coremltools', 'coremltools'),
+        ],
+    )
+    def test_an_extra_that_is_missing(self, pkl, tmp_path, monkeypatch, name, package, command):
         find = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'openvino' else find(name))
-        printed = refused('export', pkl, '--format', 'openvino', '--out', tmp_path / 'x', unchanged=tmp_path)
-        assert 'needs the package openvino: pip install onnx onnxscript onnxruntime openvino.' in printed
+        monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == package else find(name))
+        printed = refused('export', pkl, '--format', name, '--out', tmp_path / 'x', unchanged=tmp_path)
+        assert f'--format={name} needs the package {package}: pip install {command}.' in printed
 
     def test_what_exists(self, pkl, tmp_path):
         mine = tmp_path / 'mine'
@@ -229,10 +259,8 @@ class TestBadInput:
 
     @pytest.mark.parametrize('off', [0.002, float('nan')])
     def test_files_that_differ_are_removed(self, pkl, tmp_path, monkeypatch, off):
-        load = base.exporter('torch').load
-        monkeypatch.setattr(
-            type(base.exporter('torch')), 'load', staticmethod(lambda *args: lambda inputs: load(*args)(inputs) + off)
-        )
+        run = running.Here.run
+        monkeypatch.setattr(running.Here, 'run', lambda *args: (run(*args)[0] + off, 0.0))
         out = tmp_path / 'x'
         printed = refused('export', pkl, '--format', 'torch', '--out', out, unchanged=tmp_path)
         assert 'is not the network: in torch' in printed
@@ -254,3 +282,58 @@ def test_memory_that_is_not_there(pkl, monkeypatch):
     export.require_memory(G, 1, 'G.pkl')
     with pytest.raises(export.UserError, match=r'^--batch=1000000000 of G\.pkl takes about .* GB, and .* GB are free'):
         export.require_memory(G, 10**9, 'G.pkl')
+
+
+# --- Runtimes in processes of their own -------------------------------------------------------------------------------
+
+ENDLESS = 'import os, time\ndef load(path, threads): return lambda inputs: time.sleep(600)'
+CRASH = 'import os, signal\ndef load(path, threads): return lambda inputs: os.kill(os.getpid(), signal.SIGSEGV)'
+
+
+def child(tmp_path, text):
+    (tmp_path / 'loader.py').write_text(text)
+    return running.Child('Abacus 1.0', tmp_path / 'loader.py', {'mapping': tmp_path / 'm', 'synthesis': tmp_path / 's'})
+
+
+def test_a_process_that_is_not_this_one(tmp_path):
+    text = """
+import os, sys
+print('advertisement')
+def load(path, threads):
+    assert not {'torch', 'stylegan2_compress'} & sys.modules.keys() and not any('export' in p for p in sys.path[:1])
+    return lambda inputs: sum(inputs.values()) + (os.getpid() if path.endswith('m') else 0)
+"""
+    with child(tmp_path, text) as networks:
+        one, two = np.float64([1]), np.float64([2])
+        pid = networks('mapping', {'z': one, 'psi': two})[0] - 3
+        assert pid == networks.process.pid != os.getpid()
+        assert networks('synthesis', {'ws': two}) == two
+        assert networks.run(['mapping', 'synthesis'], {'z': one})[0][0] == pid + 1
+        assert 0 < networks.seconds({'z': one}) < 1
+    assert networks.process.returncode is not None
+
+
+@pytest.mark.parametrize(
+    ('text', 'sentence'),
+    [
+        (CRASH, 'Abacus 1.0 failed: its process was ended by signal 11.'),
+        ('import sys; print("no beads"); sys.exit(3)', 'its process ended with exit status 3 and printed "no beads".'),
+        ('import abacus_without_beads', "failed: ModuleNotFoundError: No module named 'abacus_without_beads'"),
+        (
+            'def load(path, threads): return lambda inputs: 1 / 0',
+            'Abacus 1.0 failed: ZeroDivisionError: division by ze',
+        ),
+    ],
+)
+def test_what_ends_it_is_said(tmp_path, text, sentence):
+    with pytest.raises(UserError) as raised:
+        child(tmp_path, text).seconds({'z': np.zeros(1)})
+    assert sentence in raised.value.message
+
+
+def test_it_does_not_outlive_this_one(tmp_path):
+    networks = child(tmp_path, ENDLESS)
+    process = networks.process
+    assert process.poll() is None
+    del networks
+    assert process.poll() is not None

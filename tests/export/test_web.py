@@ -111,6 +111,7 @@ class TestPage:
         assert same(pixels(tab, 0), expected(teacher))
         assert not same(expected(student), expected(teacher))
         assert tab.evaluate('document.body.innerText').count(' ms') == 2
+        assert tab.evaluate('[document.title, document.querySelector("h1").textContent]') == ['student.pkl'] * 2
         assert 'Images of this browser differ from the network’s by' in tab.evaluate('document.body.innerText')
 
     def test_every_control_does_what_the_host_does(self, tab, networks):

@@ -186,6 +186,25 @@ def test_calls_written_by_hand_are_not_made(text, tmp_path, canary):
     assert re.search('refers to', refused(tmp_path / 'a.pkl'))
 
 
+@pytest.mark.parametrize('protocol', [0, 2, 4])
+@pytest.mark.parametrize('name', PAYLOADS)
+def test_what_fickling_finds_is_refused(name, protocol, tmp_path, canary):
+    """A scanner that others wrote. It cannot take the place of ours: it finds fault with every network of the host."""
+    fickling = pytest.importorskip('fickling', reason='pip install fickling to run')
+    evil, _ = payloads(str(canary))[name]
+    path = write(tmp_path / 'a.pkl', evil, protocol)
+    assert not fickling.is_likely_safe(str(path))
+    refused(path)
+
+
+def test_fickling_finds_fault_with_every_network(data, tmp_path):
+    """For a host's classes are not in its lists."""
+    fickling = pytest.importorskip('fickling', reason='pip install fickling to run')
+    path = write(tmp_path / 'a.pkl', data)
+    assert read(path) is None
+    assert not fickling.is_likely_safe(str(path))
+
+
 KNOWN = [
     'torch_utils.persistence _reconstruct_persistent_obj',
     'torch._utils _rebuild_tensor_v2',

@@ -246,8 +246,9 @@ async function main() {
   const generators = [new Generator(ort, about, about.teacher ? 'Student' : '')];
   if (about.teacher) generators.unshift(new Generator(ort, { ...about, ...about.teacher }, 'Teacher'));
   const own = generators.at(-1);
-  document.title = about.generator.file;
-  document.querySelector('h1').textContent = about.generator.file;
+  const name = about.generator.file.split(/[\\/]/).at(-1);
+  document.title = name;
+  document.querySelector('h1').textContent = name;
   for (const generator of generators) {
     await generator.open('wasm');
     generator.show();
