@@ -84,8 +84,8 @@ class Instead(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch.Tensor.pin_memory and self.device.type == 'cpu':
             return args[0]  # There is nothing to copy it to.
-        args, kwargs = tree_map_only(torch.device, self._instead, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        changed_args, changed_kwargs = tree_map_only(torch.device, self._instead, (args, kwargs or {}))
+        return func(*changed_args, **changed_kwargs)
 
     def _instead(self, device: torch.device) -> torch.device:
         return self.device if device.type == 'cuda' else device
@@ -111,7 +111,7 @@ class Stopwatch:
 @contextlib.contextmanager
 def without_cuda() -> Iterator[None]:
     """Let the host's training loop measure time and memory where there is no CUDA to ask."""
-    instead = dict(
+    instead: dict[str, Any] = dict(
         Event=Stopwatch,
         current_stream=lambda device=None: None,
         max_memory_allocated=lambda device=None: 0,
@@ -125,7 +125,7 @@ def without_cuda() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loaded_networks_changed(change: Callable[[torch.nn.Module], None]) -> Iterator[None]:
+def loaded_networks_changed(change: Callable[[Any], None]) -> Iterator[None]:
     """Change networks whenever the host's code reads a pickle of them."""
     load = legacy.load_network_pkl
 
@@ -149,16 +149,20 @@ def in_fp32() -> Iterator[None]:
     of their own, and with it classes of their own.
     """
     with contextlib.ExitStack() as stack:
+        changed: set[type] = set()
 
-        def change(cls: type) -> None:
-            forward = cls.forward
-            if 'force_fp32' in inspect.signature(forward).parameters and not hasattr(forward, 'always_fp32'):
-                stack.enter_context(mock.patch.object(cls, 'forward', _always_fp32(forward)))
+        def change(cls: Any) -> None:
+            if cls not in changed and 'force_fp32' in inspect.signature(cls.forward).parameters:
+                changed.add(cls)
+                stack.enter_context(mock.patch.object(cls, 'forward', _always_fp32(cls.forward)))
+
+        def change_classes(network: torch.nn.Module) -> None:
+            for part in network.modules():
+                change(type(part))
 
         for cls in (networks.SynthesisBlock, networks.DiscriminatorBlock, networks.DiscriminatorEpilogue):
             change(cls)
-        changed = loaded_networks_changed(lambda network: [change(type(part)) for part in network.modules()])
-        stack.enter_context(changed)
+        stack.enter_context(loaded_networks_changed(change_classes))
         yield
 
 
@@ -167,7 +171,6 @@ def _always_fp32(forward: Callable) -> Callable:
     def forward_in_fp32(*args, **kwargs):
         return forward(*args, **{**kwargs, **devices.precision(torch.device('cpu'))})
 
-    forward_in_fp32.always_fp32 = True
     return forward_in_fp32
 
 
@@ -175,7 +178,7 @@ def _always_fp32(forward: Callable) -> Callable:
 def grey_as_rgb() -> Iterator[None]:
     """Let generators of one channel make images of three equal ones, which is what the scripts can write."""
 
-    def change(network: torch.nn.Module) -> None:
+    def change(network: Any) -> None:
         if getattr(network, 'img_channels', None) == 1 and hasattr(network, 'synthesis'):
             network.img_channels = 3
             network.synthesis.register_forward_hook(lambda _synthesis, _inputs, image: image.expand(-1, 3, -1, -1))
@@ -205,7 +208,7 @@ def repaired_processes(script: str, host_dir: str, device: torch.device) -> Iter
     Raises:
         UserError: there are no GPUs.
     """
-    spawn = torch.multiprocessing.spawn
+    spawn = torch.multiprocessing.spawn  # pyright: ignore[reportPrivateImportUsage]  # Documented as it is.
 
     def spawn_repaired(fn, *args, **kwargs):
         if device.type != 'cuda':
