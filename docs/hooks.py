@@ -12,7 +12,13 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 HOME = 'quickstart.md'  # Has what other pages look for in the README: its measured table.
-SHOWN = ['CONTRIBUTING.md', 'CHANGELOG.md', 'benchmarks/README.md', *sorted(ROOT.glob('benchmarks/*.png'))]
+SHOWN = [
+    'CONTRIBUTING.md',
+    'CHANGELOG.md',
+    'benchmarks/README.md',
+    'examples/compress_a_stylegan2.ipynb',
+    *sorted(ROOT.glob('benchmarks/*.png')),
+]
 
 
 def on_files(files, config):

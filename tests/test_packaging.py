@@ -56,8 +56,8 @@ def test_help_is_quick_and_needs_no_torch():
     result = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == 'False'
     commands = (
-        'host patch inspect convert prune profile stats distill find-ticket ticket evaluate compare export report '
-        'quickstart'
+        'host run-host patch inspect convert prune profile stats distill find-ticket ticket generate evaluate compare '
+        'export report quickstart'
     )
     for command in commands.split():
         assert re.search(rf'^  {command} ', result.stdout, flags=re.MULTILINE)

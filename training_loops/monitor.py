@@ -1,4 +1,4 @@
-"""How a run goes, printed and written down: status lines, a progress bar, statistics per tick, TensorBoard."""
+"""How a run goes, printed and written down: status lines, a progress bar, statistics per tick, trackers."""
 
 import json
 import re
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.training_loops import trackers
 from stylegan2_compress.training_loops.metrics import is_hosts
 from stylegan2_compress.training_loops.tensorboard import TensorBoard
 
@@ -52,13 +53,23 @@ class Monitor:
         total_kimg: length of the run in thousands of images.
         device: where memory is measured.
         rank: of this process.
+        track: the tracker beside TensorBoard, see `runs.trackers`.
     """
 
-    def __init__(self, directory: RunDirectory, total_kimg: float, device: torch.device, rank: int = 0):
+    def __init__(
+        self,
+        directory: RunDirectory,
+        total_kimg: float,
+        device: torch.device,
+        rank: int = 0,
+        track: str | None = None,
+    ):
         self.directory = directory
         self.total_nimg = total_kimg * 1000
         self.device = device
         self.is_rank_zero = rank == 0
+        self.track = track
+        self.trackers: list[trackers.Tracker] = []
         self.run_start = self.tick_start = time.time()
         self.maintenance = 0.0
         self.tick_start_nimg = 0
@@ -69,8 +80,12 @@ class Monitor:
         if cur_nimg == 0:
             now = time.time()
             self.maintenance, self.tick_start = now - self.run_start, now
-        self.tensorboard = TensorBoard.open(self.directory.path, cur_nimg) if self.is_rank_zero else None
         if self.is_rank_zero:
+            opened = [
+                TensorBoard.open(self.directory.path, cur_nimg),
+                trackers.open_named(self.track, self.directory, cur_nimg),
+            ]
+            self.trackers = [tracker for tracker in opened if tracker is not None]
             self.stats_jsonl = open(self.directory.stats_path, 'a' if cur_nimg else 'w')  # noqa: SIM115
         self.bar = tqdm(
             total=self.total_nimg / 1000,
@@ -113,9 +128,9 @@ class Monitor:
         self.print_line(' '.join(fields))
 
     def report_image(self, name: str, png_path: Path, cur_nimg: int) -> None:
-        """Pass a grid of images, which was written to a file, to TensorBoard."""
-        if self.tensorboard is not None:
-            self.tensorboard.image(name, png_path, cur_nimg)
+        """Pass a grid of images, which was written to a file, to the trackers."""
+        for tracker in self.trackers:
+            tracker.image(name, png_path, cur_nimg)
 
     def report_metric(self, result: dict, snapshot_pkl: Path, cur_nimg: int) -> None:
         """Print and record what the host's `calc_metric` returned, or the like of it."""
@@ -127,8 +142,8 @@ class Monitor:
                 print(json.dumps(result))
                 records.append(str(snapshot_pkl), result)
             self.bar.refresh()
-        if self.tensorboard is not None:
-            self.tensorboard.metrics(result['results'], cur_nimg)
+        for tracker in self.trackers:
+            tracker.metrics(result['results'], cur_nimg)
 
     def end_tick(self, phases, cur_nimg: int) -> None:
         """Record the statistics since the last tick, show the losses, restart the tick's clocks."""
@@ -140,8 +155,8 @@ class Monitor:
             self.stats_jsonl.write(json.dumps(dict(stats, timestamp=time.time())) + '\n')
             self.stats_jsonl.flush()
             self._show_losses(stats, cur_nimg)
-        if self.tensorboard is not None:
-            self.tensorboard.scalars(stats, cur_nimg)
+        for tracker in self.trackers:
+            tracker.scalars(stats, cur_nimg)
         self.tick_start_nimg = cur_nimg
         self.tick_start = time.time()
         self.maintenance = self.tick_start - self.tick_end
@@ -195,5 +210,5 @@ class Monitor:
         self.bar.close()
         if self.is_rank_zero:
             self.stats_jsonl.close()
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        for tracker in self.trackers:
+            tracker.close()

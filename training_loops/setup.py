@@ -41,7 +41,7 @@ def set_up(options: SimpleNamespace) -> Run:
         kernels.announce(device)
     share = data.Share(options.batch_size, options.batch_gpu, options.num_gpus, options.rank)
     directory = RunDirectory(options.run_dir)
-    monitor = Monitor(directory, options.total_kimg, device, options.rank)
+    monitor = Monitor(directory, options.total_kimg, device, options.rank, options.track)
     state = states.load_latest_state(directory)
     if options.rank == 0:
         directory.delete_temporary_files()

@@ -4,16 +4,12 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-import PIL.Image
 
-IMAGE_SIDE = 1024  # Grids are stored in every snapshot: no larger than a screen shows.
+from stylegan2_compress.training_loops.trackers import Tracker
 
 
-class TensorBoard:
-    """Writes event files into a run directory, under the host's names: `Loss/…`, `Timing/…`, `Metrics/…`.
-
-    Steps are images seen (kimg · 1000): runs with different batch sizes and tick lengths share an axis.
-    """
+class TensorBoard(Tracker):
+    """Writes event files into a run directory."""
 
     def __init__(self, writer):
         self.writer = writer
@@ -33,24 +29,13 @@ class TensorBoard:
             return None
         return cls(SummaryWriter(os.fspath(run_dir), purge_step=cur_nimg + 1 if cur_nimg else None))
 
-    def scalars(self, statistics: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
-        """Write the means in a `training_stats.Collector.as_dict()`, under their own names."""
-        for name, statistic in statistics.items():
-            self.writer.add_scalar(name, statistic['mean'], cur_nimg)
+    def write_scalars(self, values: Mapping[str, float], cur_nimg: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, cur_nimg)
         self.writer.flush()
 
-    def metrics(self, results: Mapping[str, float], cur_nimg: int) -> None:
-        """Write the `results` of the host's `calc_metric`, as `Metrics/…`."""
-        for name, value in results.items():
-            self.writer.add_scalar(f'Metrics/{name}', value, cur_nimg)
-
-    def image(self, name: str, png_path: str | os.PathLike, cur_nimg: int) -> None:
-        """Write a grid of images that is in a file, scaled down to `IMAGE_SIDE`."""
-        with PIL.Image.open(png_path) as picture:
-            picture = picture.convert('RGB')
-            picture.thumbnail((IMAGE_SIDE, IMAGE_SIDE), PIL.Image.Resampling.LANCZOS)
-        self.writer.add_image(name, np.asarray(picture), cur_nimg, dataformats='HWC')
+    def write_image(self, name: str, pixels: np.ndarray, cur_nimg: int) -> None:
+        self.writer.add_image(name, pixels, cur_nimg, dataformats='HWC')
 
     def close(self) -> None:
-        """Close the event files."""
         self.writer.close()

@@ -139,7 +139,8 @@ def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.dev
     """Put optimizer, lengths, loop and device into a loop's arguments."""
     args.G_opt_kwargs = dnnlib.EasyDict(class_name='torch.optim.Adam', lr=options.lr, betas=BETAS, eps=1e-8)
     args.G_reg_interval = None
-    args.update(options.given('ema_kimg', 'kimg_per_tick', 'state_kimg'), **options.lr_decay_kimg(args.total_kimg))
+    args.update(options.given('ema_kimg', 'kimg_per_tick', 'state_kimg', 'track'))
+    args.update(options.lr_decay_kimg(args.total_kimg))
     args.loop = LOOP
     args.device = str(device)
     if device.type != 'cuda':

@@ -8,6 +8,7 @@ from stylegan2_compress import arguments, files
 from stylegan2_compress.arguments import again, argument
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
+from stylegan2_compress.runs.trackers import TRACKERS, require_tracker
 
 HOST_LOSS = 'training.loss.StyleGAN2Loss'
 DEFAULT_RATIO = 0.7
@@ -83,6 +84,12 @@ class TrainingOptions:
     resume: str | None = argument(
         'Continue a run: that one, or the newest with the same options.', None, metavar='latest|RUN_DIR'
     )
+    track: str | None = argument(
+        'Report to a tracker, too; off line and without an account, nothing is sent.',
+        None,
+        choices=TRACKERS,
+        metavar='wandb|trackio',
+    )
     device: str | None = argument(
         'cpu, cuda, cuda:1, mps.', None, default_text='CUDA where there is one', metavar='DEVICE'
     )
@@ -90,6 +97,7 @@ class TrainingOptions:
 
     def __post_init__(self):
         arguments.check(self)
+        require_tracker(self.track)
         files.require_writable_directory('--outdir', self.outdir)
 
     def lr_decay_kimg(self, total_kimg: float) -> dict[str, list[float]]:

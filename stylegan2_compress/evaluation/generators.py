@@ -1,6 +1,7 @@
 """Generators to make images with, by whatever names them: network files, run directories, URLs, names, exports."""
 
-import torch
+from typing import Any
+
 from training.networks import Generator
 
 from stylegan2_compress import pickles
@@ -15,8 +16,8 @@ def resolve(place: str) -> str:
     return place if exported.is_export(place) else network_file(place)
 
 
-def open_generator(file: str, trust: bool = False) -> torch.nn.Module:
-    """G_ema of a network file, or an export, for forward passes; on the CPU.
+def open_generator(file: str, trust: bool = False) -> Any:
+    """G_ema of a network file, or an export, which has its interface, for forward passes; on the CPU.
 
     Args:
         file: as `resolve` returns it.

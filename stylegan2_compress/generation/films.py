@@ -1,10 +1,7 @@
 """Films: curves through places in W, and files of frames."""
 
-import itertools
-import os
-import tempfile
+import importlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -39,23 +36,5 @@ def write(path: str, frames: Iterable[PIL.Image.Image]) -> None:
                 file, format='gif', save_all=True, append_images=frames, duration=1000 // FRAMES_PER_SECOND, loop=0
             )
         else:
-            file.write(mp4(frames))
-
-
-def mp4(frames: Iterable[PIL.Image.Image]) -> bytes:
-    """The frames as H.264, which browsers show."""
-    # Only here, because it is optional (extra `video`).
-    import imageio_ffmpeg
-
-    frames = iter(frames)
-    first = next(frames)
-    with tempfile.TemporaryDirectory() as directory:
-        path = os.path.join(directory, 'film.mp4')
-        encoder = imageio_ffmpeg.write_frames(
-            path, first.size, fps=FRAMES_PER_SECOND, codec='libx264', quality=8, macro_block_size=2
-        )
-        encoder.send(None)
-        for frame in itertools.chain([first], frames):
-            encoder.send(frame.convert('RGB').tobytes())
-        encoder.close()
-        return Path(path).read_bytes()
+            mp4 = importlib.import_module('stylegan2_compress.generation.mp4')
+            file.write(mp4.encode(frames, FRAMES_PER_SECOND))

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -43,7 +44,7 @@ def generate(networks: Sequence[str], options: GenerateOptions, force: bool = Fa
     device = devices.choose(options.device)
     check_destination(networks, options, force)
     generators = open_all([resolve(network) for network in networks], options, trust)
-    z, c = latents(next(iter(generators.values())), options)
+    z, c = latents(*next(iter(generators.items())), options)
     with contextlib.ExitStack() as stack:
         for file, G in generators.items():
             stack.enter_context(required_to_be_finite(file, G.to(device)))
@@ -64,22 +65,22 @@ def check_destination(networks: Sequence[str], options: GenerateOptions, force: 
         UserError: otherwise.
     """
     if options.is_film or options.is_grid:
-        file, endings = options.interpolate or options.out, FILMS if options.is_film else (IMAGE,)
+        file, endings = options.destination, FILMS if options.is_film else (IMAGE,)
         files.check_output(file, force, endings, inputs=networks)
         return
-    files.require_writable_directory('--out', options.out)
+    files.require_writable_directory('--out', options.destination)
     for seed in options.seed_list:
-        if os.path.exists(image_path(options.out, seed)):
-            files.check_output(image_path(options.out, seed), force, (IMAGE,), inputs=networks)
+        if os.path.exists(image_path(options.destination, seed)):
+            files.check_output(image_path(options.destination, seed), force, (IMAGE,), inputs=networks)
 
 
-def open_all(names: Sequence[str], options: GenerateOptions, trust: bool) -> dict[str, torch.nn.Module]:
+def open_all(names: Sequence[str], options: GenerateOptions, trust: bool) -> dict[str, Any]:
     """Generators that go with the options and with each other, by their files.
 
     Raises:
         UserError: one does not.
     """
-    generators: dict[str, torch.nn.Module] = {}
+    generators: dict[str, Any] = {}
     for file in names:
         if file in generators:
             raise UserError(f'{file} is named twice: give another network to compare with.')
@@ -103,7 +104,7 @@ def require_truncation(file: str, G: Generator, psi: float) -> None:
         raise UserError(f'--trunc={psi:g}: {file} has no average of w to truncate to.')
 
 
-def latents(G: Generator, options: GenerateOptions) -> tuple[torch.Tensor, torch.Tensor]:
+def latents(file: str, G: Generator, options: GenerateOptions) -> tuple[torch.Tensor, torch.Tensor]:
     """z [N, z_dim] of the seeds, as in the host's generate.py, and labels [N, c_dim].
 
     Raises:
@@ -111,12 +112,12 @@ def latents(G: Generator, options: GenerateOptions) -> tuple[torch.Tensor, torch
     """
     seeds, classes = options.seed_list, options.class_list
     if not G.c_dim and classes is not None:
-        raise UserError(f'--class={options.class_}: the network has no labels, so leave it out.')
+        raise UserError(f'--class={options.class_}: {file} has no labels, so leave it out.')
     if G.c_dim and (classes is None or max(classes) >= G.c_dim):
         last = G.c_dim - 1
         given = ' is missing' if classes is None else f'={options.class_}'
         raise UserError(
-            f'--class{given}: the network has {G.c_dim} classes, 0 to {last}; give one, or several that take turns, '
+            f'--class{given}: {file} has {G.c_dim} classes, 0 to {last}; give one, or several that take turns, '
             f'such as --class=0-{last}.'
         )
     z = np.concatenate([np.random.RandomState(seed).randn(1, G.z_dim) for seed in seeds])
@@ -162,10 +163,10 @@ def picture(image: np.ndarray) -> PIL.Image.Image:
 def write_directory(generators: dict, z: torch.Tensor, c: torch.Tensor, options: GenerateOptions) -> str:
     """A file for each seed; all of them appear when the last is made."""
     (G,) = generators.values()
-    with files.collected(options.out) as directory:
+    with files.collected(options.destination) as directory:
         for seed, image in zip(options.seed_list, pictures(G, z, c, options), strict=True):
             picture(image).save(image_path(os.fspath(directory), seed))
-    return f'{options.out}: {len(z)} images'
+    return f'{options.destination}: {len(z)} images'
 
 
 def write_picture(generators: dict, z: torch.Tensor, c: torch.Tensor, options: GenerateOptions) -> str:
@@ -176,9 +177,9 @@ def write_picture(generators: dict, z: torch.Tensor, c: torch.Tensor, options: G
         made += [np.full_like(made[0], 255)] * (-len(made) % options.columns)
         grids[file] = images.grid(np.stack(made), options.columns)
     sheet = below_each_other(grids) if options.compare else next(iter(grids.values()))
-    with files.atomic_write(options.out) as file:
+    with files.atomic_write(options.destination) as file:
         sheet.save(file, format='png')
-    return f'{options.out}: {len(z)} images' + (f' of each of {len(grids)} networks' if options.compare else '')
+    return f'{options.destination}: {len(z)} images' + (f' of each of {len(grids)} networks' if options.compare else '')
 
 
 def write_film(generators: dict, z: torch.Tensor, c: torch.Tensor, options: GenerateOptions) -> str:
@@ -190,8 +191,8 @@ def write_film(generators: dict, z: torch.Tensor, c: torch.Tensor, options: Gene
         for made in zip(*walks, strict=True)
     )
     with tqdm(frames, total=len(z) * count, unit='frame', leave=False, disable=None) as shown:
-        films.write(options.interpolate, shown)
-    return f'{options.interpolate}: {len(z) * count} frames, {len(z) * count / films.FRAMES_PER_SECOND:g} seconds'
+        films.write(options.destination, shown)
+    return f'{options.destination}: {len(z) * count} frames, {len(z) * count / films.FRAMES_PER_SECOND:g} seconds'
 
 
 @torch.no_grad()

@@ -76,9 +76,9 @@ class GenerateOptions:
             parse_numbers('--class', self.class_, 2**31)
 
     def _check_film(self) -> None:
-        if not self.interpolate.endswith(FILMS):
+        if not self.destination.endswith(FILMS):
             raise UserError(f'--interpolate={self.interpolate} must end in {" or ".join(FILMS)}.')
-        if self.interpolate.endswith('.mp4') and importlib.util.find_spec('imageio_ffmpeg') is None:
+        if self.destination.endswith('.mp4') and importlib.util.find_spec('imageio_ffmpeg') is None:
             raise UserError(
                 f'--interpolate={self.interpolate} needs the package imageio-ffmpeg: pip install imageio-ffmpeg, or '
                 'take .gif.'
@@ -87,9 +87,9 @@ class GenerateOptions:
             raise UserError(f'--seeds={self.seeds} is one place to be, and --interpolate walks: give several.')
 
     def _check_directory(self) -> None:
-        if not self.out.strip():
+        if not self.destination.strip():
             raise UserError('--out= is empty: name a file or a directory.')
-        if self.out.lower().endswith(OTHER_ENDINGS):
+        if self.destination.lower().endswith(OTHER_ENDINGS):
             raise UserError(f'--out={self.out} is no name of a directory: for a grid, end it in {IMAGE}.')
         twice = next((seed for seed in self.seed_list if self.seed_list.count(seed) > 1), None)
         if twice is not None:
@@ -106,6 +106,11 @@ class GenerateOptions:
                 f'--grid={self.grid} has {columns * rows} places, but --seeds={self.seeds} has {len(self.seed_list)} '
                 'seeds: leave one of the two out.'
             )
+
+    @property
+    def destination(self) -> str:
+        """What is written: a file or a directory."""
+        return str(self.out if self.interpolate is None else self.interpolate)
 
     @property
     def is_film(self) -> bool:

@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 
 OPTIONS = 'training_options.json'
 INPUTS = 'inputs.json'
+TRACKER = 'tracker.json'
 STUDENT = 'student.pkl'
 LOG = 'log.txt'
 STATS = 'stats.jsonl'
@@ -57,6 +59,7 @@ class RunDirectory(os.PathLike):
         path: of the directory.
         options_path: `training_options.json`, the loop arguments that the run was started with.
         inputs_path: `inputs.json`, digests of what the run reads.
+        tracker_path: `tracker.json`, the run's id for the tracker of `--track`.
         log_path: `log.txt`, what the run printed.
         stats_path: `stats.jsonl`, a line of statistics per tick.
         best_path: `best.pkl`, the snapshot that was best by the first of the run's metrics.
@@ -69,6 +72,7 @@ class RunDirectory(os.PathLike):
         self.path = Path(path)
         self.options_path = self.path / OPTIONS
         self.inputs_path = self.path / INPUTS
+        self.tracker_path = self.path / TRACKER
         self.log_path = self.path / LOG
         self.stats_path = self.path / STATS
         self.best_path = self.path / BEST
@@ -162,6 +166,19 @@ class RunDirectory(os.PathLike):
         """
         with files.atomic_write(self.inputs_path) as file:
             file.write(json.dumps(inputs, indent=2).encode())
+
+    def read_tracker(self) -> dict[str, Any]:
+        """The tracker of the run, the run's id there, and up to how many images it is known there; empty without."""
+        return _read_json(self.tracker_path) or {}
+
+    def write_tracker(self, about: Mapping[str, Any]) -> None:
+        """Record what `read_tracker` returns.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        with files.atomic_write(self.tracker_path) as file:
+            file.write(json.dumps(about).encode())
 
     @property
     def student_path(self) -> str:

@@ -22,7 +22,7 @@ LATEST = 'latest'
 # number of processes the run continues, but not bit for bit as it would have.
 FREE = {
     'run_dir', 'total_kimg', 'kimg_per_tick', 'image_snapshot_ticks', 'network_snapshot_ticks', 'state_kimg', 'metrics',
-    'snapshot_only', 'metric_samples',
+    'snapshot_only', 'metric_samples', 'track',
     'data_loader_kwargs', 'device', 'num_gpus', 'batch_gpu', 'cudnn_benchmark', 'allow_tf32',
 }  # fmt: skip
 

@@ -50,6 +50,8 @@ def test_refusals_that_need_no_file_come_without_torch(tmp_path):
         ['convert', 'a.pkl', 'b.txt'],
         ['export', 'a.pkl', '--format', 'tflite'],
         ['export', 'a.pkl', '--format', 'onnx', '--batch', '0'],
+        ['generate', 'a.pkl', '--out', 'a.jpg'],
+        ['generate', 'a.pkl', 'b.pkl', '--out', 'a.png'],
         ['ticket', 'save', 'a.pkl', 'a.ticket', '--network', 'D'],
     ]
     assert imported_by(*lines, exit_code=2) == set()

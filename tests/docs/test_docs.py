@@ -132,6 +132,8 @@ def refuse_unknown(words):
         assert words[0] in command.list_commands(CONTEXT), words
         command, words = command.get_command(CONTEXT, words[0]), words[1:]
     known = {name for option in command.params for name in [*option.opts, *option.secondary_opts]}
+    if command.name == 'run-host':  # What follows the script is the script's.
+        words = words[: next((index for index, word in enumerate(words) if word.endswith('.py')), None)]
     options = [word.partition('=')[0] for word in words if re.match(r'--?[a-z]', word)]
     assert set(options) <= known | {'--help', '-h', '--version'}, f'{words} of {command.name}'
 

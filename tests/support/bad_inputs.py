@@ -69,6 +69,7 @@ def write_networks(directory: Path, make_generator: Callable, make_discriminator
         'labels': networks(c_dim=3),
         'res8': networks(img_resolution=8),
         'grey': networks(img_channels=1),
+        'wide': dict(teacher, G=None, D=None, G_ema=make_generator(z_dim=24, **SMALL).eval()),
         'only_d': dict(teacher, G=None, G_ema=None),
         'only_g': dict(teacher, D=None),
     }.items():
@@ -115,6 +116,7 @@ def write_what_is_no_network(directory: Path) -> None:
         'text.pkl': b'This is text.\n' * 20,
         'text.safetensors': b'This is text.\n' * 20,
         'empty.pkl': b'',
+        'there.png': b'no image',
         'page.pkl': b'<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n',
         'lfs.pkl': b'version https://git-lfs.github.com/spec/v1\noid sha256:' + b'0' * 64 + b'\nsize 363\n',
         'cut.pkl': good[: len(good) // 2],

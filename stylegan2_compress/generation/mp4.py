@@ -1,0 +1,25 @@
+"""Films as H.264, which browsers show. Imported on demand, because its package is optional (extra `video`)."""
+
+import itertools
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import imageio_ffmpeg
+import PIL.Image
+
+
+def encode(frames: Iterable[PIL.Image.Image], frames_per_second: int) -> bytes:
+    """The bytes of an mp4 file of frames of one size, whose width and height are even."""
+    frames = iter(frames)
+    first = next(frames)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, 'film.mp4')
+        encoder = imageio_ffmpeg.write_frames(
+            str(path), first.size, fps=frames_per_second, codec='libx264', quality=8, macro_block_size=2
+        )
+        encoder.send(None)
+        for frame in itertools.chain([first], frames):
+            encoder.send(frame.convert('RGB').tobytes())
+        encoder.close()
+        return path.read_bytes()
