@@ -224,7 +224,8 @@ def test_nothing_is_installed_from_where_it_is_not(page):
 def test_what_examples_import_exists(page):
     for block in blocks(page, 'python'):
         for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom):
+            # `Util` is content-aware-gan-compression's: that example runs in a checkout of it.
+            if isinstance(node, ast.ImportFrom) and not node.module.startswith('Util.'):
                 module = importlib.import_module(node.module)
                 for name in node.names:
                     if not hasattr(module, name.name):
