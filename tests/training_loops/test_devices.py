@@ -135,7 +135,8 @@ def test_distillation(tmp_path, data, teacher, waits_in_steps, monkeypatch, name
 
 @pytest.mark.usefixtures('small_grids')
 @pytest.mark.parametrize('rule', ['edge-popup', 'global-edge-popup', 'gem-miner', 'imp'])
-def test_ticket_search_and_what_it_keeps(tmp_path, data, waits_in_steps, monkeypatch, rule):
+def test_ticket_search_and_what_it_keeps(tmp_path, data, waits_in_steps, monkeypatch, like_mps, rule):
+    """In single precision, which MPS has alone."""
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
     arguments = loop_arguments(tmp_path / 'run', data, True, device=str(OTHER), total_kimg=0.032)
     arguments['G_kwargs'] |= dict(class_name='stylegan2_compress.ScoreMaskedGenerator', keep=0.5, rule=rule)
@@ -145,7 +146,7 @@ def test_ticket_search_and_what_it_keeps(tmp_path, data, waits_in_steps, monkeyp
         training_set_kwargs=arguments['training_set_kwargs'],
         total_kimg=0.032,
     )
-    with OtherDevice() as other:
+    with OtherDevice(float64=False) as other:
         waits = waits_in_steps(other)
         ticket_search.training_loop(**arguments)
         assert set(waits) <= set(IN_A_STEP | IN_STEPS_OF.get(rule, {})), waits
