@@ -129,7 +129,7 @@ def failure(error: BaseException, rank: int, size: int) -> click.ClickException:
     """What a process of several tells of the exception that ended it."""
     what = traceback.format_exception_only(error)[-1].strip()
     if distributed.is_of_connections(error):
-        return Lost(f'Process {rank} of {size} {LOST} ({what.splitlines()[0]}).')
+        return Lost(f'Process {rank} of {size} {LOST} ({what.splitlines()[0].split(". ")[0]}).')
     trace = ''.join(traceback.format_exception(error))
     return click.ClickException(f'Process {rank} of {size} failed: {what}\n{trace}')
 

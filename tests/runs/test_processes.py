@@ -249,7 +249,7 @@ def test_the_first_failure_ends_all_and_is_what_is_told(tmp_path, how, kind, wor
     assert re.fullmatch(words + r'\n?', raised.value.message)
     first_line = raised.value.message.splitlines()[0]
     assert reading.read(tmp_path).state.error == f'Error: {first_line}'
-    assert time.time() - start < 60
+    assert time.time() - start < 300  # Rank 0 would wait half an hour.
     assert set(multiprocessing.active_children()) <= before
 
 

@@ -1,4 +1,4 @@
-"""What a run shows in a terminal, in a pseudo-terminal."""
+"""What runs, `evaluate` and `stats` show in a terminal, in a pseudo-terminal."""
 
 import os
 import re
@@ -7,8 +7,12 @@ import threading
 import warnings
 
 import pytest
-from tiny_runs import loop_arguments
+from tiny_runs import EMBEDDING, loop_arguments
 
+from stylegan2_compress import pickles
+from stylegan2_compress.compression.options import StatsOptions
+from stylegan2_compress.compression.stats import write_statistics
+from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.training_loops.distillation import training_loop
 
 pty = pytest.importorskip('pty')
@@ -70,3 +74,18 @@ def test_the_bar_goes_from_start_to_end_and_no_further(terminal, tmp_path, make_
     printed = capsys.readouterr().out
     assert len(re.findall(r'^tick \d', printed, re.MULTILINE)) == 3
     assert 'left' not in printed  # That is in the bar.
+
+
+def test_evaluate_and_stats_show_how_far_they_are(
+    terminal, tmp_path, make_dataset_zip, make_generator, make_discriminator, monkeypatch
+):
+    monkeypatch.setattr(sys, 'stderr', sys.__stderr__)  # Here: pytest sets it between a fixture and its test.
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+    data, G = str(make_dataset_zip(tmp_path, n=12)), make_generator()
+    pickles.save(tmp_path / 'a.pkl', dict(G=G, D=make_discriminator(), G_ema=G))
+    evaluate([str(tmp_path / 'a.pkl')], data, f'fd:{EMBEDDING}', samples=12, device='cpu')
+    write_statistics(StatsOptions(data=data, embeddings=(EMBEDDING,), out=str(tmp_path / 'a.npz'), device='cpu'))
+    shown = terminal()
+    for what in ('data features', 'generator features', 'Reference statistics'):
+        assert re.search(rf'{what}\S*: +0%', shown), what
+        assert not re.search(rf'{what}\S*: +10[1-9]%', shown), what
