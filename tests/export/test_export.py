@@ -131,6 +131,22 @@ def test_any_batch(exported, pkl, name):
             assert np.abs(networks('synthesis', {'ws': ws.numpy()}) - expected.numpy()).max() < 1e-4
 
 
+@needs('coreml')
+@pytest.mark.skipif(sys.platform == 'darwin', reason='is for machines without Core ML')
+def test_core_ml_is_converted_and_not_run(exported):
+    import coremltools
+
+    out, printed = exported('coreml')
+    about = json.loads((out / 'export.json').read_text())
+    assert 'converted, not run: this machine cannot have Core ML of coremltools ' in printed
+    assert about['check'] is None
+    assert {name.split('/')[0] for name in about['files']} == {'mapping.mlpackage', 'synthesis.mlpackage', 'run.py'}
+    for name, network in about['networks'].items():
+        spec = coremltools.utils.load_spec(str(out / f'{name}.mlpackage')).description
+        assert {each.name: list(each.type.multiArrayType.shape) for each in spec.input} == network['inputs']
+        assert [each.name for each in spec.output] == list(network['outputs'])
+
+
 @pytest.mark.parametrize(
     ('name', 'batch'),
     [
