@@ -75,7 +75,10 @@ def wandb_records(path: Path) -> Iterator[bytes]:
 
 def of_wandb(run_dir: Path) -> tuple[dict, set, set]:
     """Means by name and step, names of images, and ids, of what `wandb sync` would send."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
+
+    wandb.teardown()  # Its process has written everything.
 
     scalars, images, ids = {}, set(), set()
     for path in sorted(run_dir.glob('wandb/offline-run-*/*.wandb')):
