@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import trackio
+import trackio  # pyright: ignore[reportMissingImports]  # Not in the extra `test`.
 
 from stylegan2_compress.training_loops.trackers import PROJECT, NamedRun
 
