@@ -24,7 +24,7 @@ COMMANDS = {
     'prune': 'networks:prune',
     'quickstart': 'training:quickstart',
     'report': 'report:report',
-    'run-host': 'host:run_host',
+    'run-host': 'scripts:run_host',
     'stats': 'statistics:stats',
     'teachers': 'networks:teachers',
     'ticket': 'tickets:ticket',

@@ -3,7 +3,7 @@
 import click
 
 import stylegan2_compress.patches as patches
-from stylegan2_compress.cli.shared import device_option, host_option, load, load_light
+from stylegan2_compress.cli.shared import load_light
 from stylegan2_compress.host import checkout
 from stylegan2_compress.host import patch as patching
 from stylegan2_compress.host.patch import State
@@ -101,24 +101,3 @@ def patch(ctx, directory, check, reverse):
         ctx.exit(0 if state is State.PATCHED else 1)
     outcome = REVERSED[patching.reverse(directory)] if reverse else APPLIED[patching.apply(directory)]
     click.echo(f'train.py in {directory} {outcome}.')
-
-
-@click.command('run-host', context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
-@click.argument('script')
-@click.argument('arguments', nargs=-1, type=click.UNPROCESSED, metavar='[ARGUMENTS…]')
-@device_option
-@host_option
-def run_host(script, arguments, device, host_dir):
-    """Run one of the host's scripts with the repairs of this package, without CUDA, too.
-
-    SCRIPT is generate.py, style_mixing.py, projector.py, calc_metrics.py, dataset_tool.py, train.py or legacy.py; its
-    own options follow it. Where the script asks for CUDA, it gets the CPU if there is none, and generators of grey
-    images are written as RGB. No file of the checkout is changed. As ever, the host runs the code in pickles.
-
-    \b
-    Examples:
-      stylegan2-compress run-host generate.py --network student.pkl --seeds 0-7 --outdir fakes
-      stylegan2-compress run-host projector.py --network student.pkl --target face.png --outdir projected
-      stylegan2-compress run-host --device cpu train.py --help
-    """
-    load('host.scripts:run', host_dir)(script, arguments, host_dir, device)
