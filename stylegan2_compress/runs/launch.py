@@ -53,7 +53,7 @@ def run_rank(rank: int, args: dict) -> None:
         click.ClickException: of several processes, this one failed.
     """
     log = str(RunDirectory(args['run_dir']).log_path)
-    with errors_logged(log), failures_told(rank, args['num_gpus']), full_disk_explained(args['run_dir']):
+    with errors_logged(log), failures_told(rank, args.get('num_gpus', 1)), full_disk_explained(args['run_dir']):
         if rank != 0:
             with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
                 loops.run_loop(rank=rank, **args)
