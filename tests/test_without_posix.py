@@ -12,7 +12,8 @@ import signal, sys
 
 import psutil  # On Windows it has another part for that.
 
-for name in ('fcntl', 'grp', 'pty', 'pwd', 'resource', 'syslog', 'termios', 'tty'):
+MISSING = 'fcntl', 'grp', 'pty', 'pwd', 'resource', 'syslog', 'termios', 'tty'
+for name in MISSING:
     sys.modules[name] = None
 del signal.SIGHUP
 
@@ -24,7 +25,11 @@ from stylegan2_compress import host
 host.activate(sys.argv[1])
 for module in pkgutil.walk_packages(stylegan2_compress.__path__, 'stylegan2_compress.'):
     if not module.name.endswith('__main__'):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:  # Packages of extras need not be there.
+            if error.name in MISSING or error.name.startswith('stylegan2_compress'):
+                raise
 
 from stylegan2_compress.runs import launch, resume
 from stylegan2_compress.runs.directory import RunDirectory

@@ -50,13 +50,13 @@ def run(script: str, arguments: Sequence[str], host_dir: str | None = None, devi
     active = checkout.activate(host_dir)
     if script not in SCRIPTS:
         raise UserError(f'{script} is no script of the host; there are {", ".join(SCRIPTS)}.')
+    chosen = devices.choose(device)
     path = active.path / script
     if not path.is_file():
         raise UserError(
             f'{active.path} has no {script}: name a git clone with --host, or fetch one with `stylegan2-compress host '
             '--source git --dest DIR`.'
         )
-    chosen = devices.choose(device)
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(sys, 'argv', [str(path), *arguments]))
         if script in WRITE_RGB:

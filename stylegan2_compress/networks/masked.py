@@ -439,6 +439,8 @@ def threshold_of(flat: torch.Tensor, count: int) -> 'tuple[torch.Tensor, torch.T
     """The smallest of the `count` largest values, and how many that are equal to it are among them."""
     if flat.is_cuda:
         threshold = kth_largest_by_bits(flat, count)
+    elif flat.device.type != 'cpu':
+        threshold = flat.kthvalue(flat.numel() - count + 1).values
     else:
         place = flat.numel() - count
         threshold = torch.as_tensor(np.partition(flat.detach().numpy(), place)[place])  # Half the time of `kthvalue`.
@@ -462,7 +464,7 @@ def kth_largest_by_bits(flat: torch.Tensor, count: int) -> torch.Tensor:
 def above(values: torch.Tensor, threshold: torch.Tensor, ties: torch.Tensor) -> torch.Tensor:
     """Boolean mask of all entries that are larger than a threshold and of the first `ties` that are equal to it."""
     equal = values == threshold
-    if not values.is_cuda and equal.sum() == ties:  # On CUDA, nobody should wait for the sum.
+    if values.device.type == 'cpu' and equal.sum() == ties:  # Elsewhere, nobody should wait for the sum.
         return values >= threshold
     equal &= (equal.flatten().cumsum(0) <= ties).reshape(values.shape)
     return (values > threshold) | equal

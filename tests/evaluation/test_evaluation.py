@@ -35,6 +35,7 @@ from stylegan2_compress.evaluation.base import Metric
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate, table
 from stylegan2_compress.host import datasets
+from stylegan2_compress.losses.features import TeacherPass
 from stylegan2_compress.losses.images import ImageMatching
 from stylegan2_compress.losses.terms import Batch, StyleMixing
 from stylegan2_compress.runs.directory import RunDirectory
@@ -269,7 +270,7 @@ def test_image_distillation_written_out(make_generator):
     z, z2, c = (*torch.randn([2, 4, 16]).unbind(), torch.zeros([4, 0]))
     images = student(z, c, noise_mode='const')
     batch = Batch(z, c, StyleMixing(z2, cutoff=2), images, torch.zeros([4, 1]))
-    summands = ImageMatching(teacher, layered(), 3, 5, {'noise_mode': 'const'}).generator(batch)
+    summands = ImageMatching(TeacherPass(teacher, {'noise_mode': 'const'}), layered(), 3, 5).generator(batch)
     found = sum(summand.weight * summand.value for summand in summands)
     ws = torch.cat([teacher.mapping(z, c)[:, :2], teacher.mapping(z2, c)[:, 2:]], dim=1)
     wanted = teacher.synthesis(ws, noise_mode='const')
