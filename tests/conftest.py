@@ -23,7 +23,12 @@ HOST = host.activate()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `checkout` unless a real checkout (one with a train.py) is named, and `gpu` without one."""
+    """Skip tests marked `checkout` unless a real checkout (one with a train.py) is named, and `gpu` without one.
+
+    Files with slow tests come first, so that at the end no worker waits for another.
+    """
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
     named = os.environ.get('STYLEGAN2_ADA_PYTORCH')
     if not (named and Path(named, 'train.py').is_file()):
         skip(items, 'checkout', 'set STYLEGAN2_ADA_PYTORCH to a git checkout of NVlabs/stylegan2-ada-pytorch to run')

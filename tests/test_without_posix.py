@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from stylegan2_compress import host
 
 SCRIPT = """
@@ -45,6 +47,7 @@ assert RunDirectory(arguments['run_dir']).states()
 """
 
 
+@pytest.mark.slow
 def test_everything_is_imported_and_a_run_goes_through(tmp_path, make_dataset_zip):
     make_dataset_zip(tmp_path, n=8)
     command = [sys.executable, '-W', 'ignore', '-c', SCRIPT, str(host.activate().path), str(tmp_path)]

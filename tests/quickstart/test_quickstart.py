@@ -85,6 +85,7 @@ def test_frechet_distance_is_the_hosts():
     assert distances.frechet_distance(x, y) == pytest.approx(expected, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_end_to_end_in_small(tmp_path, monkeypatch, capsys):
     """Interrupted on the way, and started again."""
     given = dict(outdir=str(tmp_path / 'out'), ratio=0.7, kimg=1, seed=0, samples=200)
