@@ -17,7 +17,8 @@ import torch
 
 from stylegan2_compress import host
 
-torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))  # Tiny networks: more threads only get in the way.
+# Tiny networks: more threads only get in the way, here and in the processes that tests start.
+torch.set_num_threads(int(os.environ.setdefault('OMP_NUM_THREADS', '1')))
 host.find_or_fetch()
 HOST = host.activate()
 
@@ -40,6 +41,12 @@ def skip(items: list[pytest.Item], marker: str, reason: str) -> None:
     for item in items:
         if item.get_closest_marker(marker):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our cache is empty, and the test's own."""
+    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
 
 
 @pytest.fixture

@@ -32,9 +32,7 @@ DIME = 'stylegan2_compress.DiMELoss'
 IMAGES = 'stylegan2_compress.ImageDistillationLoss'
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 @pytest.fixture

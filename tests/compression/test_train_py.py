@@ -31,7 +31,7 @@ def patch(checkout, *options):
 
 
 def train(checkout, *options, expect=0, **variables):
-    environment = {k: v for k, v in os.environ.items() if k != 'STYLEGAN2_ADA_PYTORCH'} | {'OMP_NUM_THREADS': '1'}
+    environment = {k: v for k, v in os.environ.items() if k != 'STYLEGAN2_ADA_PYTORCH'}
     result = subprocess.run(
         [sys.executable, 'train.py', *options],
         cwd=checkout,

@@ -18,9 +18,7 @@ from stylegan2_compress.pickles.networks import Networks
 SPEC = 'efficientnet_lite0@size=32'
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 @pytest.fixture(scope='module')

@@ -22,9 +22,7 @@ from stylegan2_compress.training_loops.distillation import training_loop
 EMBEDDING = 'module:tiny_embeddings:tiny@size=16'
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 @pytest.fixture

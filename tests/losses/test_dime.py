@@ -25,6 +25,8 @@ from stylegan2_compress.host import configurations
 from stylegan2_compress.losses import estimators
 from stylegan2_compress.losses.dime import DiME, DiMELoss, DistributionMatching
 
+pytestmark = pytest.mark.usefixtures('own_cache')
+
 DIME = 'stylegan2_compress.DiMELoss'
 SPEC = f'module:{__name__}:colours@size=16@preprocess=raw'
 
@@ -42,8 +44,7 @@ def colours():
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+def colours_can_be_imported(monkeypatch):
     monkeypatch.setenv('PYTHONPATH', os.path.dirname(__file__))
 
 

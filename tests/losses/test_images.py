@@ -22,9 +22,7 @@ TINY = 'module:tiny_embeddings:tiny@size=16'
 NO_LAYERS = 'module:tiny_embeddings:no_layers@size=16'
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 @pytest.fixture

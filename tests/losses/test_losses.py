@@ -16,6 +16,8 @@ from stylegan2_compress.losses.dime import DiMELoss, DistributionMatching
 from stylegan2_compress.losses.estimators import MomentDistance
 from stylegan2_compress.losses.terms import Summand, Term
 
+pytestmark = pytest.mark.usefixtures('own_cache')
+
 PHASES = ['Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth']
 
 
@@ -200,11 +202,6 @@ def teacher_pkl(tmp_path, make_generator, make_discriminator):
     path = tmp_path / 'teacher.pkl'
     pickles.save(path, dict(G=G, D=D, G_ema=copy.deepcopy(G), training_set_kwargs=None, augment_pipe=None))
     return str(path)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
 
 
 SPEC = 'efficientnet_lite0@size=32'

@@ -42,9 +42,7 @@ SPEC = 'efficientnet_lite0@size=32'
 WIDTHS = dict(channel_base=256, channel_max=16)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 @pytest.fixture

@@ -19,10 +19,7 @@ from stylegan2_compress.quickstart import run as quickstart
 from stylegan2_compress.report import reading
 from stylegan2_compress.training_loops import data
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 def test_digits_are_the_real_ones(tmp_path):

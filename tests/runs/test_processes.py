@@ -356,7 +356,7 @@ def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, dir
         '--kimg-per-tick', '0.2', '--state-kimg', '0.3', '--workers', '1', '--snap', '1000',
         '--device', 'cpu', '--host', str(host.activate().path),
     ]  # fmt: skip
-    environment = dict(os.environ, PYTHONPATH=str(tmp_path), OMP_NUM_THREADS='1')
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path))
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     (run_dir,) = (tmp_path / 'runs').iterdir()
