@@ -71,12 +71,12 @@ def train(
     leaves.
 
     The arguments are those of the host's `training.training_loop.training_loop`, which documents them, and six more:
-    `device` ('cpu', 'cuda', 'cuda:1'; by default CUDA where available), and `state_kimg`, after how many thousands of
-    images the state is saved; it is also saved at the end, and on SIGINT, SIGTERM and SIGHUP;
-    `snapshot_only`, which as 'G_ema' leaves out of the network pickles what makes no images; `metric_samples`, the
-    number of images of metrics that are not the host's; `lr_decay_kimg`, (first, last): between these numbers of
-    thousands of images, learning rates fall to 0 in a straight line; and `track`, a tracker beside TensorBoard, see
-    `runs.trackers`. Of `metrics`, the first decides which snapshot is `best.pkl`.
+    `device` ('cpu', 'cuda', 'cuda:1', 'mps'; by default CUDA where available); `state_kimg`, after how many thousands
+    of images the state is saved (also at the end, before metrics, and on SIGINT, SIGTERM and SIGHUP); `snapshot_only`,
+    which as 'G_ema' leaves out of the network pickles what makes no images; `metric_samples`, the number of images of
+    metrics that are not the host's; `lr_decay_kimg`, (first, last): between these numbers of thousands of images,
+    learning rates fall to 0 in a straight line; and `track`, a tracker beside TensorBoard, see `runs.trackers`. Of
+    `metrics`, the first decides which snapshot is `best.pkl`.
 
     Differences from the host: everything random is a function of the seed and the position of an image in the run; a
     step is the same however its batch is split into rounds and processes; latents are drawn only for the phases that

@@ -1,12 +1,14 @@
 """Frozen networks that turn images into vectors: `load('efficientnet_lite0@size=64', device)`.
 
 `specs` has the grammar of spec strings, `presets` the table of networks, and `base` the module that wraps them. Each of
-the other files loads one kind of network, except for `perceptual`, a distance between layers.
+the other files loads one kind of network, except for `layers`, several layers as one vector, and `perceptual`, a
+distance between layers.
 """
 
 import torch
 
 from stylegan2_compress.embeddings.base import Embedding
+from stylegan2_compress.embeddings.layers import LayerMeans
 from stylegan2_compress.embeddings.presets import loader_of, parse
 from stylegan2_compress.embeddings.specs import Spec, split
 
@@ -23,4 +25,6 @@ def load(spec: str | Spec, device: torch.device | str) -> Embedding:
     spec = spec if isinstance(spec, Spec) else parse(str(spec))  # A loss argument `3` is a number by now.
     device = torch.device(device)
     network, preprocessing = loader_of(spec).load(spec, device)
+    if spec.layers is not None:
+        network = LayerMeans(network, spec)
     return Embedding(spec, network, preprocessing, device)

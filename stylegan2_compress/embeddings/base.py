@@ -51,8 +51,6 @@ class Embedding(nn.Module):
             raise UserError(f'Embedding {spec} needs double precision, which {device} does not have: use dtype=fp32.')
         self._outside_dtype = torch.float64 if spec.dtype == 'fp64' else torch.float32
         self._checkpoint = spec.checkpoint
-        self._chosen = spec.layers is not None
-        self._layer_numbers = spec.layer_numbers
         self._factor, self._offset = (
             torch.tensor(values, dtype=self._outside_dtype, device=device).reshape(1, 3, 1, 1)
             for values in self.preprocessing.affine()
@@ -72,16 +70,8 @@ class Embedding(nn.Module):
         Returns:
             [N, dim] float32 (float64 under `dtype=fp64`).
         """
-        return self._run(self._features, self._prepare(images)).to(self._outside_dtype)
-
-    def _features(self, x: Tensor) -> Tensor:
-        """Features [N, dim] of prepared images."""
-        if not self._chosen:
-            features = self.network(x)
-            return features.mean(dim=(2, 3)) if features.ndim == 4 else features
-        maps = self._layers(x)  # pyright: ignore[reportOptionalCall]  # `_probe` has refused networks without.
-        chosen = maps if self._layer_numbers is None else [maps[number] for number in self._layer_numbers]
-        return torch.cat([each.mean(dim=(2, 3)) for each in chosen], dim=1)
+        features = self._run(self.network, self._prepare(images))
+        return (features.mean(dim=(2, 3)) if features.ndim == 4 else features).to(self._outside_dtype)
 
     @property
     def has_layers(self) -> bool:
@@ -155,13 +145,4 @@ class Embedding(nn.Module):
             raise UserError(
                 f'Embedding {spec} returns {shape} for one image: it has to return [1, dim] or [1, dim, h, w].'
             )
-        if not self._chosen:
-            return features.shape[1]
-        if self._layers is None:
-            raise UserError(f'Embedding {spec} shows no layers: leave @layers out, or use efficientnet_lite0, say.')
-        x = torch.zeros([1, 3, side, side], dtype=self._dtype, device=device)
-        with torch.no_grad():
-            count = len(self._layers(x))
-            if max(self._layer_numbers or [0]) >= count:
-                raise UserError(f'Embedding {spec} has the layers 0 to {count - 1}: choose among them.')
-            return self._features(x).shape[1]
+        return features.shape[1]

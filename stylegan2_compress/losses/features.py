@@ -69,9 +69,8 @@ class TeacherPass:
         self.G = G
         self.precision = precision
         self._watched: set[str] = set()
-        self._batch: Callable[[], Batch | None] = lambda: (
-            None
-        )  # The last one, which must not keep the student's activations in memory.
+        # The last one, by a weak reference: it must not keep the student's activations in memory.
+        self._batch: Callable[[], Batch | None] = lambda: None
         self._taught: Taught | None = None
 
     def watch(self, blocks: Collection[str]) -> None:

@@ -14,7 +14,7 @@ from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.features import TeacherPass, block_outputs, require_same_latents
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term, total
-from stylegan2_compress.losses.trained_beside import TrainedBeside
+from stylegan2_compress.losses.trained_beside import TermWithNetwork, TrainedBeside
 from stylegan2_compress.runs.plan import Plan
 
 SMALLEST = 8  # Side of the smaller ones of the feature maps that are compared.
@@ -31,7 +31,7 @@ def root_mean_square(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(x - y) / x.numel() ** 0.5
 
 
-class FeatureDistillation(Term):
+class FeatureDistillation(TermWithNetwork):
     """λ₁ Σ_l RMS(f_S − f_T) + λ₂ Σ_l RMS(gram(f_S) − gram(f_T)) (GCC, NeurIPS 2021).
 
     Over feature maps f of both generators, the student's after a 1×1 convolution that is trained with it, and over
@@ -56,9 +56,9 @@ class FeatureDistillation(Term):
         gram_weight: float,
         precision: Mapping[str, bool],
     ):
+        super().__init__(convolutions)
         self.teacher = teacher
         self.D = D
-        self.convolutions = convolutions
         self.watched = [name for name, _convolution in convolutions.network.named_children()]
         self.judged = judged
         self.content_weight = content_weight
@@ -66,17 +66,14 @@ class FeatureDistillation(Term):
         self.precision = precision
         teacher.watch(self.watched)
 
-    def before_step(self, nimg: int) -> None:
-        self.convolutions.begin()
-
     def generator(self, batch: Batch) -> list[Summand]:
         taught = self.teacher(batch)
         with torch.no_grad():
             wanted = self._seen(taught.images, batch.c)
         seen = self._seen(batch.images, batch.c)
         pairs = [(seen[name], wanted[name]) for name in self.judged]
-        self.convolutions.expect()
-        for name, convolution in self.convolutions.network.named_children():
+        self.trained.expect()
+        for name, convolution in self.trained.network.named_children():
             pairs.append((convolution(_precise(batch.maps[name])), taught.maps[name]))
         pairs = [(_precise(found), _precise(wanted)) for found, wanted in pairs]
         content = total(root_mean_square(*pair) for pair in pairs)
@@ -88,15 +85,6 @@ class FeatureDistillation(Term):
         with block_outputs(self.D, self.judged) as maps:
             self.D(images, c, **self.precision)
         return maps
-
-    def after_step(self) -> None:
-        self.convolutions.commit()
-
-    def state_dict(self) -> dict:
-        return self.convolutions.state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        self.convolutions.load_state_dict(state)
 
 
 def _precise(maps: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,11 @@ from stylegan2_compress.losses.features import TeacherPass, require_same_latents
 from stylegan2_compress.losses.images import ImageDistillation
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term
-from stylegan2_compress.losses.trained_beside import TrainedBeside
+from stylegan2_compress.losses.trained_beside import TermWithNetwork, TrainedBeside
 from stylegan2_compress.runs.plan import Plan
 
 
-class MutualInformation(Term):
+class MutualInformation(TermWithNetwork):
     """λ mean[E(t, s) − E(t̃, s)]: minus a lower bound of the mutual information of t and s (ITGC, NeurIPS 2022).
 
     t is the teacher's image, s the student's for the same latents, and t̃ one that Langevin dynamics draws from
@@ -45,8 +45,8 @@ class MutualInformation(Term):
         step_size: float,
         noise: float,
     ):
+        super().__init__(energy)
         self.teacher = teacher
-        self.trained = energy
         self.weight = weight
         self.penalty = penalty
         self.dynamics = steps, step_size, noise
@@ -56,7 +56,7 @@ class MutualInformation(Term):
         return self.trained.network  # pyright: ignore[reportReturnType]
 
     def before_step(self, nimg: int) -> None:
-        self.trained.begin()
+        super().before_step(nimg)
         self.energy.iterate()
 
     def generator(self, batch: Batch) -> list[Summand]:
@@ -76,15 +76,6 @@ class MutualInformation(Term):
 
     def averages(self) -> Iterator[torch.Tensor]:
         return self.energy.moving()
-
-    def after_step(self) -> None:
-        self.trained.commit()
-
-    def state_dict(self) -> dict:
-        return self.trained.state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        self.trained.load_state_dict(state)
 
 
 @dataclass(frozen=True)

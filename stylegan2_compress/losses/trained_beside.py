@@ -7,6 +7,7 @@ import torch
 from torch_utils import misc
 
 from stylegan2_compress import distributed
+from stylegan2_compress.losses.terms import Term
 
 
 class TrainedBeside:
@@ -59,3 +60,26 @@ class TrainedBeside:
     def load_state_dict(self, state: dict) -> None:
         self.network.load_state_dict(state['network'])
         self.optimizer.load_state_dict(state['optimizer'])
+
+
+class TermWithNetwork(Term):
+    """A term with a network that trains in its steps, and is kept in training states.
+
+    Args:
+        trained: the network.
+    """
+
+    def __init__(self, trained: TrainedBeside):
+        self.trained = trained
+
+    def before_step(self, nimg: int) -> None:
+        self.trained.begin()
+
+    def after_step(self) -> None:
+        self.trained.commit()
+
+    def state_dict(self) -> dict:
+        return self.trained.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.trained.load_state_dict(state)

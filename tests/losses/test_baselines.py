@@ -173,8 +173,8 @@ def test_the_gradient_is_that_of_the_formula(name, student, teacher, monkeypatch
         assert loss.watched == ['b8']
     elif name == 'GCCLoss':
         in_float64(term.D)
-        beside = term.convolutions.network.double()
-        term.convolutions.commit = lambda: None
+        beside = term.trained.network.double()
+        term.trained.commit = lambda: None
         drawn = [None, None]
         assert [loss.watched, term.judged] == [['b8'], ['b16']]
     else:
@@ -390,7 +390,7 @@ def process(rank, directory, seed=7):
     torch.manual_seed(seed + rank)  # The energies differ at first.
     loss = build(ALL, wrapped, f'{directory}/teacher.pkl', style_mixing_prob=0)
     recorded = train(loss, pair, range(2), share=slice(4 * rank, 4 * rank + 4))
-    beside = [loss.terms[-2].energy, loss.terms[-1].convolutions.network]
+    beside = [loss.terms[-2].energy, loss.terms[-1].trained.network]
     trained = [parameter.clone() for network in beside for parameter in network.parameters()]
     torch.save((recorded, trained), f'{directory}/rank{rank}.pt')
     torch.distributed.destroy_process_group()
