@@ -11,8 +11,9 @@ snapshots; and writes `table.md`, `results.json`, `curves-*.png` and `images-*.p
 after each ratio. The table compares each method with the best that is not the paper's, seed by seed.
 
 Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, and what was
-interrupted is continued exactly. With a larger `--kimg`, finished students are trained further; with more ratios,
-methods, repeats or training images, they are added. Anything else that would change the numbers is refused.
+interrupted is continued exactly. With more ratios, methods, repeats or training images, they are added; with a larger
+`--kimg` and `--lr-decay 0`, finished students are trained further. Anything else that would change the numbers is
+refused.
 """
 
 import itertools
@@ -126,6 +127,7 @@ class Settings:
     kimg: int
     batch: int
     lr: float
+    lr_decay: float
     gamma: float
     ema_kimg: float
     embedding: str
@@ -146,20 +148,20 @@ RATIOS = (0.7, 0.8, 0.9, 0.95)
 SIZES = dict(
     smoke=dict(
         teacher=None, teacher_kimg=1, channel_base=64, channel_max=8, epochs=1,
-        ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=16, lr=0.004, gamma=0.02, ema_kimg=1.0,
-        embedding='efficientnet_lite0@size=32', weight=1.0, statistics=64, samples=64, also=(), trained_on=(FULL,),
-        images_kimg=0.5,
+        ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=16, lr=0.004, lr_decay=0.5, gamma=0.02,
+        ema_kimg=1.0, embedding='efficientnet_lite0@size=32', weight=1.0, statistics=64, samples=64, also=(),
+        trained_on=(FULL,), images_kimg=0.5,
     ),
     cpu=dict(
         teacher=None, teacher_kimg=150, channel_base=1024, channel_max=64, epochs=6,
-        ratios=RATIOS, methods=tuple(METHODS), kimg=24, batch=16, lr=0.004, gamma=0.02, ema_kimg=1.0,
+        ratios=RATIOS, methods=tuple(METHODS), kimg=24, batch=16, lr=0.004, lr_decay=0.5, gamma=0.02, ema_kimg=1.0,
         embedding='efficientnet_lite0@size=32', weight=1.0, statistics=10000, samples=5000, also=(),
         trained_on=(FULL,), images_kimg=12.0,
     ),
     gpu=dict(
         teacher='https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/cifar10.pkl',
         teacher_kimg=25000, channel_base=32768, channel_max=512, epochs=20,
-        ratios=RATIOS, methods=tuple(METHODS), kimg=3000, batch=64, lr=0.0025, gamma=0.01, ema_kimg=50.0,
+        ratios=RATIOS, methods=tuple(METHODS), kimg=3000, batch=64, lr=0.0025, lr_decay=0.5, gamma=0.01, ema_kimg=50.0,
         embedding='dino_resnet50', weight=20.0, statistics=50000, samples=50000, also=('inception',),
         trained_on=(FULL,), images_kimg=1000.0,
     ),
@@ -210,6 +212,7 @@ def shares(_context, _parameter, text: str | None) -> tuple[str, ...] | None:
 @click.option('--kimg', type=click.IntRange(1), help='Length of each student’s training.')
 @click.option('--batch', type=click.IntRange(1))
 @click.option('--lr', type=float)
+@click.option('--lr-decay', type=float, help='Last share of a student’s training in which learning rates fall to 0.')
 @click.option('--gamma', type=float, help='Weight of the R1 penalty.')
 @click.option('--ema-kimg', type=float)
 @click.option('--embedding', metavar='SPEC', help='Of DiME and of `images`.')
@@ -258,8 +261,9 @@ def keep(settings: Settings, path: Path) -> None:
     """Write the settings, unless what is in their place belongs to other numbers."""
     new = json.loads(json.dumps(asdict(settings)))
     old = json.loads(path.read_text()) if path.exists() else new
+    may_grow = [name for name in MAY_GROW if name != 'kimg' or not settings.lr_decay]
     for name in new:
-        if name not in MAY_GROW and new[name] != old.get(name, new[name]):
+        if name not in may_grow and new[name] != old.get(name, new[name]):
             raise click.UsageError(
                 f'{path.parent} holds results with --{name.replace("_", "-")}={old.get(name)}, not {new[name]}; '
                 'give another --outdir.'
@@ -382,6 +386,7 @@ def train_student(
             batch=settings.batch,
             gamma=settings.gamma,
             lr=settings.lr,
+            lr_decay=settings.lr_decay or None,
             ema_kimg=settings.ema_kimg,
             pl_weight=0,
             kimg_per_tick=settings.kimg / 3,
