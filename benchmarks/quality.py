@@ -148,20 +148,20 @@ RATIOS = (0.7, 0.8, 0.9, 0.95)
 SIZES = dict(
     smoke=dict(
         teacher=None, teacher_kimg=1, channel_base=64, channel_max=8, epochs=1,
-        ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=16, lr=0.004, lr_decay=0.5, gamma=0.02,
+        ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=16, lr=0.004, lr_decay=0.0, gamma=0.02,
         ema_kimg=1.0, embedding='efficientnet_lite0@size=32', weight=1.0, statistics=64, samples=64, also=(),
         trained_on=(FULL,), images_kimg=0.5,
     ),
     cpu=dict(
         teacher=None, teacher_kimg=150, channel_base=1024, channel_max=64, epochs=6,
-        ratios=RATIOS, methods=tuple(METHODS), kimg=24, batch=16, lr=0.004, lr_decay=0.5, gamma=0.02, ema_kimg=1.0,
+        ratios=RATIOS, methods=tuple(METHODS), kimg=24, batch=16, lr=0.004, lr_decay=0.0, gamma=0.02, ema_kimg=1.0,
         embedding='efficientnet_lite0@size=32', weight=1.0, statistics=10000, samples=5000, also=(),
         trained_on=(FULL,), images_kimg=12.0,
     ),
     gpu=dict(
         teacher='https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/cifar10.pkl',
         teacher_kimg=25000, channel_base=32768, channel_max=512, epochs=20,
-        ratios=RATIOS, methods=tuple(METHODS), kimg=3000, batch=64, lr=0.0025, lr_decay=0.5, gamma=0.01, ema_kimg=50.0,
+        ratios=RATIOS, methods=tuple(METHODS), kimg=3000, batch=64, lr=0.0025, lr_decay=0.0, gamma=0.01, ema_kimg=50.0,
         embedding='dino_resnet50', weight=20.0, statistics=50000, samples=50000, also=('inception',),
         trained_on=(FULL,), images_kimg=1000.0,
     ),

@@ -51,6 +51,7 @@ class Embedding(nn.Module):
             raise UserError(f'Embedding {spec} needs double precision, which {device} does not have: use dtype=fp32.')
         self._outside_dtype = torch.float64 if spec.dtype == 'fp64' else torch.float32
         self._checkpoint = spec.checkpoint
+        self._is_compiled = spec.compile
         self._factor, self._offset = (
             torch.tensor(values, dtype=self._outside_dtype, device=device).reshape(1, 3, 1, 1)
             for values in self.preprocessing.affine()
@@ -100,6 +101,15 @@ class Embedding(nn.Module):
         if self._layers is None:
             raise UserError(f'Embedding {self.spec} exposes no layers: use one that does, such as efficientnet_lite0.')
         return [maps.to(self._outside_dtype) for maps in self._run(self._layers, self._prepare(images))]
+
+    @property
+    def pools_layers(self) -> bool:
+        """Whether features are means of its layers, which are at hand: `@layers`, not compiled, nothing recomputed."""
+        return hasattr(self.network, 'means') and not (self._is_compiled or self._checkpoint)
+
+    def pooled(self, maps: list[Tensor]) -> Tensor:
+        """The features [N, dim] of images with these layers, of an embedding that pools them."""
+        return self.network.means(maps)  # pyright: ignore[reportCallIssue]  # A method.
 
     @cached_property
     def fingerprint(self) -> str:

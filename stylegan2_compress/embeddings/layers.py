@@ -1,5 +1,7 @@
 """Several layers of a network as one vector: `@layers=0+4+17`."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,10 @@ class LayerMeans(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, 3, H, W] to [N, channels of the layers together]."""
-        maps = self.layers(x)
+        return self.means(self.layers(x))
+
+    def means(self, maps: Sequence[Tensor]) -> Tensor:
+        """[N, channels of the layers together], of all layers of the network."""
         numbers = self.spec.layer_numbers
         if numbers is None:
             numbers = range(len(maps))

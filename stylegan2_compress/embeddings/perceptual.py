@@ -1,5 +1,7 @@
 """Perceptual distance between images: a distance between intermediate feature maps of a network."""
 
+from collections.abc import Sequence
+
 import torch
 
 from stylegan2_compress.embeddings.base import Embedding
@@ -22,12 +24,17 @@ def perceptual_distance(embedding: Embedding, x: torch.Tensor, y: torch.Tensor) 
     Raises:
         UserError: the network exposes no layers.
     """
-    layers = zip(embedding.layers(x), embedding.layers(y), strict=True)
-    squares = [(_unit(a) - _unit(b)).square() for a, b in layers]
-    weights = embedding.channel_weights
-    if weights is None:
+    return distance_of_layers(embedding.layers(x), embedding.layers(y), embedding.channel_weights)
+
+
+def distance_of_layers(
+    x: Sequence[torch.Tensor], y: Sequence[torch.Tensor], channel_weights: Sequence[torch.Tensor] | None = None
+) -> torch.Tensor:
+    """`perceptual_distance` of images whose layers [N, channels, h, w] are known: [N]."""
+    squares = [(_unit(a) - _unit(b)).square() for a, b in zip(x, y, strict=True)]
+    if channel_weights is None:
         return sum(square.sum(dim=1).mean(dim=(1, 2)) for square in squares) / len(squares)  # pyright: ignore[reportReturnType]  # The sum of no layers would be 0.
-    pairs = zip(squares, weights, strict=True)
+    pairs = zip(squares, channel_weights, strict=True)
     return sum(torch.einsum('nchw,c->nhw', square, weight).mean(dim=(1, 2)) for square, weight in pairs)  # pyright: ignore[reportReturnType]
 
 

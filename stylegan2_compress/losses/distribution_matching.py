@@ -67,7 +67,7 @@ class DistributionMatching(Term):
     def generator(self, batch: Batch) -> list[Summand]:
         is_first_round, self.is_first_round = self.is_first_round, False
         if self.large_batch is None:
-            features = [network(batch.images) for network, _distance, _weight in self.parts]
+            features = [batch.features(network) for network, _distance, _weight in self.parts]
             values = self._distances(features)
         elif is_first_round and self.large_batch.is_due(self.nimg):
             networks, distances, weights = zip(*self.parts, strict=True)

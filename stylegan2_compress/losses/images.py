@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from training.networks import Generator
 
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.embeddings import Embedding
-from stylegan2_compress.embeddings.perceptual import perceptual_distance
+from stylegan2_compress.embeddings.perceptual import distance_of_layers
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.features import TeacherPass, require_same_latents
@@ -29,7 +29,7 @@ class ImageMatching(Term):
 
     Args:
         teacher: the images to match.
-        embedding: frozen network whose layers d compares, see `perceptual_distance`; None leaves d out.
+        embedding: frozen network whose layers d compares, see `distance_of_layers`; None leaves d out.
         pixel_weight, feature_weight: λ₁, λ₂.
         fade_nimg: after how many images of the run both weights have fallen to 0, in a straight line; None is never.
         mask: where the teacher's images show their content; None is everywhere.
@@ -59,14 +59,15 @@ class ImageMatching(Term):
     def generator(self, batch: Batch) -> list[Summand]:
         if self.share == 0:
             return []
-        images, wanted = batch.images, self.teacher(batch).images
+        wanted = self.teacher(batch).images
         if self.mask is not None:
             shown = content(wanted, self.mask)
-            images, wanted = images * shown, wanted * shown
-        pixels = (images - wanted).abs().mean()
+            batch, wanted = replace(batch, images=batch.images * shown, _layers={}), wanted * shown
+        pixels = (batch.images - wanted).abs().mean()
         summands = [Summand('images/pixels', pixels, self.share * self.pixel_weight)]
         if self.embedding is not None:
-            features = perceptual_distance(self.embedding, images, wanted).mean()
+            layers = batch.layers(self.embedding), self.embedding.layers(wanted)
+            features = distance_of_layers(*layers, self.embedding.channel_weights).mean()
             summands.append(Summand('images/features', features, self.share * self.feature_weight))
         return summands
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from stylegan2_compress.embeddings import Embedding
+
 
 def total(values: Iterable[torch.Tensor]) -> torch.Tensor:
     """The sum of one or more tensors."""
@@ -37,6 +39,19 @@ class Batch:
     ws: torch.Tensor | None = None  # [N, num_ws, w_dim], from which the images were made; in G phases.
     # Feature maps [N, channels, side, side] of the student's synthesis blocks that terms watch, by name; in G phases.
     maps: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    _layers: dict[Embedding, list[torch.Tensor]] = field(default_factory=dict)
+
+    def layers(self, embedding: Embedding) -> list[torch.Tensor]:
+        """An embedding's layers of the images, which all terms share."""
+        if embedding not in self._layers:
+            self._layers[embedding] = embedding.layers(self.images)
+        return self._layers[embedding]
+
+    def features(self, embedding: Embedding) -> torch.Tensor:
+        """An embedding's features [N, dim] of the images."""
+        if embedding.pools_layers:
+            return embedding.pooled(self.layers(embedding))
+        return embedding(self.images)
 
 
 @dataclass(frozen=True)

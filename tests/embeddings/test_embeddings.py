@@ -316,8 +316,14 @@ def test_chosen_layers_are_one_vector_of_means():
     assert both.spec == 'module:tiny_networks:convolutions@size=8@layers=0+1'
     assert both.dim == 10
     assert torch.equal(both(x), expected)
+    assert torch.equal(both.pooled([first, second]), expected)
     torch.testing.assert_close(load('module:tiny_networks:convolutions@size=8@layers=all@checkpoint=1')(x), expected)
     assert torch.equal(load('module:tiny_networks:convolutions@size=8@layers=0')(x), first.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(('options', 'pools'), [('', False), ('@layers=all', True), ('@layers=0@checkpoint=1', False)])
+def test_which_features_are_at_hand_with_the_layers(options, pools):
+    assert load(f'module:tiny_networks:convolutions@size=8{options}').pools_layers is pools
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import copy
 import functools
 import json
 import os
-import types
 
 import commands
 import numpy as np
@@ -24,6 +23,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
 from stylegan2_compress.losses import estimators
 from stylegan2_compress.losses.dime import DiME, DiMELoss, DistributionMatching
+from stylegan2_compress.losses.terms import Batch
 
 pytestmark = pytest.mark.usefixtures('own_cache')
 
@@ -81,7 +81,7 @@ def build(teacher, **kwargs):
 
 
 def batch_of(images):
-    return types.SimpleNamespace(images=images)
+    return Batch(None, None, None, images, None)
 
 
 # --- Estimators -------------------------------------------------------------------------------------------------------

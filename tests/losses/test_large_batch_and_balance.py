@@ -318,7 +318,7 @@ def test_a_term_without_all_this_is_as_plain_as_it_was():
     images = torch.randn([4, 3, 2, 2], dtype=torch.float64)
 
     class Eyes(torch.nn.Module):
-        spec, dim = 'eyes', 6
+        spec, dim, pools_layers = 'eyes', 6, False
         forward = staticmethod(network)
 
     (summand,) = DistributionMatching([Eyes()], [distance_of('moments')], [20.0]).generator(
