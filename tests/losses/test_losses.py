@@ -14,7 +14,7 @@ from stylegan2_compress.distributions import statistics
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.dime import DiMELoss, DistributionMatching
 from stylegan2_compress.losses.estimators import MomentDistance
-from stylegan2_compress.losses.terms import Summand, Term
+from stylegan2_compress.losses.terms import Batch, Summand, Term
 
 pytestmark = pytest.mark.usefixtures('own_cache')
 
@@ -167,7 +167,7 @@ def test_state_dict_round_trip(networks):
 class Flattener(torch.nn.Module):
     """An embedding whose features are the pixels."""
 
-    spec = 'pixels'
+    spec, pools_layers = 'pixels', False
 
     def forward(self, images):
         return images.flatten(1)
@@ -187,7 +187,7 @@ def test_moment_matching_is_the_formula():
     tensor = torch.from_numpy(images).requires_grad_(True)
     moments = statistics.Statistics(torch.from_numpy(m1), torch.from_numpy(m2), bank=None)
     term = DistributionMatching([Flattener()], [MomentDistance(moments)], [20.0])
-    batch = type('Batch', (), {'images': tensor})()
+    batch = Batch(None, None, None, tensor, None)
     value = total(term.generator(batch))
     np.testing.assert_allclose(value.item(), expected, rtol=1e-12)
     value.backward()
@@ -229,7 +229,7 @@ def test_dime_matching_makes_the_distance_small(teacher_pkl):
     (term,) = loss.terms
     torch.manual_seed(0)
     images = torch.zeros(8, 3, 16, 16).normal_(0, 0.1).requires_grad_(True)
-    batch = type('Batch', (), {'images': images})()
+    batch = Batch(None, None, None, images, None)
     opt = torch.optim.Adam([images], lr=0.05)
     first = total(term.generator(batch)).item()
     for _ in range(40):
