@@ -48,7 +48,11 @@ def __getattr__(name: str):
     if _HOME[parts[0]] == __name__:
         return importlib.import_module(f'{__name__}.{name}')
     found = [getattr(importlib.import_module(_HOME[part]), part) for part in parts]
-    return found[0] if len(found) == 1 else __getattr__('AdversarialLoss').combined(name, found)
+    if len(found) == 1:
+        return found[0]
+    from stylegan2_compress.losses.method import combined
+
+    return combined(name, found, with_discriminator=__getattr__('AdversarialLoss'))
 
 
 def __dir__() -> list[str]:

@@ -72,6 +72,7 @@ class LayerMoments(Term):
         normalize: whether each layer is divided by its standard deviation over the reference.
         moving_average_lr: learning rate of v.
         device: where v lives.
+        weight: of the objective beside other terms.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class LayerMoments(Term):
         normalize: bool,
         moving_average_lr: float,
         device: torch.device,
+        weight: float = 1,
     ):
         self.features = features
+        self.weight = weight
         self.classes = classes
         self.scale = self._scale(variance) if normalize else torch.ones_like(mean[0])
         self.mean, self.variance = mean * self.scale, variance * self.scale.square()
@@ -105,7 +108,7 @@ class LayerMoments(Term):
             difference = torch.where(rows[:, None], wanted - got, 0)
             reported.append(Summand(f'moments/{name}', difference.abs().mean(), weight=None))
             total = total + (v.update(difference.detach(), rows) * difference).sum()
-        return [*reported, Summand('G/loss', total, label='moment matching')]
+        return [*reported, Summand('moments/objective', total, self.weight, label='moment matching')]
 
     def _scale(self, variance: torch.Tensor) -> torch.Tensor:
         """For each entry [dim], one over the standard deviation of its layer: the root of its mean variance."""
@@ -190,6 +193,7 @@ class MomentMatching(Method):
         default_text='all of the data set, or 10000 of the teacher',
     )
     moving_average_lr: float = argument('Learning rate of v.', PAPER_RATE, above=0)
+    moments_weight: float = argument('Weight of the objective beside other methods.', 1.0, least=0)
     training_set_kwargs: dict | None = argument('The data set of the run.', None, internal=True)
     total_kimg: float = argument('Length of the run, for rules with a schedule.', 25000, internal=True)
 
@@ -222,7 +226,14 @@ class MomentMatching(Method):
         source, samples = self._source(context.networks, context.device)
         mean, variance = layer_features.reference_moments(features, source, samples, classes)
         objective = LayerMoments(
-            features, mean, variance, classes, self.normalize, self.moving_average_lr, context.device
+            features,
+            mean,
+            variance,
+            classes,
+            self.normalize,
+            self.moving_average_lr,
+            context.device,
+            self.moments_weight,
         )
         parts = [part for part in (mapping, synthesis) if isinstance(part, ScoreMasked)]
         return [objective, *([MaskSchedule(parts, self.total_kimg * 1000)] if parts else [])]
@@ -250,10 +261,7 @@ class MomentMatchingLoss(GeneratorLoss):
 
     methods = (MomentMatching,)
 
-    def state_dict(self) -> dict:
-        """What a continued run needs: the moving averages, and where steps are."""
-        return {'steps': self.steps.state_dict(), **self.terms[0].state_dict()}
-
     def load_state_dict(self, state: dict) -> None:
-        self.steps.load_state_dict(state['steps'])
-        self.terms[0].load_state_dict(state)
+        if 'terms' not in state:  # Of an earlier version, whose terms were these two.
+            state = {'steps': state['steps'], 'terms': [state, {}][: len(self.terms)]}
+        super().load_state_dict(state)
