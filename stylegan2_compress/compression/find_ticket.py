@@ -13,7 +13,7 @@ from training.networks import Generator
 from stylegan2_compress import distributed, embeddings, pickles
 from stylegan2_compress.arguments import given_options, require_choice
 from stylegan2_compress.compression import plan as planning
-from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, TicketOptions
+from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, PRESETS, TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
@@ -56,7 +56,7 @@ def find_ticket(data: str, outdir: str, **options) -> str:
     plan = plan_search(chosen)
     run_dir = planning.run(plan, chosen.outdir, chosen.resume, chosen.dry_run)
     if not chosen.dry_run:  # Under torchrun, only rank 0 is left.
-        keep_tickets(run_dir, chosen.eval_embedding or chosen.embedding, chosen.eval_samples, plan.device)
+        keep_tickets(run_dir, chosen.compared_in, chosen.eval_samples, plan.device)
     return run_dir
 
 
@@ -70,6 +70,7 @@ def plan_search(options: TicketOptions) -> Plan:
     check_resume(options.resume)
     device = devices.choose(options.device)
     plan = Plan('', dnnlib.EasyDict(), chosen=given_options(options, without=ABOUT_THE_COMMAND))
+    options = options.settled()
     G = None if options.teacher is None else teacher_generator(plan, options.teacher)
     given = options.host_options()
     if G is not None:
@@ -78,12 +79,12 @@ def plan_search(options: TicketOptions) -> Plan:
     # In FP32, as published, and as masked networks compute in any case.
     plan.name, plan.args = configurations.loop_arguments(options.data, aug='noaug', fp32=True, gpus=gpus, **given)
     require_several_images(options.data, plan.args.training_set_kwargs)
-    plan.resources.embedding(options.eval_embedding or options.embedding, 'cpu')
+    plan.resources.embedding(options.compared_in, 'cpu')
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
     set_generator(plan, options, G)
     set_options(plan.args, options, device)
     loss_args = planning.values_of(LOSS, MomentMatchingLoss, options.loss_args)
-    loss_args.setdefault('embedding', options.embedding)
+    loss_args = {**PRESETS[options.preset].loss_args, 'embedding': options.embedding, **loss_args}
     if options.reference == 'teacher':
         loss_args['teacher'] = options.teacher
     planning.use_loss(plan, LOSS, loss_args)
@@ -137,9 +138,10 @@ def set_generator(plan: Plan, options: TicketOptions, G: Generator | None) -> No
 
 def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.device) -> None:
     """Put optimizer, lengths, loop and device into a loop's arguments."""
-    args.G_opt_kwargs = dnnlib.EasyDict(class_name='torch.optim.Adam', lr=options.lr, betas=BETAS, eps=1e-8)
+    lr = options.learning_rate(args.total_kimg)
+    args.G_opt_kwargs = dnnlib.EasyDict(class_name='torch.optim.Adam', lr=lr, betas=BETAS, eps=1e-8)
     args.G_reg_interval = None
-    args.update(options.given('ema_kimg', 'kimg_per_tick', 'state_kimg', 'track'))
+    args.update(options.given('kimg_per_tick', 'state_kimg', 'track'), **options.averaging(args.total_kimg))
     args.update(options.lr_decay_kimg(args.total_kimg))
     args.loop = LOOP
     args.device = str(device)

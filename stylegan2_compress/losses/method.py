@@ -221,9 +221,9 @@ def combined(name: str, losses: Sequence[type], with_discriminator: type[MethodL
     for loss in losses:
         if not (isinstance(loss, type) and issubclass(loss, MethodLoss)):
             raise AttributeError(f'{loss.__name__} cannot be combined with others')
-    base = next(parent for parent in losses[0].__mro__ if MethodLoss in parent.__bases__)
-    if any(issubclass(loss, with_discriminator) for loss in losses):
-        base = with_discriminator
+    base: Any = with_discriminator
+    if not any(issubclass(loss, with_discriminator) for loss in losses):
+        base = next(parent for parent in losses[0].__mro__ if MethodLoss in parent.__bases__)
     methods = dict.fromkeys(method for loss in losses for method in loss.methods)
     return type(name, (base,), {'methods': tuple(methods), '__doc__': f'The methods of {name}.'})
 

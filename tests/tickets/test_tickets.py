@@ -491,9 +491,10 @@ def test_find_ticket_from_random_weights(tmp_path, data, rule, capsys):
 
 
 def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
-    whole = search(data, tmp_path / 'whole', kimg=2, batch=200, **SMALL)
-    half = search(data, tmp_path / 'halves', kimg=1, batch=200, **SMALL)
-    assert search(data, tmp_path / 'halves', kimg=2, resume='latest', batch=200, **SMALL) == half
+    given = dict(SMALL, batch=200, lr_decay=0, ema_kimg=0.1)  # By default they follow from the length of the run.
+    whole = search(data, tmp_path / 'whole', kimg=2, **given)
+    half = search(data, tmp_path / 'halves', kimg=1, **given)
+    assert search(data, tmp_path / 'halves', kimg=2, resume='latest', **given) == half
     one, two = (Ticket.read(f'{run_dir}/last.ticket') for run_dir in (whole, half))
     assert one.facts == two.facts
     assert all(np.array_equal(mask, two.masks[name]) for name, mask in one.masks.items())
