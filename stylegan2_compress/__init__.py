@@ -14,6 +14,7 @@ from stylegan2_compress.version import __version__ as __version__
 _HOME = {
     'AdversarialLoss': 'stylegan2_compress.losses.adversarial',
     'DiMELoss': 'stylegan2_compress.losses.dime',
+    'DistanceLoss': 'stylegan2_compress.losses.dime',
     'DualDiscriminator': 'stylegan2_compress.networks.dual',
     'GCCLoss': 'stylegan2_compress.losses.gcc',
     'ITGCLoss': 'stylegan2_compress.losses.itgc',

@@ -15,9 +15,9 @@ from stylegan2_compress.distributions.sources import DatasetImages, Source, Teac
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.followers import FOLLOWERS, AdamAverage, SignificantAverage
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
+from stylegan2_compress.losses.masks import Masks
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term
-from stylegan2_compress.networks.masked import ScoreMasked, rule_of
 from stylegan2_compress.pickles.networks import Networks
 from stylegan2_compress.runs.plan import Plan
 
@@ -94,37 +94,12 @@ class LayerMoments(Term):
                 tensor.copy_(state[name][key])
 
 
-class MaskSchedule(Term):
-    """Lets the masks of a generator follow their rule, and adds the rule's penalty on scores.
-
-    Args:
-        parts: the masked modules of one generator, of one rule.
-        total_nimg: length of the run in images.
-    """
-
-    def __init__(self, parts: Sequence[ScoreMasked], total_nimg: float):
-        self.parts = list(parts)
-        self.rule = rule_of(self.parts[0].rule)
-        self.total_nimg = total_nimg
-
-    @torch.no_grad()
-    def before_step(self, nimg: int) -> None:
-        self.rule.advance(self.parts, min(nimg / self.total_nimg, 1))
-
-    def generator(self, batch: Batch) -> list[Summand]:
-        penalty = self.rule.penalty(self.parts)
-        return [] if penalty is None else [Summand('scores', penalty)]
-
-
 # --- The method -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class MomentMatching(Method):
-    """Moments of the features of all layers of a frozen network (SLT, arXiv 2212.08311).
-
-    Works for any generator. The masks of a `ScoreMaskedGenerator` follow their rule's schedule.
-    """
+    """Moments of the features of all layers of a frozen network (SLT, arXiv 2212.08311). Works for any generator."""
 
     embedding: str = argument(
         'Network that shows layers.', PAPER_EMBEDDING, default_text='`vgg19_bn` (paper)', metavar='SPEC'
@@ -171,7 +146,6 @@ class MomentMatching(Method):
     moving_average_lr: float = argument('Learning rate of v for `adam`.', PAPER_RATE, above=0)
     moments_weight: float = argument('Weight of the objective beside other methods.', 1.0, least=0)
     training_set_kwargs: dict | None = argument('The data set of the run.', None, internal=True)
-    total_kimg: float = argument('Length of the run, for rules with a schedule.', 25000, internal=True)
 
     def check(self, plan: Plan) -> Iterable[str]:
         training_set = dnnlib.util.construct_class_by_name(**self._data())
@@ -184,12 +158,6 @@ class MomentMatching(Method):
         embedding = plan.resources.embedding(self.embedding, plan.device)
         LayerFeatures(embedding, training_set.image_shape, self.layers, self.pool, plan.device)
         return ()
-
-    def adapt(self, plan: Plan) -> None:
-        """Tell the loss how long the run is, if a schedule of masks depends on it. (Other runs can be made longer.)"""
-        rule = plan.args.G_kwargs.get('rule')
-        if rule is not None and rule_of(rule).scheduled:
-            plan.args.loss_kwargs.total_kimg = plan.args.total_kimg
 
     def terms(self, context: Context) -> Sequence[Term]:
         mapping, synthesis = (distributed.unwrapped(part) for part in (context.G_mapping, context.G_synthesis))
@@ -207,9 +175,7 @@ class MomentMatching(Method):
             half_life=self.average_kimg * 1000,
             device=context.device,
         )
-        objective = LayerMoments(features, mean, variance, classes, self.normalize, follower, self.moments_weight)
-        parts = [part for part in (mapping, synthesis) if isinstance(part, ScoreMasked)]
-        return [objective, *([MaskSchedule(parts, self.total_kimg * 1000)] if parts else [])]
+        return [LayerMoments(features, mean, variance, classes, self.normalize, follower, self.moments_weight)]
 
     def _source(self, networks: Networks, device: torch.device) -> tuple[Source, int | None]:
         """The images to match, and how many of them; None for all."""
@@ -232,7 +198,7 @@ class MomentMatching(Method):
 class MomentMatchingLoss(GeneratorLoss):
     """Moments of the features of all layers of a frozen network, without a discriminator (SLT, arXiv 2212.08311)."""
 
-    methods = (MomentMatching,)
+    methods = (MomentMatching, Masks)
 
     def load_state_dict(self, state: dict) -> None:
         if 'terms' not in state:  # Of an earlier version, whose terms were these two.

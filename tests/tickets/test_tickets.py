@@ -24,7 +24,7 @@ from stylegan2_compress import host, pickles
 from stylegan2_compress.compression.find_ticket import find_ticket
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.networks import bound_arguments
-from stylegan2_compress.losses.moment_matching import MomentMatching
+from stylegan2_compress.losses.masks import Masks
 from stylegan2_compress.networks.masked import RULES, Rule, ScoreMaskedGenerator
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.tickets import baking, coding, ticket_file
@@ -506,7 +506,7 @@ def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
 )
 def test_only_rules_with_a_schedule_fix_the_length_of_a_search(rule, length):
     args = SimpleNamespace(G_kwargs={'rule': rule}, loss_kwargs=SimpleNamespace(), total_kimg=7)
-    MomentMatching().adapt(Plan('', args))
+    Masks().adapt(Plan('', args))
     assert getattr(args.loss_kwargs, 'total_kimg', None) == length
 
 
