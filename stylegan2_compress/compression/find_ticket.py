@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+from typing import Any
 
 import dnnlib
 import numpy as np
@@ -13,7 +14,7 @@ from training.networks import Generator
 from stylegan2_compress import distributed, embeddings, pickles
 from stylegan2_compress.arguments import given_options, require_choice
 from stylegan2_compress.compression import plan as planning
-from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, PRESETS, TicketOptions
+from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, LAYER_MOMENTS, PRESETS, TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
@@ -25,6 +26,7 @@ from stylegan2_compress.host.networks import (
     require_generator,
 )
 from stylegan2_compress.host.precision import Precision
+from stylegan2_compress.losses.dime import DistanceLoss
 from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks import masked as masks
 from stylegan2_compress.runs.plan import Plan
@@ -34,6 +36,8 @@ from stylegan2_compress.tickets.ticket_file import Ticket
 from stylegan2_compress.training_loops import snapshots
 
 LOSS = 'stylegan2_compress.MomentMatchingLoss'
+DISTANCE_LOSS = 'stylegan2_compress.DistanceLoss'
+MEMORY = 1024  # Images that count together in a distance of DiME's.
 GENERATOR = 'stylegan2_compress.ScoreMaskedGenerator'
 LOOP = 'stylegan2_compress.training_loops.ticket_search.training_loop'
 BETAS = [0.5, 0.999]  # Of Adam on scores (SLT, section 4).
@@ -81,13 +85,11 @@ def plan_search(options: TicketOptions) -> Plan:
     require_several_images(options.data, plan.args.training_set_kwargs)
     plan.resources.embedding(options.compared_in, 'cpu')
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
+    if options.distance != LAYER_MOMENTS:
+        plan.name += f'-{options.distance}'
     set_generator(plan, options, G)
     set_options(plan.args, options, device)
-    loss_args = planning.values_of(LOSS, MomentMatchingLoss, options.loss_args)
-    loss_args = {**PRESETS[options.preset].loss_args, 'embedding': options.embedding, **loss_args}
-    if options.reference == 'teacher':
-        loss_args['teacher'] = options.teacher
-    planning.use_loss(plan, LOSS, loss_args)
+    planning.use_loss(plan, *loss_of(options, has_labels=plan.args.training_set_kwargs.use_labels))
     plan.args.D_kwargs = plan.args.D_opt_kwargs = None
     masked_G = build(plan.args.G_kwargs, plan.args.training_set_kwargs)
     require_kept_weights(masked_G, options.keep)
@@ -147,6 +149,32 @@ def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.dev
     args.device = str(device)
     if device.type != 'cuda':
         devices.prepare_without_cuda(args)
+
+
+def loss_of(options: TicketOptions, has_labels: bool) -> tuple[str, dict]:
+    """Importable name and arguments of the loss; those that are given go before ours.
+
+    Args:
+        options: settled ones.
+        has_labels: whether the generator takes labels.
+
+    Raises:
+        UserError: one of the arguments does not exist.
+    """
+    if options.distance == LAYER_MOMENTS:
+        loss = LOSS
+        ours: dict[str, Any] = {**PRESETS[options.preset].loss_args, 'embedding': options.embedding}
+        given = planning.values_of(loss, MomentMatchingLoss, options.loss_args)
+    else:
+        loss = DISTANCE_LOSS
+        ours = dict(estimator=options.distance, embeddings=options.embedding, reference=options.reference)
+        ours.update(by_label=has_labels, memory=MEMORY)
+        given = planning.values_of(loss, DistanceLoss, options.loss_args)
+        if given.get('large_batch'):
+            ours['memory'] = 0
+    if options.reference == 'teacher':
+        ours['teacher'] = options.teacher
+    return loss, {**ours, **given}
 
 
 def use_shape(args: dnnlib.EasyDict, shape: dict[str, int]) -> None:

@@ -257,6 +257,9 @@ PRESETS = {
         loss_args={'follow': 'adam', 'moving_average_lr': 1e-5, 'normalize': False},
     ),
 }
+# What a search compares images by: v, or an estimator of `losses.estimators`, which imports torch.
+LAYER_MOMENTS = 'layer-moments'
+DISTANCES = (LAYER_MOMENTS, 'moments', 'squared-moments', 'linear', 'rbf', 'cubic')
 SCORE_TRAVEL, MOST_LR = 2.3, 3e-3
 
 
@@ -277,6 +280,13 @@ class TicketOptions(TrainingOptions):
     keep: float = argument('Share of weights to keep.', 0.1, above=0, most=1, metavar='K')
     rule: str = argument(
         'edge-popup, signed-edge-popup, global-edge-popup, gem-miner, imp, or an importable name.', 'edge-popup'
+    )
+    distance: str = argument(
+        'What is made small: differences of moments in all layers of the embedding (paper), or a distance of '
+        "DiME's between its features.",
+        LAYER_MOMENTS,
+        choices=DISTANCES,
+        metavar='NAME',
     )
     masked: tuple[str, ...] = argument(
         'Weights to mask; may be repeated.', (), default_text='*weight', metavar='PATTERN'

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from stylegan2_compress import distributed
-from stylegan2_compress.arguments import argument, is_number
+from stylegan2_compress.arguments import argument, is_number, value_as_text
 from stylegan2_compress.distributions import labels, statistics
 from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import DatasetImages, LabelSource, Source, TeacherImages, check_size
@@ -157,8 +157,8 @@ class DiME(Method):
         ]:
             first, second = getattr(self, one), getattr(self, other)
             if first not in (None, 0) and second not in (None, 0):
-                first = str(first).lower()
-                raise UserError(f'--loss-arg {one}={first} and {other}={second} exclude each other: {reason}.')
+                given = f'{one}={value_as_text(first)} and {other}={value_as_text(second)}'
+                raise UserError(f'--loss-arg {given} exclude each other: {reason}.')
         self.embeddings_and_weights()
 
     @property

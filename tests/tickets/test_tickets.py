@@ -22,8 +22,11 @@ from training import networks
 
 from stylegan2_compress import host, pickles
 from stylegan2_compress.compression.find_ticket import find_ticket
+from stylegan2_compress.compression.find_ticket import plan_search as find_ticket_plan
+from stylegan2_compress.compression.options import DISTANCES, MOST_LR, PRESETS, TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.networks import bound_arguments
+from stylegan2_compress.losses.estimators import ESTIMATORS
 from stylegan2_compress.losses.masks import Masks
 from stylegan2_compress.networks.masked import RULES, Rule, ScoreMaskedGenerator
 from stylegan2_compress.runs.plan import Plan
@@ -498,6 +501,55 @@ def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
     one, two = (Ticket.read(f'{run_dir}/last.ticket') for run_dir in (whole, half))
     assert one.facts == two.facts
     assert all(np.array_equal(mask, two.masks[name]) for name, mask in one.masks.items())
+
+
+def test_presets_are_what_is_not_given(tmp_path, data):
+    def plan(**given):
+        return find_ticket_plan(TicketOptions(data=data, outdir=str(tmp_path), kimg=100, device='cpu', **given)).args
+
+    steady = plan(embedding=EMBEDDING)
+    assert steady.loss_kwargs.follow == 'significant'
+    assert steady.G_kwargs.masked == ['*weight']
+    assert steady.lr_decay_kimg == [50, 100]
+    assert steady.ema_kimg == 2
+    assert steady.G_opt_kwargs.lr == TicketOptions(data=data, outdir=str(tmp_path)).learning_rate(100)
+    paper = plan(preset='paper', embedding=EMBEDDING)
+    loss = paper.loss_kwargs
+    assert (loss.follow, loss.moving_average_lr, loss.normalize) == ('adam', 1e-5, False)
+    assert paper.G_kwargs.masked == ['*weight', '*bias']
+    assert (paper.G_kwargs.score_init, paper.G_opt_kwargs.lr) == ('uniform', 5e-5)
+    assert 'lr_decay_kimg' not in paper
+    mixed = plan(preset='paper', embedding=EMBEDDING, lr=1e-3, masked=('*weight',), loss_args=('follow=significant',))
+    assert mixed.G_opt_kwargs.lr == 1e-3
+    assert mixed.G_kwargs.masked == ['*weight']
+    assert (mixed.loss_kwargs.follow, mixed.loss_kwargs.normalize) == ('significant', False)
+    assert PRESETS['paper'].embedding == 'vgg19_bn'
+
+
+def test_scores_go_as_far_in_runs_of_any_length(tmp_path):
+    options = TicketOptions(data='x.zip', outdir=str(tmp_path))
+    steps = [1000 * kimg / options.batch for kimg in (1000, 20000)]
+    travels = [options.learning_rate(kimg) * count for kimg, count in zip((1000, 20000), steps, strict=True)]
+    assert travels[0] == pytest.approx(travels[1])
+    assert options.learning_rate(0.1) == MOST_LR
+    assert TicketOptions(data='x.zip', outdir=str(tmp_path), lr=0.5).learning_rate(1000) == 0.5
+
+
+def test_distances_are_those_there_are():
+    assert set(DISTANCES) == {'layer-moments', *ESTIMATORS}
+
+
+@pytest.mark.parametrize('distance', ['rbf', 'moments'])
+def test_find_ticket_by_a_distance_of_dimes(tmp_path, make_dataset_zip, distance):
+    data = str(make_dataset_zip(tmp_path, n=24, labels=3))
+    run_dir = search(data, tmp_path / 'runs', distance=distance, cond=True, rule='global-edge-popup', **SMALL)
+    statistics = [json.loads(line) for line in Path(run_dir, 'stats.jsonl').read_text().splitlines()]
+    assert f'Loss/DiME/{EMBEDDING}' in statistics[-1]
+    with open(f'{run_dir}/training_options.json') as file:
+        loss = json.load(file)['loss_kwargs']
+    assert (loss['by_label'], loss['memory'], loss['estimator'], loss['reference']) == (True, 1024, distance, 'data')
+    best = Ticket.read(f'{run_dir}/best.ticket')
+    assert best.kept == round(0.1 * best.total)
 
 
 @pytest.mark.parametrize(
