@@ -188,6 +188,8 @@ class DiME(Method):
         return list(zip(specs, weights, strict=True))  # pyright: ignore[reportReturnType]  # Each is a number.
 
     def check(self, plan: Plan) -> Iterable[str]:
+        if self.by_label and not plan.args['training_set_kwargs'].get('use_labels'):
+            raise UserError('--loss-arg by_label=true needs a generator that takes labels: --cond=1 turns them on.')
         batch, at_once = plan.args['batch_size'], plan.args['batch_gpu'] * plan.args['num_gpus']
         if self.has_bank and self.is_unbiased and max(at_once, self.large_batch) < 2:
             raise UserError(
@@ -224,7 +226,7 @@ class DiME(Method):
         networks = [context.embedding(spec) for spec in specs]
         classes = distributed.unwrapped(context.G_mapping).c_dim if self.by_label else 0
         if self.by_label and not classes:
-            raise UserError('--loss-arg by_label=true needs a generator that takes labels.')
+            raise ValueError('This generator takes no labels.')
         references = self._reference(source, networks, classes)
         distances = [self._distance(reference) for reference in references]
         memories = [FeatureMemory(self.memory, network.dim * max(classes, 1), context.device) for network in networks]
