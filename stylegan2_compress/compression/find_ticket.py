@@ -85,6 +85,8 @@ def plan_search(options: TicketOptions) -> Plan:
     require_several_images(options.data, plan.args.training_set_kwargs)
     plan.resources.embedding(options.compared_in, 'cpu')
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
+    if options.train_unmasked:
+        plan.name += '-trained-unmasked'
     if options.distance != LAYER_MOMENTS:
         plan.name += f'-{options.distance}'
     set_generator(plan, options, G)
@@ -136,6 +138,8 @@ def set_generator(plan: Plan, options: TicketOptions, G: Generator | None) -> No
     args.G_kwargs.update(class_name=GENERATOR, keep=options.keep, rule=options.rule)
     args.G_kwargs.update(masked=list(options.masked), unmasked=list(options.unmasked), seed=args.random_seed)
     args.G_kwargs.update(options.given('score_init'))
+    if options.train_unmasked:
+        args.G_kwargs.train_unmasked = True
 
 
 def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.device) -> None:

@@ -292,6 +292,11 @@ class TicketOptions(TrainingOptions):
         'Weights to mask; may be repeated.', (), default_text='*weight', metavar='PATTERN'
     )
     unmasked: tuple[str, ...] = argument('Exceptions, such as "mapping.*"; may be repeated.', (), metavar='PATTERN')
+    train_unmasked: bool = argument(
+        'Train what is not masked (biases, constants, noise strengths) and a factor of each masked weight.',
+        False,
+        flag=True,
+    )
     weight_init: str = argument('signed-constant, kaiming-normal, gaussian.', 'signed-constant', metavar='NAME')
     score_init: str | None = argument(
         'kaiming-uniform, uniform, unit.', None, default_text='what the rule wants', metavar='NAME'

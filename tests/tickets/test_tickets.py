@@ -64,7 +64,8 @@ def make(**changes):
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for scores in G.parameters():
-            scores += torch.rand(scores.shape, generator=draws) * scores.std()
+            spread = scores.std() if scores.numel() > 1 else 0.5
+            scores += torch.rand(scores.shape, generator=draws) * spread
     G(torch.randn(4, 16, generator=draws), None)
     return G.eval().requires_grad_(False)
 
@@ -377,12 +378,51 @@ def test_forged_files_are_refused_without_effort(tmp_path):
         forge(path, ticket, **changes)
         with pytest.raises(UserError, match='is not a valid ticket'):
             Ticket.read(path)
-    forge(path, ticket, version=2)
-    with pytest.raises(UserError, match='its version is not that of its rule'):
+    for version in (2, 3):
+        forge(path, ticket, version=version)
+        with pytest.raises(UserError, match='its version is not that of its rule'):
+            Ticket.read(path)
+    forge(path, ticket, version=4)
+    with pytest.raises(UserError, match='version 4'):
         Ticket.read(path)
-    forge(path, ticket, version=3)
-    with pytest.raises(UserError, match='version 3'):
-        Ticket.read(path)
+
+
+@pytest.mark.parametrize('rule', ['edge-popup', 'signed-edge-popup'])
+def test_what_was_trained_beside_masks_comes_back(tmp_path, rule):
+    G = make(rule=rule, train_unmasked=True, unmasked=('mapping.fc1.*',))
+    assert not torch.equal(images(G), images(make(rule=rule, unmasked=('mapping.fc1.*',))))
+    path = tmp_path / 'a.ticket'
+    ticket = Ticket.from_generator(G)
+    for name in ('synthesis.b8.conv1.bias', 'synthesis.b4.const', 'synthesis.b8.torgb.weight_factor',
+                 'synthesis.b8.conv0.noise_strength', 'mapping.fc1.weight', 'mapping.fc0.weight_factor'):  # fmt: skip
+        assert np.array_equal(ticket.trained[name], G.trained()[name].numpy())
+    assert 'synthesis.b8.conv1.weight' not in ticket.trained
+    ticket.write(path)
+    assert path.read_bytes()[12] == 3
+    again = Ticket.read(path).generator(path)
+    assert torch.equal(images(again), images(G))
+    torch.testing.assert_close(images(baking.bake(again)), images(G))
+    run('ticket', 'bake', path, tmp_path / 'plain.pkl')
+    assert 'trained  all that is not masked' in run('ticket', 'show', path)
+    del ticket.trained['synthesis.b4.const']
+    with pytest.raises(UserError, match=r'it lacks synthesis\.b4\.const'):
+        ticket.generator('a.ticket')
+
+
+def test_tickets_without_it_are_as_they_were(tmp_path):
+    ticket = Ticket.from_generator(make())
+    assert 'train_unmasked' not in ticket.arguments
+    assert list(ticket.trained) == ['mapping.w_avg']
+    ticket.write(tmp_path / 'a.ticket')
+    assert 'trained' not in run('ticket', 'show', tmp_path / 'a.ticket')
+
+
+def test_gradients_reach_what_is_not_masked():
+    G = ScoreMaskedGenerator(**SHAPE, keep=0.3, train_unmasked=True).requires_grad_(True)
+    images(G).square().sum().backward()
+    trained = G.trained()
+    for name in ('synthesis.b16.conv1.bias', 'synthesis.b4.const', 'synthesis.b16.torgb.weight_factor'):
+        assert trained[name].grad.abs().max() > 0, name
 
 
 def test_a_mask_that_is_none_of_its_rules_is_refused():
@@ -537,6 +577,15 @@ def test_scores_go_as_far_in_runs_of_any_length(tmp_path):
 
 def test_distances_are_those_there_are():
     assert set(DISTANCES) == {'layer-moments', *ESTIMATORS}
+
+
+def test_find_ticket_trains_what_is_not_masked(tmp_path, data):
+    run_dir = search(data, tmp_path / 'runs', train_unmasked=True, **SMALL)
+    assert run_dir.endswith('-trained-unmasked')
+    ticket = Ticket.read(f'{run_dir}/last.ticket')
+    start = ScoreMaskedGenerator(**ticket.arguments).trained()
+    assert all(not np.array_equal(ticket.trained[name], tensor.detach()) for name, tensor in start.items()
+               if name.endswith(('torgb.bias', 'torgb.weight_factor')))  # fmt: skip
 
 
 @pytest.mark.parametrize('distance', ['rbf', 'moments'])
