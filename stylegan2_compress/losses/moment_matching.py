@@ -90,7 +90,10 @@ class LayerMoments(Term):
 
     def load_state_dict(self, state: dict) -> None:
         for name in ('v_mean', 'v_variance'):
-            for key, tensor in getattr(self, name).tensors().items():
+            own = getattr(self, name).tensors()
+            if own.keys() != state[name].keys():
+                raise UserError('The run to go on with had another --loss-arg follow: give the one it had.')
+            for key, tensor in own.items():
                 tensor.copy_(state[name][key])
 
 

@@ -248,6 +248,24 @@ def test_a_continued_run_goes_on_as_if_nothing_had_been(data):
     assert second.steps.nimg == 48
 
 
+def test_a_state_of_an_earlier_version_goes_on(data):
+    first, second = (make_loss(masked_generator().requires_grad_(True), data, follow='adam') for _ in range(2))
+    step(first, *batch())
+    state = first.state_dict()
+    second.load_state_dict({'steps': state['steps'], **copy.deepcopy(state['terms'][0])})
+    assert second.steps.nimg == 12
+    for name, tensor in first.terms[0].v_mean.tensors().items():
+        assert torch.equal(second.terms[0].v_mean.tensors()[name], tensor)
+
+
+def test_a_state_of_another_follower_is_refused(data):
+    first, second = (
+        make_loss(masked_generator().requires_grad_(True), data, follow=name) for name in ('adam', 'significant')
+    )
+    with pytest.raises(UserError, match='another --loss-arg follow'):
+        second.load_state_dict(first.state_dict())
+
+
 def test_steps_that_are_not_finite_leave_no_trace(data):
     G = masked_generator().requires_grad_(True)
     loss = make_loss(G, data)
