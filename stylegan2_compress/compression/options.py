@@ -243,7 +243,7 @@ PRESETS = {
         embedding='efficientnet_lite0@size=image',
         score_init=None,
         lr=None,
-        lr_decay=0.5,
+        lr_decay=1,
         ema_share=0.02,
         loss_args={'follow': 'significant', 'normalize': True},
     ),
@@ -260,7 +260,7 @@ PRESETS = {
 # What a search compares images by: v, or an estimator of `losses.estimators`, which imports torch.
 LAYER_MOMENTS = 'layer-moments'
 DISTANCES = (LAYER_MOMENTS, 'moments', 'squared-moments', 'linear', 'rbf', 'cubic')
-SCORE_TRAVEL, MOST_LR = 2.3, 3e-3
+SCORE_TRAVEL, MOST_LR = 1.6, 2e-3
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ class TicketOptions(TrainingOptions):
         above=0,
         default_text=f'from the length of the run, at most {MOST_LR:g}',
     )
-    lr_decay: float | None = again(TrainingOptions, 'lr_decay', default_text='0.5')
+    lr_decay: float | None = again(TrainingOptions, 'lr_decay', default_text='1')
     batch: int = again(TrainingOptions, 'batch', default=64, default_text='')
     ema_kimg: float | None = again(
         TrainingOptions,

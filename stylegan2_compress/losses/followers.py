@@ -49,7 +49,8 @@ class SignificantAverage:
     """The average of the latest targets over their root mean square, in [-1, 1], less what noise makes of it.
 
     Targets without a mean would have an average with a standard deviation of √((1 − β) / (1 + β)) in these units, for
-    averages with the decay β after long. That much is taken off; what is smaller is 0.
+    averages with the decay β after long. That much is taken off; what is smaller is 0. And so is what the latest target
+    contradicts: averages are late, so that what all entries have in common (brightness, say) would go past its goal.
 
     Args:
         shape: [rows, dim].
@@ -79,7 +80,8 @@ class SignificantAverage:
         weight = self.weight.clamp_min(torch.finfo(torch.float32).tiny)
         ratio = self.mean / (self.square * weight).sqrt().clamp_min(1e-12)
         noise = ((1 - beta) / (1 + beta)).sqrt()
-        return torch.where(rows, ratio.sign() * (ratio.abs() - noise).clamp_min(0), 0)
+        agrees = rows & (ratio * target > 0)
+        return torch.where(agrees, ratio.sign() * (ratio.abs() - noise).clamp_min(0), 0)
 
 
 # By name, from (shape, learning rate of `adam`, half-life of `significant` in images, device).

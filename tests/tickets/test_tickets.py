@@ -550,7 +550,7 @@ def test_presets_are_what_is_not_given(tmp_path, data):
     steady = plan(embedding=EMBEDDING)
     assert steady.loss_kwargs.follow == 'significant'
     assert steady.G_kwargs.masked == ['*weight']
-    assert steady.lr_decay_kimg == [50, 100]
+    assert steady.lr_decay_kimg == [0, 100]
     assert steady.ema_kimg == 2
     assert steady.G_opt_kwargs.lr == TicketOptions(data=data, outdir=str(tmp_path)).learning_rate(100)
     paper = plan(preset='paper', embedding=EMBEDDING)
