@@ -19,6 +19,7 @@ import os
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import click
 import PIL.Image
@@ -104,7 +105,7 @@ def train(row: str, where: str, data: str, teacher: str, kimg: int, keep: float,
     from stylegan2_compress.compression.options import TicketOptions
     from stylegan2_compress.runs.resume import LATEST
 
-    given = dict(
+    given: dict[str, Any] = dict(
         data=data,
         outdir=where,
         embedding='efficientnet_lite0@size=32',
