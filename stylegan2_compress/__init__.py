@@ -14,6 +14,7 @@ from stylegan2_compress.version import __version__ as __version__
 _HOME = {
     'AdversarialLoss': 'stylegan2_compress.losses.adversarial',
     'DiMELoss': 'stylegan2_compress.losses.dime',
+    'DistanceLoss': 'stylegan2_compress.losses.dime',
     'DualDiscriminator': 'stylegan2_compress.networks.dual',
     'GCCLoss': 'stylegan2_compress.losses.gcc',
     'ITGCLoss': 'stylegan2_compress.losses.itgc',
@@ -48,7 +49,11 @@ def __getattr__(name: str):
     if _HOME[parts[0]] == __name__:
         return importlib.import_module(f'{__name__}.{name}')
     found = [getattr(importlib.import_module(_HOME[part]), part) for part in parts]
-    return found[0] if len(found) == 1 else __getattr__('AdversarialLoss').combined(name, found)
+    if len(found) == 1:
+        return found[0]
+    from stylegan2_compress.losses.method import combined  # Imports the host, too.
+
+    return combined(name, found, with_discriminator=__getattr__('AdversarialLoss'))
 
 
 def __dir__() -> list[str]:

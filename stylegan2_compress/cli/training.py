@@ -52,13 +52,15 @@ def find_ticket(host_dir, **options):
 
     \b
     Examples:
-      # A tenth of random weights, as in the paper
+      # A tenth of random weights
       stylegan2-compress find-ticket --data ffhq64.zip --outdir runs --keep 0.1 --kimg 10000
     \b
+      # With the paper's settings
+      stylegan2-compress find-ticket --data ffhq64.zip --outdir runs --preset paper
+    \b
       # Digits, by label, on a CPU
-      stylegan2-compress find-ticket --data mnist.zip --cond 1 --outdir runs --keep 0.1 --kimg 150 --lr 3e-3 \\
-          --channel-base 512 --channel-max 64 --z-dim 64 --w-dim 64 --mapping-layers 2 \\
-          --embedding efficientnet_lite0@size=32 --loss-arg normalize=true
+      stylegan2-compress find-ticket --data mnist.zip --cond 1 --outdir runs --keep 0.1 --kimg 100 \\
+          --channel-base 512 --channel-max 64 --z-dim 64 --w-dim 64 --mapping-layers 2
     \b
       # A teacher's weights instead of random ones: pruning without training
       stylegan2-compress find-ticket --data ffhq256.zip --teacher ffhq256.pkl --reference teacher --outdir runs

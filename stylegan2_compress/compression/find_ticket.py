@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+from typing import Any
 
 import dnnlib
 import numpy as np
@@ -13,7 +14,7 @@ from training.networks import Generator
 from stylegan2_compress import distributed, embeddings, pickles
 from stylegan2_compress.arguments import given_options, require_choice
 from stylegan2_compress.compression import plan as planning
-from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, TicketOptions
+from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, LAYER_MOMENTS, PRESETS, TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
@@ -25,6 +26,7 @@ from stylegan2_compress.host.networks import (
     require_generator,
 )
 from stylegan2_compress.host.precision import Precision
+from stylegan2_compress.losses.dime import DistanceLoss
 from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks import masked as masks
 from stylegan2_compress.runs.plan import Plan
@@ -34,6 +36,8 @@ from stylegan2_compress.tickets.ticket_file import Ticket
 from stylegan2_compress.training_loops import snapshots
 
 LOSS = 'stylegan2_compress.MomentMatchingLoss'
+DISTANCE_LOSS = 'stylegan2_compress.DistanceLoss'
+MEMORY = 1024  # Images that count together in a distance of DiME's.
 GENERATOR = 'stylegan2_compress.ScoreMaskedGenerator'
 LOOP = 'stylegan2_compress.training_loops.ticket_search.training_loop'
 BETAS = [0.5, 0.999]  # Of Adam on scores (SLT, section 4).
@@ -56,7 +60,7 @@ def find_ticket(data: str, outdir: str, **options) -> str:
     plan = plan_search(chosen)
     run_dir = planning.run(plan, chosen.outdir, chosen.resume, chosen.dry_run)
     if not chosen.dry_run:  # Under torchrun, only rank 0 is left.
-        keep_tickets(run_dir, chosen.eval_embedding or chosen.embedding, chosen.eval_samples, plan.device)
+        keep_tickets(run_dir, chosen.compared_in, chosen.eval_samples, plan.device)
     return run_dir
 
 
@@ -70,6 +74,7 @@ def plan_search(options: TicketOptions) -> Plan:
     check_resume(options.resume)
     device = devices.choose(options.device)
     plan = Plan('', dnnlib.EasyDict(), chosen=given_options(options, without=ABOUT_THE_COMMAND))
+    options = options.settled()
     G = None if options.teacher is None else teacher_generator(plan, options.teacher)
     given = options.host_options()
     if G is not None:
@@ -78,15 +83,15 @@ def plan_search(options: TicketOptions) -> Plan:
     # In FP32, as published, and as masked networks compute in any case.
     plan.name, plan.args = configurations.loop_arguments(options.data, aug='noaug', fp32=True, gpus=gpus, **given)
     require_several_images(options.data, plan.args.training_set_kwargs)
-    plan.resources.embedding(options.eval_embedding or options.embedding, 'cpu')
+    plan.resources.embedding(options.compared_in, 'cpu')
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
+    if options.train_unmasked:
+        plan.name += '-trained-unmasked'
+    if options.distance != LAYER_MOMENTS:
+        plan.name += f'-{options.distance}'
     set_generator(plan, options, G)
     set_options(plan.args, options, device)
-    loss_args = planning.values_of(LOSS, MomentMatchingLoss, options.loss_args)
-    loss_args.setdefault('embedding', options.embedding)
-    if options.reference == 'teacher':
-        loss_args['teacher'] = options.teacher
-    planning.use_loss(plan, LOSS, loss_args)
+    planning.use_loss(plan, *loss_of(options, has_labels=plan.args.training_set_kwargs.use_labels))
     plan.args.D_kwargs = plan.args.D_opt_kwargs = None
     masked_G = build(plan.args.G_kwargs, plan.args.training_set_kwargs)
     require_kept_weights(masked_G, options.keep)
@@ -133,18 +138,47 @@ def set_generator(plan: Plan, options: TicketOptions, G: Generator | None) -> No
     args.G_kwargs.update(class_name=GENERATOR, keep=options.keep, rule=options.rule)
     args.G_kwargs.update(masked=list(options.masked), unmasked=list(options.unmasked), seed=args.random_seed)
     args.G_kwargs.update(options.given('score_init'))
+    if options.train_unmasked:
+        args.G_kwargs.train_unmasked = True
 
 
 def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.device) -> None:
     """Put optimizer, lengths, loop and device into a loop's arguments."""
-    args.G_opt_kwargs = dnnlib.EasyDict(class_name='torch.optim.Adam', lr=options.lr, betas=BETAS, eps=1e-8)
+    lr = options.learning_rate(args.total_kimg)
+    args.G_opt_kwargs = dnnlib.EasyDict(class_name='torch.optim.Adam', lr=lr, betas=BETAS, eps=1e-8)
     args.G_reg_interval = None
-    args.update(options.given('ema_kimg', 'kimg_per_tick', 'state_kimg', 'track'))
+    args.update(options.given('kimg_per_tick', 'state_kimg', 'track'), **options.averaging(args.total_kimg))
     args.update(options.lr_decay_kimg(args.total_kimg))
     args.loop = LOOP
     args.device = str(device)
     if device.type != 'cuda':
         devices.prepare_without_cuda(args)
+
+
+def loss_of(options: TicketOptions, has_labels: bool) -> tuple[str, dict]:
+    """Importable name and arguments of the loss; those that are given go before ours.
+
+    Args:
+        options: settled ones.
+        has_labels: whether the generator takes labels.
+
+    Raises:
+        UserError: one of the arguments does not exist.
+    """
+    if options.distance == LAYER_MOMENTS:
+        loss = LOSS
+        ours: dict[str, Any] = {**PRESETS[options.preset].loss_args, 'embedding': options.embedding}
+        given = planning.values_of(loss, MomentMatchingLoss, options.loss_args)
+    else:
+        loss = DISTANCE_LOSS
+        ours = dict(estimator=options.distance, embeddings=options.embedding, reference=options.reference)
+        ours.update(by_label=has_labels, memory=MEMORY)
+        given = planning.values_of(loss, DistanceLoss, options.loss_args)
+        if given.get('large_batch'):
+            ours['memory'] = 0
+    if options.reference == 'teacher':
+        ours['teacher'] = options.teacher
+    return loss, {**ours, **given}
 
 
 def use_shape(args: dnnlib.EasyDict, shape: dict[str, int]) -> None:

@@ -1,7 +1,7 @@
 """The options of runs, each declared once. Nothing here imports torch or the host."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from typing import Any
 
 from stylegan2_compress import arguments, files
@@ -225,9 +225,54 @@ class DistillOptions(TrainingOptions, MethodOptions):
 
 
 @dataclass(frozen=True)
+class Preset:
+    """What `find-ticket` takes for options that are not given."""
+
+    masked: tuple[str, ...]
+    embedding: str
+    score_init: str | None  # None: what the rule wants.
+    lr: float | None  # None: from the length of the run, see `TicketOptions.learning_rate`.
+    lr_decay: float
+    ema_share: float | None  # `ema_kimg` as a share of the run; None: the configuration's.
+    loss_args: Mapping[str, Any]
+
+
+PRESETS = {
+    'steady': Preset(
+        masked=('*weight',),
+        embedding='efficientnet_lite0@size=image',
+        score_init=None,
+        lr=None,
+        lr_decay=1,
+        ema_share=0.02,
+        loss_args={'follow': 'significant', 'normalize': True},
+    ),
+    'paper': Preset(
+        masked=('*weight', '*bias'),
+        embedding='vgg19_bn',
+        score_init='uniform',
+        lr=5e-5,
+        lr_decay=0,
+        ema_share=None,
+        loss_args={'follow': 'adam', 'moving_average_lr': 1e-5, 'normalize': False},
+    ),
+}
+# What a search compares images by: v, or an estimator of `losses.estimators`, which imports torch.
+LAYER_MOMENTS = 'layer-moments'
+DISTANCES = (LAYER_MOMENTS, 'moments', 'squared-moments', 'linear', 'rbf', 'cubic')
+SCORE_TRAVEL, MOST_LR = 1.6, 2e-3
+
+
+@dataclass(frozen=True)
 class TicketOptions(TrainingOptions):
     """The options of `find-ticket`."""
 
+    preset: str = argument(
+        'Where options that are not given come from: ours, or the paper and its public code.',
+        'steady',
+        choices=PRESETS,
+        metavar='steady|paper',
+    )
     teacher: str | None = argument(
         'Mask the weights of its G_ema.', None, default_text='random weights', metavar='PKL|URL'
     )
@@ -236,20 +281,49 @@ class TicketOptions(TrainingOptions):
     rule: str = argument(
         'edge-popup, signed-edge-popup, global-edge-popup, gem-miner, imp, or an importable name.', 'edge-popup'
     )
-    masked: tuple[str, ...] = argument('Weights to mask; may be repeated.', ('*weight',), metavar='PATTERN')
+    distance: str = argument(
+        'What is made small: differences of moments in all layers of the embedding (paper), or a distance of '
+        "DiME's between its features.",
+        LAYER_MOMENTS,
+        choices=DISTANCES,
+        metavar='NAME',
+    )
+    masked: tuple[str, ...] = argument(
+        'Weights to mask; may be repeated.', (), default_text='*weight', metavar='PATTERN'
+    )
     unmasked: tuple[str, ...] = argument('Exceptions, such as "mapping.*"; may be repeated.', (), metavar='PATTERN')
+    train_unmasked: bool = argument(
+        'Train what is not masked (biases, constants, noise strengths) and a factor of each masked weight.',
+        False,
+        flag=True,
+    )
     weight_init: str = argument('signed-constant, kaiming-normal, gaussian.', 'signed-constant', metavar='NAME')
     score_init: str | None = argument(
         'kaiming-uniform, uniform, unit.', None, default_text='what the rule wants', metavar='NAME'
     )
-    embedding: str = argument('Network in whose layers moments are matched.', 'vgg19_bn', metavar='SPEC')
+    embedding: str | None = argument(
+        'Network in whose layers moments are matched.',
+        None,
+        default_text='efficientnet_lite0@size=image',
+        metavar='SPEC',
+    )
     loss_args: tuple[str, ...] | Mapping[str, Any] = again(
         MethodOptions, 'loss_args', help='Argument of the loss; may be repeated.'
     )
-    lr: float = again(TrainingOptions, 'lr', default=5e-5, help='Learning rate of scores.', above=0)
+    lr: float | None = again(
+        TrainingOptions,
+        'lr',
+        help='Learning rate of scores.',
+        above=0,
+        default_text=f'from the length of the run, at most {MOST_LR:g}',
+    )
+    lr_decay: float | None = again(TrainingOptions, 'lr_decay', default_text='1')
     batch: int = again(TrainingOptions, 'batch', default=64, default_text='')
     ema_kimg: float | None = again(
-        TrainingOptions, 'ema_kimg', help='Half-life of the averaged scores in thousands of images.'
+        TrainingOptions,
+        'ema_kimg',
+        help='Half-life of the averaged scores in thousands of images.',
+        default_text='0.02 of the run',
     )
     z_dim: int | None = argument('Width of z, of random weights.', None, least=1, most=2**14)
     w_dim: int | None = argument('Width of w, of random weights.', None, least=1, most=2**14)
@@ -270,6 +344,34 @@ class TicketOptions(TrainingOptions):
                 raise UserError(
                     f"--{name.replace('_', '-')}={value} and --teacher exclude each other: the shape is the teacher's."
                 )
+
+    def settled(self) -> 'TicketOptions':
+        """The same options, with those of the preset that are known before the length of the run."""
+        preset = PRESETS[self.preset]
+        names = ('masked', 'embedding', 'score_init', 'lr', 'lr_decay')
+        return replace(self, **{name: getattr(preset, name) for name in names if getattr(self, name) in (None, ())})
+
+    @property
+    def compared_in(self) -> str:
+        """The embedding in whose features snapshots are compared."""
+        return self.eval_embedding or self.embedding or PRESETS[self.preset].embedding
+
+    def learning_rate(self, total_kimg: float) -> float:
+        """Adam's learning rate of scores: the given one, or one with which they go as far in a run of any length.
+
+        At a constant rate, a score goes up to SCORE_TRAVEL; in short runs less, because larger steps than MOST_LR are
+        mostly noise.
+        """
+        if self.lr is not None:
+            return self.lr
+        return min(SCORE_TRAVEL * self.batch / (1000 * total_kimg), MOST_LR)
+
+    def averaging(self, total_kimg: float) -> dict[str, float]:
+        """The argument of our loops for `ema_kimg`; nothing for the configuration's."""
+        share = PRESETS[self.preset].ema_share
+        if self.ema_kimg is not None or share is None:
+            return self.given('ema_kimg')
+        return {'ema_kimg': share * total_kimg}
 
     def shape(self) -> dict[str, int]:
         """The sizes of a random generator that are given."""

@@ -72,6 +72,7 @@ def describe(source: str, layers: bool = False, as_json: bool = False) -> str:
         f'weights  of {origin}',
         f'mask     {arguments["rule"]}: {ticket.kept:,} of {ticket.total:,} ({share:.2%})',
         *([f'signs    turned in {sum(int(each.sum()) for each in ticket.turned.values()):,}'] if ticket.turned else []),
+        *(['trained  all that is not masked, and a factor of each mask'] if arguments.get('train_unmasked') else []),
         f'file     {bits:.3f} bits per weight',
         *(f'{name}: {value}' for name, value in ticket.facts.items()),
     ]

@@ -54,19 +54,6 @@ class AdversarialLoss(MethodLoss):
     def declarations(cls) -> tuple[type[Method], ...]:
         return Adversarial, *cls.methods
 
-    @classmethod
-    def combined(cls, name: str, losses: Iterable[type]) -> type['AdversarialLoss']:
-        """A loss of this name with the methods of several losses.
-
-        Raises:
-            AttributeError: one of them is no `AdversarialLoss`.
-        """
-        for loss in losses:
-            if not (isinstance(loss, type) and issubclass(loss, AdversarialLoss)):
-                raise AttributeError(f'{loss.__name__} cannot be combined with others')
-        methods = dict.fromkeys(method for loss in losses for method in loss.methods)
-        return type(name, (AdversarialLoss,), {'methods': tuple(methods), '__doc__': f'The methods of {name}.'})
-
     def state_dict(self) -> dict:
         """What a continued run needs beside the networks: the path length average, and where steps and terms are."""
         terms = [term.state_dict() for term in self.terms]

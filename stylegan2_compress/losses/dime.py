@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from stylegan2_compress import distributed
-from stylegan2_compress.arguments import argument, is_number
-from stylegan2_compress.distributions import statistics
+from stylegan2_compress.arguments import argument, is_number, value_as_text
+from stylegan2_compress.distributions import labels, statistics
 from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import DatasetImages, LabelSource, Source, TeacherImages, check_size
 from stylegan2_compress.distributions.statistics import Statistics
@@ -21,7 +21,9 @@ from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.balance import Balance, Floors
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
 from stylegan2_compress.losses.estimators import ESTIMATORS
+from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.large_batch import LargeBatch
+from stylegan2_compress.losses.masks import Masks
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.spread import Spread
 from stylegan2_compress.losses.terms import Term
@@ -100,6 +102,11 @@ class DiME(Method):
         'teacher',
         choices=REFERENCES,
     )
+    by_label: bool = argument(
+        'Whether features and labels are compared together, for a generator that takes labels: images with those of '
+        'their label.',
+        False,
+    )
     samples: int | None = argument(
         "Moments: how many images the reference's are taken over; cached between runs.",
         None,
@@ -140,13 +147,18 @@ class DiME(Method):
             both = f'statistics={self.statistics} and refresh={self.refresh}'
             raise UserError(f'--loss-arg {both} exclude each other: the contents of a file do not change.')
         for one, other, reason in [
+            ('by_label', 'statistics', 'a file has statistics of all images together'),
+            ('by_label', 'refresh', 'a bank of each label stays as it is'),
+            ('by_label', 'balance', 'floors are of all images together'),
+            ('by_label', 'large_batch', 'fresh images are compared all together'),
             ('weights', 'balance', 'weights are constant, or found by the gradients'),
             ('memory', 'large_batch', 'images are of earlier steps, or all fresh'),
             ('balance', 'large_batch', 'gradients are compared at the images of a step'),
         ]:
             first, second = getattr(self, one), getattr(self, other)
             if first not in (None, 0) and second not in (None, 0):
-                raise UserError(f'--loss-arg {one}={first} and {other}={second} exclude each other: {reason}.')
+                given = f'{one}={value_as_text(first)} and {other}={value_as_text(second)}'
+                raise UserError(f'--loss-arg {given} exclude each other: {reason}.')
         self.embeddings_and_weights()
 
     @property
@@ -176,6 +188,8 @@ class DiME(Method):
         return list(zip(specs, weights, strict=True))  # pyright: ignore[reportReturnType]  # Each is a number.
 
     def check(self, plan: Plan) -> Iterable[str]:
+        if self.by_label and not plan.args['training_set_kwargs'].get('use_labels'):
+            raise UserError('--loss-arg by_label=true needs a generator that takes labels: --cond=1 turns them on.')
         batch, at_once = plan.args['batch_size'], plan.args['batch_gpu'] * plan.args['num_gpus']
         if self.has_bank and self.is_unbiased and max(at_once, self.large_batch) < 2:
             raise UserError(
@@ -210,9 +224,12 @@ class DiME(Method):
         source = self._source(context.networks, context.device)
         specs, weights = zip(*self.embeddings_and_weights(), strict=True)
         networks = [context.embedding(spec) for spec in specs]
-        references = self._reference(source, networks)
+        classes = distributed.unwrapped(context.G_mapping).c_dim if self.by_label else 0
+        if self.by_label and not classes:
+            raise ValueError('This generator takes no labels.')
+        references = self._reference(source, networks, classes)
         distances = [self._distance(reference) for reference in references]
-        memories = [FeatureMemory(self.memory, network.dim, context.device) for network in networks]
+        memories = [FeatureMemory(self.memory, network.dim * max(classes, 1), context.device) for network in networks]
         balance = floors = None
         if self.balance is not None:
             if context.D is None:
@@ -231,6 +248,7 @@ class DiME(Method):
                 balance,
                 floors,
                 self._large_batch(context) if self.large_batch else None,
+                with_labels=self.by_label,
             )
         ]
 
@@ -242,9 +260,9 @@ class DiME(Method):
     def _large_batch(self, context: Context) -> LargeBatch:
         if self.batch_size is None:
             raise UserError(f'--loss-arg large_batch={self.large_batch} needs batch_size, the batch of the run.')
-        labels = LabelSource(distributed.unwrapped(context.G_mapping).c_dim, self.training_set_kwargs)
+        drawn = LabelSource(distributed.unwrapped(context.G_mapping).c_dim, self.training_set_kwargs)
         modules = context.G_mapping, context.G_synthesis
-        return LargeBatch(self.large_batch, self.batch_size, self.random_seed, *modules, labels, context.precision)
+        return LargeBatch(self.large_batch, self.batch_size, self.random_seed, *modules, drawn, context.precision)
 
     def _source(self, networks: Networks, device: torch.device) -> Source:
         """The images to match."""
@@ -262,14 +280,16 @@ class DiME(Method):
             raise UserError('--loss-arg reference=data needs --data: without it, there is only the teacher to match.')
         return DatasetImages(self.training_set_kwargs, device=device)
 
-    def _reference(self, source: Source, networks: Sequence[Embedding]) -> list[Statistics]:
-        """What to match, of each embedding: from the user's file, or made and cached.
+    def _reference(self, source: Source, networks: Sequence[Embedding], classes: int = 0) -> list[Statistics]:
+        """What to match, of each embedding: from the user's file, or made and cached; of `classes` labels each.
 
         Raises:
             UserError: the file is not of these images and embeddings, or there are not enough images.
         """
         if self.statistics is None:
             samples, bank = self._counts(source)
+            if classes:
+                return labels.labelled_statistics(source, networks, classes, samples=samples, bank=bank)
             return statistics.reference_statistics(source, networks, samples=samples, bank=bank)
         bank = self.bank if self.has_bank else 0
         return [
@@ -293,3 +313,9 @@ class DiMELoss(AdversarialLoss):
     """The adversarial loss and distribution matching in embedding spaces (DiME, arXiv 2405.11614)."""
 
     methods = (DiME,)
+
+
+class DistanceLoss(GeneratorLoss):
+    """Distribution matching in embedding spaces alone, without a discriminator; also for masks."""
+
+    methods = (DiME, Masks)

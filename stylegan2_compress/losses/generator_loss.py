@@ -53,6 +53,8 @@ class GeneratorLoss(MethodLoss):
         loss: torch.Tensor | None = None
         for term in self.terms:
             loss = self._add(loss, term.generator(batch))
-        if loss is not None and loss.requires_grad:  # Terms may have done their own backward passes.
-            loss.mul(gain).backward()
+        if loss is not None:
+            self.steps.report('Loss/G/loss', loss)
+            if loss.requires_grad:  # Terms may have done their own backward passes.
+                loss.mul(gain).backward()
         self._end_round(phase, True, sync, (self.G_mapping, self.G_synthesis))

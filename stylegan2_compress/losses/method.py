@@ -208,6 +208,26 @@ class MethodLoss(Loss):
         return loss
 
 
+def combined(name: str, losses: Sequence[type], with_discriminator: type[MethodLoss]) -> type[MethodLoss]:
+    """A loss of this name with the methods of several losses.
+
+    Args:
+        losses: whose methods it has, in this order; what two of them share once.
+        with_discriminator: what the loss is a subclass of if one of the losses is; else it is one as the first is.
+
+    Raises:
+        AttributeError: one of them is no `MethodLoss`.
+    """
+    for loss in losses:
+        if not (isinstance(loss, type) and issubclass(loss, MethodLoss)):
+            raise AttributeError(f'{loss.__name__} cannot be combined with others')
+    base: Any = with_discriminator
+    if not any(issubclass(loss, with_discriminator) for loss in losses):
+        base = next(parent for parent in losses[0].__mro__ if MethodLoss in parent.__bases__)
+    methods = dict.fromkeys(method for loss in losses for method in loss.methods)
+    return type(name, (base,), {'methods': tuple(methods), '__doc__': f'The methods of {name}.'})
+
+
 # --- Arguments of a loss ----------------------------------------------------------------------------------------------
 
 

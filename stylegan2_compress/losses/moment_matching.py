@@ -1,7 +1,8 @@
 """Moment matching: images are to have the reference's means and variances in all layers of a frozen network (SLT)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import dnnlib
 import torch
@@ -12,66 +13,34 @@ from stylegan2_compress.distributions import layer_features, moments
 from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.distributions.sources import DatasetImages, Source, TeacherImages
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.losses.followers import FOLLOWERS, AdamAverage, SignificantAverage
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
+from stylegan2_compress.losses.masks import Masks
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term
-from stylegan2_compress.networks.masked import ScoreMasked, rule_of
 from stylegan2_compress.pickles.networks import Networks
 from stylegan2_compress.runs.plan import Plan
 
 PAPER_EMBEDDING = 'vgg19_bn'
 PAPER_RATE = 1e-5
-BETAS, EPS = (0.5, 0.999), 1e-8
+AVERAGE_KIMG = 2.2
 TEACHER_SAMPLES = 10000
-
-
-class AdamAverage:
-    """A vector that follows noisy targets: an Adam step on its mean squared error to each (SLT, section 3).
-
-    Rows follow on their own, so that one without a target stays where it is.
-
-    Args:
-        shape: [rows, dim].
-        lr: how far it moves in one step, at the most.
-        device: where it lives.
-    """
-
-    def __init__(self, shape: Sequence[int], lr: float, device: torch.device):
-        self.lr = lr
-        self.value, self.first, self.second = (torch.zeros(shape, device=device) for _ in range(3))
-        self.steps = torch.zeros([shape[0], 1], device=device)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return {'value': self.value, 'first': self.first, 'second': self.second, 'steps': self.steps}
-
-    @torch.no_grad()
-    def update(self, target: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Follow a target [rows, dim] in the rows for which the booleans `rows` [rows] say so. Returns the value."""
-        rows = rows[:, None]
-        gradient = 2 * (self.value - target) / target.numel()
-        self.steps += rows
-        for moment, new, beta in [(self.first, gradient, BETAS[0]), (self.second, gradient.square(), BETAS[1])]:
-            moment.copy_(torch.where(rows, new.lerp(moment, beta), moment))
-        first = self.first / (1 - BETAS[0] ** self.steps.clamp_min(1))
-        second = self.second / (1 - BETAS[1] ** self.steps.clamp_min(1))
-        self.value -= torch.where(rows, self.lr * first / (second.sqrt() + EPS), 0)
-        return self.value
 
 
 class LayerMoments(Term):
     """v_μ·(μ − mean f(x)) + v_σ·(σ² − var f(x)), in the main G phase (SLT, arXiv 2212.08311).
 
     f are the features of all layers of a frozen network, μ and σ² (unbiased) the reference's moments, and v_μ and v_σ
-    `AdamAverage`s of the differences in the brackets. Moments are those of one accumulation round in all processes
-    together.
+    follow the differences in the brackets, see `followers`. Moments are those of one accumulation round in all
+    processes together.
 
     Args:
         features: f.
         mean, variance: μ and σ² [max(classes, 1), dim].
         classes: how many labels have moments of their own; 0 for moments of all images together.
         normalize: whether each layer is divided by its standard deviation over the reference.
-        moving_average_lr: learning rate of v.
-        device: where v lives.
+        follower: makes v of a shape, [max(classes, 1), dim].
+        weight: of the objective beside other terms.
     """
 
     def __init__(
@@ -81,14 +50,15 @@ class LayerMoments(Term):
         variance: torch.Tensor,
         classes: int,
         normalize: bool,
-        moving_average_lr: float,
-        device: torch.device,
+        follower: Callable[[Sequence[int]], AdamAverage | SignificantAverage],
+        weight: float = 1,
     ):
         self.features = features
+        self.weight = weight
         self.classes = classes
         self.scale = self._scale(variance) if normalize else torch.ones_like(mean[0])
         self.mean, self.variance = mean * self.scale, variance * self.scale.square()
-        self.v_mean, self.v_variance = (AdamAverage(mean.shape, moving_average_lr, device) for _ in range(2))
+        self.v_mean, self.v_variance = (follower(mean.shape) for _ in range(2))
 
     def generator(self, batch: Batch) -> list[Summand]:
         """The objective after v has followed the differences, and their mean sizes to report."""
@@ -104,8 +74,8 @@ class LayerMoments(Term):
             rows = counts >= least  # Labels of which the batch has enough images.
             difference = torch.where(rows[:, None], wanted - got, 0)
             reported.append(Summand(f'moments/{name}', difference.abs().mean(), weight=None))
-            total = total + (v.update(difference.detach(), rows) * difference).sum()
-        return [*reported, Summand('G/loss', total, label='moment matching')]
+            total = total + (v.update(difference.detach(), rows, counts.sum()) * difference).sum()
+        return [*reported, Summand('moments/objective', total, self.weight, label='moment matching')]
 
     def _scale(self, variance: torch.Tensor) -> torch.Tensor:
         """For each entry [dim], one over the standard deviation of its layer: the root of its mean variance."""
@@ -120,30 +90,11 @@ class LayerMoments(Term):
 
     def load_state_dict(self, state: dict) -> None:
         for name in ('v_mean', 'v_variance'):
-            for key, tensor in getattr(self, name).tensors().items():
+            own = getattr(self, name).tensors()
+            if own.keys() != state[name].keys():
+                raise UserError('The run to go on with had another --loss-arg follow: give the one it had.')
+            for key, tensor in own.items():
                 tensor.copy_(state[name][key])
-
-
-class MaskSchedule(Term):
-    """Lets the masks of a generator follow their rule, and adds the rule's penalty on scores.
-
-    Args:
-        parts: the masked modules of one generator, of one rule.
-        total_nimg: length of the run in images.
-    """
-
-    def __init__(self, parts: Sequence[ScoreMasked], total_nimg: float):
-        self.parts = list(parts)
-        self.rule = rule_of(self.parts[0].rule)
-        self.total_nimg = total_nimg
-
-    @torch.no_grad()
-    def before_step(self, nimg: int) -> None:
-        self.rule.advance(self.parts, min(nimg / self.total_nimg, 1))
-
-    def generator(self, batch: Batch) -> list[Summand]:
-        penalty = self.rule.penalty(self.parts)
-        return [] if penalty is None else [Summand('scores', penalty)]
 
 
 # --- The method -------------------------------------------------------------------------------------------------------
@@ -151,10 +102,7 @@ class MaskSchedule(Term):
 
 @dataclass(frozen=True)
 class MomentMatching(Method):
-    """Moments of the features of all layers of a frozen network (SLT, arXiv 2212.08311).
-
-    Works for any generator. The masks of a `ScoreMaskedGenerator` follow their rule's schedule.
-    """
+    """Moments of the features of all layers of a frozen network (SLT, arXiv 2212.08311). Works for any generator."""
 
     embedding: str = argument(
         'Network that shows layers.', PAPER_EMBEDDING, default_text='`vgg19_bn` (paper)', metavar='SPEC'
@@ -189,9 +137,18 @@ class MomentMatching(Method):
         least=2,
         default_text='all of the data set, or 10000 of the teacher',
     )
-    moving_average_lr: float = argument('Learning rate of v.', PAPER_RATE, above=0)
+    follow: str = argument(
+        'How v follows the differences: their average over the latest images, less what noise makes of it (ours), or '
+        'Adam (paper).',
+        'significant',
+        choices=FOLLOWERS,
+    )
+    average_kimg: float = argument(
+        'Half-life of that average in thousands of images.', AVERAGE_KIMG, above=0, default_text=f'`{AVERAGE_KIMG:g}`'
+    )
+    moving_average_lr: float = argument('Learning rate of v for `adam`.', PAPER_RATE, above=0)
+    moments_weight: float = argument('Weight of the objective beside other methods.', 1.0, least=0)
     training_set_kwargs: dict | None = argument('The data set of the run.', None, internal=True)
-    total_kimg: float = argument('Length of the run, for rules with a schedule.', 25000, internal=True)
 
     def check(self, plan: Plan) -> Iterable[str]:
         training_set = dnnlib.util.construct_class_by_name(**self._data())
@@ -205,12 +162,6 @@ class MomentMatching(Method):
         LayerFeatures(embedding, training_set.image_shape, self.layers, self.pool, plan.device)
         return ()
 
-    def adapt(self, plan: Plan) -> None:
-        """Tell the loss how long the run is, if a schedule of masks depends on it. (Other runs can be made longer.)"""
-        rule = plan.args.G_kwargs.get('rule')
-        if rule is not None and rule_of(rule).scheduled:
-            plan.args.loss_kwargs.total_kimg = plan.args.total_kimg
-
     def terms(self, context: Context) -> Sequence[Term]:
         mapping, synthesis = (distributed.unwrapped(part) for part in (context.G_mapping, context.G_synthesis))
         shape = synthesis.img_channels, synthesis.img_resolution, synthesis.img_resolution
@@ -221,11 +172,13 @@ class MomentMatching(Method):
         classes = mapping.c_dim if per_class else 0
         source, samples = self._source(context.networks, context.device)
         mean, variance = layer_features.reference_moments(features, source, samples, classes)
-        objective = LayerMoments(
-            features, mean, variance, classes, self.normalize, self.moving_average_lr, context.device
+        follower = partial(
+            FOLLOWERS[self.follow],
+            lr=self.moving_average_lr,
+            half_life=self.average_kimg * 1000,
+            device=context.device,
         )
-        parts = [part for part in (mapping, synthesis) if isinstance(part, ScoreMasked)]
-        return [objective, *([MaskSchedule(parts, self.total_kimg * 1000)] if parts else [])]
+        return [LayerMoments(features, mean, variance, classes, self.normalize, follower, self.moments_weight)]
 
     def _source(self, networks: Networks, device: torch.device) -> tuple[Source, int | None]:
         """The images to match, and how many of them; None for all."""
@@ -248,12 +201,9 @@ class MomentMatching(Method):
 class MomentMatchingLoss(GeneratorLoss):
     """Moments of the features of all layers of a frozen network, without a discriminator (SLT, arXiv 2212.08311)."""
 
-    methods = (MomentMatching,)
-
-    def state_dict(self) -> dict:
-        """What a continued run needs: the moving averages, and where steps are."""
-        return {'steps': self.steps.state_dict(), **self.terms[0].state_dict()}
+    methods = (MomentMatching, Masks)
 
     def load_state_dict(self, state: dict) -> None:
-        self.steps.load_state_dict(state['steps'])
-        self.terms[0].load_state_dict(state)
+        if 'terms' not in state:  # Of an earlier version, whose terms were these two.
+            state = {'steps': state['steps'], 'terms': [state, {}][: len(self.terms)]}
+        super().load_state_dict(state)

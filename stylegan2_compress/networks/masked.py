@@ -165,12 +165,21 @@ class ScoreMasked(torch.nn.Module):
         names: dotted names of the parameters to mask; by default of all that are called `weight`.
         keep: fraction k of the weights that count, in (0, 1].
         rule: which ones count: a name in `RULES`, or what else `rule_of` takes.
+        train_unmasked: whether parameters that are not masked stay parameters, which train, and each masked one gets a
+            factor beside it, a scalar that trains, too (`weight_factor`).
 
     Raises:
         ValueError: the module lacks one of the names, or there is no such rule.
     """
 
-    def __init__(self, module: torch.nn.Module, names=None, keep: float = 1.0, rule: str = 'edge-popup'):
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        names=None,
+        keep: float = 1.0,
+        rule: str = 'edge-popup',
+        train_unmasked: bool = False,
+    ):
         super().__init__()
         self.dense = module
         self.keep = keep
@@ -186,11 +195,13 @@ class ScoreMasked(torch.nn.Module):
             owner = module.get_submodule(path)
             weight = parameter.detach()
             masked = name in self.names
-            if properties.scored or not masked:
+            if properties.scored if masked else not train_unmasked:
                 delattr(owner, leaf)
                 owner.register_buffer(leaf, weight)
             if masked and properties.scored:
                 owner.register_parameter(f'{leaf}_scores', torch.nn.Parameter(torch.ones_like(weight)))
+                if train_unmasked:
+                    owner.register_parameter(f'{leaf}_factor', torch.nn.Parameter(weight.new_ones([])))
             elif masked:
                 owner.register_buffer(f'{leaf}_start', weight.clone())
             if masked and properties.alive:
@@ -206,9 +217,13 @@ class ScoreMasked(torch.nn.Module):
             return getattr(self.dense, name)
 
     def tensor(self, name: str, kind: str = '') -> torch.Tensor:
-        """The weight of that name, or the tensor beside it: `_scores`, `_alive`, `_start`."""
+        """The weight of that name, or the tensor beside it: `_scores`, `_factor`, `_alive`, `_start`."""
         path, _dot, leaf = name.rpartition('.')
         return getattr(self.dense.get_submodule(path), leaf + kind)
+
+    def trained(self) -> 'dict[str, torch.Tensor]':
+        """By name, the parameters beside scores, and weights of a rule that trains them."""
+        return {name: tensor for name, tensor in self.dense.named_parameters() if not name.endswith('_scores')}
 
     @torch.no_grad()
     def masks(self) -> 'dict[str, torch.Tensor]':
@@ -224,11 +239,12 @@ class ScoreMasked(torch.nn.Module):
         return {name: mask & (self.tensor(name, '_scores') < 0) for name, mask in self.masks().items()}
 
     def masked_weights(self) -> 'dict[str, torch.Tensor]':
-        """By name, the weights that the module runs with: weights times masks."""
-        masks = self.masks()
+        """By name, the weights that the module runs with: weights times masks, and times factors if there are any."""
+        masks, trained = self.masks(), self.trained()
         if not rule_of(self.rule).scored:
             return {name: self.tensor(name) * mask for name, mask in masks.items()}
-        return {name: self._masked_weight(name, mask) for name, mask in masks.items()}
+        weights = {name: self._masked_weight(name, mask) for name, mask in masks.items()}
+        return {name: weight * trained.get(f'{name}_factor', 1) for name, weight in weights.items()}
 
     def _masked_weight(self, name: str, mask: torch.Tensor) -> torch.Tensor:
         scores, weight = self.tensor(name, '_scores'), self.tensor(name)
@@ -507,12 +523,12 @@ class ScoreMaskedMapping(ScoreMasked):
     """The host's mapping network, masked.
 
     Args:
-        names, keep, rule: as in `ScoreMasked`.
+        names, keep, rule, train_unmasked: as in `ScoreMasked`.
         kwargs: the arguments of the host's `MappingNetwork`.
     """
 
-    def __init__(self, names, keep: float, rule: str, **kwargs):
-        super().__init__(networks.MappingNetwork(**kwargs), names, keep, rule)
+    def __init__(self, names, keep: float, rule: str, train_unmasked: bool = False, **kwargs):
+        super().__init__(networks.MappingNetwork(**kwargs), names, keep, rule, train_unmasked)
 
 
 @persistence.persistent_class
@@ -523,12 +539,12 @@ class ScoreMaskedSynthesis(ScoreMasked):
     largest weight, which of a filter that the mask leaves empty is 0. In FP32 such a filter puts out 0.
 
     Args:
-        names, keep, rule: as in `ScoreMasked`.
+        names, keep, rule, train_unmasked: as in `ScoreMasked`.
         kwargs: the arguments of the host's `SynthesisNetwork`. `num_fp16_res` is ignored.
     """
 
-    def __init__(self, names, keep: float, rule: str, **kwargs):
-        super().__init__(networks.SynthesisNetwork(**{**kwargs, 'num_fp16_res': 0}), names, keep, rule)
+    def __init__(self, names, keep: float, rule: str, train_unmasked: bool = False, **kwargs):
+        super().__init__(networks.SynthesisNetwork(**{**kwargs, 'num_fp16_res': 0}), names, keep, rule, train_unmasked)
 
 
 @persistence.persistent_class
@@ -553,6 +569,8 @@ class ScoreMaskedGenerator(networks.Generator):
             rule's `scales_fan` says.
         score_init: a name in `SCORE_INITS`; by default the rule's `usual_scores`.
         teacher: SHA-256 of the network file that the weights come from, if they are not random.
+        train_unmasked: whether what is not masked trains: biases, constants, noise strengths, and a factor of each
+            masked weight. That is no longer a search without a weight update.
 
     Raises:
         ValueError: a pattern matches nothing, nothing is left to mask, or there is no such rule.
@@ -576,6 +594,7 @@ class ScoreMaskedGenerator(networks.Generator):
         scale_fan: 'bool | None' = None,
         score_init: 'str | None' = None,
         teacher: 'str | None' = None,
+        train_unmasked: bool = False,
     ):
         super().__init__(
             z_dim,
@@ -596,6 +615,7 @@ class ScoreMaskedGenerator(networks.Generator):
             by_part['mapping'],
             keep,
             rule,
+            train_unmasked,
             z_dim=z_dim,
             c_dim=c_dim,
             w_dim=w_dim,
@@ -606,6 +626,7 @@ class ScoreMaskedGenerator(networks.Generator):
             by_part['synthesis'],
             keep,
             rule,
+            train_unmasked,
             w_dim=w_dim,
             img_resolution=img_resolution,
             img_channels=img_channels,
@@ -646,6 +667,10 @@ class ScoreMaskedGenerator(networks.Generator):
         mapping, synthesis = (part.masked_weights() for part in self.parts)
         return {**_prefixed('mapping', mapping), **_prefixed('synthesis', synthesis)}
 
+    def trained(self) -> 'dict[str, torch.Tensor]':
+        """By name in the generator, what trains beside scores: nothing without `train_unmasked`, but for `imp`."""
+        return {**_prefixed('mapping', self.mapping.trained()), **_prefixed('synthesis', self.synthesis.trained())}
+
     def tensors(self):
         """(name, part, layer, leaf) of every tensor that a dense generator has, by its name there.
 
@@ -654,7 +679,7 @@ class ScoreMaskedGenerator(networks.Generator):
         for part_name, part in zip(('mapping', 'synthesis'), self.parts, strict=True):
             for path, layer in part.dense.named_modules():
                 for leaf in [*layer._parameters, *layer._buffers]:
-                    if not leaf.endswith(('_scores', '_alive', '_start')):
+                    if not leaf.endswith(('_scores', '_factor', '_alive', '_start')):
                         yield '.'.join(filter(None, [part_name, path, leaf])), part, layer, leaf
 
     @torch.no_grad()

@@ -4,10 +4,12 @@
     its quotients and of its remainders (see `coding`) · of signed rules, a bit for each weight that is kept, of each
     mask by itself: 1 if its sign is turned · trained tensors, float32, little-endian · SHA-256 of all that
 
+Tensors that a search has trained are the average of W, and with `train_unmasked` all that is not masked, and factors.
+
 The header has the constructor arguments of a `ScoreMaskedGenerator`, among them the seed and the initialisation of the
 weights, or the SHA-256 of the teacher that has them; a digest of the weights, so that no others are used; and the
-numbers that the reader needs to decode each mask. Version 2 has the signs; tickets without are written as version 1, so
-that earlier readers have them.
+numbers that the reader needs to decode each mask. Version 2 has the signs, and version 3 what else was trained, with or
+without signs; tickets without either are written as version 1, so that earlier readers have them.
 """
 
 import hashlib
@@ -29,11 +31,10 @@ from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.tickets import baking, coding
 
 MAGIC = b'\x89SG2TICKET\r\n'
-VERSION = 2
-WITHOUT_SIGNS = 1
+PLAIN, SIGNED, TRAINED_UNMASKED = VERSIONS = 1, 2, 3
 MAX_HEADER = 1 << 20
 MAX_WEIGHTS = 1 << 27
-TRAINED = 'w_avg'  # The one tensor besides scores that a search changes: the average of W, for truncation.
+TRAINED = 'w_avg'  # The one tensor besides scores that every search changes: the average of W, for truncation.
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Ticket:
             UserError: its weights come neither from its seed nor from a teacher, so that no ticket could restore them.
         """
         arguments = bound_arguments(G, defaults=True)
+        if not arguments['train_unmasked']:
+            del arguments['train_unmasked']  # Which earlier readers do not know.
         rule = arguments['rule']
         if not rule_of(rule).scored:
             raise UserError(
@@ -97,6 +100,7 @@ class Ticket:
             for name, _part, layer, leaf in G.tensors()
             if leaf == TRAINED
         }
+        trained.update((name, tensor.detach().cpu().numpy()) for name, tensor in G.trained().items())
         return cls(arguments, weights, masks, turned, trained, facts or {})
 
     @classmethod
@@ -116,16 +120,16 @@ class Ticket:
         if len(body) < start or hashlib.sha256(body).digest() != checksum:
             raise UserError(f'{path} is damaged or incomplete (its checksum is wrong): copy or download it again.')
         version, length = struct.unpack('<HI', body[len(MAGIC) : start])
-        if version not in (VERSION, WITHOUT_SIGNS):
+        if version not in VERSIONS:
             raise UserError(
-                f'{path} is a ticket of version {version}, but this stylegan2-compress reads versions up to {VERSION}: '
-                'update it.'
+                f'{path} is a ticket of version {version}, but this stylegan2-compress reads versions up to '
+                f'{max(VERSIONS)}: update it.'
             )
         try:
             if length > MAX_HEADER:
                 raise ValueError('its header is too long')
             header = json.loads(body[start : start + length])
-            return _decoded(header, memoryview(body)[start + length :], signed=version == VERSION)
+            return _decoded(header, memoryview(body)[start + length :], version)
         except Refused as error:
             raise UserError(f'{path} {error}. Nothing in it was run.') from error
         except (ValueError, KeyError, TypeError, AttributeError, Malformed, RecursionError) as error:
@@ -146,8 +150,7 @@ class Ticket:
             'facts': self.facts,
         }
         text = json.dumps(header).encode()
-        version = VERSION if self.turned else WITHOUT_SIGNS
-        pieces = [MAGIC, struct.pack('<HI', version, len(text)), text]
+        pieces = [MAGIC, struct.pack('<HI', version_of(self.arguments), len(text)), text]
         pieces += [piece for code in coded.values() for piece in (code.quotients, code.remainders)]
         pieces += [np.packbits(turned[self.masks[name]]).tobytes() for name, turned in self.turned.items()]
         pieces += [array.astype('<f4').tobytes() for array in self.trained.values()]
@@ -188,6 +191,10 @@ class Ticket:
                     scores[torch.from_numpy(self.turned[name])] = -1
                 if hasattr(layer, f'{leaf}_alive'):
                     getattr(layer, f'{leaf}_alive').copy_(mask)
+        for name, tensor in G.trained().items():
+            if name not in self.trained or self.trained[name].shape != tuple(tensor.shape):
+                raise UserError(f'{path} is not a valid ticket: it lacks {name}, which was trained.')
+            tensor.copy_(torch.from_numpy(self.trained[name].copy()))
         G.update_masks()
         for name, mask in G.masks().items():
             if not np.array_equal(mask.numpy(), self.masks[name]):
@@ -215,13 +222,20 @@ class Ticket:
 
 def weights_sha256(G: ScoreMaskedGenerator) -> str:
     """SHA-256 of names and bits of all tensors that a search does not change: weights, constants, biases."""
-    digest = hashlib.sha256()
+    digest, trained = hashlib.sha256(), G.trained()
     for name, _part, layer, leaf in sorted(G.tensors(), key=lambda entry: entry[0]):
         tensor = getattr(layer, leaf)
-        if tensor is not None and leaf not in (TRAINED, 'resample_filter'):
+        if tensor is not None and leaf not in (TRAINED, 'resample_filter') and name not in trained:
             digest.update(f'{name} {tuple(tensor.shape)}'.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().astype('<f4').tobytes())
     return digest.hexdigest()
+
+
+def version_of(arguments: dict) -> int:
+    """Of the file of a ticket with these arguments, the lowest that has all it needs."""
+    if arguments.get('train_unmasked'):
+        return TRAINED_UNMASKED
+    return SIGNED if rule_of(arguments['rule']).signed else PLAIN
 
 
 def weight_shapes(arguments: dict) -> dict[str, tuple[int, ...]]:
@@ -250,8 +264,8 @@ def weight_shapes(arguments: dict) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _decoded(header: dict, payload: memoryview, signed: bool) -> Ticket:
-    """The ticket of a header and the bytes after it, which have signs or not.
+def _decoded(header: dict, payload: memoryview, version: int) -> Ticket:
+    """The ticket of a header and the bytes after it.
 
     Raises:
         Malformed, Refused: see `weight_shapes`.
@@ -270,9 +284,9 @@ def _decoded(header: dict, payload: memoryview, signed: bool) -> Ticket:
         remainders, payload = payload[:length], payload[length:]
         masks[name] = coding.decode(coding.Coded(ones, shift, quotients, remainders), size).reshape(shapes[name])
     turned = {}
-    if rule_of(header['arguments']['rule']).signed != signed:
+    if version_of(header['arguments']) != version:
         raise ValueError('its version is not that of its rule')
-    if signed:
+    if rule_of(header['arguments']['rule']).signed:
         for name, mask in masks.items():
             kept = int(mask.sum())
             bits, payload = payload[: -(-kept // 8)], payload[-(-kept // 8) :]

@@ -1,5 +1,6 @@
 """The distance to the teacher's images as a further term, fading out; losses that are named by several."""
 
+import copy
 import types
 
 import pytest
@@ -244,8 +245,8 @@ def test_names_that_are_no_losses_are_refused(name):
 
 def test_a_run_of_several(teacher, tmp_path, make_dataset_zip, small_grids):
     data = str(make_dataset_zip(tmp_path, n=4))
-    name = 'stylegan2_compress.DiMELoss+ImageDistillationLoss'
-    given = dict(embeddings=TINY, samples=8, embedding=TINY)
+    name = 'stylegan2_compress.DiMELoss+ImageDistillationLoss+MomentMatchingLoss'
+    given = dict(embeddings=TINY, samples=8, embedding=TINY, moments_weight=0.5)
     run_dir = distill(
         teacher, data, str(tmp_path / 'out'), loss=name, loss_args=given, kimg=1, batch=500, device='cpu', workers=0,
         snap=1000, pl_weight=0,
@@ -253,5 +254,24 @@ def test_a_run_of_several(teacher, tmp_path, make_dataset_zip, small_grids):
     statistics = (tmp_path / run_dir / 'stats.jsonl').read_text()
     assert f'Loss/DiME/{TINY}' in statistics
     assert 'Loss/images/pixels' in statistics
-    with pytest.raises(UserError, match='MomentMatchingLoss cannot be combined'):
-        distill(teacher, data, str(tmp_path / 'out'), loss=f'{name}+MomentMatchingLoss', dry_run=True)
+    assert 'Loss/moments/objective' in statistics
+    with pytest.raises(UserError, match='DualDiscriminator cannot be combined'):
+        distill(teacher, data, str(tmp_path / 'out'), loss=f'{name}+DualDiscriminator', dry_run=True)
+
+
+def test_states_of_a_combination_go_on(teacher, make_dataset_zip, tmp_path):
+    data = dict(
+        class_name='training.dataset.ImageFolderDataset', path=str(make_dataset_zip(tmp_path, n=8)), use_labels=False
+    )
+    loss_class = getattr(stylegan2_compress, 'AdversarialLoss+MomentMatchingLoss')
+    networks = pickles.load(teacher)
+    G, D = networks['G'].requires_grad_(True), networks['D'].requires_grad_(True)
+    losses = [
+        loss_class('cpu', G.mapping, G.synthesis, D, None, embedding=TINY, training_set_kwargs=data) for _ in range(2)
+    ]
+    z, c = torch.randn(4, G.z_dim), torch.zeros(4, 0)
+    losses[0].accumulate_gradients('Gmain', None, None, z, c, sync=True, gain=1)
+    losses[1].load_state_dict(copy.deepcopy(losses[0].state_dict()))
+    first, second = (loss.terms[0].state_dict()['v_mean'] for loss in losses)
+    assert any(tensor.any() for tensor in first.values())
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -14,7 +14,8 @@ from stylegan2_compress.distributions import layer_features, sources
 from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.embeddings import vgg
 from stylegan2_compress.errors import DivergedError, UserError
-from stylegan2_compress.losses.moment_matching import AdamAverage, MomentMatchingLoss
+from stylegan2_compress.losses.followers import AdamAverage, SignificantAverage
+from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 from stylegan2_compress.training_loops.distillation import training_loop
 
@@ -70,7 +71,13 @@ def features(images):
     return torch.cat([maps.flatten(1) for maps in network.layers(images)], dim=1)
 
 
-# --- The moving average -----------------------------------------------------------------------------------------------
+# --- What follows the differences -------------------------------------------------------------------------------------
+
+IMAGES = torch.tensor(12.0)
+FOLLOWING = [
+    lambda shape: AdamAverage(shape, lr=0.01, device=torch.device('cpu')),
+    lambda shape: SignificantAverage(shape, half_life=60, device=torch.device('cpu')),
+]
 
 
 def test_the_average_is_adam_on_the_mean_squared_error():
@@ -83,23 +90,55 @@ def test_the_average_is_adam_on_the_mean_squared_error():
         adam.zero_grad()
         nn.functional.mse_loss(reference, target).backward()
         adam.step()
-        torch.testing.assert_close(ours.update(target, torch.tensor([True, True])), reference.detach())
+        torch.testing.assert_close(ours.update(target, torch.tensor([True, True]), IMAGES), reference.detach())
 
 
-def test_rows_without_a_target_stay_where_they_are():
-    both, alone = (AdamAverage([2, 5], lr=0.01, device=torch.device('cpu')) for _ in range(2))
+@pytest.mark.parametrize('make', FOLLOWING)
+def test_rows_without_a_target_stay_where_they_are(make):
+    both, alone = make([2, 5]), make([2, 5])
     draws = torch.Generator().manual_seed(0)
     for count in range(6):
         target = torch.randn(2, 5, generator=draws)
         if count % 2:
-            before = both.value[1].clone()
-            both.update(torch.full_like(target, torch.nan).where(torch.tensor([[False], [True]]), target),
-                        torch.tensor([True, False]))  # fmt: skip
-            assert torch.equal(both.value[1], before)
+            before = {name: tensor[1].clone() for name, tensor in both.tensors().items()}
+            nobody = torch.full_like(target, torch.nan).where(torch.tensor([[False], [True]]), target)
+            both.update(nobody, torch.tensor([True, False]), IMAGES)
+            assert all(torch.equal(tensor[1], before[name]) for name, tensor in both.tensors().items())
         else:
-            both.update(target, torch.tensor([True, True]))
-            alone.update(target, torch.tensor([True, True]))
-    assert torch.equal(both.value[1], alone.value[1])
+            both.update(target, torch.tensor([True, True]), IMAGES)
+            alone.update(target, torch.tensor([True, True]), IMAGES)
+    for name, tensor in both.tensors().items():
+        assert torch.equal(tensor[1], alone.tensors()[name][1])
+
+
+def test_the_average_is_what_is_significant_of_the_latest_targets():
+    """Written out with the weights of all targets so far."""
+    ours = SignificantAverage([1, 400], half_life=60, device=torch.device('cpu'))
+    draws = torch.Generator().manual_seed(0)
+    targets = torch.randn(30, 400, generator=draws) + torch.linspace(-2, 2, 400)
+    for count in range(1, 31):
+        value = ours.update(targets[count - 1][None], torch.tensor([True]), IMAGES)
+        decay = 0.5**0.2
+        weights = decay ** torch.arange(count - 1, -1, -1)
+        weights = (weights / weights.sum())[:, None]
+        ratio = (weights * targets[:count]).sum(0) / (weights * targets[:count].square()).sum(0).sqrt()
+        expected = ratio.sign() * (ratio.abs() - ((1 - decay) / (1 + decay)) ** 0.5).clamp_min(0)
+        expected = torch.where(ratio * targets[count - 1] > 0, expected, 0)  # What the latest one contradicts.
+        torch.testing.assert_close(value[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_noise_does_not_count_and_a_difference_that_is_gone_is_forgotten():
+    ours = SignificantAverage([1, 2000], half_life=600, device=torch.device('cpu'))
+    draws = torch.Generator().manual_seed(0)
+    shift = torch.zeros(2000)
+    shift[:1000] = 6
+    for _ in range(400):
+        value = ours.update(shift + torch.randn(1, 2000, generator=draws), torch.tensor([True]), IMAGES)
+    assert value[0, :1000].min() > 0.7
+    assert value[0, 1000:].abs().mean() < 0.02
+    for _ in range(400):
+        value = ours.update(torch.randn(1, 2000, generator=draws), torch.tensor([True]), IMAGES)
+    assert value[0, :1000].abs().mean() < 0.02
 
 
 # --- The objective ----------------------------------------------------------------------------------------------------
@@ -109,7 +148,7 @@ def test_rows_without_a_target_stay_where_they_are():
 @pytest.mark.parametrize('normalize', [False, True])
 def test_scores_get_the_papers_gradient(data, per_class, normalize):
     G = masked_generator().requires_grad_(True)
-    loss = make_loss(G, data, per_class=per_class, normalize=normalize, moving_average_lr=1e-3)
+    loss = make_loss(G, data, follow='adam', per_class=per_class, normalize=normalize, moving_average_lr=1e-3)
     images, labels = reals(data)
     groups = [labels[:, k] > 0 for k in range(3)] if per_class else [torch.ones(len(images), dtype=torch.bool)]
     f = features(images).double()
@@ -150,7 +189,7 @@ def test_scores_get_the_papers_gradient(data, per_class, normalize):
 def test_training_brings_moments_together(data, teacher):
     """The reference is what another random generator makes, which masks can come close to."""
     G = masked_generator().requires_grad_(True)
-    loss = make_loss(G, data, normalize=True, teacher=teacher, samples=96, moving_average_lr=0.1)
+    loss = make_loss(G, data, normalize=True, teacher=teacher, samples=96, average_kimg=0.1)
     optimizer = torch.optim.Adam(G.parameters(), lr=0.01, betas=(0.5, 0.999))
 
     def distance():
@@ -181,12 +220,12 @@ def test_a_label_that_a_batch_lacks_keeps_its_average(data):
     G = masked_generator().requires_grad_(True)
     loss = make_loss(G, data)
     step(loss, *batch())
-    before = loss.terms[0].v_mean.value.clone(), loss.terms[0].v_variance.value.clone()
+    before = loss.terms[0].v_mean.mean.clone(), loss.terms[0].v_variance.mean.clone()
     z, _ = batch()
     c = torch.eye(3)[[0] * 11 + [1]]  # One image of the second label: a mean, but no variance.
     step(loss, z, c)
     for after, old, moved in zip(
-        (loss.terms[0].v_mean.value, loss.terms[0].v_variance.value),
+        (loss.terms[0].v_mean.mean, loss.terms[0].v_variance.mean),
         before,
         ([True, True, False], [True, False, False]),
         strict=True,
@@ -210,6 +249,24 @@ def test_a_continued_run_goes_on_as_if_nothing_had_been(data):
     assert second.steps.nimg == 48
 
 
+def test_a_state_of_an_earlier_version_goes_on(data):
+    first, second = (make_loss(masked_generator().requires_grad_(True), data, follow='adam') for _ in range(2))
+    step(first, *batch())
+    state = first.state_dict()
+    second.load_state_dict({'steps': state['steps'], **copy.deepcopy(state['terms'][0])})
+    assert second.steps.nimg == 12
+    for name, tensor in first.terms[0].v_mean.tensors().items():
+        assert torch.equal(second.terms[0].v_mean.tensors()[name], tensor)
+
+
+def test_a_state_of_another_follower_is_refused(data):
+    first, second = (
+        make_loss(masked_generator().requires_grad_(True), data, follow=name) for name in ('adam', 'significant')
+    )
+    with pytest.raises(UserError, match='another --loss-arg follow'):
+        second.load_state_dict(first.state_dict())
+
+
 def test_steps_that_are_not_finite_leave_no_trace(data):
     G = masked_generator().requires_grad_(True)
     loss = make_loss(G, data)
@@ -221,8 +278,8 @@ def test_steps_that_are_not_finite_leave_no_trace(data):
         step(loss, z * torch.nan, c)
     assert all(scores.grad is None for scores in G.parameters())
     for name in ('v_mean', 'v_variance'):
-        for key, tensor in loss.state_dict()[name].items():
-            assert torch.equal(tensor, before[0][name][key])
+        for key, tensor in loss.state_dict()['terms'][0][name].items():
+            assert torch.equal(tensor, before[0]['terms'][0][name][key])
     assert torch.equal(G.mapping.w_avg, before[1])
     with pytest.raises(DivergedError, match='moment matching not finite'):
         step(loss, z * torch.nan, c)
@@ -325,6 +382,8 @@ def test_layers_and_pooling():
         (dict(normalize='yes'), 'normalize=yes'),
         (dict(per_class='each'), 'per_class=each'),
         (dict(moving_average_lr=0), 'moving_average_lr=0'),
+        (dict(follow='nobody'), 'follow=nobody does not exist; there are significant, adam'),
+        (dict(average_kimg=0), 'average_kimg=0 must be a number above 0'),
     ],
 )
 def test_arguments_are_refused_before_a_run(data, arguments, sentence):
@@ -383,7 +442,9 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path, data):
     for mine, theirs in zip(first[0], one[0], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
     assert first[2]['steps']['nimg'] == one[2]['steps']['nimg'] == 36
-    torch.testing.assert_close(first[2]['v_mean']['value'], one[2]['v_mean']['value'])
+    mine, theirs = (state['terms'][0]['v_mean'] for state in (first[2], one[2]))
+    for key, tensor in mine.items():
+        torch.testing.assert_close(tensor, theirs[key])
 
 
 # --- Loops ------------------------------------------------------------------------------------------------------------

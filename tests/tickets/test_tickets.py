@@ -22,9 +22,12 @@ from training import networks
 
 from stylegan2_compress import host, pickles
 from stylegan2_compress.compression.find_ticket import find_ticket
+from stylegan2_compress.compression.find_ticket import plan_search as find_ticket_plan
+from stylegan2_compress.compression.options import DISTANCES, MOST_LR, PRESETS, TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.networks import bound_arguments
-from stylegan2_compress.losses.moment_matching import MomentMatching
+from stylegan2_compress.losses.estimators import ESTIMATORS
+from stylegan2_compress.losses.masks import Masks
 from stylegan2_compress.networks.masked import RULES, Rule, ScoreMaskedGenerator
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.tickets import baking, coding, ticket_file
@@ -61,7 +64,8 @@ def make(**changes):
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for scores in G.parameters():
-            scores += torch.rand(scores.shape, generator=draws) * scores.std()
+            spread = scores.std() if scores.numel() > 1 else 0.5
+            scores += torch.rand(scores.shape, generator=draws) * spread
     G(torch.randn(4, 16, generator=draws), None)
     return G.eval().requires_grad_(False)
 
@@ -374,12 +378,51 @@ def test_forged_files_are_refused_without_effort(tmp_path):
         forge(path, ticket, **changes)
         with pytest.raises(UserError, match='is not a valid ticket'):
             Ticket.read(path)
-    forge(path, ticket, version=2)
-    with pytest.raises(UserError, match='its version is not that of its rule'):
+    for version in (2, 3):
+        forge(path, ticket, version=version)
+        with pytest.raises(UserError, match='its version is not that of its rule'):
+            Ticket.read(path)
+    forge(path, ticket, version=4)
+    with pytest.raises(UserError, match='version 4'):
         Ticket.read(path)
-    forge(path, ticket, version=3)
-    with pytest.raises(UserError, match='version 3'):
-        Ticket.read(path)
+
+
+@pytest.mark.parametrize('rule', ['edge-popup', 'signed-edge-popup'])
+def test_what_was_trained_beside_masks_comes_back(tmp_path, rule):
+    G = make(rule=rule, train_unmasked=True, unmasked=('mapping.fc1.*',))
+    assert not torch.equal(images(G), images(make(rule=rule, unmasked=('mapping.fc1.*',))))
+    path = tmp_path / 'a.ticket'
+    ticket = Ticket.from_generator(G)
+    for name in ('synthesis.b8.conv1.bias', 'synthesis.b4.const', 'synthesis.b8.torgb.weight_factor',
+                 'synthesis.b8.conv0.noise_strength', 'mapping.fc1.weight', 'mapping.fc0.weight_factor'):  # fmt: skip
+        assert np.array_equal(ticket.trained[name], G.trained()[name].numpy())
+    assert 'synthesis.b8.conv1.weight' not in ticket.trained
+    ticket.write(path)
+    assert path.read_bytes()[12] == 3
+    again = Ticket.read(path).generator(path)
+    assert torch.equal(images(again), images(G))
+    torch.testing.assert_close(images(baking.bake(again)), images(G))
+    run('ticket', 'bake', path, tmp_path / 'plain.pkl')
+    assert 'trained  all that is not masked' in run('ticket', 'show', path)
+    del ticket.trained['synthesis.b4.const']
+    with pytest.raises(UserError, match=r'it lacks synthesis\.b4\.const'):
+        ticket.generator('a.ticket')
+
+
+def test_tickets_without_it_are_as_they_were(tmp_path):
+    ticket = Ticket.from_generator(make())
+    assert 'train_unmasked' not in ticket.arguments
+    assert list(ticket.trained) == ['mapping.w_avg']
+    ticket.write(tmp_path / 'a.ticket')
+    assert 'trained' not in run('ticket', 'show', tmp_path / 'a.ticket')
+
+
+def test_gradients_reach_what_is_not_masked():
+    G = ScoreMaskedGenerator(**SHAPE, keep=0.3, train_unmasked=True).requires_grad_(True)
+    images(G).square().sum().backward()
+    trained = G.trained()
+    for name in ('synthesis.b16.conv1.bias', 'synthesis.b4.const', 'synthesis.b16.torgb.weight_factor'):
+        assert trained[name].grad.abs().max() > 0, name
 
 
 def test_a_mask_that_is_none_of_its_rules_is_refused():
@@ -491,12 +534,71 @@ def test_find_ticket_from_random_weights(tmp_path, data, rule, capsys):
 
 
 def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
-    whole = search(data, tmp_path / 'whole', kimg=2, batch=200, **SMALL)
-    half = search(data, tmp_path / 'halves', kimg=1, batch=200, **SMALL)
-    assert search(data, tmp_path / 'halves', kimg=2, resume='latest', batch=200, **SMALL) == half
+    given = dict(SMALL, batch=200, lr_decay=0, ema_kimg=0.1)  # By default they follow from the length of the run.
+    whole = search(data, tmp_path / 'whole', kimg=2, **given)
+    half = search(data, tmp_path / 'halves', kimg=1, **given)
+    assert search(data, tmp_path / 'halves', kimg=2, resume='latest', **given) == half
     one, two = (Ticket.read(f'{run_dir}/last.ticket') for run_dir in (whole, half))
     assert one.facts == two.facts
     assert all(np.array_equal(mask, two.masks[name]) for name, mask in one.masks.items())
+
+
+def test_presets_are_what_is_not_given(tmp_path, data):
+    def plan(**given):
+        return find_ticket_plan(TicketOptions(data=data, outdir=str(tmp_path), kimg=100, device='cpu', **given)).args
+
+    steady = plan(embedding=EMBEDDING)
+    assert steady.loss_kwargs.follow == 'significant'
+    assert steady.G_kwargs.masked == ['*weight']
+    assert steady.lr_decay_kimg == [0, 100]
+    assert steady.ema_kimg == 2
+    assert steady.G_opt_kwargs.lr == TicketOptions(data=data, outdir=str(tmp_path)).learning_rate(100)
+    paper = plan(preset='paper', embedding=EMBEDDING)
+    loss = paper.loss_kwargs
+    assert (loss.follow, loss.moving_average_lr, loss.normalize) == ('adam', 1e-5, False)
+    assert paper.G_kwargs.masked == ['*weight', '*bias']
+    assert (paper.G_kwargs.score_init, paper.G_opt_kwargs.lr) == ('uniform', 5e-5)
+    assert 'lr_decay_kimg' not in paper
+    mixed = plan(preset='paper', embedding=EMBEDDING, lr=1e-3, masked=('*weight',), loss_args=('follow=significant',))
+    assert mixed.G_opt_kwargs.lr == 1e-3
+    assert mixed.G_kwargs.masked == ['*weight']
+    assert (mixed.loss_kwargs.follow, mixed.loss_kwargs.normalize) == ('significant', False)
+    assert PRESETS['paper'].embedding == 'vgg19_bn'
+
+
+def test_scores_go_as_far_in_runs_of_any_length(tmp_path):
+    options = TicketOptions(data='x.zip', outdir=str(tmp_path))
+    steps = [1000 * kimg / options.batch for kimg in (1000, 20000)]
+    travels = [options.learning_rate(kimg) * count for kimg, count in zip((1000, 20000), steps, strict=True)]
+    assert travels[0] == pytest.approx(travels[1])
+    assert options.learning_rate(0.1) == MOST_LR
+    assert TicketOptions(data='x.zip', outdir=str(tmp_path), lr=0.5).learning_rate(1000) == 0.5
+
+
+def test_distances_are_those_there_are():
+    assert set(DISTANCES) == {'layer-moments', *ESTIMATORS}
+
+
+def test_find_ticket_trains_what_is_not_masked(tmp_path, data):
+    run_dir = search(data, tmp_path / 'runs', train_unmasked=True, **SMALL)
+    assert run_dir.endswith('-trained-unmasked')
+    ticket = Ticket.read(f'{run_dir}/last.ticket')
+    start = ScoreMaskedGenerator(**ticket.arguments).trained()
+    assert all(not np.array_equal(ticket.trained[name], tensor.detach()) for name, tensor in start.items()
+               if name.endswith(('torgb.bias', 'torgb.weight_factor')))  # fmt: skip
+
+
+@pytest.mark.parametrize('distance', ['rbf', 'moments'])
+def test_find_ticket_by_a_distance_of_dimes(tmp_path, make_dataset_zip, distance):
+    data = str(make_dataset_zip(tmp_path, n=24, labels=3))
+    run_dir = search(data, tmp_path / 'runs', distance=distance, cond=True, rule='global-edge-popup', **SMALL)
+    statistics = [json.loads(line) for line in Path(run_dir, 'stats.jsonl').read_text().splitlines()]
+    assert f'Loss/DiME/{EMBEDDING}' in statistics[-1]
+    with open(f'{run_dir}/training_options.json') as file:
+        loss = json.load(file)['loss_kwargs']
+    assert (loss['by_label'], loss['memory'], loss['estimator'], loss['reference']) == (True, 1024, distance, 'data')
+    best = Ticket.read(f'{run_dir}/best.ticket')
+    assert best.kept == round(0.1 * best.total)
 
 
 @pytest.mark.parametrize(
@@ -505,7 +607,7 @@ def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
 )
 def test_only_rules_with_a_schedule_fix_the_length_of_a_search(rule, length):
     args = SimpleNamespace(G_kwargs={'rule': rule}, loss_kwargs=SimpleNamespace(), total_kimg=7)
-    MomentMatching().adapt(Plan('', args))
+    Masks().adapt(Plan('', args))
     assert getattr(args.loss_kwargs, 'total_kimg', None) == length
 
 
