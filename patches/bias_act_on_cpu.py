@@ -63,7 +63,7 @@ def _bias_act(
 
 def applies_to(x: torch.Tensor) -> bool:
     """Whether these maps are on a CPU, in a precision for CPUs, and nobody is tracing what is done to them."""
-    is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
     return x.device.type == 'cpu' and x.dtype in (torch.float32, torch.float64) and x.numel() > 0 and not is_traced
 
 
