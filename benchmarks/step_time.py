@@ -8,7 +8,8 @@ two embeddings are ResNet-50s, as the paper's are, at 256 (512) and 224 pixels, 
 `quickstart`, they are the quickstart's EfficientNet. A step is the sum of its phases by their intervals,
 Gmain + Greg/4 + Dmain + Dreg/16, each with its optimizer; the data loader, G_ema and snapshots are left out
 (`loop_overhead.py` has them). Each loss lives in a process of its own and the processes take turns, so that a busy
-machine slows all of them alike; times are medians, memory is the peak of the process (CPU) or of the allocator (CUDA).
+machine slows all of them alike. Times are medians: of one thread on a CPU its own time, else that of the clock. Memory
+is the peak of the process (CPU) or of the allocator (CUDA).
 
 The second table says what the phases consist of (`operations.py`): kinds of operations by their share of the time,
 under the profiler; arithmetic per second, as a share of what a product of matrices reaches on the same device; kernels;
@@ -16,7 +17,7 @@ and the bytes that they read and write.
 
 --against REVISION times the losses with an older version of this package, too, a commit of this repository or a
 directory with a checkout, and prints how much of its time they take: in medians, and in the shortest times, which on a
-machine that others use vary less.
+machine that others use vary less. What its phases consist of is left out.
 
 --reference DIR is a checkout of the paper's public code (SangyeopYeo/NICKEL_AND_DIME). Its loss and networks are run
 as they are, with its optimizers; its embeddings are replaced by the same ResNet-50s, frozen, as they are when it
@@ -36,7 +37,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import traceback
 import types
 from pathlib import Path
@@ -107,6 +107,7 @@ def table(losses, reference, device, size: str, rounds: int, against: str | None
         for contender in contenders:
             contender.take_apart()
             contender.finish()
+            print(f'{contender.name}: {contender.step:.3f} s', file=sys.stderr)
     setting = ', '.join(f'{name} {value}' for name, value in sizes.items())
     tables = f'{format_table(contenders, setting)}\n\n{format_operations(contenders)}'
     return f'{tables}\n\n{format_against(contenders, against)}' if against else tables
@@ -178,7 +179,6 @@ def write_inputs(
     """Data, teacher, student and embedding files, and the numbers that the contenders share."""
     import dnnlib
     from loop_overhead import write_random_images
-    from transformers import ResNetConfig, ResNetModel
 
     from stylegan2_compress import pickles, pruning
 
@@ -195,13 +195,20 @@ def write_inputs(
     pickles.save(teacher, networks)
     pickles.save(student, pruning.make_student(networks, pruning.widths_for_ratio(G, ratio)))
     if resnet_width:
-        widths = [resnet_width << shift for shift in (2, 3, 4, 5)]
-        ResNetModel(ResNetConfig(embedding_size=resnet_width, hidden_sizes=widths)).save_pretrained(resnet)
+        save_resnet(resnet, resnet_width)
         embeddings = [f'hf:{resnet}@preprocess=raw@size={size}' for size in (resolution, 224)]
     else:
         embeddings = [f'efficientnet_lite0@size={resolution}']
     return dict(data=data, teacher=teacher, student=student, embeddings=embeddings, batch=batch, shape=shape,
                 G_kwargs=G_kwargs, D_kwargs=width, ratio=ratio, z_dim=z_dim)  # fmt: skip
+
+
+def save_resnet(directory: str, width: int) -> None:
+    """A ResNet-50 of random weights, as wide as given in its first layer, for an embedding `hf:DIRECTORY`."""
+    from transformers import ResNetConfig, ResNetModel
+
+    widths = [width << shift for shift in (2, 3, 4, 5)]
+    ResNetModel(ResNetConfig(embedding_size=width, hidden_sizes=widths)).save_pretrained(directory)
 
 
 def importable(version: str, directory: Path) -> str:
@@ -281,7 +288,7 @@ class Contender:
 
 def serve(pipe, build, which, inputs, device) -> None:
     import torch
-    from operations import operations, product_rate
+    from operations import clock, operations, product_rate
 
     sys.stdout = sys.stderr  # Standard output is for the table.
     try:
@@ -291,14 +298,16 @@ def serve(pipe, build, which, inputs, device) -> None:
         pipe.send(f'{type(error).__name__}: {error}')
         return
     pipe.send(None)
+    seconds = clock(torch.device(device))
     while (phase := pipe.recv()) != APART:
-        start = time.perf_counter()
+        start = seconds()
         run_phase(phase)
         if device != 'cpu':
             torch.cuda.synchronize()
-        pipe.send(time.perf_counter() - start)
+        pipe.send(seconds() - start)
     where = torch.device(device)
-    apart = {each: operations(functools.partial(run_phase, each), where) for each in STEP}
+    phases = [] if 'package' in inputs else STEP  # Of an older version, only times are asked for.
+    apart = {each: operations(functools.partial(run_phase, each), where) for each in phases}
     pipe.send((product_rate(where), apart))
     pipe.recv()
     if device != 'cpu':
