@@ -5,6 +5,8 @@
 Prints, as Markdown:
 
 * steps: time and peak memory of a training step with each loss, against the host's loss (`step_time.py`);
+* embeddings: a network in FP32, BF16 and FP16, forwards and back to the images, and how far its distance is from FP32's
+  beside how far distances of batches are from each other;
 * statistics: throughput of a teacher's statistics against plain generation of the same images;
 * loading: safe against unsafe reading of network pickles (`pickle_loading.py`);
 * latency: dense against pruned generators at batch 1 and 16, against the ratio of their multiply-accumulates, and
@@ -25,23 +27,26 @@ import torch
 
 from stylegan2_compress import host
 
-SECTIONS = ('steps', 'statistics', 'loading', 'latency')
+SECTIONS = ('steps', 'embeddings', 'statistics', 'loading', 'latency')
 RATIOS = (0.7, 0.8, 0.9, 0.95)
 SIZES = dict(
     gpu=dict(
         steps=dict(size='paper256', rounds=5),
+        embeddings=dict(resolution=256, resnet_width=64, batch=32, batches=16),
         statistics=dict(resolution=256, channel_base=16384, samples=2048, embedding='efficientnet_lite0'),
         loading=dict(repeats=3),
         latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=3.0),
     ),
     cpu=dict(
         steps=dict(size='paper256', channel_base=4096, channel_max=256, batch=4, resnet_width=32, rounds=3),
+        embeddings=dict(resolution=64, resnet_width=32, batch=16, batches=8),
         statistics=dict(resolution=256, channel_base=4096, samples=64, embedding='efficientnet_lite0'),
         loading=dict(repeats=3),
         latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=1.0),
     ),
     smoke=dict(
         steps=dict(size='paper256', channel_base=256, channel_max=8, ratio=0.5, batch=2, resnet_width=4, rounds=1),
+        embeddings=dict(resolution=32, resnet_width=4, batch=2, batches=2),
         statistics=dict(resolution=32, channel_base=512, samples=32, embedding='efficientnet_lite0@size=32'),
         loading=dict(repeats=1, shapes={'32 px': (32, 512)}),
         latency=dict(resolution=32, channel_base=512, ratios=(0.5,), seconds=0.1),
@@ -68,6 +73,7 @@ def main(reference: str | None, device: str | None, size: str | None, only: str)
     sizes = SIZES[size or ('cpu' if device == 'cpu' else 'gpu')]
     run = dict(
         steps=lambda: step_time.table(step_time.LOSSES, reference, device, **sizes['steps']),
+        embeddings=lambda: precisions(torch.device(device), **sizes['embeddings']),
         statistics=lambda: statistics(torch.device(device), **sizes['statistics']),
         loading=lambda: pickle_loading.table(**sizes['loading']),
         latency=lambda: latency(torch.device(device), **sizes['latency']),
@@ -83,6 +89,44 @@ def generator(resolution: int, channel_base: int, device: torch.device) -> torch
 
     kwargs = dict(channel_base=channel_base, num_fp16_res=4, conv_clamp=256)
     return Generator(512, 0, 512, resolution, 3, synthesis_kwargs=kwargs).eval().requires_grad_(False).to(device)
+
+
+def precisions(device: torch.device, resolution: int, resnet_width: int, batch: int, batches: int) -> str:
+    """DiME's distance of batches of noise to others, through a ResNet-50 with random weights in each precision."""
+    from step_time import save_resnet
+
+    from stylegan2_compress import embeddings
+
+    rnd = torch.Generator().manual_seed(0)
+    images = [torch.randn([batch, 3, resolution, resolution], generator=rnd).to(device) for _ in range(batches)]
+    wanted = torch.stack([torch.randn([3, resolution, resolution], generator=rnd) for _ in range(4 * batch)]).to(device)
+    seconds, distances = {}, {}
+    with tempfile.TemporaryDirectory() as directory:
+        save_resnet(directory, resnet_width)
+        for dtype in ('fp32', 'bf16', 'fp16'):
+            network = embeddings.load(f'hf:{directory}@preprocess=raw@size={resolution}@dtype={dtype}', device)
+            with torch.no_grad():
+                moments = moments_of(network(wanted * 0.5))
+                found = [(moments_of(network(each)) - moments).norm() for each in images]
+            distances[dtype] = torch.stack(found).double().cpu()
+            pixels = images[0].clone().requires_grad_()
+            times = [timed(lambda: torch.autograd.grad(network(pixels).sum(), pixels), device) for _ in range(4)]  # noqa: B023
+            seconds[dtype] = min(times[1:])
+    noise = distances['fp32'].std() / distances['fp32'].mean()
+    lines = [
+        f'| ResNet-50, {resolution} px, width {resnet_width}, batch {batch} | ms | of FP32 | distance, off by |',
+        '| --- | --- | --- | --- |',
+    ]
+    for dtype, values in distances.items():
+        off = ((values - distances['fp32']).abs() / distances['fp32']).mean()
+        ratio = seconds[dtype] / seconds['fp32']
+        lines.append(f'| {dtype} | {seconds[dtype] * 1e3:.1f} | {ratio:.2f} | {off:.2%} |')
+    return '\n'.join(lines) + f'\n\nStandard deviation of the distance of a batch: {noise:.2%} of its mean.'
+
+
+def moments_of(features: torch.Tensor) -> torch.Tensor:
+    """The first and second moments [2 dim] of features [N, dim]."""
+    return torch.cat([features.mean(dim=0), features.square().mean(dim=0)])
 
 
 def statistics(device: torch.device, resolution: int, channel_base: int, samples: int, embedding: str) -> str:

@@ -1,17 +1,23 @@
 """What a training step costs with each loss: ratios to the host's loss, measured by turns in one run.
 
-    python benchmarks/step_time.py [--size quickstart] [--loss CLASS …] [--reference DIR] [--device cpu]
+    python benchmarks/step_time.py [--size quickstart] [--loss CLASS …] [--reference DIR] [--against REVISION] \
+        [--device cpu]
 
 Every loss trains the same pruned student of the same teacher, with random weights: time does not depend on them. The
 two embeddings are ResNet-50s, as the paper's are, at 256 (512) and 224 pixels, raw images, equal for all; of the size
 `quickstart`, they are the quickstart's EfficientNet. A step is the sum of its phases by their intervals,
 Gmain + Greg/4 + Dmain + Dreg/16, each with its optimizer; the data loader, G_ema and snapshots are left out
 (`loop_overhead.py` has them). Each loss lives in a process of its own and the processes take turns, so that a busy
-machine slows all of them alike; times are medians, memory is the peak of the process (CPU) or of the allocator (CUDA).
+machine slows all of them alike. Times are medians: of one thread on a CPU its own time, else that of the clock. Memory
+is the peak of the process (CPU) or of the allocator (CUDA).
 
 The second table says what the phases consist of (`operations.py`): kinds of operations by their share of the time,
 under the profiler; arithmetic per second, as a share of what a product of matrices reaches on the same device; kernels;
 and the bytes that they read and write.
+
+--against REVISION times the losses with an older version of this package, too, a commit of this repository or a
+directory with a checkout, and prints how much of its time they take: in medians, and in the shortest times, which on a
+machine that others use vary less. What its phases consist of is left out.
 
 --reference DIR is a checkout of the paper's public code (SangyeopYeo/NICKEL_AND_DIME). Its loss and networks are run
 as they are, with its optimizers; its embeddings are replaced by the same ResNet-50s, frozen, as they are when it
@@ -21,14 +27,16 @@ PyWavelets.
 
 import functools
 import importlib.util
+import io
 import json
 import multiprocessing
 import os
 import re
 import statistics
+import subprocess
 import sys
+import tarfile
 import tempfile
-import time
 import traceback
 import types
 from pathlib import Path
@@ -38,6 +46,7 @@ import click
 HOST_LOSS = 'training.loss.StyleGAN2Loss'
 LOSSES = [HOST_LOSS, *(f'stylegan2_compress.{name}' for name in ('DiMELoss', 'NICKELLoss', 'NickelDimeLoss'))]
 REFERENCE = "the paper's code"
+ROOT = Path(__file__).resolve().parent.parent
 APART = 'apart'  # What a process is told instead of a phase, at its end.
 STEP = {'Gmain': 1, 'Greg': 1 / 4, 'Dmain': 1, 'Dreg': 1 / 16}  # How much of each phase a step has.
 REFERENCE_RESOLUTION = 256  # Its layer indices fit no other.
@@ -53,6 +62,7 @@ SIZES = dict(
     '--loss', 'losses', multiple=True, metavar='CLASS', help=f'May be repeated  [default: {", ".join(LOSSES)}]'
 )
 @click.option('--reference', metavar='DIR', help="Checkout of the paper's public code, to be timed too.")
+@click.option('--against', metavar='REVISION', help='Older version of this package, to be timed too.')
 @click.option('--size', type=click.Choice(list(SIZES)), default='paper256', show_default=True)
 @click.option('--channel-base', type=int, help="Of the teacher and both discriminators  [default: the size's]")
 @click.option('--channel-max', type=int)
@@ -61,7 +71,7 @@ SIZES = dict(
 @click.option('--resnet-width', type=int, help='Of the embeddings; 64 is ResNet-50, 0 the EfficientNet.')
 @click.option('--rounds', default=5, show_default=True, help='How often each phase is timed, after one to warm up.')
 @click.option('--device', default=None, help='cpu or cuda  [default: CUDA where there is one]')
-def main(losses, reference, size, rounds, device, **given) -> None:
+def main(losses, reference, against, size, rounds, device, **given) -> None:
     import torch
 
     from stylegan2_compress import host
@@ -70,16 +80,23 @@ def main(losses, reference, size, rounds, device, **given) -> None:
     if reference and SIZES[size]['resolution'] != REFERENCE_RESOLUTION:
         raise click.UsageError(f"--reference needs --size=paper256: the paper's code is for {REFERENCE_RESOLUTION} px.")
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    print(table(losses or LOSSES, reference, device, size, rounds, **given))
+    print(table(losses or LOSSES, reference, device, size, rounds, against, **given))
 
 
-def table(losses, reference, device, size: str, rounds: int, **given) -> str:
-    """Time the losses, and the paper's code in the directory `reference` if there is one; returns two tables."""
+def table(losses, reference, device, size: str, rounds: int, against: str | None = None, **given) -> str:
+    """Time the losses, and the paper's code in the directory `reference` if there is one; returns two tables.
+
+    With `against`, the losses of that version of this package take turns with them.
+    """
     sizes = SIZES[size] | {name: value for name, value in given.items() if value is not None}
     with tempfile.TemporaryDirectory() as directory:
         os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(Path(directory, 'cache'))
         inputs = write_inputs(Path(directory), **sizes)
-        contenders = [Contender(loss, plug_in, loss, inputs, device) for loss in dict.fromkeys([HOST_LOSS, *losses])]
+        names = list(dict.fromkeys([HOST_LOSS, *losses]))
+        contenders = [Contender(loss, plug_in, loss, inputs, device) for loss in names]
+        if against:
+            inputs = inputs | dict(package=importable(against, Path(directory, 'against')))
+            contenders += [Contender(f'{loss} at {against}', plug_in, loss, inputs, device) for loss in names]
         if reference:
             contenders.append(Contender(REFERENCE, the_papers_code, reference, inputs, device))
         contenders = [contender for contender in contenders if contender.ready()]
@@ -90,8 +107,10 @@ def table(losses, reference, device, size: str, rounds: int, **given) -> str:
         for contender in contenders:
             contender.take_apart()
             contender.finish()
+            print(f'{contender.name}: {contender.step:.3f} s', file=sys.stderr)
     setting = ', '.join(f'{name} {value}' for name, value in sizes.items())
-    return f'{format_table(contenders, setting)}\n\n{format_operations(contenders)}'
+    tables = f'{format_table(contenders, setting)}\n\n{format_operations(contenders)}'
+    return f'{tables}\n\n{format_against(contenders, against)}' if against else tables
 
 
 def format_table(contenders: list['Contender'], setting: str) -> str:
@@ -109,6 +128,22 @@ def format_table(contenders: list['Contender'], setting: str) -> str:
     if ours and theirs:
         lines.append(f"\nNICKEL + DiME: {ours.step / theirs.step:.2f} of the time of the paper's code, "
                      f'{ours.peak / theirs.peak:.2f} of its memory.')  # fmt: skip
+    return '\n'.join(lines)
+
+
+def format_against(contenders: list['Contender'], against: str) -> str:
+    """Ratios of times to those of the older version, of each phase and of the step."""
+    lines = [f'| of the time at {against}, in medians / in shortest times | {" | ".join(STEP)} | step |',
+             '| --- |' + ' --- |' * (len(STEP) + 1)]  # fmt: skip
+    by_name = {each.name: each for each in contenders}
+    for each in contenders:
+        before = by_name.get(f'{each.name} at {against}')
+        if before is not None:
+            ratios = [each.median(phase) / before.median(phase) for phase in STEP] + [each.step / before.step]
+            least = [min(each.seconds[phase]) / min(before.seconds[phase]) for phase in STEP]
+            least.append(each.shortest_step / before.shortest_step)
+            cells = [f'{ratio:.2f} / {of_least:.2f}' for ratio, of_least in zip(ratios, least, strict=True)]
+            lines.append(f'| {each.name} | {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
@@ -144,7 +179,6 @@ def write_inputs(
     """Data, teacher, student and embedding files, and the numbers that the contenders share."""
     import dnnlib
     from loop_overhead import write_random_images
-    from transformers import ResNetConfig, ResNetModel
 
     from stylegan2_compress import pickles, pruning
 
@@ -161,13 +195,41 @@ def write_inputs(
     pickles.save(teacher, networks)
     pickles.save(student, pruning.make_student(networks, pruning.widths_for_ratio(G, ratio)))
     if resnet_width:
-        widths = [resnet_width << shift for shift in (2, 3, 4, 5)]
-        ResNetModel(ResNetConfig(embedding_size=resnet_width, hidden_sizes=widths)).save_pretrained(resnet)
+        save_resnet(resnet, resnet_width)
         embeddings = [f'hf:{resnet}@preprocess=raw@size={size}' for size in (resolution, 224)]
     else:
         embeddings = [f'efficientnet_lite0@size={resolution}']
     return dict(data=data, teacher=teacher, student=student, embeddings=embeddings, batch=batch, shape=shape,
                 G_kwargs=G_kwargs, D_kwargs=width, ratio=ratio, z_dim=z_dim)  # fmt: skip
+
+
+def save_resnet(directory: str, width: int) -> None:
+    """A ResNet-50 of random weights, as wide as given in its first layer, for an embedding `hf:DIRECTORY`."""
+    from transformers import ResNetConfig, ResNetModel
+
+    widths = [width << shift for shift in (2, 3, 4, 5)]
+    ResNetModel(ResNetConfig(embedding_size=width, hidden_sizes=widths)).save_pretrained(directory)
+
+
+def importable(version: str, directory: Path) -> str:
+    """A directory to import `stylegan2_compress` from, as it is in a checkout or in a commit of this repository.
+
+    Raises:
+        click.UsageError: there is no such version.
+    """
+    checkout = Path(version).resolve()
+    if not checkout.is_dir():
+        done = subprocess.run(['git', 'archive', version], cwd=ROOT, capture_output=True)
+        if done.returncode:
+            raise click.UsageError(f'--against={version} is neither a directory nor a commit of this repository.')
+        checkout = directory / 'checkout'
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            archive.extractall(checkout, filter='data')
+    package = directory / 'stylegan2_compress'  # Parts of it are elsewhere in a checkout, see setup.cfg.
+    package.mkdir(parents=True)
+    for part in [*(checkout / 'stylegan2_compress').iterdir(), checkout / 'training_loops', checkout / 'patches']:
+        (package / part.name).symlink_to(part)
+    return str(directory)
 
 
 class Contender:
@@ -218,10 +280,15 @@ class Contender:
         """Seconds."""
         return sum(share * self.median(phase) for phase, share in STEP.items())
 
+    @property
+    def shortest_step(self) -> float:
+        """Seconds, of the shortest times of the phases."""
+        return sum(share * min(self.seconds[phase]) for phase, share in STEP.items())
+
 
 def serve(pipe, build, which, inputs, device) -> None:
     import torch
-    from operations import operations, product_rate
+    from operations import clock, operations, product_rate
 
     sys.stdout = sys.stderr  # Standard output is for the table.
     try:
@@ -231,14 +298,16 @@ def serve(pipe, build, which, inputs, device) -> None:
         pipe.send(f'{type(error).__name__}: {error}')
         return
     pipe.send(None)
+    seconds = clock(torch.device(device))
     while (phase := pipe.recv()) != APART:
-        start = time.perf_counter()
+        start = seconds()
         run_phase(phase)
         if device != 'cpu':
             torch.cuda.synchronize()
-        pipe.send(time.perf_counter() - start)
+        pipe.send(seconds() - start)
     where = torch.device(device)
-    apart = {each: operations(functools.partial(run_phase, each), where) for each in STEP}
+    phases = [] if 'package' in inputs else STEP  # Of an older version, only times are asked for.
+    apart = {each: operations(functools.partial(run_phase, each), where) for each in phases}
     pipe.send((product_rate(where), apart))
     pipe.recv()
     if device != 'cpu':
@@ -282,6 +351,8 @@ def phase_runner(loss, optimized: dict, inputs: dict, device, **more):
 
 def plug_in(loss_class: str, inputs: dict, device):
     """A loss of the host's or of ours, on the networks that `train.py --loss` would construct."""
+    if 'package' in inputs:
+        sys.path.insert(0, inputs['package'])
     from stylegan2_compress import host
 
     host.activate()

@@ -18,6 +18,8 @@ REPAIRS = (
     'cuda_plugins',
     'upfirdn2d_on_cpu',
     'modulated_conv_on_cpu',
+    'bias_act_on_cpu',
+    'conv_layers_on_cpu',
     'metrics_on_cpu',
     'statistics_in_single_precision',
     'ppl_in_fp32',

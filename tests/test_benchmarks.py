@@ -28,6 +28,7 @@ def test_the_report_of_a_gpu_runs_to_its_end_on_a_cpu(tmp_path):
     first = {row[0].strip('| '): row for row in reversed(rows)}
     steps = [first[f'stylegan2_compress.{name}'] for name in ('DiMELoss', 'NICKELLoss', 'NickelDimeLoss')]
     assert all(float(row[6]) > 0 for row in [first['training.loss.StyleGAN2Loss'], *steps])
+    assert float(first['bf16'][2]) > 0
     assert {'generation', 'embedding', 'statistics', '32 px, 24 MB', 'dense', 'ratio 0.5'} <= first.keys()
     text = (tmp_path / 'gpu.md').read_text()
     for line in ('The host has no kernels for a CPU.', '| test_our_loop[both-fp16] | passed |', '### Latency'):

@@ -122,11 +122,17 @@ class MovingAverages:
             tensor.copy_(torch.where(mean.isfinite().all(), mean, before))
 
 
+FUSED = ('torch.optim.Adam', 'torch.optim.AdamW')  # Optimizers that can step all parameters in one operation.
+
+
 def build_phases(networks, device: torch.device) -> list[Phase]:
     """Phases for each `(letter, module, opt_kwargs, reg_interval)`, in the order they run.
 
     With a `reg_interval`, regularisation is lazy (StyleGAN2, appendix B): it runs every so many steps in a phase of
     its own, and learning rate and betas shrink so that one optimizer serves both. With None there is one phase.
+
+    Optimizers that can are `fused`, unless told otherwise. Their states are those of others, in both directions, and
+    say which it was: a run that was started without goes on without.
     """
     phases = []
     for letter, module, opt_kwargs, reg_interval in networks:
@@ -135,6 +141,8 @@ def build_phases(networks, device: torch.device) -> list[Phase]:
         lazy_ratio = 1 if reg_interval is None else reg_interval / (reg_interval + 1)
         opt_kwargs['lr'] *= lazy_ratio
         opt_kwargs['betas'] = [float(beta) ** lazy_ratio for beta in opt_kwargs['betas']]
+        if opt_kwargs.get('class_name') in FUSED and device.type in ('cpu', 'cuda'):
+            opt_kwargs.setdefault('fused', True)
         opt = dnnlib.util.construct_class_by_name(module.parameters(), **opt_kwargs)
         phases += [Phase(letter + kind, module, opt, n, Stopwatch(device)) for kind, n in intervals.items()]
     return phases

@@ -23,16 +23,19 @@ from stylegan2_compress.files import check_output
 @click.option('--seed', type=SEED, default=0, show_default=True, metavar='N', help='The first seed.')
 @click.option('--mirror', is_flag=True, help='Data for fid50k, kid50k and pr50k3 includes flipped images.')
 @click.option('--out', metavar='FILE', help='Append the results to FILE  [default: beside each network]')
+@click.option('--gpus', type=int, metavar='N', help='Processes, each with a GPU or a share of the CPU  [default: 1]')
 @device_option
 @trust_option
 @host_option
-def evaluate(files, data, metrics, samples, repeats, seed, mirror, out, device, trust, host_dir):
+def evaluate(files, data, metrics, samples, repeats, seed, mirror, out, gpus, device, trust, host_dir):
     """Measure generators (G_ema), side by side; differences are to the first one. Of a run directory, the last snapshot
     is measured.
 
     Every result is appended to metric-<name>.jsonl beside its file, in the host's format; `compare` reads them. Where
     nothing can be written there, --out names a file for all of them. Exports are measured as they run, beside the
     networks that they are of; results are written into them.
+
+    With --gpus, several files or seeds are measured at a time; a number is the same with any of them.
 
     \b
     Metrics, separated by commas:
@@ -58,7 +61,7 @@ def evaluate(files, data, metrics, samples, repeats, seed, mirror, out, device, 
     if out is not None:
         check_output(out, force=True, endings=['.jsonl'])
     evaluate = load('evaluation.evaluate:evaluate', host_dir)
-    results = evaluate(list(files), data, metrics, samples, repeats, seed, mirror, device, trust, out)
+    results = evaluate(list(files), data, metrics, samples, repeats, seed, mirror, device, trust, out, gpus)
     click.echo(load('evaluation.evaluate:table')(results))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stylegan2_compress.embeddings import weights
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
@@ -58,10 +59,26 @@ def load(number: int, spec: Spec, device: torch.device) -> tuple[nn.Module, Prep
     # The image size decides the padding. Without one the network computes it in every pass, which is a little slower.
     net = EfficientNet.from_name(f'efficientnet-lite{number}', image_size=spec.preprocessing(own).size)
     weights.fill(net, spec, spec.weights or _weights(number))
+    fold_batch_norms(net)
     network = EfficientNetLite(net)
     # 1.2 to 1.8 times as fast on a CPU.
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # Documented, without an overload.
     return network, own
+
+
+def fold_batch_norms(net: 'EfficientNet') -> None:
+    """Let convolutions do what the batch norms behind them do, for a pass less over every map.
+
+    The weights become double precision, so that the result is that of the network in any precision.
+    """
+    net.eval().double()
+    pairs = [(net, '_conv_stem', '_bn0'), (net, '_conv_head', '_bn1')]
+    for block in net._blocks:
+        names = [('_expand_conv', '_bn0'), ('_depthwise_conv', '_bn1'), ('_project_conv', '_bn2')]
+        pairs += [(block, *pair) for pair in names if hasattr(block, pair[0])]
+    for module, convolution, norm in pairs:
+        setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+        setattr(module, norm, nn.Identity())
 
 
 def package(number: int) -> str:

@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from training.networks import Generator
 
+from stylegan2_compress import distributed
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.evaluation import metrics, records
+from stylegan2_compress.evaluation import measuring, metrics, records
 from stylegan2_compress.evaluation import samples as images
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.generators import open_generator, require_same_latents, resolve
@@ -39,6 +41,7 @@ def evaluate(
     device: str | None = None,
     trust: bool = False,
     out: str | None = None,
+    gpus: int | None = None,
 ) -> list[Measured]:
     """Measure G_ema of network files, and append every result to `metric-<name>.jsonl` beside its file.
 
@@ -54,6 +57,7 @@ def evaluate(
         device: 'cpu', 'cuda', 'cuda:1'; by default CUDA if available.
         trust: run unknown code that the files contain.
         out: file to which all results are appended instead.
+        gpus: how many processes measure at a time, a file with one seed each; results do not depend on it.
 
     Raises:
         UserError: something cannot be measured or written; before anything is.
@@ -62,6 +66,9 @@ def evaluate(
     if seed + repeats > 2**32:
         raise UserError(f'--repeats={repeats} from --seed={seed} on leads beyond 4294967295, the last seed there is.')
     torch_device = devices.choose(device)
+    processes = min(distributed.number_of_processes(gpus, str(torch_device)), len(files) * repeats)
+    if processes > 1 and torch_device.index is not None:
+        raise UserError(f'--device={device} is one GPU: leave out --gpus, or name the device cuda.')
     files = [resolve(file) for file in files]
     training_set, kwargs = datasets.open_training_set(data)
     if len(training_set) < 2:
@@ -83,26 +90,39 @@ def evaluate(
         if not metric.of_teacher and set(files) == {files[0]}:
             raise UserError(f'--metrics={metric.name} compares other networks with the first one: name a second one.')
 
-    # As in the host's calc_metrics.py.
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    measured = []
+    measuring.set_backends()
+    question = measuring.Question(metric_names, samples, files[0], data, dataset_kwargs, trust)
+    seeds = range(seed, seed + repeats)
+    measured = {file: Measured(file, {}) for file in files}
     with contextlib.ExitStack() as stack:
         for file, G in zip(files, generators, strict=True):
             stack.enter_context(images.required_to_be_finite(file, G))
             look_at_two_images(G.to(torch_device))
             G.cpu()
-        for file, G in zip(files, generators, strict=True):
-            G = G.to(torch_device)
-            values = {}
-            for repeat in range(repeats):
-                for metric in chosen:
-                    if metric.of_teacher or file != files[0]:
-                        for name, value in _measure(metric, G, seed + repeat, file, out, data).items():
-                            values.setdefault(name, []).append(value)
-            G.cpu()
-            measured.append(Measured(file, values))
-    return measured
+        if processes > 1:
+            answers = measuring.in_processes(question, list(measured), seeds, processes, torch_device)
+        else:
+            answers = _one_by_one(question, dict(zip(files, generators, strict=True)), seeds, chosen, torch_device)
+        for file, its_records in answers:
+            for record in its_records:
+                for name, value in _keep(record, file, out).items():
+                    measured[file].values.setdefault(name, []).append(value)
+    return [measured[file] for file in files]
+
+
+def _one_by_one(
+    question: measuring.Question,
+    generators: Mapping[str, Generator],
+    seeds: Iterable[int],
+    chosen: Sequence[Metric],
+    device: torch.device,
+) -> Iterator[tuple[str, Iterator[dict]]]:
+    """What `measuring.in_processes` yields, measured in this process."""
+    for file, G in generators.items():
+        G.to(device)
+        for seed in seeds:
+            yield file, question.about(file, seed, chosen, G)
+        G.cpu()
 
 
 def look_at_two_images(G: Generator) -> None:
@@ -118,11 +138,11 @@ def _file_beside(file: str) -> str | None:
     return None if downloads.is_remote(file) else file
 
 
-def _measure(metric: Metric, G: Generator, seed: int, file: str, out: str | None, data: str) -> dict[str, float]:
-    """Results of one metric with one seed. Writes a record to `out`, or beside the file, if it has a place."""
-    record = records.measured(metric, G, seed, data=data)
+def _keep(record: dict, file: str, out: str | None) -> dict[str, float]:
+    """Results of a record, which is written to `out`, or beside the file, if it has a place."""
     if not np.isfinite(list(record['results'].values())).all():
-        raise UserError(f'--metrics={metric.name} is no finite number of these images: choose another metric or data.')
+        name = record['metric']
+        raise UserError(f'--metrics={name} is no finite number of these images: choose another metric or data.')
     place = file if out else _file_beside(file)
     if place is not None:
         records.append(place, record, out)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from stylegan2_compress import embeddings
-from stylegan2_compress.embeddings import presets, torchscript
+from stylegan2_compress.embeddings import efficientnet, presets, torchscript
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
 
@@ -412,6 +412,19 @@ def test_efficientnets_gradient():
     embedding = load('efficientnet_lite0@size=32@dtype=fp64')
     x = images(1, 1, 16, 16, requires_grad=True)
     assert torch.autograd.gradcheck(embedding, (x,), fast_mode=True)
+
+
+def test_efficientnets_folded_batch_norms_change_nothing(monkeypatch):
+    x, results = images(2, 1, 32, 32, requires_grad=True), []
+    for fold in (efficientnet.fold_batch_norms, lambda net: None):
+        monkeypatch.setattr(efficientnet, 'fold_batch_norms', fold)
+        embedding = load('efficientnet_lite0@size=32@dtype=fp64')
+        features = embedding(x)
+        norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in embedding.network.modules())
+        results.append([features, *embedding.layers(x), *torch.autograd.grad(features.square().sum(), x)])
+        assert bool(norms) == (len(results) == 2)
+    for folded, plain in zip(*results, strict=True):
+        torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-9)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

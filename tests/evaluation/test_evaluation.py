@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -506,6 +507,47 @@ def test_results_are_appended_beside_each_file_and_shown_against_the_first(place
     student = text.splitlines()[-1]
     assert f'{tables.number(fids[1])} ({fids[1] - fids[0]:+.4g})' in student
     assert not any(directory.glob('*.tmp'))
+
+
+def without_times(directory: Path) -> list[dict]:
+    times = ('timestamp', 'total_time', 'total_time_str')
+    return [{key: record[key] for key in record if key not in times} for record in records.read(directory)]
+
+
+def test_two_processes_measure_what_one_does(place, copies, tmp_path):
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    for directory, more in ((one, []), (two, ['--gpus', 2])):
+        directory.mkdir()
+        files = [shutil.copy(copy, directory) for copy in copies]
+        metrics = f'fid50k_full,fd:{spec_of(place)},agreement'
+        arguments = ['evaluate', *files, '--data', place / 'data.zip', '--metrics', metrics, '--samples', 30]
+        text = commands.run(*arguments, '--repeats', 2, '--device', 'cpu', *more)
+        assert str(directory) in text
+    assert len(without_times(one)) == 2 * 2 * 2 + 2  # Nothing agrees with the teacher but the student.
+    assert without_times(two) == without_times(one)
+
+
+class Ended(Brightness):
+    """A metric in whose process memory runs out."""
+
+    def measure(self, G, seed):
+        os._exit(9)
+
+
+class Impossible(Brightness):
+    def measure(self, G, seed):
+        raise UserError('This cannot be measured.')
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [('Ended', '--gpus=2: a process was ended from outside'), ('Impossible', 'This cannot be measured.')],
+)
+def test_a_process_that_fails_ends_the_evaluation(name, said, place, copies):
+    with pytest.raises(UserError, match=said):
+        evaluate(copies, str(place / 'data.zip'), f'test_evaluation.{name}', samples=10, device='cpu', gpus=2)
+    assert not any(Path(copies[0]).parent.glob('*.jsonl'))
+    assert not multiprocessing.active_children()
 
 
 def test_records_have_the_hosts_format(place, copies, tmp_path):

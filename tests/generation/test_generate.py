@@ -119,10 +119,11 @@ def test_pixels_are_within_a_level_of_those_without_our_repairs(place, tmp_path,
     """On CPUs, repairs of the host compute the same in another order."""
     from training import networks
 
-    from stylegan2_compress.patches import modulated_conv_on_cpu, upfirdn2d_on_cpu
+    from stylegan2_compress.patches import bias_act_on_cpu, modulated_conv_on_cpu, upfirdn2d_on_cpu
 
     monkeypatch.setattr(networks, 'modulated_conv2d', modulated_conv_on_cpu._host_function)
     monkeypatch.setattr(upfirdn2d_on_cpu.upfirdn2d, '_upfirdn2d_ref', upfirdn2d_on_cpu._host_function)
+    monkeypatch.setattr(bias_act_on_cpu.bias_act, '_bias_act_ref', bias_act_on_cpu._host_function)
     expected = by_the_host('plain.pkl', tmp_path, monkeypatch, seeds='0-9').astype(int)
     monkeypatch.undo()
     ours = made(str(place / 'plain.pkl'), tmp_path, seeds='0-9')

@@ -33,7 +33,13 @@ from training.dataset import ImageFolderDataset
 
 from stylegan2_compress import host, patches
 from stylegan2_compress.embeddings.torchscript import VGG16
-from stylegan2_compress.patches import cuda_plugins, modulated_conv_on_cpu, sqrtm
+from stylegan2_compress.patches import (
+    bias_act_on_cpu,
+    conv_layers_on_cpu,
+    cuda_plugins,
+    modulated_conv_on_cpu,
+    sqrtm,
+)
 from stylegan2_compress.patches import grid_sample_gradfix as grid_sample_repair
 
 IN_FORCE = {repair.__name__.rpartition('.')[2] for repair in patches.apply_needed()}
@@ -427,17 +433,18 @@ def test_resampling_and_its_derivatives_are_the_hosts(kwargs, shape, flip_filter
 @pytest.mark.parametrize('fused', [True, False])
 @pytest.mark.parametrize('noise', [True, False])
 @pytest.mark.parametrize('demodulate', [True, False])
+@pytest.mark.parametrize('side', [1, 3])
 @pytest.mark.parametrize('resampled', [{}, dict(up=2, flip_weight=False), dict(down=2)], ids=['same', 'up', 'down'])
-def test_modulated_convolutions_and_their_derivatives_are_the_hosts(resampled, demodulate, noise, fused):
+def test_modulated_convolutions_and_their_derivatives_are_the_hosts(resampled, side, demodulate, noise, fused):
     assert 'modulated_conv_on_cpu' in IN_FORCE
     torch.manual_seed(0)
-    shapes = [[2, 3, 8, 8], [5, 3, 3, 3], [2, 3]]
+    shapes = [[2, 3, 8, 8], [5, 3, side, side], [2, 3]]
     x, weight, styles = inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    side = 8 * resampled.get('up', 1) // resampled.get('down', 1)
+    maps = 8 * resampled.get('up', 1) // resampled.get('down', 1)
     arguments = dict(
-        noise=torch.randn([2, 1, side, side], dtype=torch.float64) if noise else None,
+        noise=torch.randn([2, 1, maps, maps], dtype=torch.float64) if noise else None,
         resample_filter=upfirdn2d.setup_filter([1, 3, 3, 1]),
-        padding=1,
+        padding=side // 2,
         demodulate=demodulate,
         fused_modconv=fused,
         **resampled,
@@ -450,6 +457,102 @@ def test_modulated_convolutions_and_their_derivatives_are_the_hosts(resampled, d
         results.append((y, *first, *second))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)  # The filter is in float32.
+
+
+# --- bias_act_on_cpu ------------------------------------------------------------------------------------------------
+
+
+def two_derivatives(function, inputs):
+    """A function's result, its gradients, and theirs."""
+    y = function(*inputs)
+    first = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+    second = torch.autograd.grad(sum((each * each.detach().cos()).sum() for each in first), inputs)
+    return y, *first, *second
+
+
+@pytest.mark.parametrize('clamp', [None, 0.7, 100])
+@pytest.mark.parametrize('gain', [None, 1, 0.3])
+@pytest.mark.parametrize('act', ['linear', 'lrelu', 'relu', 'tanh'])
+@pytest.mark.parametrize('shape', [[2, 3, 4, 4], [5, 3]], ids=str)
+def test_bias_and_activation_and_their_derivatives_are_the_hosts(shape, act, gain, clamp):
+    assert 'bias_act_on_cpu' in IN_FORCE
+    torch.manual_seed(0)
+    inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in (shape, [3])]
+    hosts = pristine('torch_utils.ops.bias_act')._bias_act_ref
+    for arguments in (inputs, inputs[:1]):  # Without a bias, too.
+        before = arguments[0].detach().clone()
+        results = [
+            two_derivatives(lambda *given, f=f: f(*given, act=act, gain=gain, clamp=clamp), arguments)
+            for f in (bias_act.bias_act, hosts)
+        ]
+        assert torch.equal(arguments[0], before)
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_activation_with_a_gain_that_is_1_in_single_precision_is_the_hosts_bit_for_bit():
+    torch.manual_seed(0)
+    x, b = torch.randn([2, 3, 8, 8], requires_grad=True), torch.randn([3], requires_grad=True)
+    gain = float(np.sqrt(2) * np.sqrt(0.5))
+    assert gain != 1
+    hosts = pristine('torch_utils.ops.bias_act')._bias_act_ref
+    for limit in (1.5, 256):
+        results = [
+            two_derivatives(lambda x, b, f=f, clamp=limit: f(x, b, act='lrelu', gain=gain, clamp=clamp), [x, b])
+            for f in (bias_act.bias_act, hosts)
+        ]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
+def test_bounds_hold_for_what_is_not_finite(bad):
+    x = torch.tensor([0.5, bad])
+    assert torch.equal(bias_act_on_cpu.bounded(x, 2).nan_to_num(5), x.clamp(-2, 2).nan_to_num(5))
+
+
+# --- conv_layers_on_cpu ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(kernel_size=3),
+        dict(kernel_size=1),
+        dict(kernel_size=3, down=2),
+        dict(kernel_size=1, down=2, bias=False, activation='linear'),
+        dict(kernel_size=3, down=2, resample_filter=[1, 2, 1]),
+        dict(kernel_size=3, up=2),
+        dict(kernel_size=3, activation='swish'),
+        dict(kernel_size=3, trainable=False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('in_channels', [2, 6])
+@pytest.mark.parametrize('conv_clamp', [None, 1.0, 256])
+def test_layers_of_discriminators_and_their_derivatives_are_the_hosts(kwargs, in_channels, conv_clamp):
+    assert 'conv_layers_on_cpu' in IN_FORCE
+    torch.manual_seed(0)
+    kwargs = {'activation': 'lrelu'} | kwargs
+    layer = networks.Conv2dLayer(in_channels, 5, conv_clamp=conv_clamp, **kwargs).double()
+    layer.resample_filter = layer.resample_filter.float()  # The host asks for that.
+    if layer.bias is not None:
+        torch.nn.init.normal_(layer.bias)
+    inputs = [torch.randn([3, in_channels, 8, 8], dtype=torch.float64, requires_grad=True), *layer.parameters()]
+    results = [
+        two_derivatives(lambda x, *_parameters, f=f: f(layer, x, gain=np.sqrt(0.5)), inputs)
+        for f in (networks.Conv2dLayer.forward, conv_layers_on_cpu._host_function)
+    ]
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_layer_can_still_be_traced(make_discriminator):
+    D = make_discriminator(img_channels=1).eval().requires_grad_(False)
+    images = torch.randn([2, 1, 16, 16])
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        traced = torch.jit.trace(lambda x: D(x, None), images)
+    torch.testing.assert_close(traced(500 * images), D(500 * images, None), rtol=1e-4, atol=1e-4)
 
 
 # --- sqrtm --------------------------------------------------------------------------------------------------------

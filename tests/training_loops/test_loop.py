@@ -264,6 +264,29 @@ def test_phases_are_the_hosts():
     assert phases[2].opt.param_groups[0]['betas'] == (0, 0.99)
 
 
+@pytest.mark.parametrize('begun', [True, None])
+def test_optimizers_go_on_as_they_began_fused_or_not(begun):
+    """Steps of a run that was begun with one kind of Adam and goes on in a program with the other as its default."""
+    weights = []
+    for wants_other in (False, True):
+        module = torch.nn.Linear(40, 3)
+        torch.nn.init.constant_(module.weight, 0.5)
+        torch.nn.init.zeros_(module.bias)
+        (phase,) = build_phases([('D', module, dict(ADAM, fused=begun), None)], torch.device('cpu'))
+        for step in range(6):
+            if step == 3 and wants_other:
+                state = phase.opt.state_dict()
+                (phase,) = build_phases([('D', module, dict(ADAM, fused=not begun), None)], torch.device('cpu'))
+                phase.opt.load_state_dict(state)
+            phase.begin()
+            module(torch.linspace(-1, 1, 40) * (step + 1)).square().sum().backward()
+            phase.finish(rounds=1)
+        weights.append(module.weight.detach().clone())
+    assert torch.equal(*weights)
+    default = build_phases([('D', module, ADAM, None)], torch.device('cpu'))[0]
+    assert default.opt.param_groups[0]['fused'] is True
+
+
 def test_learning_rates_fall_in_a_straight_line(arguments, monkeypatch):
     rates = []
     finish = Phase.finish
