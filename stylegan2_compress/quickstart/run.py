@@ -1,6 +1,7 @@
 """`quickstart`: compress a small StyleGAN2 of real digits on a CPU in minutes, and compare the generators."""
 
 import os
+import shlex
 import time
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +11,7 @@ import PIL.Image
 import torch
 from training.networks import Generator
 
-from stylegan2_compress import images, pickles, pruning
+from stylegan2_compress import images, pickles, pruning, report
 from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
@@ -106,6 +107,8 @@ def quickstart(outdir: str, ratio: float, kimg: int, seed: int, samples: int = 5
     print(f'The compressed generator:            {student}')
     for line in export_student(str(student), teacher, run_dir):
         print(line)
+    print(f'How it went, in the same browser:    {report.write([run_dir])}')
+    print_what_next(teacher, str(student), outdir)
     print(f'Took {(time.time() - start) / 60:.1f} minutes.')
     return run_dir
 
@@ -189,6 +192,18 @@ def print_table(rows: list[Row], samples: int) -> None:
         'was not used in training. Readable: the share of images that it assigns to the digit of their label; its\n'
         f'accuracy on real digits that it was not trained on is {facts["test_accuracy"]:.1%}.'
     )
+
+
+def print_what_next(teacher: str, student: str, outdir: str) -> None:
+    """Print what a user may want to type next."""
+    walk = [teacher, student, '--seeds', '0-9', '--class', '0-9', '--interpolate', os.path.join(outdir, 'walk.gif')]
+    print('\nWhat next:')
+    for command, what in [
+        (shlex.join(['generate', '--compare', *walk]), 'A walk through both.'),
+        (shlex.join(['quickstart', '--ratio', '0.9', '--outdir', f'{outdir.rstrip(os.sep)}-0.9']), 'A smaller one.'),
+        ('distill --teacher YOURS.pkl --ratio 0.8 --outdir runs', 'Your own; add --data if you have it.'),
+    ]:
+        print(f'  stylegan2-compress {command}    # {what}')
 
 
 def save_comparison(generators: dict[str, Generator], rows: list[Row], path: str) -> None:

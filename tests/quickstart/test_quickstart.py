@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 from importlib import resources
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from commands import refused
 
+from stylegan2_compress.cli import main
 from stylegan2_compress.errors import Stopped
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.evaluation.compare import compare
@@ -129,6 +132,11 @@ def test_end_to_end_in_small(tmp_path, monkeypatch, capsys):
         assert json.load(file)['loss_kwargs']['class_name'] == 'stylegan2_compress.NickelDimeLoss'
     for name, line in [('onnx/export.json', 'in ONNX Runtime: '), ('page.html', 'to open in a browser: ')]:
         assert os.path.isfile(f'{run_dir}/{name}') == (line in printed)
+    assert os.path.isfile(re.search(r'How it went.*: +(.*/report\.html)', printed)[1])
+    assert printed.count('\n  stylegan2-compress ') == 3
+    for line in re.findall(r'\n  stylegan2-compress (.*?) +#', printed):  # What is shown can be typed.
+        command, *arguments = shlex.split(line)
+        main.get_command(None, command).make_context(command, arguments)
     assert printed.count('Not exported: ') == 2 - printed.count(' in ONNX Runtime: ') - printed.count(' in a browser: ')
 
 
