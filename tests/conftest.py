@@ -103,6 +103,13 @@ def make_dataset_zip():
     return _write_dataset_zip
 
 
+@pytest.fixture
+def labelled_data(tmp_path, make_dataset_zip):
+    """The host's arguments for a small data set of three labels."""
+    path = str(make_dataset_zip(tmp_path, n=23, labels=3))
+    return dict(class_name='training.dataset.ImageFolderDataset', path=path, use_labels=True)
+
+
 def _write_dataset_zip(
     directory: Path, n: int = 16, resolution: int = 16, channels: int = 3, labels: int = 0, name: str = 'data.zip'
 ) -> Path:

@@ -38,20 +38,20 @@ def labelled_statistics(
         UserError: there are fewer than two images of a label.
     """
     by_label = []
-    shares = shares_of(source, classes)
-    for label, share in enumerate(shares):
-        part = source.of_class(label, classes)
+    parts = [source.of_class(label, classes) for label in range(classes)]
+    shares = shares_of(source, parts)
+    for part, share in zip(parts, shares, strict=True):
         count, kept = (min(max(round(number * share), 2), part.size or number) for number in (samples, bank or 2))
         by_label.append(reference_statistics(part, embeddings, samples=max(count, kept), bank=kept if bank else 0))
     return [_together(each, shares) for each in zip(*by_label, strict=True)]
 
 
-def shares_of(source: Source, classes: int) -> list[float]:
-    """How many of a source's images have each label, as shares of all."""
+def shares_of(source: Source, parts: Sequence[Source]) -> list[float]:
+    """How many of a source's images have each label, as shares of all; `parts` are those with one label each."""
     if isinstance(source, TeacherImages):
         return source.labels.table.mean(0).tolist()
     if isinstance(source, DatasetImages):
-        return [source.of_class(label, classes).size / source.size for label in range(classes)]
+        return [part.size / source.size for part in parts]  # pyright: ignore[reportOptionalOperand]  # Data have one.
     raise TypeError(f'{type(source).__name__} does not say what labels its images have')
 
 

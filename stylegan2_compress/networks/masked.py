@@ -240,11 +240,15 @@ class ScoreMasked(torch.nn.Module):
 
     def masked_weights(self) -> 'dict[str, torch.Tensor]':
         """By name, the weights that the module runs with: weights times masks, and times factors if there are any."""
-        masks, trained = self.masks(), self.trained()
+        masks = self.masks()
         if not rule_of(self.rule).scored:
             return {name: self.tensor(name) * mask for name, mask in masks.items()}
         weights = {name: self._masked_weight(name, mask) for name, mask in masks.items()}
-        return {name: weight * trained.get(f'{name}_factor', 1) for name, weight in weights.items()}
+        for name, tensor in self.trained().items():
+            if name.endswith('_factor'):
+                masked = name[: -len('_factor')]
+                weights[masked] = weights[masked] * tensor
+        return weights
 
     def _masked_weight(self, name: str, mask: torch.Tensor) -> torch.Tensor:
         scores, weight = self.tensor(name, '_scores'), self.tensor(name)

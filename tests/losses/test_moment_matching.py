@@ -26,12 +26,6 @@ pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 @pytest.fixture
-def data(tmp_path, make_dataset_zip):
-    path = str(make_dataset_zip(tmp_path, n=23, labels=3))
-    return dict(class_name='training.dataset.ImageFolderDataset', path=path, use_labels=True)
-
-
-@pytest.fixture
 def teacher(tmp_path, make_generator, make_discriminator):
     G = make_generator(c_dim=3).eval().requires_grad_(False)
     path = str(tmp_path / 'teacher.pkl')
@@ -45,8 +39,8 @@ def masked_generator(c_dim=3, **changes):
     )
 
 
-def make_loss(G, data, **changes):
-    defaults = dict(training_set_kwargs=data, total_kimg=1, embedding=EMBEDDING)
+def make_loss(G, labelled_data, **changes):
+    defaults = dict(training_set_kwargs=labelled_data, total_kimg=1, embedding=EMBEDDING)
     return MomentMatchingLoss('cpu', G.mapping, G.synthesis, **(defaults | changes))
 
 
@@ -59,8 +53,8 @@ def step(loss, z, c, phase='Gboth', sync=True, gain=1):
     loss.accumulate_gradients(phase, real_img=None, real_c=None, gen_z=z, gen_c=c, sync=sync, gain=gain)
 
 
-def reals(data):
-    training_set = sources.DatasetImages(data).training_set
+def reals(labelled_data):
+    training_set = sources.DatasetImages(labelled_data).training_set
     images = np.stack([training_set[index][0] for index in range(len(training_set))])
     labels = np.stack([training_set.get_label(index) for index in range(len(training_set))])
     return torch.from_numpy(images).float() / 127.5 - 1, torch.from_numpy(labels)
@@ -146,10 +140,10 @@ def test_noise_does_not_count_and_a_difference_that_is_gone_is_forgotten():
 
 @pytest.mark.parametrize('per_class', [False, True])
 @pytest.mark.parametrize('normalize', [False, True])
-def test_scores_get_the_papers_gradient(data, per_class, normalize):
+def test_scores_get_the_papers_gradient(labelled_data, per_class, normalize):
     G = masked_generator().requires_grad_(True)
-    loss = make_loss(G, data, follow='adam', per_class=per_class, normalize=normalize, moving_average_lr=1e-3)
-    images, labels = reals(data)
+    loss = make_loss(G, labelled_data, follow='adam', per_class=per_class, normalize=normalize, moving_average_lr=1e-3)
+    images, labels = reals(labelled_data)
     groups = [labels[:, k] > 0 for k in range(3)] if per_class else [torch.ones(len(images), dtype=torch.bool)]
     f = features(images).double()
     scale = torch.ones(f.shape[1])
@@ -186,10 +180,10 @@ def test_scores_get_the_papers_gradient(data, per_class, normalize):
             )
 
 
-def test_training_brings_moments_together(data, teacher):
+def test_training_brings_moments_together(labelled_data, teacher):
     """The reference is what another random generator makes, which masks can come close to."""
     G = masked_generator().requires_grad_(True)
-    loss = make_loss(G, data, normalize=True, teacher=teacher, samples=96, average_kimg=0.1)
+    loss = make_loss(G, labelled_data, normalize=True, teacher=teacher, samples=96, average_kimg=0.1)
     optimizer = torch.optim.Adam(G.parameters(), lr=0.01, betas=(0.5, 0.999))
 
     def distance():
@@ -205,9 +199,9 @@ def test_training_brings_moments_together(data, teacher):
     assert distance() < 0.85 * before, before
 
 
-def test_other_phases_do_nothing(data):
+def test_other_phases_do_nothing(labelled_data):
     G = masked_generator().requires_grad_(True)
-    loss = make_loss(G, data)
+    loss = make_loss(G, labelled_data)
     for phase in ('Greg', 'Dmain', 'Dreg', 'Dboth'):
         step(loss, *batch(), phase=phase)
     assert all(scores.grad is None for scores in G.parameters())
@@ -216,9 +210,9 @@ def test_other_phases_do_nothing(data):
         step(loss, *batch(), phase='Emain')
 
 
-def test_a_label_that_a_batch_lacks_keeps_its_average(data):
+def test_a_label_that_a_batch_lacks_keeps_its_average(labelled_data):
     G = masked_generator().requires_grad_(True)
-    loss = make_loss(G, data)
+    loss = make_loss(G, labelled_data)
     step(loss, *batch())
     before = loss.terms[0].v_mean.mean.clone(), loss.terms[0].v_variance.mean.clone()
     z, _ = batch()
@@ -233,9 +227,9 @@ def test_a_label_that_a_batch_lacks_keeps_its_average(data):
         assert [not torch.equal(a, b) for a, b in zip(after, old, strict=True)] == moved
 
 
-def test_a_continued_run_goes_on_as_if_nothing_had_been(data):
+def test_a_continued_run_goes_on_as_if_nothing_had_been(labelled_data):
     one, two = masked_generator().requires_grad_(True), masked_generator().requires_grad_(True)
-    first, second = make_loss(one, data), make_loss(two, data)
+    first, second = make_loss(one, labelled_data), make_loss(two, labelled_data)
     for seed in range(3):
         step(first, *batch(seed=seed))
     second.load_state_dict(copy.deepcopy(first.state_dict()))
@@ -249,8 +243,8 @@ def test_a_continued_run_goes_on_as_if_nothing_had_been(data):
     assert second.steps.nimg == 48
 
 
-def test_a_state_of_an_earlier_version_goes_on(data):
-    first, second = (make_loss(masked_generator().requires_grad_(True), data, follow='adam') for _ in range(2))
+def test_a_state_of_an_earlier_version_goes_on(labelled_data):
+    first, second = (make_loss(masked_generator().requires_grad_(True), labelled_data, follow='adam') for _ in range(2))
     step(first, *batch())
     state = first.state_dict()
     second.load_state_dict({'steps': state['steps'], **copy.deepcopy(state['terms'][0])})
@@ -259,17 +253,18 @@ def test_a_state_of_an_earlier_version_goes_on(data):
         assert torch.equal(second.terms[0].v_mean.tensors()[name], tensor)
 
 
-def test_a_state_of_another_follower_is_refused(data):
+def test_a_state_of_another_follower_is_refused(labelled_data):
     first, second = (
-        make_loss(masked_generator().requires_grad_(True), data, follow=name) for name in ('adam', 'significant')
+        make_loss(masked_generator().requires_grad_(True), labelled_data, follow=name)
+        for name in ('adam', 'significant')
     )
     with pytest.raises(UserError, match='another --loss-arg follow'):
         second.load_state_dict(first.state_dict())
 
 
-def test_steps_that_are_not_finite_leave_no_trace(data):
+def test_steps_that_are_not_finite_leave_no_trace(labelled_data):
     G = masked_generator().requires_grad_(True)
-    loss = make_loss(G, data)
+    loss = make_loss(G, labelled_data)
     step(loss, *batch())
     G.zero_grad()
     before = copy.deepcopy(loss.state_dict()), G.mapping.w_avg.clone()
@@ -288,9 +283,9 @@ def test_steps_that_are_not_finite_leave_no_trace(data):
 # --- Masks over time --------------------------------------------------------------------------------------------------
 
 
-def test_the_rule_advances_once_per_step_with_the_share_of_images_seen(data, monkeypatch):
+def test_the_rule_advances_once_per_step_with_the_share_of_images_seen(labelled_data, monkeypatch):
     G = masked_generator(rule='gem-miner').requires_grad_(True)
-    loss = make_loss(G, data, total_kimg=0.096)
+    loss = make_loss(G, labelled_data, total_kimg=0.096)
     seen = []
     monkeypatch.setattr(loss.terms[1].rule, 'advance', lambda parts, progress: seen.append(progress), raising=False)
     for _ in range(5):
@@ -299,14 +294,14 @@ def test_the_rule_advances_once_per_step_with_the_share_of_images_seen(data, mon
     assert seen == [0, 0.25, 0.5, 0.75, 1]
 
 
-def test_gem_miners_penalty_is_in_the_gradient(data):
+def test_gem_miners_penalty_is_in_the_gradient(labelled_data):
     G = masked_generator(rule='gem-miner').requires_grad_(True)
-    loss = make_loss(G, data)
+    loss = make_loss(G, labelled_data)
     gradients = []
     for weight in (0, 0.5):
         loss.terms[1].rule = copy.copy(loss.terms[1].rule)
         loss.terms[1].rule.weight = weight
-        loss.load_state_dict(make_loss(G, data).state_dict())
+        loss.load_state_dict(make_loss(G, labelled_data).state_dict())
         G.zero_grad()
         torch.manual_seed(0)
         step(loss, *batch())
@@ -318,20 +313,20 @@ def test_gem_miners_penalty_is_in_the_gradient(data):
 
 
 @pytest.mark.parametrize('classes', [0, 3])
-def test_moments_of_a_data_set(data, classes):
-    images, labels = reals(data)
+def test_moments_of_a_data_set(labelled_data, classes):
+    images, labels = reals(labelled_data)
     f = features(images).double()
     groups = [f[labels[:, k] > 0] for k in range(classes)] or [f]
     layered = LayerFeatures(embeddings.load(EMBEDDING, 'cpu'), (3, 16, 16))
-    mean, variance = layer_features.reference_moments(layered, sources.DatasetImages(data), None, classes)
+    mean, variance = layer_features.reference_moments(layered, sources.DatasetImages(labelled_data), None, classes)
     torch.testing.assert_close(mean, torch.stack([g.mean(0) for g in groups]).float())
     torch.testing.assert_close(variance, torch.stack([g.var(0) for g in groups]).float(), rtol=1e-4, atol=1e-6)
 
 
-def test_moments_of_a_teacher_by_label(data, teacher):
-    loss = make_loss(masked_generator(), data, teacher=teacher, samples=90)
+def test_moments_of_a_teacher_by_label(labelled_data, teacher):
+    loss = make_loss(masked_generator(), labelled_data, teacher=teacher, samples=90)
     G = pickles.load(teacher)['G_ema']
-    source = sources.TeacherImages(teacher, training_set_kwargs=data)
+    source = sources.TeacherImages(teacher, training_set_kwargs=labelled_data)
     for label in range(3):
         images = source.of_class(label, 3).draw(0)[0][:30]
         torch.manual_seed(0)
@@ -342,17 +337,17 @@ def test_moments_of_a_teacher_by_label(data, teacher):
         torch.testing.assert_close(images, again[:30])
 
 
-def test_moments_are_computed_once(data, monkeypatch):
+def test_moments_are_computed_once(labelled_data, monkeypatch):
     from stylegan2_compress.distributions import statistics
 
-    first = make_loss(masked_generator(), data)
+    first = make_loss(masked_generator(), labelled_data)
     monkeypatch.setattr(statistics, 'compute_statistics', None)
-    second = make_loss(masked_generator(), data)
+    second = make_loss(masked_generator(), labelled_data)
     assert torch.equal(first.terms[0].variance, second.terms[0].variance)
     with pytest.raises(TypeError):
-        make_loss(masked_generator(), data, layers='1')
+        make_loss(masked_generator(), labelled_data, layers='1')
     with pytest.raises(TypeError):
-        make_loss(masked_generator(), data, pool=2)
+        make_loss(masked_generator(), labelled_data, pool=2)
 
 
 def test_layers_and_pooling():
@@ -386,37 +381,37 @@ def test_layers_and_pooling():
         (dict(average_kimg=0), 'average_kimg=0 must be a number above 0'),
     ],
 )
-def test_arguments_are_refused_before_a_run(data, arguments, sentence):
+def test_arguments_are_refused_before_a_run(labelled_data, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
-        checked(MomentMatchingLoss, **({'embedding': EMBEDDING, 'training_set_kwargs': data} | arguments))
+        checked(MomentMatchingLoss, **({'embedding': EMBEDDING, 'training_set_kwargs': labelled_data} | arguments))
 
 
-def test_layers_that_there_are_not(data):
+def test_layers_that_there_are_not(labelled_data):
     with pytest.raises(UserError, match=r'layers=3 does not exist: .* the layers 0 to 2'):
-        make_loss(masked_generator(), data, layers='1-3')
+        make_loss(masked_generator(), labelled_data, layers='1-3')
 
 
 def test_a_label_with_one_image(tmp_path, make_dataset_zip):
-    data = dict(
+    labelled_data = dict(
         class_name='training.dataset.ImageFolderDataset',
         path=str(make_dataset_zip(tmp_path, n=4, labels=3)),
         use_labels=True,
     )
     with pytest.raises(UserError, match='1 images of label 1'):
-        make_loss(masked_generator(), data)
+        make_loss(masked_generator(), labelled_data)
 
 
 # --- Processes --------------------------------------------------------------------------------------------------------
 
 
-def train(directory, data, rank, processes):
+def train(directory, labelled_data, rank, processes):
     """Three steps of twelve images on this process's share, with DistributedDataParallel as the host wraps it."""
     torch.set_num_threads(1)
     G = masked_generator(rule='global-edge-popup').requires_grad_(True)
     parts = [G.mapping, G.synthesis]
     if processes > 1:
         parts = [nn.parallel.DistributedDataParallel(part, broadcast_buffers=False) for part in parts]
-    loss = MomentMatchingLoss('cpu', *parts, training_set_kwargs=data, total_kimg=1, embedding=EMBEDDING)
+    loss = MomentMatchingLoss('cpu', *parts, training_set_kwargs=labelled_data, total_kimg=1, embedding=EMBEDDING)
     optimizer = torch.optim.Adam(G.parameters(), lr=0.01)
     for seed in range(3):
         z, c = batch(seed=seed)
@@ -427,15 +422,15 @@ def train(directory, data, rank, processes):
     torch.save((gradients, list(G.parameters()), loss.state_dict()), f'{directory}/{processes}-{rank}.pt')
 
 
-def run_process(rank, directory, data):
+def run_process(rank, directory, labelled_data):
     torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
-    train(directory, data, rank, 2)
+    train(directory, labelled_data, rank, 2)
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_are_one_with_twice_the_batch(tmp_path, data):
-    train(tmp_path, data, 0, 1)
-    torch.multiprocessing.spawn(run_process, args=(str(tmp_path), data), nprocs=2)
+def test_two_processes_are_one_with_twice_the_batch(tmp_path, labelled_data):
+    train(tmp_path, labelled_data, 0, 1)
+    torch.multiprocessing.spawn(run_process, args=(str(tmp_path), labelled_data), nprocs=2)
     one, first, second = (torch.load(tmp_path / f'{name}.pt') for name in ('1-0', '2-0', '2-1'))
     for mine, theirs in zip(first[0], second[0], strict=True):
         assert torch.equal(mine, theirs)
@@ -450,13 +445,13 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path, data):
 # --- Loops ------------------------------------------------------------------------------------------------------------
 
 
-def test_with_a_discriminator_the_loop_leaves_it_alone(tmp_path, data):
+def test_with_a_discriminator_the_loop_leaves_it_alone(tmp_path, labelled_data):
     from tiny_runs import loop_arguments
 
-    arguments = loop_arguments(tmp_path / 'run', data['path'], labels=True)
+    arguments = loop_arguments(tmp_path / 'run', labelled_data['path'], labels=True)
     arguments['G_kwargs'] = dict(arguments['G_kwargs'], class_name='stylegan2_compress.ScoreMaskedGenerator')
     arguments['loss_kwargs'] = dict(
-        class_name='stylegan2_compress.MomentMatchingLoss', training_set_kwargs=data, total_kimg=0.08,
+        class_name='stylegan2_compress.MomentMatchingLoss', training_set_kwargs=labelled_data, total_kimg=0.08,
         embedding=EMBEDDING,
     )  # fmt: skip
     training_loop(**arguments)
