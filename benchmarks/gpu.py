@@ -4,8 +4,9 @@
 
 It records, in this order and each in a process of its own: the environment; whether the host's kernels compile; the
 tests marked `gpu` (every loss in the host's loop and in ours, FP32 and FP16, continuing, all GPUs at once, metrics,
-tickets); and the tables of `speed.py`. What fails, or does not end in time, is recorded like everything else, and the
-rest goes on. The files are gpu.json and gpu.md; no path, user name or host name is in them.
+tickets, CUDA graphs); on a GPU, the table of `cuda_graphs.py`; and the tables of `speed.py`. What fails, or does not
+end in time, is recorded like everything else, and the rest goes on. The files are gpu.json and gpu.md; no path, user
+name or host name is in them.
 
 `--device cpu --size smoke` shows, in two minutes and without a GPU, that it runs.
 """
@@ -25,7 +26,10 @@ import click
 import torch
 
 ROOT = Path(__file__).parent.parent
-SECONDS = dict(gpu=dict(kernels=180, tests=240, speed=300), smoke=dict(kernels=300, tests=900, speed=900))  # At most.
+SECONDS = dict(  # At most.
+    gpu=dict(kernels=180, tests=240, graphs=180, speed=300), smoke=dict(kernels=300, tests=900, speed=900)
+)
+AT_ONCE = 8  # Tests on one GPU.
 IN_ALL = dict(gpu=480, smoke=1800)
 
 
@@ -52,8 +56,11 @@ def main(device: str, size: str, outdir: str) -> None:
     parts: dict[str, Callable[[float], dict]] = dict(
         kernels=lambda seconds: kernels(device, seconds),
         tests=lambda seconds: tests(device, directory, seconds),
+        graphs=lambda seconds: run([sys.executable, 'benchmarks/cuda_graphs.py', '--turns', '1'], seconds),
         speed=lambda seconds: speed(device, size, seconds),
     )
+    if device == 'cpu':
+        del parts['graphs']
     report = dict(environment=environment(), device=device, size=size)
     for name, part in parts.items():
         click.echo(f'{name} …')
@@ -109,18 +116,9 @@ def kernels(device: str, seconds: float) -> dict:
 def tests(device: str, directory: Path, seconds: float) -> dict:
     """The tests marked `gpu`."""
     junit = directory / 'gpu-tests.xml'
-    command = [
-        sys.executable,
-        '-m',
-        'pytest',
-        '-m',
-        'gpu',
-        '--numprocesses',
-        '0',
-        f'--junitxml={junit}',
-        '-q',
-        'tests/gpu',
-    ]
+    at_once = min(AT_ONCE, os.cpu_count() or 1) if device == 'cuda' else 0
+    spread = ['--numprocesses', str(at_once), '--dist', 'load']
+    command = [sys.executable, '-m', 'pytest', '-m', 'gpu', *spread, f'--junitxml={junit}', '-q', 'tests/gpu']
     done = run(command, seconds, STYLEGAN2_COMPRESS_TEST_DEVICE=device)
     done['tests'] = []
     if junit.exists():  # Not if the time was over.
@@ -186,7 +184,7 @@ def markdown(report: dict) -> str:
         f'stylegan2-compress {here["stylegan2_compress"]} ({here["commit"]}), torch {here["torch"]}, '
         f'CUDA {here["cuda"]}, Python {here["python"]}, {here["system"]}, {here["cores"]} cores; size {report["size"]}',
     ]
-    for name in ('kernels', 'tests', 'speed'):
+    for name in ('kernels', 'tests', 'graphs', 'speed'):
         if name not in report:
             continue
         part = report[name]

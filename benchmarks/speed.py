@@ -18,6 +18,7 @@ say nothing.
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -31,7 +32,7 @@ SECTIONS = ('steps', 'embeddings', 'statistics', 'loading', 'latency')
 RATIOS = (0.7, 0.8, 0.9, 0.95)
 SIZES = dict(
     gpu=dict(
-        steps=dict(size='paper256', rounds=5),
+        steps=dict(size='paper256', rounds=5, apart=False),  # Which would take longer than all of the rest.
         embeddings=dict(resolution=256, resnet_width=64, batch=32, batches=16),
         statistics=dict(resolution=256, channel_base=16384, samples=2048, embedding='efficientnet_lite0'),
         loading=dict(repeats=3),
@@ -226,7 +227,8 @@ def where_time_goes(name: str, G: torch.nn.Module, device: torch.device) -> str:
     }
     total = sum(own.values())
     top = sorted(own.items(), key=lambda item: -item[1])[:6]
-    return f'{name}, batch 16, own time: ' + ', '.join(f'{key} {value / total:.0%}' for key, value in top) + '.'
+    names = {key: re.sub(r'^void |[<(].*', '', key) for key in own}  # Of a CUDA kernel, without its types.
+    return f'{name}, batch 16, own time: ' + ', '.join(f'{names[key]} {value / total:.0%}' for key, value in top) + '.'
 
 
 if __name__ == '__main__':

@@ -39,6 +39,7 @@ import tarfile
 import tempfile
 import traceback
 import types
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -70,8 +71,9 @@ SIZES = dict(
 @click.option('--batch', type=int)
 @click.option('--resnet-width', type=int, help='Of the embeddings; 64 is ResNet-50, 0 the EfficientNet.')
 @click.option('--rounds', default=5, show_default=True, help='How often each phase is timed, after one to warm up.')
+@click.option('--apart/--no-apart', default=True, show_default=True, help='What the phases consist of.')
 @click.option('--device', default=None, help='cpu or cuda  [default: CUDA where there is one]')
-def main(losses, reference, against, size, rounds, device, **given) -> None:
+def main(losses, reference, against, size, rounds, apart, device, **given) -> None:
     import torch
 
     from stylegan2_compress import host
@@ -80,13 +82,16 @@ def main(losses, reference, against, size, rounds, device, **given) -> None:
     if reference and SIZES[size]['resolution'] != REFERENCE_RESOLUTION:
         raise click.UsageError(f"--reference needs --size=paper256: the paper's code is for {REFERENCE_RESOLUTION} px.")
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    print(table(losses or LOSSES, reference, device, size, rounds, against, **given))
+    print(table(losses or LOSSES, reference, device, size, rounds, against, apart, **given))
 
 
-def table(losses, reference, device, size: str, rounds: int, against: str | None = None, **given) -> str:
-    """Time the losses, and the paper's code in the directory `reference` if there is one; returns two tables.
+def table(
+    losses, reference, device, size: str, rounds: int, against: str | None = None, apart: bool = True, **given
+) -> str:
+    """Time the losses, and the paper's code in the directory `reference` if there is one.
 
-    With `against`, the losses of that version of this package take turns with them.
+    With `apart`, a second table says what the phases consist of; that takes long on CUDA. With `against`, the losses of
+    that version of this package take turns with them, in a third.
     """
     sizes = SIZES[size] | {name: value for name, value in given.items() if value is not None}
     with tempfile.TemporaryDirectory() as directory:
@@ -105,12 +110,14 @@ def table(losses, reference, device, size: str, rounds: int, against: str | None
                 for contender in contenders:
                     contender.time(phase, keep=number > 0)
         for contender in contenders:
-            contender.take_apart()
+            contender.take_apart(STEP if apart else ())
             contender.finish()
             print(f'{contender.name}: {contender.step:.3f} s', file=sys.stderr)
     setting = ', '.join(f'{name} {value}' for name, value in sizes.items())
-    tables = f'{format_table(contenders, setting)}\n\n{format_operations(contenders)}'
-    return f'{tables}\n\n{format_against(contenders, against)}' if against else tables
+    tables = [format_table(contenders, setting)]
+    tables += [format_operations(contenders)] if apart else []
+    tables += [format_against(contenders, against)] if against else []
+    return '\n\n'.join(tables)
 
 
 def format_table(contenders: list['Contender'], setting: str) -> str:
@@ -263,9 +270,10 @@ class Contender:
         if keep:
             self.seconds[phase].append(seconds)
 
-    def take_apart(self) -> None:
+    def take_apart(self, phases: Iterable[str]) -> None:
         """Find out what the phases consist of."""
         self.pipe.send(APART)
+        self.pipe.send(list(phases))
         self.product_rate, self.operations = self.pipe.recv()
 
     def finish(self) -> None:
@@ -306,7 +314,8 @@ def serve(pipe, build, which, inputs, device) -> None:
             torch.cuda.synchronize()
         pipe.send(seconds() - start)
     where = torch.device(device)
-    phases = [] if 'package' in inputs else STEP  # Of an older version, only times are asked for.
+    phases = pipe.recv()
+    phases = [] if 'package' in inputs else phases  # Of an older version, only times are asked for.
     apart = {each: operations(functools.partial(run_phase, each), where) for each in phases}
     pipe.send((product_rate(where), apart))
     pipe.recv()
@@ -341,6 +350,9 @@ def phase_runner(loss, optimized: dict, inputs: dict, device, **more):
         loss.accumulate_gradients(phase=phase, real_img=reals, real_c=c, gen_z=z, gen_c=c, sync=True, gain=1, **more)
         for module, optimizer in zip(optimized[phase[0]], optimizers[phase[0]], strict=True):
             module.requires_grad_(False)
+            for parameter in module.parameters():
+                if parameter.grad is not None:  # As all loops do: random embeddings have large gradients for FP16.
+                    torch.nan_to_num(parameter.grad, nan=0, posinf=1e5, neginf=-1e5, out=parameter.grad)
             optimizer.step()
 
     return run_phase

@@ -20,6 +20,7 @@ from stylegan2_compress.training_loops.interruption import Interrupted, Interrup
 from stylegan2_compress.training_loops.metrics import is_hosts, share_hosts_cache
 from stylegan2_compress.training_loops.monitor import Collector
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase
+from stylegan2_compress.training_loops.recording import Rounds
 from stylegan2_compress.training_loops.run import Run
 from stylegan2_compress.training_loops.setup import set_up
 from stylegan2_compress.training_loops.snapshots import ImageGrid, generator_alone, network_snapshot
@@ -64,19 +65,21 @@ def train(
     metric_samples=None,
     lr_decay_kimg=None,
     track=None,
+    cuda_graphs=False,
 ):
     """Train G, and D where `D_kwargs` describe one, and leave in `run_dir` what the host's loop leaves there.
 
     A run directory with a training state is continued from there: files and networks become what an uninterrupted run
     leaves.
 
-    The arguments are those of the host's `training.training_loop.training_loop`, which documents them, and six more:
+    The arguments are those of the host's `training.training_loop.training_loop`, which documents them, and seven more:
     `device` ('cpu', 'cuda', 'cuda:1', 'mps'; by default CUDA where available); `state_kimg`, after how many thousands
     of images the state is saved (also at the end, before metrics, and on SIGINT, SIGTERM and SIGHUP); `snapshot_only`,
     which as 'G_ema' leaves out of the network pickles what makes no images; `metric_samples`, the number of images of
     metrics that are not the host's; `lr_decay_kimg`, (first, last): between these numbers of thousands of images,
-    learning rates fall to 0 in a straight line; and `track`, a tracker beside TensorBoard, see `runs.trackers`. Of
-    `metrics`, the first decides which snapshot is `best.pkl`.
+    learning rates fall to 0 in a straight line; `track`, a tracker beside TensorBoard, see `runs.trackers`; and
+    `cuda_graphs`, whether steps are recorded, see `recording`. Of `metrics`, the first decides which snapshot is
+    `best.pkl`.
 
     Differences from the host: everything random is a function of the seed and the position of an image in the run; a
     step is the same however its batch is split into rounds and processes; latents are drawn only for the phases that
@@ -170,7 +173,7 @@ def step(run: Run) -> None:
             phase_index,
         )
         try:
-            run_phase(phase, run.loss, run.averages, rounds, lr_share)
+            run_phase(phase, run.rounds, run.averages, rounds, lr_share)
         except DivergedError:
             save_snapshot(run)
             raise
@@ -192,13 +195,15 @@ def share_of_learning_rates(cur_nimg: int, decay_kimg: Sequence[float] | None) -
     return min(max((last - cur_nimg) / (last - first), 0), 1)
 
 
-def run_phase(phase: Phase, loss, averages: MovingAverages, rounds: Iterable[dict], lr_share: float = 1) -> None:
+def run_phase(
+    phase: Phase, compute: Rounds, averages: MovingAverages, rounds: Iterable[dict], lr_share: float = 1
+) -> None:
     """Accumulate the gradients of all rounds, of all processes, and step the optimizer."""
     phase.begin(lr_share)
     averages.begin()
     for each in rounds:
         with averages.round():
-            loss.accumulate_gradients(phase=phase.name, gain=phase.interval, **each)
+            compute(phase, **each)
     averages.finish(used=phase.has_gradients())
     phase.finish(averages.rounds)
 
@@ -209,8 +214,7 @@ def update_average(G_ema, G, cur_nimg: int, batch_size: int, ema_kimg: float, em
     ema_beta = 0.5 ** (batch_size / max(ema_nimg, 1e-8))
     weights, targets = list(G_ema.parameters()), list(G.parameters())
     torch._foreach_lerp_(weights, targets, 1 - ema_beta)  # pyright: ignore[reportPrivateImportUsage]  # There is no other.
-    for average, buffer in zip(G_ema.buffers(), G.buffers(), strict=True):
-        average.copy_(buffer)
+    torch._foreach_copy_(list(G_ema.buffers()), list(G.buffers()))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def adapt_augmentation(p: torch.Tensor, ada_stats: Collector, options: SimpleNamespace) -> None:

@@ -12,6 +12,7 @@ from stylegan2_compress.training_loops.data import Batches, Share
 from stylegan2_compress.training_loops.metrics import OwnMetrics
 from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase
+from stylegan2_compress.training_loops.recording import Rounds
 from stylegan2_compress.training_loops.snapshots import ImageGrid
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Run:
     loss: Any  # With the host's `accumulate_gradients`.
     own_metrics: OwnMetrics
     phases: list[Phase]
+    rounds: Rounds  # Of the loss.
     averages: MovingAverages
     progress: Progress = field(default_factory=Progress)
     grid: ImageGrid | None = None  # On rank 0.

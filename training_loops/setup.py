@@ -2,7 +2,7 @@
 
 import copy
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dnnlib
 import torch
@@ -19,6 +19,7 @@ from stylegan2_compress.training_loops import data
 from stylegan2_compress.training_loops.metrics import OwnMetrics
 from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase, build_phases
+from stylegan2_compress.training_loops.recording import RecordedRounds, Rounds
 from stylegan2_compress.training_loops.run import Run
 from stylegan2_compress.training_loops.snapshots import ImageGrid
 
@@ -73,6 +74,7 @@ def set_up(options: SimpleNamespace) -> Run:
         loss=loss,
         own_metrics=OwnMetrics(options.training_set_kwargs, options.metric_samples, device),
         phases=phases,
+        rounds=RecordedRounds(loss, device) if options.cuda_graphs else Rounds(loss),
         averages=MovingAverages(moved_by_forward_passes(G, loss)),
     )
     if state is not None:
@@ -163,7 +165,7 @@ def build_training(
     D: torch.nn.Module | None,
     augment_pipe: 'AugmentPipe | None',
     device: torch.device,
-) -> tuple[object, list[Phase]]:
+) -> tuple[Any, list[Phase]]:
     """The loss, and the phases of G and, if there is one, D."""
     print('Setting up training phases...')
     loss = dnnlib.util.construct_class_by_name(

@@ -75,11 +75,14 @@ def plan_distillation(options: DistillOptions) -> Plan:
         plan.student_from = {inputs.RATIO: f'{ratio:g}', inputs.CRITERION: criterion}
         plan.name += f'-ratio{ratio:g}'
     planning.compress(plan, replace(options, loop=OUR_LOOP if options.loop is None else options.loop), student)
-    for name, value in options.given('state_kimg', 'only', 'metric_samples', 'lr_decay', 'track').items():
+    of_our_loops = options.given('state_kimg', 'only', 'metric_samples', 'lr_decay', 'track', 'cuda_graphs')
+    for name, value in of_our_loops.items():
         if 'loop' not in plan.args:
             option = name.replace('_', '-')
             raise UserError(f"--{option}={value} is for our loops, not for the host's: leave one out.")
     plan.args.update(options.given('metric_samples', 'track'), **options.lr_decay_kimg(plan.args.total_kimg))
+    if options.cuda_graphs:
+        planning.record(plan)
     planning.require_metrics(metrics, plan)
     if options.only is not None:
         plan.args.snapshot_only = options.only

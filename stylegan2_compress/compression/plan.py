@@ -226,6 +226,23 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
         print(warning)
 
 
+def record(plan: Plan) -> None:
+    """Have the steps of a run recorded as CUDA graphs.
+
+    Raises:
+        UserError: they cannot be.
+    """
+    args = plan.args
+    loss_class = import_named('--loss', args.loss_kwargs['class_name'], all_losses())
+    if not issubclass(loss_class, MethodLoss):
+        raise UserError(f'--cuda-graphs=1 is not for --loss={args.loss_kwargs["class_name"]}: leave one of them out.')
+    if args.num_gpus > 1:
+        raise UserError(f'--cuda-graphs=1 is for one GPU, not for {args.num_gpus}: leave it out.')
+    if plan.device.type != 'cuda':
+        raise UserError(f'--cuda-graphs=1 is for NVIDIA GPUs, and this run is on {plan.device}: leave it out.')
+    args.cuda_graphs = True
+
+
 def values_of(loss: str, loss_class: type, loss_args: tuple[str, ...] | Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a loss class by name, from texts `KEY=VALUE` or from values.
 

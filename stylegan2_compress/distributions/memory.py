@@ -20,7 +20,12 @@ class FeatureMemory:
     def __init__(self, size: int, dim: int, device: torch.device | str = 'cpu'):
         self.size = size
         self.rows = torch.zeros([0, dim], device=device)
-        self._pending: list[torch.Tensor] = []
+        self.pending: list[torch.Tensor] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many rows as it ever has; from then on they change in place."""
+        return len(self.rows) == self.size
 
     def before(self, features: torch.Tensor) -> torch.Tensor:
         """The latest rows [M, dim] that count beside this batch [N, dim] of every process."""
@@ -29,16 +34,17 @@ class FeatureMemory:
 
     def begin(self) -> None:
         """Begin a step: forget the features of one that was left out."""
-        self._pending.clear()
+        self.pending.clear()
 
     def note(self, features: torch.Tensor) -> None:
         """Take note of the features [N, dim] of a round."""
-        self._pending.append(distributed.gather_with_gradient(features.detach(), distributed.world()))
+        self.pending.append(distributed.gather_with_gradient(features.detach(), distributed.world()))
 
     def commit(self) -> None:
         """The step has been taken: its features are the latest."""
-        self.rows = torch.cat([self.rows, *self._pending])[-self.size :]
-        self._pending.clear()
+        rows = torch.cat([self.rows, *self.pending])[-self.size :]
+        self.rows = self.rows.copy_(rows) if self.is_full else rows
+        self.pending.clear()
 
     def state_dict(self) -> dict:
         return {'rows': self.rows}

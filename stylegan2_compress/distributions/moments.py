@@ -97,7 +97,7 @@ def mean_and_variance(x: Tensor, labels: Tensor, group: Group | None = None) -> 
 
 def _power_sums(x: Tensor) -> Tensor:
     """Sums of x, sums of x^2 and the number of rows [2 * dim + 1]: one tensor for one reduction over processes."""
-    return torch.cat([x.sum(dim=0), x.square().sum(dim=0), x.new_tensor([len(x)])])
+    return torch.cat([x.sum(dim=0), x.square().sum(dim=0), x.new_full([1], len(x))])
 
 
 COLUMNS = 2**20  # Of features that are in float64 at a time.

@@ -397,7 +397,7 @@ def from_generator(
         UserError: it is built in a way of which there is no graph.
     """
     check(G, file)
-    with torch.no_grad():
+    with torch.no_grad(), next(G.parameters()).device:  # Constants are made there, too.
         G = baking.plain(G)
         return Mapping(G.mapping).eval(), Synthesis(G.synthesis, noise, form).eval()
 

@@ -11,10 +11,9 @@ from torch_utils.ops import conv2d_gradfix
 from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.losses.features import block_outputs
-from stylegan2_compress.losses.method import Method, MethodLoss
+from stylegan2_compress.losses.method import MAIN_G, Method, MethodLoss
 from stylegan2_compress.losses.terms import Batch, StyleMixing, total
 
-PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
 STUDENT = ''  # The student's discriminator among several: its statistics have the host's names, without a suffix.
 
 
@@ -65,25 +64,9 @@ class AdversarialLoss(MethodLoss):
         for term, term_state in zip(self.terms, state['terms'], strict=True):
             term.load_state_dict(term_state)
 
-    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
-        """Add this phase's gradients to the networks' parameters; the contract of the host's `Loss`.
-
-        Args:
-            phase: Gmain, Greg, Gboth, Dmain, Dreg or Dboth.
-            real_img, real_c: [N, C, H, W] in [-1, 1] and [N, c_dim].
-            gen_z, gen_c: [N, z_dim] and [N, c_dim].
-            sync: whether this is the last round of gradient accumulation, after which processes exchange gradients.
-            gain: factor on the loss, the phase's interval under lazy regularisation.
-
-        Raises:
-            DivergedError: ten steps of this phase in a row had a loss that is not finite.
-        """
-        if phase not in PHASES:
-            raise ValueError(f'There is no training phase {phase!r}.')
-        G_main, G_reg = phase in ('Gmain', 'Gboth'), phase in ('Greg', 'Gboth') and self.adversarial.pl_weight != 0
+    def compute(self, phase, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
+        G_main, G_reg = phase in MAIN_G, phase in ('Greg', 'Gboth') and self.adversarial.pl_weight != 0
         D_main, D_reg = phase in ('Dmain', 'Dboth'), phase in ('Dreg', 'Dboth') and self.adversarial.r1_gamma != 0
-
-        self._before_forward_passes(G_main, len(gen_z))
         if G_main:
             self._fool_discriminator(gen_z, gen_c, sync and not G_reg, gain)
         if G_reg:
@@ -93,8 +76,11 @@ class AdversarialLoss(MethodLoss):
             loss_on_fakes = self._reject_fakes(gen_z, gen_c, gain)
         if D_main or D_reg:
             self._accept_reals(real_img, real_c, sync, gain, loss_on_fakes, D_main, D_reg)
-        modules = (self.G_mapping, self.G_synthesis) if phase.startswith('G') else (self.D,)
-        self._end_round(phase, G_main, sync, modules)
+
+    def obstacle(self, phase: str) -> str:
+        if self.augment_pipe is not None and phase != 'Greg':
+            return 'the augmentation pads images by as much as it moves them'
+        return super().obstacle(phase)
 
     def _averages(self) -> Iterable[torch.Tensor]:
         yield self.pl_mean

@@ -124,6 +124,16 @@ class DistributionMatching(Term):
     def averages(self) -> Iterable[torch.Tensor]:
         return () if self.balance is None else self.balance.tensors().values()
 
+    def obstacle(self) -> str:
+        if self.balance is not None:
+            return 'gradients are balanced now and then'
+        if self.large_batch is not None:
+            return 'large batches are looked at now and then'
+        return 'the memory is not full yet' if any(memory and not memory.is_full for memory in self.memories) else ''
+
+    def notes(self) -> Iterable[list]:
+        return (each.pending for each in self.kept)
+
     def after_step(self) -> None:
         self.taken += 1
         for memory in filter(None, self.memories):

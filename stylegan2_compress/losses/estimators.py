@@ -64,7 +64,7 @@ class KernelDistance:
     Args:
         kernel: name in `mmd.KERNELS`.
         unbiased: see `mmd.mmd2`.
-        reference: whose `bank` is used. The bandwidths of `rbf` are its, and stay when it is refreshed.
+        reference: whose `bank` is used, and changed by `fill`. The bandwidths of `rbf` are its first one's, and stay.
     """
 
     def __init__(self, kernel: str, unbiased: bool, reference: Statistics):
@@ -73,7 +73,8 @@ class KernelDistance:
         except ValueError as error:
             raise UserError(f'--loss-arg estimator={kernel} has nothing to go by: {error}.') from error
         self.unbiased = unbiased
-        self.fill(reference.bank)
+        self.bank = reference.bank
+        self.within = mmd.mean_within(self.bank, self.kernel, self.unbiased)
 
     def __call__(self, features: torch.Tensor, past: torch.Tensor | None = None) -> torch.Tensor:
         """Distance of features [N, dim]; with those of earlier steps [M, dim], see `mmd.mmd2`."""
@@ -90,8 +91,8 @@ class KernelDistance:
 
     def fill(self, bank: torch.Tensor) -> None:
         """Use other features [bank, dim] of the reference."""
-        self.bank = bank
-        self.within = mmd.mean_within(bank, self.kernel, self.unbiased)
+        self.bank.copy_(bank)
+        self.within.copy_(mmd.mean_within(bank, self.kernel, self.unbiased))
 
 
 @dataclass(frozen=True)

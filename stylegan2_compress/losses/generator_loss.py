@@ -4,9 +4,8 @@ import torch
 from torch_utils import misc
 
 from stylegan2_compress import distributed
-from stylegan2_compress.losses.adversarial import PHASES
 from stylegan2_compress.losses.features import block_outputs
-from stylegan2_compress.losses.method import MethodLoss
+from stylegan2_compress.losses.method import MAIN_G, MethodLoss
 from stylegan2_compress.losses.terms import Batch
 
 
@@ -17,6 +16,8 @@ class GeneratorLoss(MethodLoss):
     `Steps`.
     """
 
+    phases = MAIN_G
+
     def state_dict(self) -> dict:
         """What a continued run needs: where the steps are, and what the terms keep."""
         return {'steps': self.steps.state_dict(), 'terms': [term.state_dict() for term in self.terms]}
@@ -26,24 +27,7 @@ class GeneratorLoss(MethodLoss):
         for term, term_state in zip(self.terms, state['terms'], strict=True):
             term.load_state_dict(term_state)
 
-    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
-        """Add this phase's gradients to the generator's parameters; the contract of the host's `Loss`.
-
-        Args:
-            phase: Gmain and Gboth do something, Greg, Dmain, Dreg and Dboth nothing.
-            real_img, real_c: unused.
-            gen_z, gen_c: [N, z_dim] and [N, c_dim].
-            sync: whether this is the last round of gradient accumulation, after which processes exchange gradients.
-            gain: factor on the loss.
-
-        Raises:
-            DivergedError: ten steps in a row had a loss that is not finite.
-        """
-        if phase not in PHASES:
-            raise ValueError(f'There is no training phase {phase!r}.')
-        if phase not in ('Gmain', 'Gboth'):
-            return
-        self._before_forward_passes(is_main_G=True, images=len(gen_z))
+    def compute(self, phase, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
         with misc.ddp_sync(self.G_mapping, sync):
             ws = self.G_mapping(gen_z, gen_c)
         watched = block_outputs(distributed.unwrapped(self.G_synthesis), self.watched)
@@ -57,4 +41,3 @@ class GeneratorLoss(MethodLoss):
             self.steps.report('Loss/G/loss', loss)
             if loss.requires_grad:  # Terms may have done their own backward passes.
                 loss.mul(gain).backward()
-        self._end_round(phase, True, sync, (self.G_mapping, self.G_synthesis))

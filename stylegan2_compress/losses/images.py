@@ -56,6 +56,10 @@ class ImageMatching(Term):
         if self.fade_nimg is not None:
             self.share = max(1 - nimg / self.fade_nimg, 0)
 
+    def obstacle(self) -> str:
+        fades = self.fade_nimg is not None and self.share > 0
+        return "the weight of the distance to the teacher's images falls" if fades else ''
+
     def generator(self, batch: Batch) -> list[Summand]:
         if self.share == 0:
             return []

@@ -23,6 +23,8 @@ from stylegan2_compress.runs import resources
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resources import Resources
 
+PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
+MAIN_G = ('Gmain', 'Gboth')
 # What the host's loops pass to every loss: no arguments for users.
 _CONTRACT = ('self', 'device', 'G_mapping', 'G_synthesis', 'D', 'augment_pipe', 'terms')
 
@@ -116,6 +118,10 @@ class MethodLoss(Loss):
 
     Its keyword arguments are those of its `methods`; where two of them have one of the same name, both get it.
 
+    A round of `accumulate_gradients` has three parts: `begin_round` and `end_round` are Python's, and `compute` is the
+    device's. `compute` looks at nothing that changes from step to step but its arguments and what is on the device, and
+    leaves behind gradients, tensors changed in place and `notes`, so that it can be recorded as a CUDA graph.
+
     Args:
         device: where the networks are.
         G_mapping, G_synthesis, D, augment_pipe: modules, each possibly wrapped in DistributedDataParallel.
@@ -127,6 +133,7 @@ class MethodLoss(Loss):
     """
 
     methods: ClassVar[tuple[type[Method], ...]] = ()
+    phases: ClassVar[tuple[str, ...]] = PHASES  # In the others it does nothing.
 
     def __init__(
         self,
@@ -162,14 +169,49 @@ class MethodLoss(Loss):
         """The dataclasses whose fields are the loss's arguments."""
         return cls.methods
 
-    def _before_forward_passes(self, is_main_G: bool, images: int) -> None:
-        """Begin a round: take note of what it may change, count images, and tell the terms at the first round."""
+    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
+        """Add this phase's gradients to the networks' parameters; the contract of the host's `Loss`.
+
+        Args:
+            phase: Gmain, Greg, Gboth, Dmain, Dreg or Dboth.
+            real_img, real_c: [N, C, H, W] in [-1, 1] and [N, c_dim].
+            gen_z, gen_c: [N, z_dim] and [N, c_dim].
+            sync: whether this is the last round of gradient accumulation, after which processes exchange gradients.
+            gain: factor on the loss, the phase's interval under lazy regularisation.
+
+        Raises:
+            DivergedError: ten steps of this phase in a row had a loss that is not finite.
+        """
+        if phase not in PHASES:
+            raise ValueError(f'There is no training phase {phase!r}.')
+        if phase in self.phases:
+            self.begin_round(phase, len(gen_z))
+            self.compute(phase, real_img, real_c, gen_z, gen_c, sync, gain)
+            self.end_round(phase, sync)
+
+    def begin_round(self, phase: str, images: int) -> None:
+        """Take note of what the round may change, count images, and tell the terms at the first round of a step."""
         self.steps.begin(self._averages())
-        if is_main_G:
+        if phase in MAIN_G:
             if self.is_first_round:
                 for term in self.terms:
                     term.before_step(self.steps.nimg)
             self.steps.count(images)
+
+    def compute(self, phase, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
+        """The forward and backward passes of a round; arguments as of `accumulate_gradients`."""
+        raise NotImplementedError
+
+    def notes(self) -> list[list]:
+        """The lists that `compute` appends to."""
+        return [*self.steps.notes(), *(note for term in self.terms for note in term.notes())]
+
+    def obstacle(self, phase: str) -> str:
+        """What keeps `compute` in this phase from being recorded as a CUDA graph at present; '' is nothing."""
+        if type(self).accumulate_gradients is not MethodLoss.accumulate_gradients:
+            return f'{type(self).__name__} computes its gradients in its own way'
+        obstacles = (term.obstacle() for term in self.terms if term.takes_part_in(phase))
+        return next(filter(None, obstacles), '')
 
     def _averages(self) -> Iterable[torch.Tensor]:
         """What forward passes change beside gradients: the average of W, and what terms keep."""
@@ -177,13 +219,19 @@ class MethodLoss(Loss):
         for term in self.terms:
             yield from term.averages()
 
-    def _end_round(self, phase: str, is_main_G: bool, sync: bool, modules: Iterable[torch.nn.Module]) -> None:
-        """End a round; after the last one of a phase decide whether its step is used."""
-        if is_main_G:
+    def end_round(self, phase: str, sync: bool) -> None:
+        """End a round; after the last one of a phase decide whether its step is used.
+
+        Raises:
+            DivergedError: ten steps of this phase in a row had a loss that is not finite.
+        """
+        modules = (self.G_mapping, self.G_synthesis) if phase.startswith('G') else (self.D,)
+        if phase in MAIN_G:
             self.is_first_round = sync
         if sync:
-            used = self.steps.end(phase, (parameter for module in modules for parameter in module.parameters()))
-            if used and is_main_G:
+            parameters = (parameter for module in modules if module is not None for parameter in module.parameters())
+            used = self.steps.end(phase, parameters)
+            if used and phase in MAIN_G:
                 for term in self.terms:
                     term.after_step()
 

@@ -78,6 +78,9 @@ class FeatureExchange(Term):
         loss = total(high_frequency_distance(seen[name], wanted[name], levels) for name, levels in self.levels.items())
         return [Summand('NICKEL/features', loss, self.weight)]
 
+    def obstacle(self) -> str:
+        return ''
+
     @torch.no_grad()
     def run_teacher(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The teacher's images for the student's latents, and the feature maps behind them by block name."""

@@ -30,25 +30,25 @@ class Spread:
         self.largest = 0.0
         self.steps = 0
         self.has_fallen = False
-        self._pending: list[torch.Tensor] = []
+        self.pending: list[torch.Tensor] = []
 
     @torch.no_grad()
     def of(self, features: torch.Tensor) -> torch.Tensor:
         """The spread of this process's features [N, dim], N >= 2: a scalar, 1 where it is the reference's."""
         spread = features.var(dim=0).sum().sqrt() / self.wanted.to(features)
-        self._pending.append(spread)
+        self.pending.append(spread)
         return spread
 
     def begin(self) -> None:
         """Begin a step: forget the features of one that was left out."""
-        self._pending.clear()
+        self.pending.clear()
 
     def commit(self, nimg: int) -> None:
         """The step at so many images has been taken: follow, and now and then look and warn."""
-        if not self._pending:
+        if not self.pending:
             return
-        spread = torch.stack(self._pending).mean().to(self.average)
-        self._pending.clear()
+        spread = torch.stack(self.pending).mean().to(self.average)
+        self.pending.clear()
         self.average = torch.where(self.average.isnan(), spread, self.average.lerp(spread, RATE))
         self.steps += 1
         if self.steps % INTERVAL == 0:

@@ -51,6 +51,10 @@ class Steps:
         self._scalars.append((name, scalar.detach()))
         return scalar
 
+    def notes(self) -> tuple[list, list]:
+        """The lists that `check` and `report` append to."""
+        return self._scalars, self._reports
+
     def end(self, phase: str, parameters: Iterable[torch.nn.Parameter]) -> bool:
         """Finish a phase, after its last round. Returns whether its step is one to take.
 

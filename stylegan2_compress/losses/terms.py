@@ -83,6 +83,11 @@ class Term:
         """What the term adds in the main D phase, beside the loss on the student's images."""
         return ()
 
+    def takes_part_in(self, phase: str) -> bool:
+        """Whether it adds anything in a phase of training, such as 'Dmain'."""
+        own = {'G': type(self).generator is not Term.generator, 'D': type(self).discriminator is not Term.discriminator}
+        return not phase.endswith('reg') and own[phase[0]]
+
     def before_step(self, nimg: int) -> None:
         """Called once before the forward passes of every main G phase, `nimg` images into the run."""
 
@@ -91,6 +96,18 @@ class Term:
 
     def averages(self) -> Iterable[torch.Tensor]:
         """Tensors that the term changes while it is computed; they are restored if the step is left out."""
+        return ()
+
+    def obstacle(self) -> str:
+        """What keeps the term from being recorded as a CUDA graph at present, in words; '' is nothing.
+
+        Nothing does if, from step to step, it looks at nothing that changes but the batch and tensors that are changed
+        in place, and leaves nothing behind but such tensors and `notes`.
+        """
+        return f'{type(self).__name__} is not known to be fit for it'
+
+    def notes(self) -> Iterable[list]:
+        """Lists to which the term appends tensors while it is computed, for the end of the step."""
         return ()
 
     def state_dict(self) -> dict:

@@ -23,7 +23,7 @@ LATEST = 'latest'
 FREE = {
     'run_dir', 'total_kimg', 'kimg_per_tick', 'image_snapshot_ticks', 'network_snapshot_ticks', 'state_kimg', 'metrics',
     'snapshot_only', 'metric_samples', 'track',
-    'data_loader_kwargs', 'device', 'num_gpus', 'batch_gpu', 'cudnn_benchmark', 'allow_tf32',
+    'data_loader_kwargs', 'device', 'num_gpus', 'batch_gpu', 'cudnn_benchmark', 'allow_tf32', 'cuda_graphs',
 }  # fmt: skip
 
 

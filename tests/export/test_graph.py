@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from other_device import OTHER, OtherDevice
 
 from stylegan2_compress import pruning
 from stylegan2_compress.errors import UserError
@@ -105,6 +106,14 @@ def test_masked_generators_are_baked(lively):
         16, 3, 16, 16, 1, synthesis_kwargs=SMALL, mapping_kwargs=dict(num_layers=2), keep=0.1, seed=3
     )
     assert difference(lively(G)) < 1e-4
+
+
+def test_the_modules_are_on_the_device_of_the_generator(make):
+    with OtherDevice():
+        G = make().requires_grad_(False).to(OTHER)
+        mapping, synthesis = graph.from_generator(G)
+        images = synthesis(mapping(torch.randn([2, G.z_dim], device=OTHER)))
+        assert images.device == OTHER
 
 
 def test_the_generator_is_not_changed(make):

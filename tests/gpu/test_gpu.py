@@ -110,6 +110,8 @@ def test_our_loop(tmp_path, data, teacher, loss, precision):
     finite_averages(tmp_path / 'run')
     stats = [json.loads(line) for line in (tmp_path / 'run' / 'stats.jsonl').read_text().splitlines()]
     assert all(stat['Loss/D/loss']['num'] > 0 for stat in stats)
+    assert any(stat['Loss/pl_penalty']['num'] > 0 for stat in stats)
+    assert any(stat['Loss/r1_penalty']['num'] > 0 for stat in stats)
 
 
 @only_on_cuda
@@ -124,6 +126,33 @@ def test_the_hosts_loop(tmp_path, data, teacher, loss, precision):
         in_half_precision(arguments)
     training_loop.training_loop(**arguments)
     finite_averages(tmp_path / 'run')
+
+
+def losses_of(run_dir) -> dict[str, list[float]]:
+    """The means of the losses, tick by tick."""
+    stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
+    names = [name for name in stats[0] if name.startswith('Loss/') and all(stat[name]['num'] for stat in stats)]
+    return {name: [stat[name]['mean'] for stat in stats] for name in names}
+
+
+@only_on_cuda
+@pytest.mark.parametrize('rounds', [1, 2])
+@pytest.mark.parametrize('loss', ['moments', 'kernel', 'images', 'both'])
+def test_steps_recorded_as_cuda_graphs_are_the_same_steps(tmp_path, data, teacher, loss, rounds):
+    """Up to the order of sums, which also differs from one run to the next."""
+    found = []
+    for name, recorded in (('plain', False), ('again', False), ('recorded', True)):
+        often = dict(G_reg_interval=1, D_reg_interval=1, batch_gpu=16 // rounds, total_kimg=0.2, cudnn_benchmark=False)
+        arguments = loop_arguments(tmp_path / name, data, True, device=str(DEVICE), **compressing(loss, teacher))
+        distillation.training_loop(**arguments | often, cuda_graphs=recorded)
+        found.append((finite_averages(tmp_path / name), losses_of(tmp_path / name)))
+    (plain, plain_losses), (again, again_losses), (recorded, recorded_losses) = found
+    for name, expected in plain.items():
+        noise = (again[name] - expected).abs().max().item()
+        assert (recorded[name] - expected).abs().max() <= 4 * noise + 1e-5 * expected.abs().max() + 1e-6, (name, noise)
+    for name, expected in plain_losses.items():
+        noise = max(abs(a - b) for a, b in zip(again_losses[name], expected, strict=True))
+        assert recorded_losses[name] == pytest.approx(expected, rel=1e-3, abs=4 * noise + 1e-5), name
 
 
 def distill(tmp_path, teacher, data, *options: object) -> None:

@@ -160,7 +160,7 @@ def test_the_oldest_chunk_makes_way(teacher):
     chunks = [colours()(source.draw(index)[0]) for index in range(6)]  # Of 32; the bank starts with two and a half.
     first = torch.cat(chunks[:3])[:80]
     distance = term.parts[0][1]
-    within = distance.within
+    within = distance.within.clone()
     torch.testing.assert_close(distance.bank, first)
     term.after_step()
     torch.testing.assert_close(distance.bank, first)

@@ -53,7 +53,7 @@ class OnOther(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        return run(func, args, kwargs or {}, waits=None)
+        return run(func, args, kwargs or {})
 
 
 def on_other(tensor: torch.Tensor) -> torch.Tensor:
@@ -69,12 +69,13 @@ class OtherDevice(TorchDispatchMode):
 
     Attributes:
         waits: how often Python waited for it, by the place in our code, such as 'losses/steps.py:_not_finite'.
+        copies: likewise, how often numbers were copied to it.
     """
 
     def __init__(self, float64: bool = True):
         super().__init__()
         self.float64 = float64
-        self.waits = Counter()
+        self.waits, self.copies = Counter(), Counter()
         self.construction = Construction()
 
     def __enter__(self):
@@ -86,7 +87,7 @@ class OtherDevice(TorchDispatchMode):
         self.construction.__exit__(*exception)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = run(func, args, kwargs or {}, self.waits)
+        out = run(func, args, kwargs or {}, self.waits, self.copies)
         if not self.float64 and any(is_double(each) for each in tree_flatten(out)[0]):
             raise NoFloat64(f'{func} makes a tensor of double precision on the device.')
         return out
@@ -105,7 +106,7 @@ class Construction(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def run(func, args, kwargs, waits):
+def run(func, args, kwargs, waits=None, copies_there=None):
     tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
     others = [each for each in tensors if isinstance(each, OnOther)]
     wanted = kwargs.get('device')
@@ -126,6 +127,11 @@ def run(func, args, kwargs, waits):
         and (func is aten._local_scalar_dense.default or func is aten.nonzero.default or leaves)
     ):
         waits[place()] += 1
+
+    arrives = func is aten._to_copy.default and wanted == OTHER and not others
+    arrives = arrives or (func is aten.copy_.default and len(others) == 1 and isinstance(args[0], OnOther))
+    if arrives and copies_there is not None:
+        copies_there[place()] += 1
 
     def to_real(each):
         return each.inner if isinstance(each, OnOther) else each

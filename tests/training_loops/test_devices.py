@@ -13,8 +13,10 @@ from torch_utils import training_stats
 from stylegan2_compress.compression.find_ticket import keep_tickets
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.host import devices
+from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.patches import statistics_in_single_precision
 from stylegan2_compress.training_loops import distillation, loop, ticket_search
+from stylegan2_compress.training_loops.recording import WARM_UP
 
 # The places where Python waits for the device in a step, and why.
 IN_A_STEP = {
@@ -131,6 +133,30 @@ def test_distillation(tmp_path, data, teacher, waits_in_steps, monkeypatch, name
     assert set(waits) <= set(allowed), waits
     phases = 4 + 4 + 1 + 1  # Gmain, Dmain; of 4 steps one has Greg and Dreg.
     assert waits['stylegan2_compress/losses/steps.py:_not_finite'] == phases
+
+
+@pytest.mark.usefixtures('small_grids', 'own_cache')
+@pytest.mark.parametrize('name', ['moments', 'images', 'both'])
+def test_what_is_recorded_as_a_cuda_graph_neither_waits_nor_copies(tmp_path, data, teacher, monkeypatch, name):
+    """CUDA refuses both while it captures. Constants are copied in the rounds before."""
+    rounds, seen, compute = Counter(), Counter(), AdversarialLoss.compute
+    arguments = loop_arguments(tmp_path / 'run', data, True, device=str(OTHER), total_kimg=0.08)
+    arguments |= dict(G_reg_interval=1, D_reg_interval=1, **compressing(name, teacher))
+    with OtherDevice() as other:
+
+        def watched(self, phase, *args, **kwargs):
+            before = other.waits + other.copies
+            compute(self, phase, *args, **kwargs)
+            rounds[phase] += 1
+            if rounds[phase] > WARM_UP and not self.obstacle(phase):
+                seen[phase] += 1
+                refused = (other.waits + other.copies) - before
+                assert not refused, refused
+
+        monkeypatch.setattr(AdversarialLoss, 'compute', watched)
+        distillation.training_loop(**arguments)
+    assert seen.keys() >= {'Greg', 'Dmain', 'Dreg'}
+    assert bool(seen['Gmain']) == (name in ('moments', 'images'))
 
 
 @pytest.mark.usefixtures('small_grids')
