@@ -7,6 +7,7 @@ from torch_utils import training_stats
 
 from stylegan2_compress import distributed
 from stylegan2_compress.errors import DivergedError
+from stylegan2_compress.host import devices
 
 PATIENCE = 10  # Steps of one phase in a row that may be left out.
 
@@ -43,7 +44,7 @@ class Steps:
 
     def report(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """What `training_stats.report` does, but at the end of the phase, and not if the step is left out."""
-        self._reports.append((name, value.detach()))
+        self._reports.append((name, _sums(value.detach())))
         return value
 
     def check(self, name: str, scalar: torch.Tensor) -> torch.Tensor:
@@ -66,8 +67,7 @@ class Steps:
             DivergedError: this was the tenth step of that phase in a row to leave out.
         """
         culprits = self._not_finite()
-        for name, value in self._reports:
-            training_stats.report(name, [] if culprits else value)  # Processes must agree on the names.
+        _count(self._reports, but_names_alone=bool(culprits))
         if culprits:
             for parameter in parameters:
                 parameter.grad = None
@@ -103,3 +103,26 @@ class Steps:
 
     def load_state_dict(self, state: dict) -> None:
         self.nimg, self.left_out = state['nimg'], dict(state['left_out'])
+
+
+def _sums(numbers: torch.Tensor) -> torch.Tensor:
+    """What `training_stats` keeps of a tensor: how many numbers it has, their sum and the sum of their squares, [3]."""
+    numbers = numbers.flatten().float()
+    sums = torch.stack([torch.ones_like(numbers).sum(), numbers.sum(), numbers.square().sum()])
+    return sums.double() if devices.has_float64(sums.device) else sums
+
+
+def _count(reports: Iterable[tuple[str, torch.Tensor]], but_names_alone: bool) -> None:
+    """Add sums to the counters of `training_stats`, all of them in one operation. Processes must agree on names."""
+    together: dict[str, torch.Tensor] = {}
+    for name, sums in reports:
+        together[name] = together[name] + sums if name in together else sums
+    counters = [training_stats._counters.setdefault(name, {}) for name in together]
+    if but_names_alone or not together:
+        return
+    for counter, sums in zip(counters, together.values(), strict=True):
+        if sums.device not in counter:
+            counter[sums.device] = torch.zeros_like(sums)
+    pairs = zip(counters, together.values(), strict=True)
+    totals = [counter[sums.device] for counter, sums in pairs]
+    torch._foreach_add_(totals, list(together.values()))  # pyright: ignore[reportPrivateImportUsage]
