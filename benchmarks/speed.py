@@ -198,15 +198,20 @@ def latency(device: torch.device, resolution: int, channel_base: int, ratios: tu
     for ratio in ratios:
         widths = pruning.widths_for_ratio(teacher, ratio)
         generators[f'ratio {ratio:g}'] = pruning.make_student(dict(G_ema=teacher), widths)['G_ema'].eval()
+    columns = ['batch 1', 'batch 16']
+    if device.type == 'cuda':
+        columns += [f'{column}, as a CUDA graph' for column in columns]
     lines = [
-        f'| {resolution} px, channel base {channel_base} | MACs | batch 1 | batch 16 |',
-        '| --- | --- | --- | --- |',
+        f'| {resolution} px, channel base {channel_base} | MACs | {" | ".join(columns)} |',
+        '| --- | --- |' + ' --- |' * len(columns),
     ]
     dense = None
     for name, G in generators.items():
         G.to(device)
         profile = profiling.profile(G, name, 0, layers=False, batches=[])
-        times = [profiling.measure(G, batch, seconds).seconds for batch in (1, 16)]
+        measured = [profiling.measure(G, batch, seconds) for batch in (1, 16)]
+        times = [each.seconds for each in measured]
+        times += [each.recorded_seconds for each in measured if each.recorded_seconds is not None]
         dense = dense or (profile.macs, times)
         cells = ' | '.join(f'{t * 1e3:.1f} ms ({d / t:.1f}×)' for t, d in zip(times, dense[1], strict=True))
         lines.append(f'| {name} | {profile.macs:,} ({dense[0] / profile.macs:.1f}×) | {cells} |')

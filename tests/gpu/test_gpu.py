@@ -15,7 +15,7 @@ from tiny_runs import EMBEDDING, LOSSES, compressing, labelled_data, labelled_te
 from stylegan2_compress import pickles
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.export import graph
-from stylegan2_compress.host import devices, kernels
+from stylegan2_compress.host import devices, kernels, recorded
 from stylegan2_compress.training_loops import distillation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures('small_grids')]
@@ -89,6 +89,15 @@ def test_a_generator_makes_the_same_images_as_on_a_cpu(make_generator):
     assert torch.equal(half, full) == (not ON_CUDA)
 
 
+@only_on_cuda
+def test_a_recorded_generator_makes_the_same_images(make_generator):
+    G = make_generator(c_dim=3).eval().requires_grad_(False).to(DEVICE)
+    fast = recorded.RecordedGenerator(G, 4, noise_mode='const')
+    for _ in range(2):
+        z, c = torch.randn([4, 16], device=DEVICE), torch.eye(3, device=DEVICE)[[0, 1, 2, 0]]
+        torch.testing.assert_close(fast(z, c), G(z, c, noise_mode='const'), rtol=1e-4, atol=1e-4)
+
+
 def test_the_graphs_of_exports_make_the_same_images(make_generator):
     G = make_generator().eval().requires_grad_(False).to(DEVICE)
     z, c = torch.randn([2, 16], device=DEVICE), torch.zeros([2, 0], device=DEVICE)
@@ -141,18 +150,18 @@ def losses_of(run_dir) -> dict[str, list[float]]:
 def test_steps_recorded_as_cuda_graphs_are_the_same_steps(tmp_path, data, teacher, loss, rounds):
     """Up to the order of sums, which also differs from one run to the next."""
     found = []
-    for name, recorded in (('plain', False), ('again', False), ('recorded', True)):
+    for name, with_graphs in (('plain', False), ('again', False), ('recorded', True)):
         often = dict(G_reg_interval=1, D_reg_interval=1, batch_gpu=16 // rounds, total_kimg=0.2, cudnn_benchmark=False)
         arguments = loop_arguments(tmp_path / name, data, True, device=str(DEVICE), **compressing(loss, teacher))
-        distillation.training_loop(**arguments | often, cuda_graphs=recorded)
+        distillation.training_loop(**arguments | often, cuda_graphs=with_graphs)
         found.append((finite_averages(tmp_path / name), losses_of(tmp_path / name)))
-    (plain, plain_losses), (again, again_losses), (recorded, recorded_losses) = found
+    (plain, plain_losses), (again, again_losses), (graphs, graphs_losses) = found
     for name, expected in plain.items():
         noise = (again[name] - expected).abs().max().item()
-        assert (recorded[name] - expected).abs().max() <= 4 * noise + 1e-5 * expected.abs().max() + 1e-6, (name, noise)
+        assert (graphs[name] - expected).abs().max() <= 4 * noise + 1e-5 * expected.abs().max() + 1e-6, (name, noise)
     for name, expected in plain_losses.items():
         noise = max(abs(a - b) for a, b in zip(again_losses[name], expected, strict=True))
-        assert recorded_losses[name] == pytest.approx(expected, rel=1e-3, abs=4 * noise + 1e-5), name
+        assert graphs_losses[name] == pytest.approx(expected, rel=1e-3, abs=4 * noise + 1e-5), name
 
 
 def distill(tmp_path, teacher, data, *options: object) -> None:

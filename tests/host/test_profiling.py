@@ -127,6 +127,15 @@ def test_measurement():
     assert measurement.peak_bytes == 2 * 4_000_000 + 2 * 1_000
 
 
+def test_with_cuda_graphs():
+    dense = profiling.Measurement(1, 0.02, 3, 50, 1000, 0.01)
+    small = profiling.Measurement(1, 0.02, 3, 50, 1000, 0.002)
+    profiles = [profiling.Profile('G.pkl', 1, 10, 10, [], [each]) for each in (dense, small)]
+    assert profiling.reductions(profiles[1], profiles[0])['recorded_speedup_at_batch_1'] == pytest.approx(5)
+    (line,) = (line for line in profiling.table(profiles).splitlines() if 'as a CUDA graph' in line)
+    assert line.split()[-6:] == ['10.0', 'ms', '2.0', 'ms', '(5.00×', 'the', 'speed)'][-6:]
+
+
 @pytest.fixture
 def files(tmp_path, monkeypatch, make_generator, make_discriminator):
     """A teacher's and a student's pickle, for a command that does not take its time to measure."""

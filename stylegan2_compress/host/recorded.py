@@ -1,0 +1,47 @@
+"""A generator as a CUDA graph: its images without the time that Python takes to start its kernels."""
+
+from typing import Any
+
+import torch
+from training.networks import Generator
+
+from stylegan2_compress.host.devices import precision
+
+WARM_UP = 3  # Passes before it is recorded: in them kernels are chosen.
+
+
+class RecordedGenerator:
+    """`G(z, c)` for batches of one size, recorded as a CUDA graph.
+
+    Weights that are changed in place change its images. Noise, if it is not constant, is drawn anew in each call.
+
+    Args:
+        G: a generator in eval mode, on a CUDA device.
+        batch: N.
+        kwargs: further arguments of `G`, such as `truncation_psi` and `noise_mode`.
+    """
+
+    @torch.no_grad()
+    def __init__(self, G: Generator, batch: int, **kwargs: Any):
+        device = next(G.parameters()).device
+        self.z = torch.zeros([batch, G.z_dim], device=device)
+        self.c = torch.zeros([batch, G.c_dim], device=device)
+        kwargs = precision(device) | kwargs
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                G(self.z, self.c, **kwargs)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=stream):
+            self.images = G(self.z, self.c, **kwargs)
+
+    @torch.no_grad()
+    def __call__(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """Images [N, C, H, W] in [-1, 1] of z [N, z_dim] and labels c [N, c_dim]. The next call overwrites them."""
+        self.z.copy_(z)
+        if c is not None:
+            self.c.copy_(c)
+        self.graph.replay()
+        return self.images
