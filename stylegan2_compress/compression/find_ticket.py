@@ -93,6 +93,8 @@ def plan_search(options: TicketOptions) -> Plan:
     set_options(plan.args, options, device)
     planning.use_loss(plan, *loss_of(options, has_labels=plan.args.training_set_kwargs.use_labels))
     plan.args.D_kwargs = plan.args.D_opt_kwargs = None
+    if options.cuda_graphs:
+        planning.record(plan)
     masked_G = build(plan.args.G_kwargs, plan.args.training_set_kwargs)
     require_kept_weights(masked_G, options.keep)
     plan.student = None if G is None else starting_networks(masked_G, G, plan.args.training_set_kwargs)

@@ -93,6 +93,11 @@ class TrainingOptions:
     device: str | None = argument(
         'cpu, cuda, cuda:1, mps.', None, default_text='CUDA where there is one', metavar='DEVICE'
     )
+    cuda_graphs: bool | None = argument(
+        'Record steps as CUDA graphs: small networks train several times as fast. One GPU, no augmentation.',
+        None,
+        default_text='false',
+    )
     dry_run: bool = argument('Print the options and exit.', False, flag=True, short='-n')
 
     def __post_init__(self):
@@ -168,11 +173,6 @@ class DistillOptions(TrainingOptions, MethodOptions):
     nhwc: bool | None = argument('FP16 blocks have the memory format NHWC (channels last).', None, default_text='false')
     allow_tf32: bool | None = argument('Let CUDA round FP32 products to TF32.', None, default_text='false')
     nobench: bool | None = argument("Without cuDNN's search for its fastest algorithms.", None, default_text='false')
-    cuda_graphs: bool | None = argument(
-        'Record steps as CUDA graphs: small networks train several times as fast. One GPU, without augmentation.',
-        None,
-        default_text='false',
-    )
     metrics: str = argument(
         'Metrics of snapshots, as in `evaluate`, or none; the best by the first is kept as best.pkl.',
         'none',

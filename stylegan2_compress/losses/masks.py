@@ -30,6 +30,9 @@ class MaskSchedule(Term):
     def before_step(self, nimg: int) -> None:
         self.rule.advance(self.parts, min(nimg / self.total_nimg, 1))
 
+    def obstacle(self) -> str:
+        return ''
+
     def generator(self, batch: Batch) -> list[Summand]:
         penalty = self.rule.penalty(self.parts)
         return [] if penalty is None else [Summand('scores', penalty)]

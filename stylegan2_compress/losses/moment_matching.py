@@ -82,6 +82,9 @@ class LayerMoments(Term):
         layers = variance.mean(0).split(self.features.sizes)
         return torch.cat([layer.mean().clamp_min(1e-12).rsqrt().expand(len(layer)) for layer in layers])
 
+    def obstacle(self) -> str:
+        return ''
+
     def averages(self) -> Iterable[torch.Tensor]:
         return *self.v_mean.tensors().values(), *self.v_variance.tensors().values()
 

@@ -214,6 +214,15 @@ def test_a_ticket_search_and_its_ticket(tmp_path, data, rule):
     assert image.isfinite().all()
 
 
+@only_on_cuda
+@pytest.mark.parametrize('rule', ['edge-popup', 'global-edge-popup'])
+def test_a_recorded_search(tmp_path, data, rule):
+    small = ['--batch', 100, '--kimg', 1, '--z-dim', 16, '--w-dim', 16, '--mapping-layers', 2, '--cuda-graphs', 1]
+    widths = ['--channel-base', 64, '--channel-max', 8, '--embedding', EMBEDDING, '--rule', rule]
+    commands.run('find-ticket', '--data', data, '--outdir', tmp_path, *small, *widths)
+    finite_averages(next(path for path in tmp_path.iterdir() if (path / 'training_options.json').exists()))
+
+
 # --- Numbers --------------------------------------------------------------------------------------------------------
 
 

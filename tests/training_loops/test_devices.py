@@ -14,6 +14,7 @@ from stylegan2_compress.compression.find_ticket import keep_tickets
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.host import devices
 from stylegan2_compress.losses.adversarial import AdversarialLoss
+from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.patches import statistics_in_single_precision
 from stylegan2_compress.training_loops import distillation, loop, ticket_search
 from stylegan2_compress.training_loops.recording import WARM_UP
@@ -84,6 +85,8 @@ def like_mps(monkeypatch):
     monkeypatch.setattr(devices, 'WITHOUT_FLOAT64', (OTHER.type,))
     monkeypatch.setattr(statistics_in_single_precision, 'DEVICES', (OTHER.type,))
     monkeypatch.setattr(training_stats, 'report', training_stats.report)
+    for counters in training_stats._counters.values():
+        counters.pop(OTHER, None)  # Of tests with double precision.
     statistics_in_single_precision.apply()
 
 
@@ -135,47 +138,62 @@ def test_distillation(tmp_path, data, teacher, waits_in_steps, monkeypatch, name
     assert waits['stylegan2_compress/losses/steps.py:_not_finite'] == phases
 
 
-@pytest.mark.usefixtures('small_grids', 'own_cache')
-@pytest.mark.parametrize('name', ['moments', 'images', 'both'])
-def test_what_is_recorded_as_a_cuda_graph_neither_waits_nor_copies(tmp_path, data, teacher, monkeypatch, name):
-    """CUDA refuses both while it captures. Constants are copied in the rounds before."""
-    rounds, seen, compute = Counter(), Counter(), AdversarialLoss.compute
-    arguments = loop_arguments(tmp_path / 'run', data, True, device=str(OTHER), total_kimg=0.08)
-    arguments |= dict(G_reg_interval=1, D_reg_interval=1, **compressing(name, teacher))
-    with OtherDevice() as other:
+@pytest.fixture
+def recordable(monkeypatch):
+    """Checks that `compute` does nothing that CUDA refuses to capture: waiting for the device, and copying to it.
+
+    Called with a loss class and an `OtherDevice`, it returns a counter of the rounds that will be checked, by phase:
+    those after the first ones, in which constants are made, and without an obstacle.
+    """
+
+    def check(loss_class, other):
+        rounds, checked, compute = Counter(), Counter(), loss_class.compute
 
         def watched(self, phase, *args, **kwargs):
             before = other.waits + other.copies
             compute(self, phase, *args, **kwargs)
             rounds[phase] += 1
             if rounds[phase] > WARM_UP and not self.obstacle(phase):
-                seen[phase] += 1
+                checked[phase] += 1
                 refused = (other.waits + other.copies) - before
                 assert not refused, refused
 
-        monkeypatch.setattr(AdversarialLoss, 'compute', watched)
+        monkeypatch.setattr(loss_class, 'compute', watched)
+        return checked
+
+    return check
+
+
+@pytest.mark.usefixtures('small_grids', 'own_cache')
+@pytest.mark.parametrize('name', ['moments', 'images', 'both'])
+def test_distillation_can_be_recorded(tmp_path, data, teacher, recordable, name):
+    arguments = loop_arguments(tmp_path / 'run', data, True, device=str(OTHER), total_kimg=0.08)
+    arguments |= dict(G_reg_interval=1, D_reg_interval=1, **compressing(name, teacher))
+    with OtherDevice() as other:
+        checked = recordable(AdversarialLoss, other)
         distillation.training_loop(**arguments)
-    assert seen.keys() >= {'Greg', 'Dmain', 'Dreg'}
-    assert bool(seen['Gmain']) == (name in ('moments', 'images'))
+    assert checked.keys() >= {'Greg', 'Dmain', 'Dreg'}
+    assert bool(checked['Gmain']) == (name in ('moments', 'images'))
 
 
 @pytest.mark.usefixtures('small_grids')
 @pytest.mark.parametrize('rule', ['edge-popup', 'global-edge-popup', 'gem-miner', 'imp'])
-def test_ticket_search_and_what_it_keeps(tmp_path, data, waits_in_steps, monkeypatch, like_mps, rule):
-    """In single precision, which MPS has alone."""
+def test_ticket_search_and_what_it_keeps(tmp_path, data, waits_in_steps, recordable, monkeypatch, like_mps, rule):
+    """In single precision, which MPS has alone. Its steps can be recorded."""
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
-    arguments = loop_arguments(tmp_path / 'run', data, True, device=str(OTHER), total_kimg=0.032)
+    arguments = loop_arguments(tmp_path / 'run', data, True, device=str(OTHER), total_kimg=0.064, G_reg_interval=None)
     arguments['G_kwargs'] |= dict(class_name='stylegan2_compress.ScoreMaskedGenerator', keep=0.5, rule=rule)
     arguments['loss_kwargs'] = dict(
         class_name='stylegan2_compress.MomentMatchingLoss',
         embedding=EMBEDDING,
         training_set_kwargs=arguments['training_set_kwargs'],
-        total_kimg=0.032,
+        total_kimg=0.064,
     )
     with OtherDevice(float64=False) as other:
-        waits = waits_in_steps(other)
+        waits, checked = waits_in_steps(other), recordable(GeneratorLoss, other)
         ticket_search.training_loop(**arguments)
         assert set(waits) <= set(IN_A_STEP | IN_STEPS_OF.get(rule, {})), waits
+        assert checked['Gboth'] == 1
         (tmp_path / 'run' / 'training_options.json').write_text(
             f'{{"training_set_kwargs": {{"class_name": "training.dataset.ImageFolderDataset", "path": "{data}", '
             '"use_labels": true}}'

@@ -6,10 +6,11 @@ from collections import Counter
 import pytest
 import simulated_graphs
 import torch
-from tiny_runs import compressing, labelled_data, labelled_teacher, loop_arguments
+from tiny_runs import EMBEDDING, compressing, labelled_data, labelled_teacher, loop_arguments
 
 from stylegan2_compress import pickles
-from stylegan2_compress.training_loops import distillation, recording
+from stylegan2_compress.networks import masked
+from stylegan2_compress.training_loops import distillation, recording, ticket_search
 
 STEPS = 7
 
@@ -31,6 +32,22 @@ def graphs(monkeypatch):
     return simulated_graphs.install(monkeypatch)
 
 
+def search(run_dir, data, rule, **changes):
+    """Seven steps of a search; returns the averaged weights, and the losses of all ticks."""
+    arguments = loop_arguments(run_dir, data, True, total_kimg=0.112, kimg_per_tick=0.08, G_reg_interval=None)
+    arguments['G_kwargs'] |= dict(class_name='stylegan2_compress.ScoreMaskedGenerator', keep=0.5, rule=rule)
+    arguments |= dict(D_kwargs=None, D_opt_kwargs=None)
+    arguments['loss_kwargs'] = dict(
+        class_name='stylegan2_compress.MomentMatchingLoss',
+        embedding=EMBEDDING,
+        training_set_kwargs=arguments['training_set_kwargs'],
+        total_kimg=0.112,
+        follow='significant',
+    )
+    ticket_search.training_loop(**arguments | changes)
+    return found_in(run_dir)
+
+
 def train(run_dir, data, teacher, loss, rounds=1, **changes):
     """Seven steps of all phases; returns the averaged weights, and the losses of all ticks."""
     arguments = loop_arguments(run_dir, data, True, **compressing(loss, teacher))
@@ -39,6 +56,10 @@ def train(run_dir, data, teacher, loss, rounds=1, **changes):
     loss_kwargs = changes.pop('loss_kwargs', {})
     arguments['loss_kwargs'] = arguments['loss_kwargs'] | loss_kwargs
     distillation.training_loop(**arguments | changes)
+    return found_in(run_dir)
+
+
+def found_in(run_dir):
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
     losses = {name: [stat[name]['mean'] for stat in stats] for name in stats[0] if name.startswith('Loss/')}
     return pickles.load(str(max(run_dir.glob('network-snapshot-*.pkl'))))['G_ema'].state_dict(), losses
@@ -84,3 +105,28 @@ def test_recorded_steps_are_the_same_steps(tmp_path, data, teacher, graphs, monk
     memory_fills_in = 2 if loss == 'moments' else 0  # Steps, before there is anything to record.
     assert seen['Greg'] == STEPS * rounds - recording.WARM_UP
     assert seen['Gmain'] in (0, (STEPS - memory_fills_in) * rounds - recording.WARM_UP)
+
+
+@pytest.fixture
+def masks_as_on_cuda(monkeypatch):
+    """Masks are found without NumPy and without waiting for a sum, as they are where a graph can be recorded."""
+
+    def threshold_of(flat, count):
+        threshold = masked.kth_largest_by_bits(flat, count)
+        return threshold, count - (flat > threshold).sum()
+
+    def above(values, threshold, ties):
+        equal = (values == threshold) & ((values == threshold).flatten().cumsum(0) <= ties).reshape(values.shape)
+        return (values > threshold) | equal
+
+    monkeypatch.setattr(masked, 'threshold_of', threshold_of)
+    monkeypatch.setattr(masked, 'above', above)
+
+
+@pytest.mark.usefixtures('masks_as_on_cuda')
+@pytest.mark.parametrize('rule', ['edge-popup', 'global-edge-popup', 'gem-miner'])
+def test_a_recorded_search_is_the_same_search(tmp_path, data, graphs, rule):
+    expected = search(tmp_path / 'plain', data, rule)
+    assert_same(search(tmp_path / 'recorded', data, rule, cuda_graphs=True), expected, 0)
+    (graph,) = graphs
+    assert graph.replays == STEPS - recording.WARM_UP
