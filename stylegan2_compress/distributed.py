@@ -201,19 +201,19 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter], rounds: int) -> 
     What is not finite becomes 0 or ±1e5, as in the host. A parameter without gradient keeps none: a loss that leaves
     gradients out does so in all processes alike.
     """
-    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    if not with_gradient:
+    pairs = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+    if not pairs:
         return
     # In one tensor: three operations for all of them, where a device waits for Python.
-    flat = torch.cat([parameter.grad.flatten() for parameter in with_gradient])
+    flat = torch.cat([gradient.flatten() for _parameter, gradient in pairs])
     if world() is not None:
         sum_over_processes(flat, world()).div_(world_size())
     if rounds > 1:
         flat /= rounds
     misc.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
-    sizes = [parameter.numel() for parameter in with_gradient]
-    for parameter, gradient in zip(with_gradient, flat.split(sizes), strict=True):
-        parameter.grad = gradient.view_as(parameter)
+    sizes = [gradient.numel() for _parameter, gradient in pairs]
+    for (parameter, _gradient), mean in zip(pairs, flat.split(sizes), strict=True):
+        parameter.grad = mean.view_as(parameter)
 
 
 def sum_over_processes(tensor: torch.Tensor, group: Group | None) -> torch.Tensor:

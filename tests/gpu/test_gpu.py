@@ -109,7 +109,7 @@ def test_the_graphs_of_exports_make_the_same_images(make_generator):
 # --- Runs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+@pytest.mark.parametrize('precision', ['fp32', pytest.param('fp16', marks=only_on_cuda)])
 @pytest.mark.parametrize('loss', LOSSES)
 def test_our_loop(tmp_path, data, teacher, loss, precision):
     arguments = loop_arguments(tmp_path / 'run', data, True, device=str(DEVICE), **compressing(loss, teacher))
@@ -196,7 +196,7 @@ def test_every_gpu_takes_part(tmp_path, data, teacher):
     finite_averages(next((tmp_path / 'runs').iterdir()))
 
 
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', RULES if ON_CUDA else RULES[:1])
 def test_a_ticket_search_and_its_ticket(tmp_path, data, rule):
     small = ['--batch', 100, '--kimg', 1, '--z-dim', 16, '--w-dim', 16, '--mapping-layers', 2]
     widths = ['--channel-base', 64, '--channel-max', 8, '--embedding', EMBEDDING, '--rule', rule]
