@@ -25,6 +25,8 @@ import time
 
 import click
 import torch
+from step_time import LOSSES, save_resnet
+from step_time import table as step_times
 
 from stylegan2_compress import host
 
@@ -32,21 +34,32 @@ SECTIONS = ('steps', 'embeddings', 'statistics', 'loading', 'latency')
 RATIOS = (0.7, 0.8, 0.9, 0.95)
 SIZES = dict(
     gpu=dict(
-        steps=dict(size='paper256', rounds=5, apart=False),  # Which would take longer than all of the rest.
+        steps=dict(losses=LOSSES, size='paper256', rounds=5, apart=False),  # Which would take longer than all the rest.
         embeddings=dict(resolution=256, resnet_width=64, batch=32, batches=16),
         statistics=dict(resolution=256, channel_base=16384, samples=2048, embedding='efficientnet_lite0'),
         loading=dict(repeats=3),
         latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=3.0),
     ),
     cpu=dict(
-        steps=dict(size='paper256', channel_base=4096, channel_max=256, batch=4, resnet_width=32, rounds=3),
+        steps=dict(
+            losses=LOSSES, size='paper256', channel_base=4096, channel_max=256, batch=4, resnet_width=32, rounds=3
+        ),
         embeddings=dict(resolution=64, resnet_width=32, batch=16, batches=8),
         statistics=dict(resolution=256, channel_base=4096, samples=64, embedding='efficientnet_lite0'),
         loading=dict(repeats=3),
         latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=1.0),
     ),
     smoke=dict(
-        steps=dict(size='paper256', channel_base=256, channel_max=8, ratio=0.5, batch=2, resnet_width=4, rounds=1),
+        steps=dict(
+            losses=LOSSES[-1:],
+            size='paper256',
+            channel_base=256,
+            channel_max=8,
+            ratio=0.5,
+            batch=2,
+            resnet_width=4,
+            rounds=1,
+        ),
         embeddings=dict(resolution=32, resnet_width=4, batch=2, batches=2),
         statistics=dict(resolution=32, channel_base=512, samples=32, embedding='efficientnet_lite0@size=32'),
         loading=dict(repeats=1, shapes={'32 px': (32, 512)}),
@@ -63,7 +76,6 @@ SIZES = dict(
 def main(reference: str | None, device: str | None, size: str | None, only: str) -> None:
     host.activate()
     import pickle_loading
-    import step_time
 
     from stylegan2_compress.host import profiling
 
@@ -73,7 +85,7 @@ def main(reference: str | None, device: str | None, size: str | None, only: str)
         raise click.UsageError(f'--only={",".join(unknown)} does not exist; there are {", ".join(SECTIONS)}.')
     sizes = SIZES[size or ('cpu' if device == 'cpu' else 'gpu')]
     run = dict(
-        steps=lambda: step_time.table(step_time.LOSSES, reference, device, **sizes['steps']),
+        steps=lambda: step_times(reference=reference, device=device, **sizes['steps']),
         embeddings=lambda: precisions(torch.device(device), **sizes['embeddings']),
         statistics=lambda: statistics(torch.device(device), **sizes['statistics']),
         loading=lambda: pickle_loading.table(**sizes['loading']),
@@ -94,8 +106,6 @@ def generator(resolution: int, channel_base: int, device: torch.device) -> torch
 
 def precisions(device: torch.device, resolution: int, resnet_width: int, batch: int, batches: int) -> str:
     """DiME's distance of batches of noise to others, through a ResNet-50 with random weights in each precision."""
-    from step_time import save_resnet
-
     from stylegan2_compress import embeddings
 
     rnd = torch.Generator().manual_seed(0)
