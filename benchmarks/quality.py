@@ -139,10 +139,11 @@ class Settings:
     mirror: bool
     seed: int
     device: str | None
+    cuda_graphs: bool
 
 
 # What may change between two runs into one output directory: it adds rows and changes none.
-MAY_GROW = ('ratios', 'methods', 'trained_on', 'repeats', 'kimg', 'device')
+MAY_GROW = ('ratios', 'methods', 'trained_on', 'repeats', 'kimg', 'device', 'cuda_graphs')
 
 RATIOS = (0.7, 0.8, 0.9, 0.95)
 SIZES = dict(
@@ -224,6 +225,7 @@ def shares(_context, _parameter, text: str | None) -> tuple[str, ...] | None:
 @click.option('--mirror/--no-mirror', default=True, show_default=True)
 @click.option('--seed', default=0, show_default=True)
 @click.option('--device', help='[default: CUDA where there is one]')
+@click.option('--cuda-graphs/--no-cuda-graphs', default=False, show_default=True, help='Record the steps of students.')
 @click.option('--minutes', type=float, help='Start no further training after so many minutes  [default: no limit]')
 def main(outdir: str, size: str | None, minutes: float | None, **options) -> None:
     host.activate(host.find_or_fetch().path)
@@ -396,6 +398,7 @@ def train_student(
             seed=seed,
             workers=1,
             device=settings.device,
+            cuda_graphs=settings.cuda_graphs or None,
         )
     run_dir = last_snapshot(directory, settings.kimg).parent
     return [path for path in sorted(run_dir.glob('network-snapshot-*.pkl')) if kimg_of(path)]
