@@ -9,14 +9,13 @@ kernels are chosen and phases are recorded, are left out. Needs a GPU of NVIDIA.
 
 import contextlib
 import io
-import json
 import tempfile
 import time
 from pathlib import Path
 
 import click
 import torch
-from step_time import SIZES, write_inputs
+from step_time import SIZES, loop_arguments, write_inputs
 
 from stylegan2_compress import host
 
@@ -56,22 +55,11 @@ def main(sizes: tuple[str, ...], losses: tuple[str, ...], batch: int | None, ste
 
 def time_steps(inputs: dict, loss: str, recorded: bool, steps: int) -> tuple[float, int]:
     """Seconds per step, and bytes of the device at most."""
-    from stylegan2_compress.compression.options import MethodOptions
-    from stylegan2_compress.compression.plan import compress
-    from stylegan2_compress.host import configurations
+    from stylegan2_compress.host import devices
     from stylegan2_compress.runs.loops import OUR_LOOP
-    from stylegan2_compress.runs.plan import Plan
     from stylegan2_compress.training_loops import loop
 
-    _desc, args = configurations.loop_arguments(
-        inputs['data'], cfg='paper256', batch=inputs['batch'], aug='noaug', workers=1
-    )
-    embeds = ['samples=16', f'embeddings={json.dumps(inputs["embeddings"])}'] if 'Dime' in loss else []
-    options = MethodOptions(
-        loss=loss, loss_args=tuple(embeds), student=inputs['student'], teacher=inputs['teacher'], loop=OUR_LOOP
-    )
-    args.ema_kimg = 10
-    compress(Plan('', args), options)
+    args = loop_arguments(loss, inputs, devices.choose(), loop=OUR_LOOP)
     args.pop('loop')
     args.update(cuda_graphs=recorded, total_kimg=1e6, kimg_per_tick=1e6, state_kimg=1e6)
     args.update(image_snapshot_ticks=None, network_snapshot_ticks=None)

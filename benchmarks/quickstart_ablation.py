@@ -1,7 +1,7 @@
 """What each method adds on the quickstart's digits, and by how much the quickstart's own numbers differ by seed.
 
     python benchmarks/quickstart_ablation.py --outdir runs/ablation [--kimg 24] [--rows 'NICKEL;both']
-    python benchmarks/quickstart_ablation.py --outdir runs/seeds --rows NICKEL --repeats 5   # the quickstart
+    python benchmarks/quickstart_ablation.py --outdir runs/seeds --kimg 16 --rows NICKEL --repeats 5   # the quickstart
 
 Every run uses the quickstart's recipe and starts from the pruned teacher, cut as the row says; the discriminator starts
 from the teacher's, with NICKEL a second one from scratch. Started again with the same options, the script leaves out

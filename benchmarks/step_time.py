@@ -370,6 +370,19 @@ def plug_in(loss_class: str, inputs: dict, device):
     host.activate()
     import dnnlib
 
+    args = loop_arguments(loss_class, inputs, device)
+    G, D = (
+        dnnlib.util.construct_class_by_name(**kwargs, **inputs['shape']).train().requires_grad_(False).to(device)
+        for kwargs in (args.G_kwargs, args.D_kwargs)
+    )
+    loss = dnnlib.util.construct_class_by_name(
+        device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=None, **args.loss_kwargs
+    )
+    return phase_runner(loss, dict(G=[G], D=[D]), inputs, device)
+
+
+def loop_arguments(loss_class: str, inputs: dict, device, **options):
+    """What `train.py --loss` would pass to a training loop; `options` are more of `MethodOptions`."""
     from stylegan2_compress.compression.options import MethodOptions
     from stylegan2_compress.compression.plan import compress
     from stylegan2_compress.host import configurations
@@ -383,18 +396,9 @@ def plug_in(loss_class: str, inputs: dict, device):
     )
     args.device = str(device)
     teacher = None if loss_class == HOST_LOSS else inputs['teacher']
-    compress(
-        Plan('', args),
-        MethodOptions(loss=loss_class, loss_args=tuple(loss_args), student=inputs['student'], teacher=teacher),
-    )
-    G, D = (
-        dnnlib.util.construct_class_by_name(**kwargs, **inputs['shape']).train().requires_grad_(False).to(device)
-        for kwargs in (args.G_kwargs, args.D_kwargs)
-    )
-    loss = dnnlib.util.construct_class_by_name(
-        device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=None, **args.loss_kwargs
-    )
-    return phase_runner(loss, dict(G=[G], D=[D]), inputs, device)
+    chosen = dict(loss=loss_class, loss_args=tuple(loss_args), student=inputs['student'], teacher=teacher)
+    compress(Plan('', args), MethodOptions(**chosen, **options))
+    return args
 
 
 def the_papers_code(checkout: str, inputs: dict, device):

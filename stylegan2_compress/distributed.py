@@ -206,8 +206,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter], rounds: int) -> 
         return
     # In one tensor: three operations for all of them, where a device waits for Python.
     flat = torch.cat([gradient.flatten() for _parameter, gradient in pairs])
-    if world() is not None:
-        sum_over_processes(flat, world()).div_(world_size())
+    average([flat])
     if rounds > 1:
         flat /= rounds
     misc.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)

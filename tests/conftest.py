@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import tiny_runs
 import torch
 
 from stylegan2_compress import host
@@ -108,6 +109,18 @@ def labelled_data(tmp_path, make_dataset_zip):
     """The host's arguments for a small data set of three labels."""
     path = str(make_dataset_zip(tmp_path, n=23, labels=3))
     return dict(class_name='training.dataset.ImageFolderDataset', path=path, use_labels=True)
+
+
+@pytest.fixture
+def data(tmp_path, make_dataset_zip):
+    """A zip of twenty images of three labels; a file of tests may have another `data`."""
+    return tiny_runs.labelled_data(tmp_path, make_dataset_zip)
+
+
+@pytest.fixture
+def teacher(tmp_path, make_generator, make_discriminator):
+    """The path of a network pickle that fits them; a file of tests may have another `teacher`."""
+    return tiny_runs.labelled_teacher(tmp_path, make_generator, make_discriminator)
 
 
 def _write_dataset_zip(

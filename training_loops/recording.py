@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.recorded import WARM_UP, in_turn
 from stylegan2_compress.losses.method import MethodLoss
 from stylegan2_compress.training_loops.phases import Phase
-
-WARM_UP = 3  # Rounds of a phase before it is recorded: in them kernels are chosen and constants made.
 
 
 class Rounds:
@@ -90,7 +89,8 @@ class RecordedRounds(Rounds):
             super().__call__(phase, sync, **inputs)
         elif self.rounds[name] < WARM_UP:
             self.rounds[name] += 1
-            self._warm_up(phase, sync, inputs)
+            with in_turn(self.stream, self.device):
+                super().__call__(phase, sync, **inputs)
         else:
             self.recordings[name] = self._record(phase, inputs)
             self._replay(self.recordings[name], phase, sync, inputs)
@@ -102,13 +102,6 @@ class RecordedRounds(Rounds):
             print(f'{phase} is not recorded as a CUDA graph: {obstacle}.')
             self.obstacles[phase] = obstacle
         return bool(obstacle)
-
-    def _warm_up(self, phase: Phase, sync: bool, inputs: dict[str, torch.Tensor]) -> None:
-        current = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            super().__call__(phase, sync, **inputs)
-        current.wait_stream(self.stream)
 
     def _record(self, phase: Phase, inputs: dict[str, torch.Tensor]) -> Recording:
         """Record a round, which computes nothing yet.

@@ -1,5 +1,10 @@
-"""A generator as a CUDA graph: its images without the time that Python takes to start its kernels."""
+"""A generator as a CUDA graph: its images without the time that Python takes to start its kernels.
 
+And what else is recorded has in common with it.
+"""
+
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -7,7 +12,17 @@ from training.networks import Generator
 
 from stylegan2_compress.host.devices import precision
 
-WARM_UP = 3  # Passes before it is recorded: in them kernels are chosen.
+WARM_UP = 3  # Times that work is done before it is recorded: in them kernels are chosen and constants made.
+
+
+@contextlib.contextmanager
+def in_turn(stream: torch.cuda.Stream, device: torch.device) -> Iterator[None]:
+    """Run on another stream: behind what the current one has to do already, and before what it gets next."""
+    current = torch.cuda.current_stream(device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
 
 
 class RecordedGenerator:
@@ -28,11 +43,9 @@ class RecordedGenerator:
         self.c = torch.zeros([batch, G.c_dim], device=device)
         kwargs = precision(device) | kwargs
         stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
+        with in_turn(stream, device):
             for _ in range(WARM_UP):
                 G(self.z, self.c, **kwargs)
-        torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=stream):
             self.images = G(self.z, self.c, **kwargs)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from host_alone import WITHOUT_OUR_PACKAGE
-from tiny_runs import labelled_teacher
 
 from stylegan2_compress.cli import main
 
@@ -47,11 +46,6 @@ def train(checkout, *options, expect=0, **variables):
 def options_of(output):
     start = output.index('Training options:')
     return json.loads(output[output.index('{', start) : output.index('Output directory:')])
-
-
-@pytest.fixture
-def teacher(tmp_path, make_generator, make_discriminator):
-    return labelled_teacher(tmp_path, make_generator, make_discriminator)
 
 
 @pytest.fixture

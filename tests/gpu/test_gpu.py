@@ -10,7 +10,7 @@ import shutil
 import commands
 import pytest
 import torch
-from tiny_runs import EMBEDDING, LOSSES, compressing, labelled_data, labelled_teacher, loop_arguments
+from tiny_runs import EMBEDDING, LOSSES, compressing, loop_arguments
 
 from stylegan2_compress import pickles
 from stylegan2_compress.evaluation.evaluate import evaluate
@@ -29,16 +29,6 @@ RULES = ('edge-popup', 'global-edge-popup', 'gem-miner', 'imp')
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
-
-
-@pytest.fixture
-def data(tmp_path, make_dataset_zip):
-    return labelled_data(tmp_path, make_dataset_zip)
-
-
-@pytest.fixture
-def teacher(tmp_path, make_generator, make_discriminator):
-    return labelled_teacher(tmp_path, make_generator, make_discriminator)
 
 
 def in_half_precision(arguments: dict) -> None:

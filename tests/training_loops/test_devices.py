@@ -7,17 +7,17 @@ from collections import Counter
 import pytest
 import torch
 from other_device import OTHER, MixedDevices, NoFloat64, OtherDevice
-from tiny_runs import EMBEDDING, compressing, labelled_data, labelled_teacher, loop_arguments
+from tiny_runs import EMBEDDING, compressing, loop_arguments
 from torch_utils import training_stats
 
 from stylegan2_compress.compression.find_ticket import keep_tickets
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.host import devices
+from stylegan2_compress.host.recorded import WARM_UP
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.patches import statistics_in_single_precision
 from stylegan2_compress.training_loops import distillation, loop, ticket_search
-from stylegan2_compress.training_loops.recording import WARM_UP
 
 # The places where Python waits for the device in a step, and why.
 IN_A_STEP = {
@@ -31,16 +31,6 @@ IN_STEPS_OF = {
     'gem-miner': {'stylegan2_compress/networks/masked.py:leave_alive': 'does this step mask anything?'},
     'imp': {'stylegan2_compress/networks/masked.py:leave_alive': 'does this step mask anything?'},
 }
-
-
-@pytest.fixture
-def data(tmp_path, make_dataset_zip):
-    return labelled_data(tmp_path, make_dataset_zip)
-
-
-@pytest.fixture
-def teacher(tmp_path, make_generator, make_discriminator):
-    return labelled_teacher(tmp_path, make_generator, make_discriminator)
 
 
 @pytest.fixture

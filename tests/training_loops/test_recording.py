@@ -6,25 +6,16 @@ from collections import Counter
 import pytest
 import simulated_graphs
 import torch
-from tiny_runs import EMBEDDING, compressing, labelled_data, labelled_teacher, loop_arguments
+from tiny_runs import EMBEDDING, compressing, loop_arguments
 
 from stylegan2_compress import pickles
+from stylegan2_compress.host.recorded import WARM_UP
 from stylegan2_compress.networks import masked
 from stylegan2_compress.training_loops import distillation, recording, ticket_search
 
 STEPS = 7
 
 pytestmark = pytest.mark.usefixtures('small_grids', 'own_cache')
-
-
-@pytest.fixture
-def data(tmp_path, make_dataset_zip):
-    return labelled_data(tmp_path, make_dataset_zip)
-
-
-@pytest.fixture
-def teacher(tmp_path, make_generator, make_discriminator):
-    return labelled_teacher(tmp_path, make_generator, make_discriminator)
 
 
 @pytest.fixture
@@ -51,10 +42,7 @@ def search(run_dir, data, rule, **changes):
 def train(run_dir, data, teacher, loss, rounds=1, **changes):
     """Seven steps of all phases; returns the averaged weights, and the losses of all ticks."""
     arguments = loop_arguments(run_dir, data, True, **compressing(loss, teacher))
-    often = dict(G_reg_interval=1, D_reg_interval=1, batch_gpu=16 // rounds, total_kimg=0.112, kimg_per_tick=0.08)
-    arguments |= often
-    loss_kwargs = changes.pop('loss_kwargs', {})
-    arguments['loss_kwargs'] = arguments['loss_kwargs'] | loss_kwargs
+    arguments |= dict(G_reg_interval=1, D_reg_interval=1, batch_gpu=16 // rounds, total_kimg=0.112, kimg_per_tick=0.08)
     distillation.training_loop(**arguments | changes)
     return found_in(run_dir)
 
@@ -103,8 +91,8 @@ def test_recorded_steps_are_the_same_steps(tmp_path, data, teacher, graphs, monk
     assert set(seen) == recorded
     assert sum(graph.replays for graph in graphs) == sum(seen.values())
     memory_fills_in = 2 if loss == 'moments' else 0  # Steps, before there is anything to record.
-    assert seen['Greg'] == STEPS * rounds - recording.WARM_UP
-    assert seen['Gmain'] in (0, (STEPS - memory_fills_in) * rounds - recording.WARM_UP)
+    assert seen['Greg'] == STEPS * rounds - WARM_UP
+    assert seen['Gmain'] in (0, (STEPS - memory_fills_in) * rounds - WARM_UP)
 
 
 @pytest.fixture
@@ -129,4 +117,4 @@ def test_a_recorded_search_is_the_same_search(tmp_path, data, graphs, rule):
     expected = search(tmp_path / 'plain', data, rule)
     assert_same(search(tmp_path / 'recorded', data, rule, cuda_graphs=True), expected, 0)
     (graph,) = graphs
-    assert graph.replays == STEPS - recording.WARM_UP
+    assert graph.replays == STEPS - WARM_UP
