@@ -11,14 +11,17 @@ snapshots; and writes `table.md`, `results.json`, `curves-*.png` and `images-*.p
 after each ratio. The table compares each method with the best that is not the paper's, seed by seed.
 
 Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, and what was
-interrupted is continued exactly. With more ratios, methods, repeats or training images, they are added; with a larger
-`--kimg` and `--lr-decay 0`, finished students are trained further. Anything else that would change the numbers is
-refused.
+interrupted is continued exactly. `--jobs` trains several students at a time, on one GPU too. With more ratios, methods,
+repeats or training images, they are added; with a larger `--kimg` and `--lr-decay 0`, finished students are trained
+further. Anything else that would change the numbers is refused.
 """
 
+import concurrent.futures
+import functools
 import itertools
 import json
 import math
+import multiprocessing
 import re
 import time
 from dataclasses import asdict, dataclass
@@ -226,8 +229,9 @@ def shares(_context, _parameter, text: str | None) -> tuple[str, ...] | None:
 @click.option('--seed', default=0, show_default=True)
 @click.option('--device', help='[default: CUDA where there is one]')
 @click.option('--cuda-graphs/--no-cuda-graphs', default=False, show_default=True, help='Record the steps of students.')
+@click.option('--jobs', type=click.IntRange(1), default=1, show_default=True, help='Students that train at a time.')
 @click.option('--minutes', type=float, help='Start no further training after so many minutes  [default: no limit]')
-def main(outdir: str, size: str | None, minutes: float | None, **options) -> None:
+def main(outdir: str, size: str | None, jobs: int, minutes: float | None, **options) -> None:
     host.activate(host.find_or_fetch().path)
     from stylegan2_compress.host import devices
 
@@ -243,20 +247,37 @@ def main(outdir: str, size: str | None, minutes: float | None, **options) -> Non
     teacher = settings.teacher or train_teacher(settings, outdir)
     ruler = Ruler(settings, outdir)
     ruler.measure(teacher, dict(name='teacher'))
-    for seed, ratio in itertools.product(range(settings.seed, settings.seed + settings.repeats), settings.ratios):
-        starts = write_starts(settings, outdir, teacher, ratio)
-        ruler.measure(starts['teacher'], dict(name='pruned', ratio=ratio))
-        for name, trained_on in itertools.product(settings.methods, settings.trained_on):
-            if time.time() > end:
-                print(f'Stopped after {minutes:g} minutes; the same command goes on.')
-                return
-            on = '' if trained_on == FULL else f'-on-{trained_on.rstrip("%")}'
-            directory = outdir / f'ratio{ratio:g}' / f'{name}{on}' / f'seed{seed}'
-            start = starts[METHODS[name].start]
-            for snapshot in train_student(settings, directory, teacher, start, name, trained_on, seed):
-                row = dict(name=name, ratio=ratio, trained_on=trained_on, seed=seed, kimg=kimg_of(snapshot))
-                ruler.measure(snapshot, row)
-        ruler.write_report()
+    for ratio in settings.ratios:
+        ruler.measure(write_starts(settings, outdir, teacher, ratio)['teacher'], dict(name='pruned', ratio=ratio))
+    seeds = range(settings.seed, settings.seed + settings.repeats)
+    students = list(itertools.product(seeds, settings.ratios, settings.methods, settings.trained_on))
+    train = functools.partial(train_student, settings, outdir, teacher, end)
+    for student, snapshots in zip(students, in_processes(train, students, jobs), strict=True):
+        seed, ratio, name, trained_on = student
+        if snapshots is None:
+            print(f'Stopped after {minutes:g} minutes; the same command goes on.')
+            break
+        for snapshot in snapshots:
+            row = dict(name=name, ratio=ratio, trained_on=trained_on, seed=seed, kimg=kimg_of(snapshot))
+            ruler.measure(snapshot, row)
+        if (name, trained_on) == (settings.methods[-1], settings.trained_on[-1]):
+            ruler.write_report()
+
+
+def in_processes(function, arguments: list, jobs: int):
+    """The results of a function in order, of which so many are computed at a time, each in a process of its own."""
+    if jobs == 1:
+        yield from map(function, arguments)
+        return
+    context = multiprocessing.get_context('spawn')  # CUDA does not survive a fork.
+    with concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=start_process) as pool:
+        yield from pool.map(function, arguments)
+
+
+def start_process() -> None:
+    """Make this process one of several that train."""
+    torch.set_num_threads(1)
+    host.activate(host.find_or_fetch().path)
 
 
 def keep(settings: Settings, path: Path) -> None:
@@ -361,12 +382,23 @@ def images_of(settings: Settings, trained_on: str, seed: int) -> dict:
 
 
 def train_student(
-    settings: Settings, directory: Path, teacher: str, start: Path, name: str, trained_on: str, seed: int
-) -> list[Path]:
-    """Snapshots of one student's training, which is run unless it is finished."""
+    settings: Settings, outdir: Path, teacher: str, end: float, student: tuple[int, float, str, str]
+) -> list[Path] | None:
+    """Snapshots of one student's training, which is run unless it is finished.
+
+    Args:
+        end: `time.time()` after which no training starts: the result is then None.
+        student: seed, ratio, method, and what it is trained on.
+    """
     from stylegan2_compress.compression.distill import distill
 
+    if time.time() > end:
+        return None
+    seed, ratio, name, trained_on = student
+    on = '' if trained_on == FULL else f'-on-{trained_on.rstrip("%")}'
+    directory = outdir / f'ratio{ratio:g}' / f'{name}{on}' / f'seed{seed}'
     method = METHODS[name]
+    start = write_starts(settings, outdir, teacher, ratio)[method.start]
     loss_args = ['style_mixing_prob=0', *(filled_in(argument, settings) for argument in method.arguments)]
     if method.embeds:
         loss_args += [f'embeddings={settings.embedding}', f'estimator={method.estimator}']

@@ -735,7 +735,7 @@ def test_the_quality_benchmark_in_smoke_size_goes_on_where_it_was(make_dataset_z
         assert f'| {row} |' in table
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pkl')}
     assert before
-    more = ['--methods', 'adversarial', '--repeats', '2', '--trained-on', 'full,none']
+    more = ['--methods', 'adversarial', '--repeats', '2', '--trained-on', 'full,none', '--jobs', '2']
     subprocess.run(command + more, check=True, capture_output=True, cwd=tmp_path)
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pkl')}
     assert before.items() < after.items()
