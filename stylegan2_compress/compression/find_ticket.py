@@ -106,9 +106,14 @@ def check_names(options: TicketOptions) -> None:
     if '.' not in options.rule:
         require_choice('--rule', options.rule, masks.RULES)
     try:
-        masks.rule_of(options.rule)
+        rule = masks.rule_of(options.rule)
     except ValueError as error:
         raise UserError(f'--rule={options.rule} cannot be used ({error}).') from error
+    if options.density is not None and not rule.by_layer:
+        raise UserError(
+            f'--density={options.density} is for rules that go layer by layer; {options.rule} compares all weights '
+            'together.'
+        )
     require_choice('--weight-init', options.weight_init, masks.WEIGHT_INITS)
     if options.score_init is not None:
         require_choice('--score-init', options.score_init, masks.SCORE_INITS)
@@ -138,6 +143,8 @@ def set_generator(plan: Plan, options: TicketOptions, G: Generator | None) -> No
         precision.put_into_generator(args.G_kwargs)
         args.G_kwargs.update(weight_init=None, teacher=plan.resources.networks.sha256(options.teacher))
     args.G_kwargs.update(class_name=GENERATOR, keep=options.keep, rule=options.rule)
+    if masks.rule_of(options.rule).by_layer:
+        args.G_kwargs.density = options.density or PRESETS[options.preset].density
     args.G_kwargs.update(masked=list(options.masked), unmasked=list(options.unmasked), seed=args.random_seed)
     args.G_kwargs.update(options.given('score_init'))
     if options.train_unmasked:

@@ -234,6 +234,7 @@ class Preset:
     """What `find-ticket` takes for options that are not given."""
 
     masked: tuple[str, ...]
+    density: str  # Of rules that have one.
     embedding: str
     score_init: str | None  # None: what the rule wants.
     lr: float | None  # None: from the length of the run, see `TicketOptions.learning_rate`.
@@ -245,6 +246,7 @@ class Preset:
 PRESETS = {
     'steady': Preset(
         masked=('*weight',),
+        density='erk',
         embedding='efficientnet_lite0@size=image',
         score_init=None,
         lr=None,
@@ -254,6 +256,7 @@ PRESETS = {
     ),
     'paper': Preset(
         masked=('*weight', '*bias'),
+        density='uniform',
         embedding='vgg19_bn',
         score_init='uniform',
         lr=5e-5,
@@ -285,6 +288,14 @@ class TicketOptions(TrainingOptions):
     keep: float = argument('Share of weights to keep.', 0.1, above=0, most=1, metavar='K')
     rule: str = argument(
         'edge-popup, signed-edge-popup, global-edge-popup, gem-miner, imp, or an importable name.', 'edge-popup'
+    )
+    density: str | None = argument(
+        'Whether each layer keeps the same share (paper) or small layers keep more of theirs, with rules that go layer '
+        'by layer.',
+        None,
+        choices=('uniform', 'erk'),
+        default_text='erk, for these rules',
+        metavar='uniform|erk',
     )
     distance: str = argument(
         'What is made small: differences of moments in all layers of the embedding (paper), or a distance of '

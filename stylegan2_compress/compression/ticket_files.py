@@ -67,10 +67,11 @@ def describe(source: str, layers: bool = False, as_json: bool = False) -> str:
     shape = (arguments[name] for name in ('img_resolution', 'img_channels', 'c_dim'))
     share = ticket.kept / ticket.total
     bits = 8 * Path(source).stat().st_size / ticket.total
+    rule = ', '.join(filter(None, [arguments['rule'], arguments.get('density')]))
     lines = [
         'images   {0}x{0}, {1} channels, {2} labels'.format(*shape),
         f'weights  of {origin}',
-        f'mask     {arguments["rule"]}: {ticket.kept:,} of {ticket.total:,} ({share:.2%})',
+        f'mask     {rule}: {ticket.kept:,} of {ticket.total:,} ({share:.2%})',
         *([f'signs    turned in {sum(int(each.sum()) for each in ticket.turned.values()):,}'] if ticket.turned else []),
         *(['trained  all that is not masked, and a factor of each mask'] if arguments.get('train_unmasked') else []),
         f'file     {bits:.3f} bits per weight',

@@ -167,6 +167,7 @@ class ScoreMasked(torch.nn.Module):
         rule: which ones count: a name in `RULES`, or what else `rule_of` takes.
         train_unmasked: whether parameters that are not masked stay parameters, which train, and each masked one gets a
             factor beside it, a scalar that trains, too (`weight_factor`).
+        shares: by name, the fraction of this weight alone that counts, for rules that go layer by layer; by default k.
 
     Raises:
         ValueError: the module lacks one of the names, or there is no such rule.
@@ -179,6 +180,7 @@ class ScoreMasked(torch.nn.Module):
         keep: float = 1.0,
         rule: str = 'edge-popup',
         train_unmasked: bool = False,
+        shares: 'dict[str, float] | None' = None,
     ):
         super().__init__()
         self.dense = module
@@ -187,6 +189,8 @@ class ScoreMasked(torch.nn.Module):
         properties = rule_of(rule)
         parameters = dict(module.named_parameters())
         self.names = list(names) if names is not None else [n for n in parameters if n.split('.')[-1] == 'weight']
+        if shares is not None:  # Else there is no such attribute, as in pickles of earlier versions.
+            self.shares = shares
         for name in self.names:
             if name not in parameters:
                 raise ValueError(f'There is no parameter {name!r} to mask')
@@ -215,6 +219,10 @@ class ScoreMasked(torch.nn.Module):
             if name == 'dense':  # Not constructed or unpickled yet.
                 raise
             return getattr(self.dense, name)
+
+    def share(self, name: str) -> float:
+        """The fraction of one weight that counts, for rules that go layer by layer."""
+        return self.__dict__.get('shares', {}).get(name, self.keep)
 
     def tensor(self, name: str, kind: str = '') -> torch.Tensor:
         """The weight of that name, or the tensor beside it: `_scores`, `_factor`, `_alive`, `_start`."""
@@ -273,6 +281,7 @@ class Rule:
     hold, and `prepare` registers what the flags below do not.
 
     Attributes:
+        by_layer: whether each weight keeps a share of its own (`ScoreMasked.share`), instead of all one together.
         signed: whether weights that count do so with their sign turned where their score is negative.
         scored: whether masked weights are frozen and have a parameter of scores beside them (`weight_scores`). Without
             scores the weights themselves train, beside a copy of where they start (`weight_start`).
@@ -282,6 +291,7 @@ class Rule:
         usual_scores: name in `SCORE_INITS` of the scores' usual initialisation.
     """
 
+    by_layer = False
     signed = False
     scored = True
     alive = False
@@ -314,14 +324,18 @@ class Rule:
 
 
 class EdgePopup(Rule):
-    """The round(k n) scores of each layer that are largest in magnitude (Ramanujan et al., CVPR 2020)."""
+    """The round(k n) scores of each layer that are largest in magnitude (Ramanujan et al., CVPR 2020).
 
+    k is the layer's own where shares of layers differ, see `DENSITIES`.
+    """
+
+    by_layer = True
     scales_fan = True
     usual_scores = 'kaiming-uniform'
 
     def mask(self, part, name):
         scores = part.tensor(name, '_scores')
-        return largest(scores.abs(), round(part.keep * scores.numel()))
+        return largest(scores.abs(), round(part.share(name) * scores.numel()))
 
 
 class SignedEdgePopup(EdgePopup):
@@ -519,6 +533,36 @@ def leave_alive(parts: 'list[ScoreMasked]', value, fraction: float) -> bool:
     return True
 
 
+# --- Shares of layers -----------------------------------------------------------------------------------------------
+
+
+def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
+    """Larger shares of small layers: in proportion to the sum of a weight's sides over their product, 1 at the most.
+
+    All together keep the share `keep`. This is the Erdős–Rényi kernel distribution of sparse training (Evci et al.,
+    ICML 2020): a connection costs a large layer less than a small one, which has few of them for each output. Vectors,
+    such as biases, keep `keep`.
+    """
+    shares = dict.fromkeys(shapes, keep)
+    left = {name: shape for name, shape in shapes.items() if len(shape) > 1}
+    budget = keep * sum(shape.numel() for shape in left.values())
+    while left:
+        scale = budget / sum(sum(shape) for shape in left.values())
+        full = [name for name, shape in left.items() if scale * sum(shape) >= shape.numel()]
+        if not full:
+            shares.update((name, scale * sum(shape) / shape.numel()) for name, shape in left.items())
+            break
+        for name in full:
+            shares[name] = 1.0
+            budget -= left.pop(name).numel()
+    return shares
+
+
+# By name, from the shapes of all masked weights and the share of them that counts: the share of each. Beside these
+# there is `uniform`, the same share for all.
+DENSITIES = {'erk': erdos_renyi_kernel}
+
+
 # --- Generators -----------------------------------------------------------------------------------------------------
 
 
@@ -527,12 +571,12 @@ class ScoreMaskedMapping(ScoreMasked):
     """The host's mapping network, masked.
 
     Args:
-        names, keep, rule, train_unmasked: as in `ScoreMasked`.
+        names, keep, rule, train_unmasked, shares: as in `ScoreMasked`.
         kwargs: the arguments of the host's `MappingNetwork`.
     """
 
-    def __init__(self, names, keep: float, rule: str, train_unmasked: bool = False, **kwargs):
-        super().__init__(networks.MappingNetwork(**kwargs), names, keep, rule, train_unmasked)
+    def __init__(self, names, keep: float, rule: str, train_unmasked: bool = False, shares=None, **kwargs):
+        super().__init__(networks.MappingNetwork(**kwargs), names, keep, rule, train_unmasked, shares)
 
 
 @persistence.persistent_class
@@ -543,12 +587,13 @@ class ScoreMaskedSynthesis(ScoreMasked):
     largest weight, which of a filter that the mask leaves empty is 0. In FP32 such a filter puts out 0.
 
     Args:
-        names, keep, rule, train_unmasked: as in `ScoreMasked`.
+        names, keep, rule, train_unmasked, shares: as in `ScoreMasked`.
         kwargs: the arguments of the host's `SynthesisNetwork`. `num_fp16_res` is ignored.
     """
 
-    def __init__(self, names, keep: float, rule: str, train_unmasked: bool = False, **kwargs):
-        super().__init__(networks.SynthesisNetwork(**{**kwargs, 'num_fp16_res': 0}), names, keep, rule, train_unmasked)
+    def __init__(self, names, keep: float, rule: str, train_unmasked: bool = False, shares=None, **kwargs):
+        dense = networks.SynthesisNetwork(**{**kwargs, 'num_fp16_res': 0})
+        super().__init__(dense, names, keep, rule, train_unmasked, shares)
 
 
 @persistence.persistent_class
@@ -575,9 +620,12 @@ class ScoreMaskedGenerator(networks.Generator):
         teacher: SHA-256 of the network file that the weights come from, if they are not random.
         train_unmasked: whether what is not masked trains: biases, constants, noise strengths, and a factor of each
             masked weight. That is no longer a search without a weight update.
+        density: how the weights that count are shared out among layers, for rules that go layer by layer: `uniform`,
+            or a name in `DENSITIES`.
 
     Raises:
-        ValueError: a pattern matches nothing, nothing is left to mask, or there is no such rule.
+        ValueError: a pattern matches nothing, nothing is left to mask, there is no such rule, or it does not go layer
+            by layer and `density` is not `uniform`.
     """
 
     def __init__(
@@ -599,6 +647,7 @@ class ScoreMaskedGenerator(networks.Generator):
         score_init: 'str | None' = None,
         teacher: 'str | None' = None,
         train_unmasked: bool = False,
+        density: str = 'uniform',
     ):
         super().__init__(
             z_dim,
@@ -610,16 +659,24 @@ class ScoreMaskedGenerator(networks.Generator):
             synthesis_kwargs=synthesis_kwargs,
         )
         properties = rule_of(rule)
-        names = names_to_mask([name for name, _parameter in self.named_parameters()], masked, unmasked)
+        if density != 'uniform' and not properties.by_layer:
+            raise ValueError(f'the rule {rule} compares all weights together and takes no density {density}')
+        parameters = dict(self.named_parameters())
+        names = names_to_mask(list(parameters), masked, unmasked)
         by_part = {
             part: [name.partition('.')[2] for name in names if name.partition('.')[0] == part]
             for part in ('mapping', 'synthesis')
         }
+        shares: dict = {}
+        if density != 'uniform':
+            of_all = DENSITIES[density]({name: parameters[name].shape for name in names}, keep)
+            shares = {part: {name: of_all[f'{part}.{name}'] for name in by_part[part]} for part in by_part}
         self.mapping = ScoreMaskedMapping(  # pyright: ignore[reportAttributeAccessIssue]  # In the place of the dense one.
             by_part['mapping'],
             keep,
             rule,
             train_unmasked,
+            shares.get('mapping'),
             z_dim=z_dim,
             c_dim=c_dim,
             w_dim=w_dim,
@@ -631,6 +688,7 @@ class ScoreMaskedGenerator(networks.Generator):
             keep,
             rule,
             train_unmasked,
+            shares.get('synthesis'),
             w_dim=w_dim,
             img_resolution=img_resolution,
             img_channels=img_channels,
@@ -638,7 +696,7 @@ class ScoreMaskedGenerator(networks.Generator):
         )
         if weight_init is not None:
             scale_fan = properties.scales_fan if scale_fan is None else scale_fan
-            self._init_weights(seed, WEIGHT_INITS[weight_init], keep if scale_fan else 1)
+            self._init_weights(seed, WEIGHT_INITS[weight_init], scale_fan)
         if properties.scored:
             self._init_scores(seed, SCORE_INITS[score_init or properties.usual_scores])
         self.update_masks()
@@ -687,16 +745,18 @@ class ScoreMaskedGenerator(networks.Generator):
                         yield '.'.join(filter(None, [part_name, path, leaf])), part, layer, leaf
 
     @torch.no_grad()
-    def _init_weights(self, seed, init, fan_scale):
+    def _init_weights(self, seed, init, scale_fan):
         """Weights by `init`, constants and noise maps N(0, 1), masked biases too; other biases as the host's layers."""
         for name, part, layer, leaf in self.tensors():
             tensor = getattr(layer, leaf)
-            is_masked = name.partition('.')[2] in part.names
+            in_part = name.partition('.')[2]
+            is_masked = in_part in part.names
             if tensor is None or tensor.is_meta:
                 continue
             rnd, count = stream(seed, name), tensor.numel()
             if leaf == 'weight':
-                values = init(rnd, count, layer, fan_in(tensor.shape) * (fan_scale if is_masked else 1))
+                share = part.share(in_part) if scale_fan and is_masked else 1
+                values = init(rnd, count, layer, fan_in(tensor.shape) * share)
             elif leaf in ('const', 'noise_const'):
                 values = random_normals(rnd, count)
             elif leaf == 'bias' and is_masked and not tensor.any():

@@ -79,8 +79,9 @@ class Ticket:
             UserError: its weights come neither from its seed nor from a teacher, so that no ticket could restore them.
         """
         arguments = bound_arguments(G, defaults=True)
-        if not arguments['train_unmasked']:
-            del arguments['train_unmasked']  # Which earlier readers do not know.
+        for name, usual in (('train_unmasked', False), ('density', 'uniform')):
+            if arguments[name] == usual:
+                del arguments[name]  # Which earlier readers do not know.
         rule = arguments['rule']
         if not rule_of(rule).scored:
             raise UserError(

@@ -233,6 +233,51 @@ def test_dropped_weights_do_not_matter_and_kept_ones_do():
     assert not torch.equal(G(z, c, noise_mode='const'), before)
 
 
+# --- Shares of layers -------------------------------------------------------------------------------------------------
+
+
+SHAPES = {'tiny': (1, 4, 1, 1), 'flat': (8, 16), 'large': (16, 16, 3, 3), 'bias': (16,)}
+
+
+def test_small_layers_keep_more_by_their_sides_over_their_product():
+    shares = masked.erdos_renyi_kernel({name: torch.Size(shape) for name, shape in SHAPES.items()}, 0.1)
+    # Of 4 + 128 + 2304 weights a tenth stays: all 4 of `tiny`, the others in proportion to 24 / 128 and 38 / 2304.
+    scale = (0.1 * 2436 - 4) / (24 + 38)
+    assert shares == pytest.approx(dict(tiny=1, flat=scale * 24 / 128, large=scale * 38 / 2304, bias=0.1))
+
+
+@given(st.lists(st.lists(st.integers(1, 40), min_size=2, max_size=4), min_size=1, max_size=6), st.floats(1e-3, 1))
+def test_shares_are_at_most_one_and_keep_k_together(sides, keep):
+    shapes = {str(index): torch.Size(shape) for index, shape in enumerate(sides)}
+    shares = masked.erdos_renyi_kernel(shapes, keep)
+    assert all(0 < share <= 1 for share in shares.values())
+    kept = sum(shares[name] * shape.numel() for name, shape in shapes.items())
+    assert kept == pytest.approx(keep * sum(shape.numel() for shape in shapes.values()))
+
+
+@pytest.mark.parametrize('rule', ['edge-popup', 'signed-edge-popup'])
+def test_masks_and_constants_go_by_the_share_of_their_layer(rule):
+    G = make(keep=0.1, rule=rule, density='erk')
+    shares = {name: share for part in G.parts for name in part.names for share in [part.share(name)]}
+    masks = {name: mask for part in G.parts for name, mask in part.masks().items()}
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {
+        name: round(shares[name] * mask.numel()) for name, mask in masks.items()
+    }
+    assert masks['b8.torgb.weight'].all()
+    assert shares['b8.conv1.weight'] < 0.1 < shares['b8.conv1.affine.weight'] < 1
+    total = sum(mask.numel() for mask in masks.values())
+    assert abs(sum(int(mask.sum()) for mask in masks.values()) - 0.1 * total) <= len(masks) / 2
+    linear = G.synthesis.b8.conv1.affine
+    kept = (linear(torch.eye(16)) - linear(torch.zeros(1, 16))).abs()
+    torch.testing.assert_close(kept, torch.full_like(kept, (16 * shares['b8.conv1.affine.weight']) ** -0.5))
+
+
+@pytest.mark.parametrize('rule', [GLOBAL, 'gem-miner', 'imp'])
+def test_rules_that_compare_all_layers_take_no_density(rule):
+    with pytest.raises(ValueError, match=f'{rule} compares all weights together'):
+        make(rule=rule, density='erk')
+
+
 # --- Rules by importable name -----------------------------------------------------------------------------------------
 
 
@@ -289,7 +334,7 @@ def test_a_rule_may_come_from_any_module(tmp_path, make_discriminator, rule):
         (['edge-popup'], 'does not exist'),
         ('no_such_module.Rule', 'cannot be imported'),
         ('test_masked.NoSuchRule', 'cannot be imported'),
-        ('math.pi', "'math.pi' is not a rule, because it has no advance, alive, mask"),
+        ('math.pi', "'math.pi' is not a rule, because it has no advance, alive, by_layer, mask"),
         ('torch.nn.Linear', 'is not a rule'),
     ],
 )

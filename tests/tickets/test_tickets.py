@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from training import networks
 
 from stylegan2_compress import host, pickles
-from stylegan2_compress.compression.find_ticket import find_ticket
-from stylegan2_compress.compression.find_ticket import plan_search as find_ticket_plan
+from stylegan2_compress.compression.find_ticket import find_ticket, plan_search
 from stylegan2_compress.compression.options import DISTANCES, MOST_LR, PRESETS, TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.networks import bound_arguments
@@ -181,10 +180,20 @@ def test_the_size_of_a_ticket_of_24_million_weights(tmp_path, rule, most):
 # --- The file ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('rule', ['edge-popup', 'signed-edge-popup', 'global-edge-popup', 'gem-miner'])
+@pytest.mark.parametrize(
+    ('rule', 'density'),
+    [
+        ('edge-popup', 'uniform'),
+        ('edge-popup', 'erk'),
+        ('signed-edge-popup', 'uniform'),
+        ('signed-edge-popup', 'erk'),
+        ('global-edge-popup', 'uniform'),
+        ('gem-miner', 'uniform'),
+    ],
+)
 @pytest.mark.parametrize('init', ['signed-constant', 'gaussian'])
-def test_a_ticket_brings_back_the_same_images(tmp_path, rule, init):
-    G = make(rule=rule, weight_init=init, seed=2**63 + 1, unmasked=['*torgb.weight'])
+def test_a_ticket_brings_back_the_same_images(tmp_path, rule, density, init):
+    G = make(rule=rule, density=density, weight_init=init, seed=2**63 + 1, unmasked=['*torgb.weight'])
     G.update_masks()
     Ticket.from_generator(G, {'note': 'ü'}).write(tmp_path / 'a.ticket')
     ticket = Ticket.read(tmp_path / 'a.ticket')
@@ -545,7 +554,7 @@ def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
 
 def test_presets_are_what_is_not_given(tmp_path, data):
     def plan(**given):
-        return find_ticket_plan(TicketOptions(data=data, outdir=str(tmp_path), kimg=100, device='cpu', **given)).args
+        return plan_search(TicketOptions(data=data, outdir=str(tmp_path), kimg=100, device='cpu', **given)).args
 
     steady = plan(embedding=EMBEDDING)
     assert steady.loss_kwargs.follow == 'significant'
@@ -625,7 +634,26 @@ def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_
     baked = baking.bake(last.generator('last.ticket', teacher))
     kept = baked.synthesis.b8.conv1.weight
     assert torch.equal(kept[kept != 0], dense.synthesis.b8.conv1.weight[kept != 0])
-    assert int((kept != 0).sum()) == kept.numel() // 2
+    assert int((kept != 0).sum()) == int(last.masks['synthesis.b8.conv1.weight'].sum())
+    assert abs(last.kept - last.total / 2) <= len(last.masks) / 2  # Layers are rounded one by one.
+
+
+@pytest.mark.parametrize(
+    ('options', 'density'),
+    [
+        ({}, 'erk'),
+        (dict(rule='signed-edge-popup'), 'erk'),
+        (dict(preset='paper', embedding=EMBEDDING), 'uniform'),
+        (dict(preset='paper', embedding=EMBEDDING, density='erk'), 'erk'),
+        (dict(density='uniform'), 'uniform'),
+        (dict(rule='gem-miner'), None),
+        (dict(rule='global-edge-popup'), None),
+    ],
+)
+def test_layers_share_what_is_kept_as_the_preset_says(data, tmp_path, options, density):
+    options = {**dict(embedding=EMBEDDING, device='cpu', data=data, outdir=str(tmp_path)), **options}
+    plan = plan_search(TicketOptions(**options))
+    assert plan.args.G_kwargs.get('density') == density
 
 
 @pytest.mark.parametrize(
