@@ -30,14 +30,14 @@ from stylegan2_compress import host
 SHAPE = dict(z_dim=64, w_dim=64, channel_base=512, channel_max=64, mapping_layers=2)
 WIDE = dict(z_dim=128, w_dim=128, channel_base=1024, channel_max=128, mapping_layers=2)
 # Its own rate takes millions of steps.
-PAPER = dict(lr=3e-3, lr_decay=0, ema_kimg=2.0, loss_args=('follow=adam',), density='uniform')
+PAPER = dict(lr=3e-3, lr_decay=0, ema_kimg=2.0, loss_args=('follow=adam',))
 WEIGHT_LR = 2e-3
 # By name, options of `find-ticket` beside what all have in common; a name that begins with `dense` trains the weights
 # of the host's generator with the same loss.
 ROWS = {
     'paper': dict(SHAPE, **PAPER),
     'steady': dict(SHAPE),
-    'uniform': dict(SHAPE, density='uniform'),
+    'erk': dict(SHAPE, density='erk'),
     'signed': dict(SHAPE, rule='signed-edge-popup'),
     'wide': dict(WIDE),
     'teacher': dict(teacher=True),

@@ -109,7 +109,7 @@ def check_names(options: TicketOptions) -> None:
         rule = masks.rule_of(options.rule)
     except ValueError as error:
         raise UserError(f'--rule={options.rule} cannot be used ({error}).') from error
-    if options.density is not None and not rule.by_layer:
+    if options.density != 'uniform' and not rule.by_layer:
         raise UserError(
             f'--density={options.density} is for rules that go layer by layer; {options.rule} compares all weights '
             'together.'
@@ -143,8 +143,8 @@ def set_generator(plan: Plan, options: TicketOptions, G: Generator | None) -> No
         precision.put_into_generator(args.G_kwargs)
         args.G_kwargs.update(weight_init=None, teacher=plan.resources.networks.sha256(options.teacher))
     args.G_kwargs.update(class_name=GENERATOR, keep=options.keep, rule=options.rule)
-    if masks.rule_of(options.rule).by_layer:
-        args.G_kwargs.density = options.density or PRESETS[options.preset].density
+    if options.density != 'uniform':
+        args.G_kwargs.density = options.density
     args.G_kwargs.update(masked=list(options.masked), unmasked=list(options.unmasked), seed=args.random_seed)
     args.G_kwargs.update(options.given('score_init'))
     if options.train_unmasked:

@@ -234,7 +234,6 @@ class Preset:
     """What `find-ticket` takes for options that are not given."""
 
     masked: tuple[str, ...]
-    density: str  # Of rules that have one.
     embedding: str
     score_init: str | None  # None: what the rule wants.
     lr: float | None  # None: from the length of the run, see `TicketOptions.learning_rate`.
@@ -246,7 +245,6 @@ class Preset:
 PRESETS = {
     'steady': Preset(
         masked=('*weight',),
-        density='erk',
         embedding='efficientnet_lite0@size=image',
         score_init=None,
         lr=None,
@@ -256,7 +254,6 @@ PRESETS = {
     ),
     'paper': Preset(
         masked=('*weight', '*bias'),
-        density='uniform',
         embedding='vgg19_bn',
         score_init='uniform',
         lr=5e-5,
@@ -289,12 +286,11 @@ class TicketOptions(TrainingOptions):
     rule: str = argument(
         'edge-popup, signed-edge-popup, global-edge-popup, gem-miner, imp, or an importable name.', 'edge-popup'
     )
-    density: str | None = argument(
+    density: str = argument(
         'Whether each layer keeps the same share (paper) or small layers keep more of theirs, with rules that go layer '
         'by layer.',
-        None,
+        'uniform',
         choices=('uniform', 'erk'),
-        default_text='erk, for these rules',
         metavar='uniform|erk',
     )
     distance: str = argument(
