@@ -368,6 +368,11 @@ def filled_in(argument: str, settings: Settings) -> str:
     )
 
 
+def suffix_of(trained_on: str) -> str:
+    """What the names of files and directories end with, for students of something else than all of the data."""
+    return '' if trained_on == FULL else f'-on-{trained_on.rstrip("%")}'
+
+
 def images_of(settings: Settings, trained_on: str, seed: int) -> dict:
     """The options of `distill` that say what a student is trained on; a share of the data is another for each seed."""
     if trained_on == NONE:
@@ -395,8 +400,7 @@ def train_student(
     if time.time() > end:
         return None
     seed, ratio, name, trained_on = student
-    on = '' if trained_on == FULL else f'-on-{trained_on.rstrip("%")}'
-    directory = outdir / f'ratio{ratio:g}' / f'{name}{on}' / f'seed{seed}'
+    directory = outdir / f'ratio{ratio:g}' / f'{name}{suffix_of(trained_on)}' / f'seed{seed}'
     method = METHODS[name]
     start = write_starts(settings, outdir, teacher, ratio)[method.start]
     loss_args = ['style_mixing_prob=0', *(filled_in(argument, settings) for argument in method.arguments)]
@@ -519,7 +523,7 @@ class Ruler:
         for ratio, trained_on in sorted(settings):
             of_ratio = [row for row in self.rows if row.get('ratio') == ratio]
             mine = [row for row in of_ratio if setting_of(row) in ('', trained_on)]
-            on = '' if trained_on == FULL else f'-on-{trained_on.rstrip("%")}'
+            on = suffix_of(trained_on)
             draw_curves(mine, f'ratio {ratio:g}, data {trained_on}', self.outdir / f'curves-{ratio:g}{on}.png')
             of_one_seed = [row for row in mine if row.get('seed', self.settings.seed) == self.settings.seed]
             last = {row['name']: row for row in [self.rows[1], *of_one_seed]}

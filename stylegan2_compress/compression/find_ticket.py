@@ -109,6 +109,7 @@ def check_names(options: TicketOptions) -> None:
         rule = masks.rule_of(options.rule)
     except ValueError as error:
         raise UserError(f'--rule={options.rule} cannot be used ({error}).') from error
+    require_choice('--density', options.density, masks.DENSITIES)
     if options.density != 'uniform' and not rule.by_layer:
         raise UserError(
             f'--density={options.density} is for rules that go layer by layer; {options.rule} compares all weights '

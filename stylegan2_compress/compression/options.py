@@ -290,7 +290,6 @@ class TicketOptions(TrainingOptions):
         'Whether each layer keeps the same share (paper) or small layers keep more of theirs, with rules that go layer '
         'by layer.',
         'uniform',
-        choices=('uniform', 'erk'),
         metavar='uniform|erk',
     )
     distance: str = argument(

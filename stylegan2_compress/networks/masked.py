@@ -536,6 +536,11 @@ def leave_alive(parts: 'list[ScoreMasked]', value, fraction: float) -> bool:
 # --- Shares of layers -----------------------------------------------------------------------------------------------
 
 
+def uniform(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
+    """The same share of each layer."""
+    return dict.fromkeys(shapes, keep)
+
+
 def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
     """Larger shares of small layers: in proportion to the sum of a weight's sides over their product, 1 at the most.
 
@@ -543,7 +548,7 @@ def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[st
     ICML 2020): a connection costs a large layer less than a small one, which has few of them for each output. Vectors,
     such as biases, keep `keep`.
     """
-    shares = dict.fromkeys(shapes, keep)
+    shares = uniform(shapes, keep)
     left = {name: shape for name, shape in shapes.items() if len(shape) > 1}
     budget = keep * sum(shape.numel() for shape in left.values())
     while left:
@@ -558,9 +563,8 @@ def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[st
     return shares
 
 
-# By name, from the shapes of all masked weights and the share of them that counts: the share of each. Beside these
-# there is `uniform`, the same share for all.
-DENSITIES = {'erk': erdos_renyi_kernel}
+# By name, from the shapes of all masked weights and the share of them that counts: the share of each.
+DENSITIES = {'uniform': uniform, 'erk': erdos_renyi_kernel}
 
 
 # --- Generators -----------------------------------------------------------------------------------------------------
@@ -620,8 +624,8 @@ class ScoreMaskedGenerator(networks.Generator):
         teacher: SHA-256 of the network file that the weights come from, if they are not random.
         train_unmasked: whether what is not masked trains: biases, constants, noise strengths, and a factor of each
             masked weight. That is no longer a search without a weight update.
-        density: how the weights that count are shared out among layers, for rules that go layer by layer: `uniform`,
-            or a name in `DENSITIES`.
+        density: how the weights that count are shared out among layers, for rules that go layer by layer: a name in
+            `DENSITIES`.
 
     Raises:
         ValueError: a pattern matches nothing, nothing is left to mask, there is no such rule, or it does not go layer
