@@ -152,7 +152,7 @@ RATIOS = (0.7, 0.8, 0.9, 0.95)
 SIZES = dict(
     smoke=dict(
         teacher=None, teacher_kimg=1, channel_base=64, channel_max=8, epochs=1,
-        ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=16, lr=0.004, lr_decay=0.0, gamma=0.02,
+        ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=64, lr=0.004, lr_decay=0.0, gamma=0.02,
         ema_kimg=1.0, embedding='efficientnet_lite0@size=32', weight=1.0, statistics=64, samples=64, also=(),
         trained_on=(FULL,), images_kimg=0.5,
     ),

@@ -746,7 +746,7 @@ def test_the_quality_benchmark_in_smoke_size_goes_on_where_it_was(make_dataset_z
     assert longer.count('| none |') == 1
     refused = subprocess.run([*command, '--batch', '32'], capture_output=True, text=True, cwd=tmp_path)
     assert refused.returncode == 2
-    assert 'holds results with --batch=16, not 32' in refused.stderr
+    assert 'holds results with --batch=64, not 32' in refused.stderr
 
 
 @pytest.mark.parametrize(
