@@ -29,22 +29,29 @@ from stylegan2_compress import host
 
 SHAPE = dict(z_dim=64, w_dim=64, channel_base=512, channel_max=64, mapping_layers=2)
 WIDE = dict(z_dim=128, w_dim=128, channel_base=1024, channel_max=128, mapping_layers=2)
-# Its own rate takes millions of steps.
-PAPER = dict(lr=3e-3, lr_decay=0, ema_kimg=2.0, loss_args=('follow=adam',))
+# Its own rate takes millions of steps. What else is not its own is as in `steady`, so that the search alone differs.
+PAPER = dict(
+    preset='paper',
+    lr=3e-3,
+    ema_kimg=2.0,
+    masked=('*weight',),
+    score_init='kaiming-uniform',
+    loss_args=('normalize=true',),
+)
 WEIGHT_LR = 2e-3
 # By name, options of `find-ticket` beside what all have in common; a name that begins with `dense` trains the weights
 # of the host's generator with the same loss.
 ROWS = {
     'paper': dict(SHAPE, **PAPER),
     'steady': dict(SHAPE),
-    'erk': dict(SHAPE, density='erk'),
+    'uniform': dict(SHAPE, density='uniform'),
     'signed': dict(SHAPE, rule='signed-edge-popup'),
     'wide': dict(WIDE),
     'teacher': dict(teacher=True),
     'dense-paper': dict(SHAPE, **PAPER),
     'dense': dict(SHAPE),
 }
-POINTS = 5  # Snapshots of a run that are measured, the last one at its end.
+POINTS = 10  # Snapshots of a run that are measured, the last one at its end.
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Measured:
     seed: int
     weights: str
     course: list[list[float]]  # [thousand images, Fréchet distance, readable] of each snapshot.
+    best: list[float] | None  # The same of best.ticket, which the search chose from them.
     start: float | None  # Fréchet distance of a search before its first step.
     minutes: float
     cpu_minutes: float
@@ -93,9 +101,10 @@ def measured(row: str, seed: int, where: str, data: str, teacher: str, kimg: int
         run_dir = train(row, where, data, teacher, kimg, keep, seed)
         minutes, cpu_minutes = (time.time() - wall) / 60, (time.process_time() - cpu) / 60
         course = [[number, *quality(file, features)] for number, file in snapshots(run_dir)]
+        best = chosen_by_the_search(run_dir, course)
         weights, start = start_of(run_dir, teacher, features)
         with open(path, 'w') as file:
-            json.dump(asdict(Measured(row, seed, weights, course, start, minutes, cpu_minutes)), file)
+            json.dump(asdict(Measured(row, seed, weights, course, best, start, minutes, cpu_minutes)), file)
     with open(path) as file:
         return Measured(**json.load(file))
 
@@ -111,10 +120,10 @@ def train(row: str, where: str, data: str, teacher: str, kimg: int, keep: float,
         data=data,
         outdir=where,
         embedding='efficientnet_lite0@size=32',
-        kimg_per_tick=kimg / POINTS / 4,
-        snap=4,
+        kimg_per_tick=kimg / POINTS / 2,
+        snap=2,
         state_kimg=10,
-        eval_samples=500,
+        eval_samples=1000,
         device='cpu',
         cond=True,
         kimg=kimg,
@@ -141,6 +150,16 @@ def snapshots(run_dir: str) -> list[tuple[int, str]]:
     """The snapshots of a run after its start: thousand images, and path."""
     paths = sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))
     return [(number, path) for path in paths if (number := int(path[-10:-4]))]
+
+
+def chosen_by_the_search(run_dir: str, course: list[list[float]]) -> list[float] | None:
+    """The point of a course that is best.ticket; None if that is the start, or the run makes no tickets."""
+    from stylegan2_compress.tickets.ticket_file import Ticket
+
+    if not os.path.exists(f'{run_dir}/best.ticket'):
+        return None
+    number = int(Ticket.read(f'{run_dir}/best.ticket').facts['snapshot'][-10:-4])
+    return next((point for point in course if point[0] == number), None)
 
 
 def quality(path: str, features) -> tuple[float, float]:
@@ -184,8 +203,8 @@ def random_mask(ticket, teacher: str):
 
 def print_tables(results: list[Measured]) -> None:
     """The results so far, as Markdown: the ends, and the courses."""
-    print('\n| | runs | weights | Fréchet distance | readable | random mask | minutes (CPU time) |')
-    print('| --- | --- | --- | --- | --- | --- | --- |')
+    print('\n| | runs | weights | best.ticket | readable | at the end | readable | random mask | minutes (CPU time) |')
+    print(f'|{" --- |" * 9}')
     by_row = {row: [each for each in results if each.row == row] for row in dict.fromkeys(each.row for each in results)}
     for row, runs in by_row.items():
         starts = [each.start for each in runs if each.start is not None]
@@ -193,8 +212,8 @@ def print_tables(results: list[Measured]) -> None:
             row,
             f'{len(runs)}',
             runs[0].weights,
-            spread([each.course[-1][1] for each in runs], '{:.1f}'),
-            spread([100 * each.course[-1][2] for each in runs], '{:.1f} %'),
+            *distance_and_readable([each.best for each in runs]),
+            *distance_and_readable([each.course[-1] for each in runs]),
             spread(starts, '{:.0f}') if starts else '',
             f'{statistics.mean(each.minutes for each in runs):.0f} '
             f'({statistics.mean(each.cpu_minutes for each in runs):.0f})',
@@ -207,6 +226,14 @@ def print_tables(results: list[Measured]) -> None:
         for each in runs:
             print(f'| {row} | {each.seed} | {" | ".join(f"{point[1]:.1f}" for point in each.course)} |')
     print(flush=True)
+
+
+def distance_and_readable(points: list[list[float] | None]) -> list[str]:
+    """Cells of a table on points of several courses; empty if a run has none."""
+    known = [point for point in points if point is not None]
+    if len(known) < len(points):
+        return ['', '']
+    return [spread([point[1] for point in known], '{:.1f}'), spread([100 * point[2] for point in known], '{:.1f} %')]
 
 
 def spread(values: list[float], form: str) -> str:

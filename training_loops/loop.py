@@ -1,7 +1,7 @@
 """Training: steps, and what happens once per tick. The loops of this package share it."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import DivergedError, Stopped
 from stylegan2_compress.evaluation.names import more_is_better
 from stylegan2_compress.host import devices
-from stylegan2_compress.runs import states
+from stylegan2_compress.runs import learning_rates, states
 from stylegan2_compress.runs.directory import STATE_KIMG
 from stylegan2_compress.training_loops import data
 from stylegan2_compress.training_loops.interruption import Interrupted, Interruption
@@ -159,7 +159,7 @@ def step(run: Run) -> None:
     """
     options, progress = run.options, run.progress
     real_rounds = next(run.batches)
-    lr_share = share_of_learning_rates(progress.cur_nimg, options.lr_decay_kimg)
+    lr_share = learning_rates.share(progress.cur_nimg, options.lr_decay_kimg)
     for phase_index, phase in enumerate(run.phases):
         if progress.batch_idx % phase.interval != 0:
             continue
@@ -185,14 +185,6 @@ def step(run: Run) -> None:
     if run.augment_pipe is not None and run.ada_stats is not None and progress.batch_idx % options.ada_interval == 0:
         adapt_augmentation(run.augment_pipe.p, run.ada_stats, options)
     run.done = run.is_complete
-
-
-def share_of_learning_rates(cur_nimg: int, decay_kimg: Sequence[float] | None) -> float:
-    """How much of the learning rates a step takes, from 1 before the decay to 0 at its end."""
-    if decay_kimg is None:
-        return 1
-    first, last = (1000 * kimg for kimg in decay_kimg)
-    return min(max((last - cur_nimg) / (last - first), 0), 1)
 
 
 def run_phase(

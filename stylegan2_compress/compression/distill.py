@@ -80,7 +80,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
         if 'loop' not in plan.args:
             option = name.replace('_', '-')
             raise UserError(f"--{option}={value} is for our loops, not for the host's: leave one out.")
-    plan.args.update(options.given('metric_samples', 'track'), **options.lr_decay_kimg(plan.args.total_kimg))
+    plan.args.update(options.given('metric_samples', 'track'))
     if options.cuda_graphs:
         planning.record(plan)
     planning.require_metrics(metrics, plan)
@@ -116,6 +116,7 @@ def set_options(args: dnnlib.EasyDict, options: DistillOptions) -> None:
         opt_kwargs.update(options.given('lr'))
     args.loss_kwargs.update(options.given('pl_weight'))
     args.update(options.given('ema_kimg', 'kimg_per_tick', 'state_kimg', 'device'))
+    args.update(options.lr_decay_kimg(args.total_kimg))
 
 
 def defaults_for(G) -> dict:

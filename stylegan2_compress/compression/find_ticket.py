@@ -37,10 +37,11 @@ from stylegan2_compress.training_loops import snapshots
 
 LOSS = 'stylegan2_compress.MomentMatchingLoss'
 DISTANCE_LOSS = 'stylegan2_compress.DistanceLoss'
+KIMG_PER_TICK = 4  # The loop's default.
+SNAPSHOTS = 10  # Of a run at least, where its ticks allow it: `best.ticket` is chosen from them.
 MEMORY = 1024  # Images that count together in a distance of DiME's.
 GENERATOR = 'stylegan2_compress.ScoreMaskedGenerator'
 LOOP = 'stylegan2_compress.training_loops.ticket_search.training_loop'
-BETAS = [0.5, 0.999]  # Of Adam on scores (SLT, section 4).
 
 
 def find_ticket(data: str, outdir: str, **options) -> str:
@@ -109,8 +110,9 @@ def check_names(options: TicketOptions) -> None:
         rule = masks.rule_of(options.rule)
     except ValueError as error:
         raise UserError(f'--rule={options.rule} cannot be used ({error}).') from error
-    require_choice('--density', options.density, masks.DENSITIES)
-    if options.density != 'uniform' and not rule.by_layer:
+    if options.density is not None:
+        require_choice('--density', options.density, masks.DENSITIES)
+    if options.density not in (None, 'uniform') and not rule.by_layer:
         raise UserError(
             f'--density={options.density} is for rules that go layer by layer; {options.rule} compares all weights '
             'together.'
@@ -144,21 +146,35 @@ def set_generator(plan: Plan, options: TicketOptions, G: Generator | None) -> No
         precision.put_into_generator(args.G_kwargs)
         args.G_kwargs.update(weight_init=None, teacher=plan.resources.networks.sha256(options.teacher))
     args.G_kwargs.update(class_name=GENERATOR, keep=options.keep, rule=options.rule)
-    if options.density != 'uniform':
-        args.G_kwargs.density = options.density
+    density = density_of(options)
+    if density != 'uniform':
+        args.G_kwargs.density = density
     args.G_kwargs.update(masked=list(options.masked), unmasked=list(options.unmasked), seed=args.random_seed)
     args.G_kwargs.update(options.given('score_init'))
     if options.train_unmasked:
         args.G_kwargs.train_unmasked = True
 
 
+def density_of(options: TicketOptions) -> str:
+    """How the weights that count are shared out among layers: as asked for, or as in the preset where rules let it."""
+    if options.density is not None:
+        return options.density
+    return PRESETS[options.preset].density if masks.rule_of(options.rule).by_layer else 'uniform'
+
+
 def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.device) -> None:
     """Put optimizer, lengths, loop and device into a loop's arguments."""
     lr = options.learning_rate(args.total_kimg)
-    args.G_opt_kwargs = dnnlib.EasyDict(class_name='torch.optim.Adam', lr=lr, betas=BETAS, eps=1e-8)
+    args.G_opt_kwargs = dnnlib.EasyDict(
+        class_name='torch.optim.Adam', lr=lr, betas=list(PRESETS[options.preset].betas), eps=1e-8
+    )
     args.G_reg_interval = None
     args.update(options.given('kimg_per_tick', 'state_kimg', 'track'), **options.averaging(args.total_kimg))
     args.update(options.lr_decay_kimg(args.total_kimg))
+    if options.snap is None:
+        ticks = args.total_kimg / args.get('kimg_per_tick', KIMG_PER_TICK)
+        snap = min(max(round(ticks / SNAPSHOTS), 1), args.network_snapshot_ticks)
+        args.image_snapshot_ticks = args.network_snapshot_ticks = snap
     args.loop = LOOP
     args.device = str(device)
     if device.type != 'cuda':
@@ -258,7 +274,7 @@ def starting_networks(G: masks.ScoreMaskedGenerator, dense: Generator, training_
 
 @torch.no_grad()
 def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device) -> None:
-    """Compare the snapshots of a run, G and G_ema of each, with its data; keep the best and the last as tickets.
+    """Compare the snapshots of a run, G_ema of each, with its data; keep the best and the last as tickets.
 
     The measure is the Fréchet distance in the features of an embedding; the numbers go to `tickets.jsonl`.
     """
@@ -269,23 +285,19 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
     reals = features_of(network, samples.reals(training_set), device)
     records, best = [], None
     for path in tqdm(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl')), desc='Comparing snapshots', disable=None):
-        data = pickles.load(path, device=device)
-        for name in ('G', 'G_ema'):
-            G = data[name].eval()
-            z, c = samples.latents(G, count, seed=0), samples.draw_labels(training_set_kwargs, G.c_dim, count, seed=0)
-            facts = {
-                'snapshot': os.path.basename(path),
-                'network': name,
-                'frechet_distance': distances.frechet_distance(
-                    features_of(network, samples.fakes(G, z, c), device), reals
-                ),
-                'embedding': network.spec,
-                'samples': count,
-            }
-            records.append(facts)
-            if best is None or facts['frechet_distance'] < best[0]['frechet_distance']:
-                best = facts, G.cpu()
-    last = records[-1], data['G_ema'].cpu()
+        G = pickles.load(path, device=device)['G_ema']
+        z, c = samples.latents(G, count, seed=0), samples.draw_labels(training_set_kwargs, G.c_dim, count, seed=0)
+        facts = {
+            'snapshot': os.path.basename(path),
+            'network': 'G_ema',
+            'frechet_distance': distances.frechet_distance(features_of(network, samples.fakes(G, z, c), device), reals),
+            'embedding': network.spec,
+            'samples': count,
+        }
+        records.append(facts)
+        if best is None or facts['frechet_distance'] < best[0]['frechet_distance']:
+            best = facts, G.cpu()
+    last = records[-1], G.cpu()
     with open(f'{run_dir}/tickets.jsonl', 'w') as file:
         file.writelines(json.dumps(facts) + '\n' for facts in records)
     for name, (facts, G) in [('best', best), ('last', last)]:

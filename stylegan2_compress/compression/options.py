@@ -234,10 +234,12 @@ class Preset:
     """What `find-ticket` takes for options that are not given."""
 
     masked: tuple[str, ...]
+    density: str  # With rules that go layer by layer.
     embedding: str
     score_init: str | None  # None: what the rule wants.
     lr: float | None  # None: from the length of the run, see `TicketOptions.learning_rate`.
     lr_decay: float
+    betas: tuple[float, float]
     ema_share: float | None  # `ema_kimg` as a share of the run; None: the configuration's.
     loss_args: Mapping[str, Any]
 
@@ -245,27 +247,31 @@ class Preset:
 PRESETS = {
     'steady': Preset(
         masked=('*weight',),
+        density='erk',
         embedding='efficientnet_lite0@size=image',
         score_init=None,
         lr=None,
         lr_decay=1,
+        betas=(0.5, 0.95),
         ema_share=0.02,
-        loss_args={'follow': 'significant', 'normalize': True},
+        loss_args={'normalize': True},
     ),
     'paper': Preset(
         masked=('*weight', '*bias'),
+        density='uniform',
         embedding='vgg19_bn',
         score_init='uniform',
         lr=5e-5,
         lr_decay=0,
+        betas=(0.5, 0.999),
         ema_share=None,
-        loss_args={'follow': 'adam', 'moving_average_lr': 1e-5, 'normalize': False},
+        loss_args={'moving_average_lr': 1e-5, 'normalize': False},
     ),
 }
 # What a search compares images by: v, or an estimator of `losses.estimators`, which imports torch.
 LAYER_MOMENTS = 'layer-moments'
 DISTANCES = (LAYER_MOMENTS, 'moments', 'squared-moments', 'linear', 'rbf', 'cubic')
-SCORE_TRAVEL, MOST_LR = 1.6, 2e-3
+SCORE_TRAVEL, MOST_LR = 2.4, 2e-3
 
 
 @dataclass(frozen=True)
@@ -286,10 +292,11 @@ class TicketOptions(TrainingOptions):
     rule: str = argument(
         'edge-popup, signed-edge-popup, global-edge-popup, gem-miner, imp, or an importable name.', 'edge-popup'
     )
-    density: str = argument(
+    density: str | None = argument(
         'Whether each layer keeps the same share (paper) or small layers keep more of theirs, with rules that go layer '
         'by layer.',
-        'uniform',
+        None,
+        default_text='erk',
         metavar='uniform|erk',
     )
     distance: str = argument(
@@ -329,6 +336,7 @@ class TicketOptions(TrainingOptions):
         default_text=f'from the length of the run, at most {MOST_LR:g}',
     )
     lr_decay: float | None = again(TrainingOptions, 'lr_decay', default_text='1')
+    snap: int | None = again(TrainingOptions, 'snap', default_text='ten in a run, at most 50')
     batch: int = again(TrainingOptions, 'batch', default=64, default_text='')
     ema_kimg: float | None = again(
         TrainingOptions,

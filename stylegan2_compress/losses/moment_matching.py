@@ -1,8 +1,7 @@
 """Moment matching: images are to have the reference's means and variances in all layers of a frozen network (SLT)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import dnnlib
 import torch
@@ -13,17 +12,17 @@ from stylegan2_compress.distributions import layer_features, moments
 from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.distributions.sources import DatasetImages, Source, TeacherImages
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses.followers import FOLLOWERS, AdamAverage, SignificantAverage
+from stylegan2_compress.losses.adam_average import AdamAverage
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.masks import Masks
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term
 from stylegan2_compress.pickles.networks import Networks
+from stylegan2_compress.runs import learning_rates
 from stylegan2_compress.runs.plan import Plan
 
 PAPER_EMBEDDING = 'vgg19_bn'
 PAPER_RATE = 1e-5
-AVERAGE_KIMG = 2.2
 TEACHER_SAMPLES = 10000
 
 
@@ -31,7 +30,7 @@ class LayerMoments(Term):
     """v_μ·(μ − mean f(x)) + v_σ·(σ² − var f(x)), in the main G phase (SLT, arXiv 2212.08311).
 
     f are the features of all layers of a frozen network, μ and σ² (unbiased) the reference's moments, and v_μ and v_σ
-    follow the differences in the brackets, see `followers`. Moments are those of one accumulation round in all
+    follow the differences in the brackets, see `AdamAverage`. Moments are those of one accumulation round in all
     processes together.
 
     Args:
@@ -39,7 +38,8 @@ class LayerMoments(Term):
         mean, variance: μ and σ² [max(classes, 1), dim].
         classes: how many labels have moments of their own; 0 for moments of all images together.
         normalize: whether each layer is divided by its standard deviation over the reference.
-        follower: makes v of a shape, [max(classes, 1), dim].
+        lr: learning rate of v.
+        lr_decay_kimg: between which thousands of images the learning rates of the run fall to 0, and v's with them.
         weight: of the objective beside other terms.
     """
 
@@ -50,7 +50,8 @@ class LayerMoments(Term):
         variance: torch.Tensor,
         classes: int,
         normalize: bool,
-        follower: Callable[[Sequence[int]], AdamAverage | SignificantAverage],
+        lr: float = PAPER_RATE,
+        lr_decay_kimg: Sequence[float] | None = None,
         weight: float = 1,
     ):
         self.features = features
@@ -58,7 +59,13 @@ class LayerMoments(Term):
         self.classes = classes
         self.scale = self._scale(variance) if normalize else torch.ones_like(mean[0])
         self.mean, self.variance = mean * self.scale, variance * self.scale.square()
-        self.v_mean, self.v_variance = (follower(mean.shape) for _ in range(2))
+        self.v_mean, self.v_variance = (AdamAverage(mean.shape, lr, mean.device) for _ in range(2))
+        self.lr_decay_kimg = lr_decay_kimg
+
+    def before_step(self, nimg: int) -> None:
+        if self.lr_decay_kimg is not None:
+            for v in (self.v_mean, self.v_variance):
+                v.begin(learning_rates.share(nimg, self.lr_decay_kimg))
 
     def generator(self, batch: Batch) -> list[Summand]:
         """The objective after v has followed the differences, and their mean sizes to report."""
@@ -74,7 +81,7 @@ class LayerMoments(Term):
             rows = counts >= least  # Labels of which the batch has enough images.
             difference = torch.where(rows[:, None], wanted - got, 0)
             reported.append(Summand(f'moments/{name}', difference.abs().mean(), weight=None))
-            total = total + (v.update(difference.detach(), rows, counts.sum()) * difference).sum()
+            total = total + (v.update(difference.detach(), rows) * difference).sum()
         return [*reported, Summand('moments/objective', total, self.weight, label='moment matching')]
 
     def _scale(self, variance: torch.Tensor) -> torch.Tensor:
@@ -93,10 +100,7 @@ class LayerMoments(Term):
 
     def load_state_dict(self, state: dict) -> None:
         for name in ('v_mean', 'v_variance'):
-            own = getattr(self, name).tensors()
-            if own.keys() != state[name].keys():
-                raise UserError('The run to go on with had another --loss-arg follow: give the one it had.')
-            for key, tensor in own.items():
+            for key, tensor in getattr(self, name).tensors().items():
                 tensor.copy_(state[name][key])
 
 
@@ -140,18 +144,14 @@ class MomentMatching(Method):
         least=2,
         default_text='all of the data set, or 10000 of the teacher',
     )
-    follow: str = argument(
-        'How v follows the differences: their average over the latest images, less what noise makes of it (ours), or '
-        'Adam (paper).',
-        'significant',
-        choices=FOLLOWERS,
+    moving_average_lr: float = argument(
+        'Learning rate of v. With `--lr-decay`, it falls as the others do.', PAPER_RATE, above=0
     )
-    average_kimg: float = argument(
-        'Half-life of that average in thousands of images.', AVERAGE_KIMG, above=0, default_text=f'`{AVERAGE_KIMG:g}`'
-    )
-    moving_average_lr: float = argument('Learning rate of v for `adam`.', PAPER_RATE, above=0)
     moments_weight: float = argument('Weight of the objective beside other methods.', 1.0, least=0)
     training_set_kwargs: dict | None = argument('The data set of the run.', None, internal=True)
+    lr_decay_kimg: Sequence[float] | None = argument(
+        'Between which thousands of images learning rates fall to 0.', None, internal=True
+    )
 
     def check(self, plan: Plan) -> Iterable[str]:
         training_set = dnnlib.util.construct_class_by_name(**self._data())
@@ -165,6 +165,11 @@ class MomentMatching(Method):
         LayerFeatures(embedding, training_set.image_shape, self.layers, self.pool, plan.device)
         return ()
 
+    def adapt(self, plan: Plan) -> None:
+        """Tell the loss when the learning rates of the run fall, if they do."""
+        if plan.args.get('lr_decay_kimg') is not None:
+            plan.args.loss_kwargs.lr_decay_kimg = plan.args.lr_decay_kimg
+
     def terms(self, context: Context) -> Sequence[Term]:
         mapping, synthesis = (distributed.unwrapped(part) for part in (context.G_mapping, context.G_synthesis))
         shape = synthesis.img_channels, synthesis.img_resolution, synthesis.img_resolution
@@ -175,13 +180,18 @@ class MomentMatching(Method):
         classes = mapping.c_dim if per_class else 0
         source, samples = self._source(context.networks, context.device)
         mean, variance = layer_features.reference_moments(features, source, samples, classes)
-        follower = partial(
-            FOLLOWERS[self.follow],
-            lr=self.moving_average_lr,
-            half_life=self.average_kimg * 1000,
-            device=context.device,
-        )
-        return [LayerMoments(features, mean, variance, classes, self.normalize, follower, self.moments_weight)]
+        return [
+            LayerMoments(
+                features,
+                mean,
+                variance,
+                classes,
+                self.normalize,
+                self.moving_average_lr,
+                self.lr_decay_kimg,
+                self.moments_weight,
+            )
+        ]
 
     def _source(self, networks: Networks, device: torch.device) -> tuple[Source, int | None]:
         """The images to match, and how many of them; None for all."""

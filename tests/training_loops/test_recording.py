@@ -26,6 +26,7 @@ def graphs(monkeypatch):
 def search(run_dir, data, rule, **changes):
     """Seven steps of a search; returns the averaged weights, and the losses of all ticks."""
     arguments = loop_arguments(run_dir, data, True, total_kimg=0.112, kimg_per_tick=0.08, G_reg_interval=None)
+    arguments['lr_decay_kimg'] = [0, 0.112]
     arguments['G_kwargs'] |= dict(class_name='stylegan2_compress.ScoreMaskedGenerator', keep=0.5, rule=rule)
     arguments |= dict(D_kwargs=None, D_opt_kwargs=None)
     arguments['loss_kwargs'] = dict(
@@ -33,7 +34,7 @@ def search(run_dir, data, rule, **changes):
         embedding=EMBEDDING,
         training_set_kwargs=arguments['training_set_kwargs'],
         total_kimg=0.112,
-        follow='significant',
+        lr_decay_kimg=[0, 0.112],
     )
     ticket_search.training_loop(**arguments | changes)
     return found_in(run_dir)
