@@ -8,9 +8,10 @@ Beside them are the generator that each search starts from, with as many weights
 teacher, a larger generator trained with a discriminator on 150 thousand images.
 
 Generators are compared as the quickstart does it: 5,000 images against 5,000 real digits in the features of a digit
-classifier that none of them has seen. The script prints the table and the courses, and writes mnist_ticket.png, with
-the images of seed 0. What `--outdir` holds is not run again, and a run that was interrupted goes
-on (its minutes are then those of the last part).
+classifier that none of them has seen: those at the end, and of searches also `best.ticket`, which they choose from
+their snapshots. The script prints the table and the courses, and writes mnist_ticket.png, with the images of seed 0.
+What `--outdir` holds is not run again, and a run that was interrupted goes on (its minutes are then those of the last
+part).
 """
 
 import glob
@@ -254,7 +255,8 @@ def save_picture(
     for each in results:
         if each.seed == seed:
             (run_dir,) = glob.glob(f'{outdir}/{each.row}-{kimg}-{keep:g}-seed{seed}/*/')
-            files[each.row] = snapshots(run_dir)[-1][1], each.course[-1][1]
+            number, distance, _readable = each.best or each.course[-1]
+            files[each.row] = dict(snapshots(run_dir))[number], distance
     panels = {}
     for name, (file, distance) in files.items():
         fakes, _labels = samples.generate(baking.plain(pickles.load(file)['G_ema']), 100, seed=2)
