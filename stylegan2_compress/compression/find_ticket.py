@@ -285,7 +285,7 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
     reals = features_of(network, samples.reals(training_set), device)
     records, best = [], None
     for path in tqdm(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl')), desc='Comparing snapshots', disable=None):
-        G = pickles.load(path, device=device)['G_ema']
+        G = pickles.load(path, device=device)['G_ema'].eval()
         z, c = samples.latents(G, count, seed=0), samples.draw_labels(training_set_kwargs, G.c_dim, count, seed=0)
         facts = {
             'snapshot': os.path.basename(path),

@@ -10,6 +10,8 @@ from torch import nn
 
 import stylegan2_compress
 from stylegan2_compress import embeddings, pickles
+from stylegan2_compress.compression.distill import plan_distillation
+from stylegan2_compress.compression.options import DistillOptions
 from stylegan2_compress.distributions import layer_features, sources
 from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.embeddings import vgg
@@ -234,6 +236,15 @@ def test_v_falls_with_the_learning_rates_of_the_run(labelled_data):
         step(loss, *batch(seed=seed))
         moved = (v.value - before).abs().max().item()
         assert moved == pytest.approx(0, abs=0) if share == 0 else 0.5 < moved / (share * PAPER_RATE) < 1.5
+
+
+def test_distill_tells_it_when_learning_rates_fall(labelled_data, teacher, tmp_path):
+    given = dict(teacher=teacher, data=labelled_data['path'], outdir=str(tmp_path), kimg=10, device='cpu')
+    given.update(loss='stylegan2_compress.MomentMatchingLoss', loss_args=(f'embedding={EMBEDDING}',))
+    falling = plan_distillation(DistillOptions(**given, lr_decay=0.25)).args
+    assert falling.loss_kwargs.lr_decay_kimg == falling.lr_decay_kimg == [7.5, 10]
+    constant = plan_distillation(DistillOptions(**given)).args
+    assert 'lr_decay_kimg' not in constant.loss_kwargs
 
 
 def test_steps_that_are_not_finite_leave_no_trace(labelled_data):
