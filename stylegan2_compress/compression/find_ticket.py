@@ -173,7 +173,7 @@ def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.dev
     args.update(options.lr_decay_kimg(args.total_kimg))
     if options.snap is None:
         ticks = args.total_kimg / args.get('kimg_per_tick', KIMG_PER_TICK)
-        snap = min(max(round(ticks / SNAPSHOTS), 1), args.network_snapshot_ticks)
+        snap = min(max(int(ticks / SNAPSHOTS), 1), args.network_snapshot_ticks)
         args.image_snapshot_ticks = args.network_snapshot_ticks = snap
     args.loop = LOOP
     args.device = str(device)

@@ -563,9 +563,9 @@ def test_presets_are_what_is_not_given(tmp_path, data):
     assert steady.ema_kimg == 2
     assert (steady.G_kwargs.density, steady.G_opt_kwargs.betas) == ('erk', [0.5, 0.95])
     assert steady.network_snapshot_ticks == steady.image_snapshot_ticks == 2  # Of 25.
+    assert plan(embedding=EMBEDDING, kimg=60).network_snapshot_ticks == 1  # Of 15: two would leave less than ten.
     assert plan(embedding=EMBEDDING, snap=7).network_snapshot_ticks == 7
     assert plan(embedding=EMBEDDING, kimg=50000).network_snapshot_ticks == 50
-    assert 'density' not in plan(embedding=EMBEDDING, rule='global-edge-popup').G_kwargs  # It shares out itself.
     assert steady.G_opt_kwargs.lr == TicketOptions(data=data, outdir=str(tmp_path)).learning_rate(100)
     paper = plan(preset='paper', embedding=EMBEDDING)
     loss = paper.loss_kwargs
@@ -573,8 +573,8 @@ def test_presets_are_what_is_not_given(tmp_path, data):
     assert paper.G_kwargs.masked == ['*weight', '*bias']
     assert (paper.G_kwargs.score_init, paper.G_opt_kwargs.lr) == ('uniform', 5e-5)
     assert paper.G_opt_kwargs.betas == [0.5, 0.999]
-    assert 'density' not in paper.G_kwargs
-    assert not {'lr_decay_kimg'} & (paper.keys() | loss.keys())
+    assert 'lr_decay_kimg' not in paper
+    assert 'lr_decay_kimg' not in loss
     mixed = plan(preset='paper', embedding=EMBEDDING, lr=1e-3, masked=('*weight',), loss_args=('normalize=true',))
     assert mixed.G_opt_kwargs.lr == 1e-3
     assert mixed.G_kwargs.masked == ['*weight']
@@ -643,6 +643,23 @@ def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_
     assert torch.equal(kept[kept != 0], dense.synthesis.b8.conv1.weight[kept != 0])
     assert int((kept != 0).sum()) == round(last.masks['synthesis.b8.conv1.weight'].mean() * kept.numel())
     assert abs(last.kept - 0.5 * last.total) <= len(last.masks) / 2
+
+
+@pytest.mark.parametrize(
+    ('options', 'density'),
+    [
+        ({}, 'erk'),
+        (dict(rule='signed-edge-popup'), 'erk'),
+        (dict(preset='paper'), None),  # Uniform, as it is where nothing is said.
+        (dict(preset='paper', density='erk'), 'erk'),
+        (dict(density='uniform'), None),
+        (dict(rule='gem-miner'), None),  # It shares out itself.
+        (dict(rule='global-edge-popup'), None),
+    ],
+)
+def test_layers_share_what_is_kept_as_the_preset_says(data, tmp_path, options, density):
+    options = dict(embedding=EMBEDDING, device='cpu', data=data, outdir=str(tmp_path)) | options
+    assert plan_search(TicketOptions(**options)).args.G_kwargs.get('density') == density
 
 
 def test_layers_share_what_is_kept_as_the_option_says(data, tmp_path):
