@@ -50,16 +50,7 @@ SIZES = dict(
         latency=dict(resolution=256, channel_base=16384, ratios=RATIOS, seconds=1.0),
     ),
     smoke=dict(
-        steps=dict(
-            losses=LOSSES[-1:],
-            size='paper256',
-            channel_base=256,
-            channel_max=8,
-            ratio=0.5,
-            batch=2,
-            resnet_width=4,
-            rounds=1,
-        ),
+        steps=dict(losses=LOSSES[-1:], size='quickstart', channel_base=256, channel_max=8, batch=2, rounds=1),
         embeddings=dict(resolution=32, resnet_width=4, batch=2, batches=2),
         statistics=dict(resolution=32, channel_base=512, samples=32, embedding='efficientnet_lite0@size=32'),
         loading=dict(repeats=1, shapes={'32 px': (32, 512)}),
