@@ -27,11 +27,17 @@ TEACHER_SAMPLES = 10000
 
 
 class LayerMoments(Term):
-    """v_μ·(μ − mean f(x)) + v_σ·(σ² − var f(x)), in the main G phase (SLT, arXiv 2212.08311).
+    """v_μ·d_μ + v_σ·d_σ + ρ |d_μ|², in the main G phase; the first two terms are SLT's (arXiv 2212.08311).
 
-    f are the features of all layers of a frozen network, μ and σ² (unbiased) the reference's moments, and v_μ and v_σ
-    follow the differences in the brackets, see `AdamAverage`. Moments are those of one accumulation round in all
-    processes together.
+    d_μ = μ − mean f(x) and d_σ = σ² − var f(x), where f are the features of all layers of a frozen network, and μ and
+    σ² (unbiased) the reference's moments. v_μ and v_σ follow these differences, see `AdamAverage`. Moments are those of
+    one accumulation round in all processes together.
+
+    A sum of signs goes on pushing long after a difference has changed its sign, and v·d has no end on the far side of
+    0: alone, it is lowest for images that overshoot. So the square is added that makes an augmented Lagrangian out of
+    it, with ρ in proportion to the mean size of v_μ, so that neither outgrows the other. The batch's d_μ is mostly
+    noise, and its square would pull all images of a label to the mean; d_μ² − var f(x) / n, summed, is an unbiased
+    estimate of the square of the population's difference from n images.
 
     Args:
         features: f.
@@ -40,6 +46,7 @@ class LayerMoments(Term):
         normalize: whether each layer is divided by its standard deviation over the reference.
         lr: learning rate of v.
         lr_decay_kimg: between which thousands of images the learning rates of the run fall to 0, and v's with them.
+        penalty: ρ over the mean size of v_μ.
         weight: of the objective beside other terms.
     """
 
@@ -52,6 +59,7 @@ class LayerMoments(Term):
         normalize: bool,
         lr: float = PAPER_RATE,
         lr_decay_kimg: Sequence[float] | None = None,
+        penalty: float = 0,
         weight: float = 1,
     ):
         self.features = features
@@ -61,6 +69,7 @@ class LayerMoments(Term):
         self.mean, self.variance = mean * self.scale, variance * self.scale.square()
         self.v_mean, self.v_variance = (AdamAverage(mean.shape, lr, mean.device) for _ in range(2))
         self.lr_decay_kimg = lr_decay_kimg
+        self.penalty = penalty
 
     def before_step(self, nimg: int) -> None:
         if self.lr_decay_kimg is not None:
@@ -73,7 +82,7 @@ class LayerMoments(Term):
         groups = batch.c if self.classes else batch.c.new_ones([len(images), 1])
         f = self.features(images) * self.scale
         mean, variance, counts = moments.mean_and_variance(f, groups, distributed.world())
-        total, reported = images.new_zeros([]), []
+        total, reported, differences = images.new_zeros([]), [], {}
         for name, v, wanted, got, least in [
             ('mean', self.v_mean, self.mean, mean, 1),
             ('variance', self.v_variance, self.variance, variance, 2),
@@ -82,6 +91,11 @@ class LayerMoments(Term):
             difference = torch.where(rows[:, None], wanted - got, 0)
             reported.append(Summand(f'moments/{name}', difference.abs().mean(), weight=None))
             total = total + (v.update(difference.detach(), rows) * difference).sum()
+            differences[name] = difference
+        if self.penalty:
+            squares = differences['mean'].square() - variance / counts.clamp_min(1)[:, None]
+            squared = torch.where(counts[:, None] >= 2, squares, 0).sum()
+            total = total + self.penalty * self.v_mean.value.abs().mean() * squared
         return [*reported, Summand('moments/objective', total, self.weight, label='moment matching')]
 
     def _scale(self, variance: torch.Tensor) -> torch.Tensor:
@@ -147,6 +161,11 @@ class MomentMatching(Method):
     moving_average_lr: float = argument(
         'Learning rate of v. With `--lr-decay`, it falls as the others do.', PAPER_RATE, above=0
     )
+    moments_penalty: float = argument(
+        'How much squared differences of means count beside v, as a share of the mean size of v; 0 is without (paper).',
+        0.0,
+        least=0,
+    )
     moments_weight: float = argument('Weight of the objective beside other methods.', 1.0, least=0)
     training_set_kwargs: dict | None = argument('The data set of the run.', None, internal=True)
     lr_decay_kimg: Sequence[float] | None = argument(
@@ -189,6 +208,7 @@ class MomentMatching(Method):
                 self.normalize,
                 self.moving_average_lr,
                 self.lr_decay_kimg,
+                self.moments_penalty,
                 self.moments_weight,
             )
         ]

@@ -112,9 +112,12 @@ def test_rows_without_a_target_stay_where_they_are():
 
 @pytest.mark.parametrize('per_class', [False, True])
 @pytest.mark.parametrize('normalize', [False, True])
-def test_scores_get_the_papers_gradient(labelled_data, per_class, normalize):
+@pytest.mark.parametrize('penalty', [0, 1.5])
+def test_scores_get_the_papers_gradient_and_that_of_squared_differences(labelled_data, per_class, normalize, penalty):
+    """The squares are taken here from pairs of different images, whose products are unbiased."""
     G = masked_generator().requires_grad_(True)
-    loss = make_loss(G, labelled_data, per_class=per_class, normalize=normalize, moving_average_lr=1e-3)
+    arguments = dict(per_class=per_class, normalize=normalize, moments_penalty=penalty, moving_average_lr=1e-3)
+    loss = make_loss(G, labelled_data, **arguments)
     images, labels = reals(labelled_data)
     groups = [labels[:, k] > 0 for k in range(3)] if per_class else [torch.ones(len(images), dtype=torch.bool)]
     f = features(images).double()
@@ -138,7 +141,12 @@ def test_scores_get_the_papers_gradient(labelled_data, per_class, normalize):
         adam.zero_grad()
         sum(nn.functional.mse_loss(a, b.detach()) for a, b in zip(v, differences, strict=True)).backward()
         adam.step()
-        sum((a.detach() * b).sum() for a, b in zip(v, differences, strict=True)).mul(2).backward()
+        objective = sum((a.detach() * b).sum() for a, b in zip(v, differences, strict=True))
+        for row, mean in zip(rows, wanted[0], strict=True):
+            products = (mean - generated[row]) @ (mean - generated[row]).T
+            pairs = products[~torch.eye(len(products), dtype=torch.bool)]
+            objective = objective + penalty * v[0].detach().abs().mean() * pairs.mean()
+        objective.mul(2).backward()
 
         torch.manual_seed(seed)
         G.zero_grad()
@@ -362,6 +370,7 @@ def test_layers_and_pooling():
         (dict(normalize='yes'), 'normalize=yes'),
         (dict(per_class='each'), 'per_class=each'),
         (dict(moving_average_lr=0), 'moving_average_lr=0'),
+        (dict(moments_penalty=-1), 'moments_penalty=-1'),
     ],
 )
 def test_arguments_are_refused_before_a_run(labelled_data, arguments, sentence):
@@ -394,7 +403,8 @@ def train(directory, labelled_data, rank, processes):
     parts = [G.mapping, G.synthesis]
     if processes > 1:
         parts = [nn.parallel.DistributedDataParallel(part, broadcast_buffers=False) for part in parts]
-    loss = MomentMatchingLoss('cpu', *parts, training_set_kwargs=labelled_data, total_kimg=1, embedding=EMBEDDING)
+    arguments = dict(training_set_kwargs=labelled_data, total_kimg=1, embedding=EMBEDDING, moments_penalty=1)
+    loss = MomentMatchingLoss('cpu', *parts, **arguments)
     optimizer = torch.optim.Adam(G.parameters(), lr=0.01)
     for seed in range(3):
         z, c = batch(seed=seed)
