@@ -254,7 +254,7 @@ PRESETS = {
         lr_decay=1,
         betas=(0.5, 0.95),
         ema_share=0.02,
-        loss_args={'normalize': True},
+        loss_args={'normalize': True, 'moments_penalty': 1, 'side_power': 0.5},
     ),
     'paper': Preset(
         masked=('*weight', '*bias'),
@@ -265,7 +265,7 @@ PRESETS = {
         lr_decay=0,
         betas=(0.5, 0.999),
         ema_share=None,
-        loss_args={'moving_average_lr': 1e-5, 'normalize': False},
+        loss_args={'moving_average_lr': 1e-5, 'normalize': False, 'moments_penalty': 0, 'side_power': 0},
     ),
 }
 # What a search compares images by: v, or an estimator of `losses.estimators`, which imports torch.

@@ -17,6 +17,7 @@ class LayerFeatures:
 
     Attributes:
         sizes: number of entries of the vector by layer.
+        sides: of the feature maps by layer, the root of height times width.
         dim: of the vector.
 
     Args:
@@ -49,6 +50,7 @@ class LayerFeatures:
         with torch.no_grad():
             maps = self._maps(torch.zeros([1, *image_shape], device=device))
         self.sizes = [x[0].numel() for x in maps]
+        self.sides = [x[0, 0].numel() ** 0.5 for x in maps]
         self.dim = sum(self.sizes)
         self.spec = f'{embedding.spec} layers={self.layers} pool={pool}'
         self.fingerprint = embedding.fingerprint

@@ -27,7 +27,7 @@ TEACHER_SAMPLES = 10000
 
 
 class LayerMoments(Term):
-    """v_μ·d_μ + v_σ·d_σ + ρ |d_μ|², in the main G phase; the first two terms are SLT's (arXiv 2212.08311).
+    """Σ_j w_j (v_μ d_μ + v_σ d_σ + ρ d_μ²)_j, in the main G phase; v_μ·d_μ + v_σ·d_σ is SLT's (arXiv 2212.08311).
 
     d_μ = μ − mean f(x) and d_σ = σ² − var f(x), where f are the features of all layers of a frozen network, and μ and
     σ² (unbiased) the reference's moments. v_μ and v_σ follow these differences, see `AdamAverage`. Moments are those of
@@ -36,8 +36,8 @@ class LayerMoments(Term):
     A sum of signs goes on pushing long after a difference has changed its sign, and v·d has no end on the far side of
     0: alone, it is lowest for images that overshoot. So the square is added that makes an augmented Lagrangian out of
     it, with ρ in proportion to the mean size of v_μ, so that neither outgrows the other. The batch's d_μ is mostly
-    noise, and its square would pull all images of a label to the mean; d_μ² − var f(x) / n, summed, is an unbiased
-    estimate of the square of the population's difference from n images.
+    noise, and its square would pull all images of a label to the mean; d_μ² − var f(x) / n is an unbiased estimate of
+    the square of the population's difference from n images.
 
     Args:
         features: f.
@@ -47,6 +47,7 @@ class LayerMoments(Term):
         lr: learning rate of v.
         lr_decay_kimg: between which thousands of images the learning rates of the run fall to 0, and v's with them.
         penalty: ρ over the mean size of v_μ.
+        side_power: p, if w_j is to be the side of entry j's feature map to the power of p, over the mean of these.
         weight: of the objective beside other terms.
     """
 
@@ -60,6 +61,7 @@ class LayerMoments(Term):
         lr: float = PAPER_RATE,
         lr_decay_kimg: Sequence[float] | None = None,
         penalty: float = 0,
+        side_power: float = 0,
         weight: float = 1,
     ):
         self.features = features
@@ -70,6 +72,9 @@ class LayerMoments(Term):
         self.v_mean, self.v_variance = (AdamAverage(mean.shape, lr, mean.device) for _ in range(2))
         self.lr_decay_kimg = lr_decay_kimg
         self.penalty = penalty
+        powers = torch.tensor(features.sides, device=mean.device) ** side_power
+        by_entry = powers.repeat_interleave(torch.tensor(features.sizes, device=mean.device))
+        self.entry_weights = by_entry / by_entry.mean()
 
     def before_step(self, nimg: int) -> None:
         if self.lr_decay_kimg is not None:
@@ -90,12 +95,12 @@ class LayerMoments(Term):
             rows = counts >= least  # Labels of which the batch has enough images.
             difference = torch.where(rows[:, None], wanted - got, 0)
             reported.append(Summand(f'moments/{name}', difference.abs().mean(), weight=None))
-            total = total + (v.update(difference.detach(), rows) * difference).sum()
+            total = total + (self.entry_weights * v.update(difference.detach(), rows) * difference).sum()
             differences[name] = difference
         if self.penalty:
             squares = differences['mean'].square() - variance / counts.clamp_min(1)[:, None]
-            squared = torch.where(counts[:, None] >= 2, squares, 0).sum()
-            total = total + self.penalty * self.v_mean.value.abs().mean() * squared
+            squares = torch.where(counts[:, None] >= 2, self.entry_weights * squares, 0)
+            total = total + self.penalty * self.v_mean.value.abs().mean() * squares.sum()
         return [*reported, Summand('moments/objective', total, self.weight, label='moment matching')]
 
     def _scale(self, variance: torch.Tensor) -> torch.Tensor:
@@ -166,6 +171,9 @@ class MomentMatching(Method):
         0.0,
         least=0,
     )
+    side_power: float = argument(
+        'Entries of larger feature maps count more: by their side to this power. 0: all count alike (paper).', 0.0
+    )
     moments_weight: float = argument('Weight of the objective beside other methods.', 1.0, least=0)
     training_set_kwargs: dict | None = argument('The data set of the run.', None, internal=True)
     lr_decay_kimg: Sequence[float] | None = argument(
@@ -209,6 +217,7 @@ class MomentMatching(Method):
                 self.moving_average_lr,
                 self.lr_decay_kimg,
                 self.moments_penalty,
+                self.side_power,
                 self.moments_weight,
             )
         ]

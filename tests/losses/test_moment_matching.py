@@ -112,12 +112,15 @@ def test_rows_without_a_target_stay_where_they_are():
 
 @pytest.mark.parametrize('per_class', [False, True])
 @pytest.mark.parametrize('normalize', [False, True])
-@pytest.mark.parametrize('penalty', [0, 1.5])
-def test_scores_get_the_papers_gradient_and_that_of_squared_differences(labelled_data, per_class, normalize, penalty):
-    """The squares are taken here from pairs of different images, whose products are unbiased."""
+@pytest.mark.parametrize(('penalty', 'power'), [(0, 0), (1.5, 0.5)])
+def test_scores_get_the_papers_gradient_and_ours(labelled_data, per_class, normalize, penalty, power):
+    """Squared differences are taken here from pairs of different images, whose products are unbiased."""
     G = masked_generator().requires_grad_(True)
-    arguments = dict(per_class=per_class, normalize=normalize, moments_penalty=penalty, moving_average_lr=1e-3)
-    loss = make_loss(G, labelled_data, **arguments)
+    arguments = dict(per_class=per_class, normalize=normalize, moving_average_lr=1e-3)
+    loss = make_loss(G, labelled_data, moments_penalty=penalty, side_power=power, **arguments)
+    sides = [8] * (4 * 64) + [4] * (6 * 16) + [2] * (8 * 4)
+    weights = torch.tensor(sides, dtype=torch.float) ** power
+    weights /= weights.mean()
     images, labels = reals(labelled_data)
     groups = [labels[:, k] > 0 for k in range(3)] if per_class else [torch.ones(len(images), dtype=torch.bool)]
     f = features(images).double()
@@ -141,9 +144,9 @@ def test_scores_get_the_papers_gradient_and_that_of_squared_differences(labelled
         adam.zero_grad()
         sum(nn.functional.mse_loss(a, b.detach()) for a, b in zip(v, differences, strict=True)).backward()
         adam.step()
-        objective = sum((a.detach() * b).sum() for a, b in zip(v, differences, strict=True))
+        objective = sum((weights * a.detach() * b).sum() for a, b in zip(v, differences, strict=True))
         for row, mean in zip(rows, wanted[0], strict=True):
-            products = (mean - generated[row]) @ (mean - generated[row]).T
+            products = (weights * (mean - generated[row])) @ (mean - generated[row]).T
             pairs = products[~torch.eye(len(products), dtype=torch.bool)]
             objective = objective + penalty * v[0].detach().abs().mean() * pairs.mean()
         objective.mul(2).backward()
