@@ -254,7 +254,7 @@ PRESETS = {
         lr_decay=1,
         betas=(0.5, 0.95),
         ema_share=0.02,
-        loss_args={'normalize': True, 'moments_penalty': 1, 'side_power': 0.5},
+        loss_args={'normalize': True, 'moments_penalty': 1, 'side_power': 1},
     ),
     'paper': Preset(
         masked=('*weight', '*bias'),
