@@ -46,6 +46,8 @@ ROWS = {
     'paper': dict(SHAPE, **PAPER),
     'steady': dict(SHAPE),
     'uniform': dict(SHAPE, density='uniform'),
+    'without-penalty': dict(SHAPE, loss_args=('moments_penalty=0',)),
+    'without-sides': dict(SHAPE, loss_args=('side_power=0',)),
     'signed': dict(SHAPE, rule='signed-edge-popup'),
     'wide': dict(WIDE),
     'teacher': dict(teacher=True),

@@ -558,6 +558,7 @@ def test_presets_are_what_is_not_given(tmp_path, data):
 
     steady = plan(embedding=EMBEDDING)
     assert steady.loss_kwargs.normalize
+    assert (steady.loss_kwargs.moments_penalty, steady.loss_kwargs.side_power) == (1, 1)
     assert steady.G_kwargs.masked == ['*weight']
     assert steady.lr_decay_kimg == steady.loss_kwargs.lr_decay_kimg == [0, 100]
     assert steady.ema_kimg == 2
@@ -569,7 +570,7 @@ def test_presets_are_what_is_not_given(tmp_path, data):
     assert steady.G_opt_kwargs.lr == TicketOptions(data=data, outdir=str(tmp_path)).learning_rate(100)
     paper = plan(preset='paper', embedding=EMBEDDING)
     loss = paper.loss_kwargs
-    assert (loss.moving_average_lr, loss.normalize) == (1e-5, False)
+    assert (loss.moving_average_lr, loss.normalize, loss.moments_penalty, loss.side_power) == (1e-5, False, 0, 0)
     assert paper.G_kwargs.masked == ['*weight', '*bias']
     assert (paper.G_kwargs.score_init, paper.G_opt_kwargs.lr) == ('uniform', 5e-5)
     assert paper.G_opt_kwargs.betas == [0.5, 0.999]
