@@ -87,7 +87,7 @@ class LayerMoments(Term):
         groups = batch.c if self.classes else batch.c.new_ones([len(images), 1])
         f = self.features(images) * self.scale
         mean, variance, counts = moments.mean_and_variance(f, groups, distributed.world())
-        total, reported, differences = images.new_zeros([]), [], {}
+        total, reported = images.new_zeros([]), []
         for name, v, wanted, got, least in [
             ('mean', self.v_mean, self.mean, mean, 1),
             ('variance', self.v_variance, self.variance, variance, 2),
@@ -96,9 +96,8 @@ class LayerMoments(Term):
             difference = torch.where(rows[:, None], wanted - got, 0)
             reported.append(Summand(f'moments/{name}', difference.abs().mean(), weight=None))
             total = total + (self.entry_weights * v.update(difference.detach(), rows) * difference).sum()
-            differences[name] = difference
         if self.penalty:
-            squares = differences['mean'].square() - variance / counts.clamp_min(1)[:, None]
+            squares = (self.mean - mean).square() - variance / counts.clamp_min(1)[:, None]
             squares = torch.where(counts[:, None] >= 2, self.entry_weights * squares, 0)
             total = total + self.penalty * self.v_mean.value.abs().mean() * squares.sum()
         return [*reported, Summand('moments/objective', total, self.weight, label='moment matching')]
