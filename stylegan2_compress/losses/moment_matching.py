@@ -72,9 +72,8 @@ class LayerMoments(Term):
         self.v_mean, self.v_variance = (AdamAverage(mean.shape, lr, mean.device) for _ in range(2))
         self.lr_decay_kimg = lr_decay_kimg
         self.penalty = penalty
-        powers = torch.tensor(features.sides, device=mean.device) ** side_power
-        by_entry = powers.repeat_interleave(torch.tensor(features.sizes, device=mean.device))
-        self.entry_weights = by_entry / by_entry.mean()
+        powers = self._by_entry(torch.tensor(features.sides, device=mean.device) ** side_power)
+        self.entry_weights = powers / powers.mean()
 
     def before_step(self, nimg: int) -> None:
         if self.lr_decay_kimg is not None:
@@ -105,7 +104,11 @@ class LayerMoments(Term):
     def _scale(self, variance: torch.Tensor) -> torch.Tensor:
         """For each entry [dim], one over the standard deviation of its layer: the root of its mean variance."""
         layers = variance.mean(0).split(self.features.sizes)
-        return torch.cat([layer.mean().clamp_min(1e-12).rsqrt().expand(len(layer)) for layer in layers])
+        return self._by_entry(torch.stack([layer.mean() for layer in layers]).clamp_min(1e-12).rsqrt())
+
+    def _by_entry(self, by_layer: torch.Tensor) -> torch.Tensor:
+        """For each entry [dim], its layer's number of [layers]."""
+        return by_layer.repeat_interleave(torch.tensor(self.features.sizes, device=by_layer.device))
 
     def obstacle(self) -> str:
         return ''
