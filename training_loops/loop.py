@@ -14,7 +14,7 @@ from stylegan2_compress.errors import DivergedError, Stopped
 from stylegan2_compress.evaluation.names import more_is_better
 from stylegan2_compress.host import devices
 from stylegan2_compress.runs import learning_rates, states
-from stylegan2_compress.runs.directory import STATE_KIMG
+from stylegan2_compress.runs.directory import KIMG_PER_TICK, STATE_KIMG
 from stylegan2_compress.training_loops import data
 from stylegan2_compress.training_loops.interruption import Interrupted, Interruption
 from stylegan2_compress.training_loops.metrics import is_hosts, share_hosts_cache
@@ -51,7 +51,7 @@ def train(
     ada_interval=4,
     ada_kimg=500,
     total_kimg=25000,
-    kimg_per_tick=4,
+    kimg_per_tick=KIMG_PER_TICK,
     image_snapshot_ticks=50,
     network_snapshot_ticks=50,
     resume_pkl=None,

@@ -29,6 +29,7 @@ from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.dime import DistanceLoss
 from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks import masked as masks
+from stylegan2_compress.runs.directory import KIMG_PER_TICK
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
 from stylegan2_compress.tickets import baking
@@ -37,7 +38,6 @@ from stylegan2_compress.training_loops import snapshots
 
 LOSS = 'stylegan2_compress.MomentMatchingLoss'
 DISTANCE_LOSS = 'stylegan2_compress.DistanceLoss'
-KIMG_PER_TICK = 4  # The loop's default.
 SNAPSHOTS = 10  # Of a run at least, where its ticks allow it: `best.ticket` is chosen from them.
 MEMORY = 1024  # Images that count together in a distance of DiME's.
 GENERATOR = 'stylegan2_compress.ScoreMaskedGenerator'

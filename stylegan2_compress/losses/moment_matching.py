@@ -174,7 +174,10 @@ class MomentMatching(Method):
         least=0,
     )
     side_power: float = argument(
-        'Entries of larger feature maps count more: by their side to this power. 0: all count alike (paper).', 0.0
+        'Entries of larger feature maps count more: by their side to this power. 0: all count alike (paper).',
+        0.0,
+        least=0,
+        most=8,
     )
     moments_weight: float = argument('Weight of the objective beside other methods.', 1.0, least=0)
     training_set_kwargs: dict | None = argument('The data set of the run.', None, internal=True)

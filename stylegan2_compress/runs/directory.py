@@ -32,6 +32,7 @@ ERROR = 'Error: '  # How the line of a log begins that says what ended the run.
 LOST = 'lost its connection to the others'  # What a process says of itself that another one has let down.
 
 RECORDS = (LOG, STATS, METRICS)  # What a run appends to.
+KIMG_PER_TICK = 4  # Thousands of images between progress lines, unless a run says otherwise.
 STATE_KIMG = 40  # Thousands of images between states, unless a run says otherwise.
 
 

@@ -374,6 +374,8 @@ def test_layers_and_pooling():
         (dict(per_class='each'), 'per_class=each'),
         (dict(moving_average_lr=0), 'moving_average_lr=0'),
         (dict(moments_penalty=-1), 'moments_penalty=-1'),
+        (dict(side_power=-1), 'side_power=-1'),
+        (dict(side_power=9), 'side_power=9'),
     ],
 )
 def test_arguments_are_refused_before_a_run(labelled_data, arguments, sentence):

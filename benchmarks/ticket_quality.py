@@ -1,17 +1,19 @@
-"""Strong lottery tickets on MNIST: a tenth of random weights that makes digits, found on a CPU without training any.
+"""Strong lottery tickets against trained generators: a tenth of random weights that makes images, on a CPU.
 
-    python benchmarks/mnist_ticket.py --outdir runs/mnist-ticket [--repeats 5] [--row steady --row dense] [--kimg 100]
+    python benchmarks/ticket_quality.py --outdir runs/tickets [--repeats 5] [--row steady --row dense] [--kimg 100]
+    python benchmarks/ticket_quality.py --outdir runs/tickets-cifar10 --data cifar10.zip --row steady --row dense
 
-Each row of the table is a search, or a training, that this file describes in `ROWS`: class-conditional, by moments of
-each digit's images in the layers of EfficientNet-Lite0. All rows see the same number of images, with seeds from 0 on.
-Beside them are the generator that each search starts from, with as many weights kept at random, and the quickstart's
-teacher, a larger generator trained with a discriminator on 150 thousand images.
+Each row of the table is a search, or a training, that this file describes in `ROWS`, by moments in the layers of
+EfficientNet-Lite0: of the quickstart's digits, class-conditional, or unconditional of the data that `--data` names, a
+labelled dataset zip. All rows see the same number of images, with seeds from 0 on. Beside them are the generator that
+each search starts from, with as many weights kept at random, and for digits the quickstart's teacher, a larger
+generator trained with a discriminator on 150 thousand images.
 
-Generators are compared as the quickstart does it: 5,000 images against 5,000 real digits in the features of a digit
-classifier that none of them has seen: those at the end, and of searches also `best.ticket`, which they choose from
-their snapshots. The script prints the table and the courses, and writes mnist_ticket.png, with the images of seed 0.
-What `--outdir` holds is not run again, and a run that was interrupted goes on (its minutes are then those of the last
-part).
+Generators are compared in the features of a classifier that none of them has seen: 5,000 images against 5,000 real
+digits, as the quickstart does it, or against all of `--data`, in the classifier that image_classifier.py trains on its
+labels. Compared are those at the end, and of searches also `best.ticket`, which they choose from their snapshots. The
+script prints the table and the courses, and writes tickets.png, with the images of the first seed. What `--outdir`
+holds is not run again, and a run that was interrupted goes on (its minutes are then those of the last part).
 """
 
 import glob
@@ -19,10 +21,13 @@ import json
 import os
 import statistics
 import time
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import click
+import image_classifier
 import PIL.Image
 import torch
 
@@ -55,6 +60,7 @@ ROWS = {
     'dense': dict(SHAPE),
 }
 POINTS = 10  # Snapshots of a run that are measured, the last one at its end.
+SAMPLES = 5000  # Images that are measured of each.
 
 
 @dataclass(frozen=True)
@@ -64,55 +70,114 @@ class Measured:
     row: str
     seed: int
     weights: str
-    course: list[list[float]]  # [thousand images, Fréchet distance, readable] of each snapshot.
-    best: list[float] | None  # The same of best.ticket, which the search chose from them.
+    course: list[list]  # [thousand images, Fréchet distance, readable or None] of each snapshot.
+    best: list | None  # The same of best.ticket, which the search chose from them.
     start: float | None  # Fréchet distance of a search before its first step.
     minutes: float
     cpu_minutes: float
 
 
+class Subject(ABC):
+    """What is made images of: its data, and how generators are measured.
+
+    Attributes:
+        data: path of the dataset zip.
+        teacher: path of a generator that was trained with a discriminator; None if there is none.
+        conditional: whether searches know labels.
+    """
+
+    data: str
+    teacher: str | None = None
+    conditional: bool
+
+    @abstractmethod
+    def measure(self, G) -> tuple[float, float | None]:
+        """Fréchet distance of a generator's images, and the share that is read as what their labels say."""
+
+
+class Digits(Subject):
+    """The quickstart's, with its classifier."""
+
+    conditional = True
+
+    def __init__(self, outdir: str):
+        from stylegan2_compress.quickstart import mnist
+        from stylegan2_compress.quickstart import run as quickstart
+
+        self.data, self.teacher = quickstart.write_inputs(outdir)
+        self.reals = quickstart.digit_features(torch.from_numpy(mnist.load()[0]).float() / 127.5 - 1)
+
+    def measure(self, G) -> tuple[float, float | None]:
+        from stylegan2_compress.quickstart import run as quickstart
+
+        row = quickstart.measure('', G, self.reals)
+        return row.frechet_distance, row.readable
+
+
+class Labelled(Subject):
+    """Any labelled data, without their labels, and the classifier of them that is or will be in `outdir`."""
+
+    conditional = False
+
+    def __init__(self, data: str, outdir: str):
+        from stylegan2_compress.evaluation.base import Setting
+        from stylegan2_compress.evaluation.embedding_metrics import FrechetDistance
+        from stylegan2_compress.host import datasets
+
+        classifier = Path(outdir) / 'classifier.pt'
+        if not classifier.exists():
+            image_classifier.train(data, outdir, epochs=6, seed=0)
+        self.data = data
+        training_set, kwargs = datasets.open_training_set(data)
+        self.metric = FrechetDistance(f'torchscript:{classifier}@size={training_set.resolution}', SAMPLES)
+        self.metric.prepare(Setting(kwargs, torch.device('cpu'), teacher=None))
+
+    def measure(self, G) -> tuple[float, float | None]:
+        return self.metric.measure(G, seed=1)[self.metric.name], None
+
+
 @click.command()
 @click.option('--outdir', required=True, metavar='DIR')
+@click.option('--data', metavar='ZIP', help="Labelled dataset zip.  [default: the quickstart's digits]")
 @click.option('--row', 'rows', multiple=True, type=click.Choice(list(ROWS)), help='Only this row; may be repeated.')
 @click.option('--repeats', default=1, show_default=True, help='Runs of each row, with seeds from --seed on.')
 @click.option('--seed', default=0, show_default=True)
 @click.option('--kimg', default=100, show_default=True, help='Length of each run in thousands of images.')
 @click.option('--keep', default=0.1, show_default=True, help='Share of weights that tickets keep.')
-def main(outdir: str, rows: tuple[str, ...], repeats: int, seed: int, kimg: int, keep: float) -> None:
+def main(outdir: str, data: str | None, rows: tuple[str, ...], repeats: int, seed: int, kimg: int, keep: float) -> None:
     host.activate(host.find_or_fetch().path)
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
-    from stylegan2_compress.quickstart import mnist
-    from stylegan2_compress.quickstart import run as quickstart
-
     os.makedirs(outdir, exist_ok=True)
-    data, teacher = quickstart.write_inputs(outdir)
-    features = quickstart.digit_features(torch.from_numpy(mnist.load()[0]).float() / 127.5 - 1)
+    subject = Digits(outdir) if data is None else Labelled(data, outdir)
+    rows = rows or tuple(row for row in ROWS if subject.teacher or row != 'teacher')
+    if 'teacher' in rows and subject.teacher is None:
+        raise click.UsageError('--row teacher needs a teacher, which there is for digits alone')
     results = []
     for each in range(seed, seed + repeats):  # Seed by seed, so that all rows have as many while it runs.
-        for row in rows or ROWS:
+        for row in rows:
             where = f'{outdir}/{row}-{kimg}-{keep:g}-seed{each}'
-            results.append(measured(row, each, where, data, teacher, kimg, keep, features))
+            results.append(measured(row, each, where, subject, kimg, keep))
             print_tables(results)
-    save_picture(results, outdir, kimg, keep, seed, teacher, features)
+    save_picture(results, outdir, kimg, keep, seed, subject)
 
 
-def measured(row: str, seed: int, where: str, data: str, teacher: str, kimg: int, keep: float, features) -> Measured:
+def measured(row: str, seed: int, where: str, subject: Subject, kimg: int, keep: float) -> Measured:
     """The result of a run, from its file if it is finished."""
     path = f'{where}/measured.json'
     if not os.path.exists(path):
         wall, cpu = time.time(), time.process_time()
-        run_dir = train(row, where, data, teacher, kimg, keep, seed)
+        run_dir = train(row, where, subject, kimg, keep, seed)
         minutes, cpu_minutes = (time.time() - wall) / 60, (time.process_time() - cpu) / 60
-        course = [[number, *quality(file, features)] for number, file in snapshots(run_dir)]
+        course = [[number, *subject.measure(plain(file))] for number, file in snapshots(run_dir)]
         best = chosen_by_the_search(run_dir, course)
-        weights, start = start_of(run_dir, teacher, features)
+        weights, start = start_of(run_dir, subject)
         with open(path, 'w') as file:
             json.dump(asdict(Measured(row, seed, weights, course, best, start, minutes, cpu_minutes)), file)
     with open(path) as file:
         return Measured(**json.load(file))
 
 
-def train(row: str, where: str, data: str, teacher: str, kimg: int, keep: float, seed: int) -> str:
+def train(row: str, where: str, subject: Subject, kimg: int, keep: float, seed: int) -> str:
     """Run what a row describes. Returns the run directory."""
     from stylegan2_compress.compression import plan as planning
     from stylegan2_compress.compression.find_ticket import find_ticket, plan_search
@@ -120,7 +185,7 @@ def train(row: str, where: str, data: str, teacher: str, kimg: int, keep: float,
     from stylegan2_compress.runs.resume import LATEST
 
     given: dict[str, Any] = dict(
-        data=data,
+        data=subject.data,
         outdir=where,
         embedding='efficientnet_lite0@size=32',
         kimg_per_tick=kimg / POINTS / 2,
@@ -128,7 +193,7 @@ def train(row: str, where: str, data: str, teacher: str, kimg: int, keep: float,
         state_kimg=10,
         eval_samples=1000,
         device='cpu',
-        cond=True,
+        cond=subject.conditional,
         kimg=kimg,
         keep=keep,
         seed=seed,
@@ -137,7 +202,7 @@ def train(row: str, where: str, data: str, teacher: str, kimg: int, keep: float,
     )
     given.update(ROWS[row])
     if given.get('teacher'):
-        given['teacher'] = teacher
+        given['teacher'] = subject.teacher
     os.makedirs(where, exist_ok=True)
     if row not in WEIGHT_LRS:
         return find_ticket(**given)
@@ -165,34 +230,29 @@ def chosen_by_the_search(run_dir: str, course: list[list[float]]) -> list[float]
     return next((point for point in course if point[0] == number), None)
 
 
-def quality(path: str, features) -> tuple[float, float]:
-    """Fréchet distance and share of readable digits of a snapshot's G_ema."""
+def plain(path: str):
+    """A snapshot's G_ema, as the host's own generator."""
     from stylegan2_compress import pickles
-    from stylegan2_compress.quickstart import run as quickstart
     from stylegan2_compress.tickets import baking
 
-    row = quickstart.measure('', baking.plain(pickles.load(path)['G_ema']), features)
-    return row.frechet_distance, row.readable
+    return baking.plain(pickles.load(path)['G_ema'])
 
 
-def start_of(run_dir: str, teacher: str, features) -> tuple[str, float | None]:
+def start_of(run_dir: str, subject: Subject) -> tuple[str, float | None]:
     """How many weights a run has, in words; and of a search, the distance of as many weights chosen at random."""
-    from stylegan2_compress import pickles
     from stylegan2_compress.host import profiling
-    from stylegan2_compress.quickstart import run as quickstart
     from stylegan2_compress.tickets import baking
     from stylegan2_compress.tickets.ticket_file import Ticket
 
     if not os.path.exists(f'{run_dir}/last.ticket'):
-        return f'{profiling.parameters(pickles.load(snapshots(run_dir)[-1][1])["G_ema"]):,}', None
+        return f'{profiling.parameters(plain(snapshots(run_dir)[-1][1])):,}', None
     ticket = Ticket.read(f'{run_dir}/last.ticket')
     size = os.path.getsize(f'{run_dir}/last.ticket')
-    start = random_mask(ticket, teacher)
-    distance = quickstart.measure('', baking.bake(start), features).frechet_distance
+    distance, _readable = subject.measure(baking.bake(random_mask(ticket, subject.teacher)))
     return f'{ticket.kept:,} of {ticket.total:,}, {size:,} bytes', distance
 
 
-def random_mask(ticket, teacher: str):
+def random_mask(ticket, teacher: str | None):
     """The generator before the search: the same weights, masked at random."""
     from stylegan2_compress import pickles
     from stylegan2_compress.networks.masked import ScoreMaskedGenerator
@@ -217,7 +277,7 @@ def print_tables(results: list[Measured]) -> None:
             runs[0].weights,
             *distance_and_readable([each.best for each in runs]),
             *distance_and_readable([each.course[-1] for each in runs]),
-            spread(starts, '{:.0f}') if starts else '',
+            spread(starts, '{:.3g}') if starts else '',
             f'{statistics.mean(each.minutes for each in runs):.0f} '
             f'({statistics.mean(each.cpu_minutes for each in runs):.0f})',
         ]
@@ -227,45 +287,45 @@ def print_tables(results: list[Measured]) -> None:
     print(f'| --- | --- |{" --- |" * len(points)}')
     for row, runs in by_row.items():
         for each in runs:
-            print(f'| {row} | {each.seed} | {" | ".join(f"{point[1]:.1f}" for point in each.course)} |')
+            print(f'| {row} | {each.seed} | {" | ".join(f"{point[1]:.3g}" for point in each.course)} |')
     print(flush=True)
 
 
-def distance_and_readable(points: list[list[float] | None]) -> list[str]:
-    """Cells of a table on points of several courses; empty if a run has none."""
+def distance_and_readable(points: list[list | None]) -> list[str]:
+    """Cells of a table on points of several courses; empty where a run has none."""
     known = [point for point in points if point is not None]
     if len(known) < len(points):
         return ['', '']
-    return [spread([point[1] for point in known], '{:.1f}'), spread([100 * point[2] for point in known], '{:.1f} %')]
+    readable = [100 * point[2] for point in known if point[2] is not None]
+    return [spread([point[1] for point in known], '{:.3g}'), spread(readable, '{:.1f} %') if readable else '']
 
 
 def spread(values: list[float], form: str) -> str:
     """Mean of one or more values, with the standard deviation of several."""
     mean = form.format(statistics.mean(values))
-    return mean if len(values) < 2 else f'{mean} ± {statistics.stdev(values):.1f}'
+    return mean if len(values) < 2 else f'{mean} ± {statistics.stdev(values):.2g}'
 
 
-def save_picture(
-    results: list[Measured], outdir: str, kimg: int, keep: float, seed: int, teacher: str, features
-) -> None:
-    """The same 100 latents through each row's generator of the first seed, and the teacher; a row is a digit."""
-    from stylegan2_compress import images, pickles
+def save_picture(results: list[Measured], outdir: str, kimg: int, keep: float, seed: int, subject: Subject) -> None:
+    """The same 100 latents through each row's generator of the first seed, and the teacher; a row is a label."""
+    from stylegan2_compress import images
     from stylegan2_compress.evaluation import samples
-    from stylegan2_compress.tickets import baking
 
-    files = {'teacher (GAN)': (teacher, quality(teacher, features)[0])}
+    files = {} if subject.teacher is None else {'teacher (GAN)': subject.teacher}
     for each in results:
         if each.seed == seed:
             (run_dir,) = glob.glob(f'{outdir}/{each.row}-{kimg}-{keep:g}-seed{seed}/*/')
-            number, distance, _readable = each.best or each.course[-1]
-            files[each.row] = dict(snapshots(run_dir))[number], distance
+            number, *_quality = each.best or each.course[-1]
+            files[each.row] = dict(snapshots(run_dir))[number]
     panels = {}
-    for name, (file, distance) in files.items():
-        fakes, _labels = samples.generate(baking.plain(pickles.load(file)['G_ema']), 100, seed=2)
-        by_digit = fakes.unflatten(0, (10, 10)).transpose(0, 1).flatten(0, 1)
-        sheet = images.grid(images.to_uint8(by_digit), columns=10).resize((400, 400), PIL.Image.Resampling.LANCZOS)
-        panels[f'{name}\nFrechet distance {distance:.1f}'] = sheet  # Pillow's font has no é.
-    images.side_by_side(panels).save(f'{outdir}/mnist_ticket.png')
+    for name, file in files.items():
+        G = plain(file)
+        distance, _readable = subject.measure(G)
+        fakes, _labels = samples.generate(G, 100, seed=2)
+        by_label = fakes.unflatten(0, (10, 10)).transpose(0, 1).flatten(0, 1)
+        sheet = images.grid(images.to_uint8(by_label), columns=10).resize((400, 400), PIL.Image.Resampling.LANCZOS)
+        panels[f'{name}\nFrechet distance {distance:.3g}'] = sheet  # Pillow's font has no é.
+    images.side_by_side(panels).save(f'{outdir}/tickets.png')
 
 
 if __name__ == '__main__':
