@@ -54,6 +54,7 @@ ROWS = {
     'without-penalty': dict(SHAPE, loss_args=('moments_penalty=0',)),
     'without-sides': dict(SHAPE, loss_args=('side_power=0',)),
     'signed': dict(SHAPE, rule='signed-edge-popup'),
+    'train-unmasked': dict(SHAPE, train_unmasked=True),
     'wide': dict(WIDE),
     'teacher': dict(teacher=True),
     'dense-paper': dict(SHAPE, **PAPER),
@@ -249,7 +250,8 @@ def start_of(run_dir: str, subject: Subject) -> tuple[str, float | None]:
     ticket = Ticket.read(f'{run_dir}/last.ticket')
     size = os.path.getsize(f'{run_dir}/last.ticket')
     distance, _readable = subject.measure(baking.bake(random_mask(ticket, subject.teacher)))
-    return f'{ticket.kept:,} of {ticket.total:,}, {size:,} bytes', distance
+    trained = sum(values.size for name, values in ticket.trained.items() if not name.endswith('w_avg'))
+    return f'{ticket.kept:,} of {ticket.total:,}, {trained or "none"} trained, {size:,} bytes', distance
 
 
 def random_mask(ticket, teacher: str | None):
