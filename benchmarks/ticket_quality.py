@@ -22,6 +22,7 @@ import os
 import statistics
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ class Measured:
     """What is known of one finished run: a row of results.jsonl."""
 
     row: str
+    keep: float | None  # Share of weights of a ticket; None where weights are trained.
     seed: int
     weights: str
     course: list[list]  # [thousand images, Fréchet distance, readable or None] of each snapshot.
@@ -144,8 +146,12 @@ class Labelled(Subject):
 @click.option('--repeats', default=1, show_default=True, help='Runs of each row, with seeds from --seed on.')
 @click.option('--seed', default=0, show_default=True)
 @click.option('--kimg', default=100, show_default=True, help='Length of each run in thousands of images.')
-@click.option('--keep', default=0.1, show_default=True, help='Share of weights that tickets keep.')
-def main(outdir: str, data: str | None, rows: tuple[str, ...], repeats: int, seed: int, kimg: int, keep: float) -> None:
+@click.option(
+    '--keep', 'keeps', multiple=True, default=(0.1,), show_default=True, help='Share of weights; may be repeated.'
+)
+def main(
+    outdir: str, data: str | None, rows: tuple[str, ...], repeats: int, seed: int, kimg: int, keeps: tuple[float, ...]
+) -> None:
     host.activate(host.find_or_fetch().path)
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
     os.makedirs(outdir, exist_ok=True)
@@ -153,16 +159,21 @@ def main(outdir: str, data: str | None, rows: tuple[str, ...], repeats: int, see
     rows = rows or tuple(row for row in ROWS if subject.teacher or row != 'teacher')
     if 'teacher' in rows and subject.teacher is None:
         raise click.UsageError('--row teacher needs a teacher, which there is for digits alone')
+    what = [(row, keep) for row in rows for keep in ([None] if row in WEIGHT_LRS else keeps)]
     results = []
     for each in range(seed, seed + repeats):  # Seed by seed, so that all rows have as many while it runs.
-        for row in rows:
-            where = f'{outdir}/{row}-{kimg}-{keep:g}-seed{each}'
-            results.append(measured(row, each, where, subject, kimg, keep))
+        for row, keep in what:
+            results.append(measured(row, each, run_place(outdir, row, kimg, keep, each), subject, kimg, keep))
             print_tables(results)
-    save_picture(results, outdir, kimg, keep, seed, subject)
+    save_picture([each for each in results if each.seed == seed], outdir, kimg, subject)
 
 
-def measured(row: str, seed: int, where: str, subject: Subject, kimg: int, keep: float) -> Measured:
+def run_place(outdir: str, row: str, kimg: int, keep: float | None, seed: int) -> str:
+    share = '' if keep is None else f'-{keep:g}'
+    return f'{outdir}/{row}-{kimg}{share}-seed{seed}'
+
+
+def measured(row: str, seed: int, where: str, subject: Subject, kimg: int, keep: float | None) -> Measured:
     """The result of a run, from its file if it is finished."""
     path = f'{where}/measured.json'
     if not os.path.exists(path):
@@ -173,12 +184,12 @@ def measured(row: str, seed: int, where: str, subject: Subject, kimg: int, keep:
         best = chosen_by_the_search(run_dir, course)
         weights, start = start_of(run_dir, subject)
         with open(path, 'w') as file:
-            json.dump(asdict(Measured(row, seed, weights, course, best, start, minutes, cpu_minutes)), file)
+            json.dump(asdict(Measured(row, keep, seed, weights, course, best, start, minutes, cpu_minutes)), file)
     with open(path) as file:
         return Measured(**json.load(file))
 
 
-def train(row: str, where: str, subject: Subject, kimg: int, keep: float, seed: int) -> str:
+def train(row: str, where: str, subject: Subject, kimg: int, keep: float | None, seed: int) -> str:
     """Run what a row describes. Returns the run directory."""
     from stylegan2_compress.compression import plan as planning
     from stylegan2_compress.compression.find_ticket import find_ticket, plan_search
@@ -196,12 +207,11 @@ def train(row: str, where: str, subject: Subject, kimg: int, keep: float, seed: 
         device='cpu',
         cond=subject.conditional,
         kimg=kimg,
-        keep=keep,
         seed=seed,
         workers=1,
         resume=LATEST,
     )
-    given.update(ROWS[row])
+    given.update(ROWS[row], **({} if keep is None else dict(keep=keep)))
     if given.get('teacher'):
         given['teacher'] = subject.teacher
     os.makedirs(where, exist_ok=True)
@@ -268,29 +278,38 @@ def random_mask(ticket, teacher: str | None):
 
 def print_tables(results: list[Measured]) -> None:
     """The results so far, as Markdown: the ends, and the courses."""
-    print('\n| | runs | weights | best.ticket | readable | at the end | readable | random mask | minutes (CPU time) |')
-    print(f'|{" --- |" * 9}')
-    by_row = {row: [each for each in results if each.row == row] for row in dict.fromkeys(each.row for each in results)}
-    for row, runs in by_row.items():
+    print(
+        '\n| | k | runs | weights | best.ticket | readable | at the end | readable | random mask | minutes (CPU time) |'
+    )
+    print(f'|{" --- |" * 10}')
+    kinds = dict.fromkeys((each.row, each.keep) for each in results)
+    runs_of = {kind: [each for each in results if (each.row, each.keep) == kind] for kind in kinds}
+    for (row, keep), runs in runs_of.items():
         starts = [each.start for each in runs if each.start is not None]
         cells = [
             row,
+            '' if keep is None else f'{keep:g}',
             f'{len(runs)}',
             runs[0].weights,
             *distance_and_readable([each.best for each in runs]),
             *distance_and_readable([each.course[-1] for each in runs]),
-            spread(starts, '{:.3g}') if starts else '',
+            spread(starts, three_digits) if starts else '',
             f'{statistics.mean(each.minutes for each in runs):.0f} '
             f'({statistics.mean(each.cpu_minutes for each in runs):.0f})',
         ]
-        print(f'| {" | ".join(cells)} |'.replace('|  |', '| |'))
+        print(as_row(cells))
     points = [point[0] for point in results[0].course]
-    print(f'\n| Fréchet distance after | seed | {" | ".join(f"{point:g}" for point in points)} thousand images |')
-    print(f'| --- | --- |{" --- |" * len(points)}')
-    for row, runs in by_row.items():
+    print(f'\n| Fréchet distance after | k | seed | {" | ".join(f"{point:g}" for point in points)} thousand images |')
+    print(f'|{" --- |" * (3 + len(points))}')
+    for (row, keep), runs in runs_of.items():
         for each in runs:
-            print(f'| {row} | {each.seed} | {" | ".join(f"{point[1]:.3g}" for point in each.course)} |')
+            distances = [three_digits(point[1]) for point in each.course]
+            print(as_row([row, '' if keep is None else f'{keep:g}', f'{each.seed}', *distances]))
     print(flush=True)
+
+
+def as_row(cells: list[str]) -> str:
+    return f'|{"|".join(f" {cell} " if cell else " " for cell in cells)}|'
 
 
 def distance_and_readable(points: list[list | None]) -> list[str]:
@@ -299,26 +318,32 @@ def distance_and_readable(points: list[list | None]) -> list[str]:
     if len(known) < len(points):
         return ['', '']
     readable = [100 * point[2] for point in known if point[2] is not None]
-    return [spread([point[1] for point in known], '{:.3g}'), spread(readable, '{:.1f} %') if readable else '']
+    return [
+        spread([point[1] for point in known], three_digits),
+        spread(readable, '{:.1f} %'.format) if readable else '',
+    ]
 
 
-def spread(values: list[float], form: str) -> str:
+def three_digits(value: float) -> str:
+    return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
+
+
+def spread(values: list[float], form: Callable[[float], str]) -> str:
     """Mean of one or more values, with the standard deviation of several."""
-    mean = form.format(statistics.mean(values))
+    mean = form(statistics.mean(values))
     return mean if len(values) < 2 else f'{mean} ± {statistics.stdev(values):.2g}'
 
 
-def save_picture(results: list[Measured], outdir: str, kimg: int, keep: float, seed: int, subject: Subject) -> None:
-    """The same 100 latents through each row's generator of the first seed, and the teacher; a row is a label."""
+def save_picture(results: list[Measured], outdir: str, kimg: int, subject: Subject) -> None:
+    """The same 100 latents through the generators of some runs, and the teacher; a row is a label."""
     from stylegan2_compress import images
     from stylegan2_compress.evaluation import samples
 
     files = {} if subject.teacher is None else {'teacher (GAN)': subject.teacher}
     for each in results:
-        if each.seed == seed:
-            (run_dir,) = glob.glob(f'{outdir}/{each.row}-{kimg}-{keep:g}-seed{seed}/*/')
-            number, *_quality = each.best or each.course[-1]
-            files[each.row] = dict(snapshots(run_dir))[number]
+        (run_dir,) = glob.glob(f'{run_place(outdir, each.row, kimg, each.keep, each.seed)}/*/')
+        number, *_quality = each.best or each.course[-1]
+        files[each.row if each.keep is None else f'{each.row}, k = {each.keep:g}'] = dict(snapshots(run_dir))[number]
     panels = {}
     for name, file in files.items():
         G = plain(file)
@@ -326,7 +351,7 @@ def save_picture(results: list[Measured], outdir: str, kimg: int, keep: float, s
         fakes, _labels = samples.generate(G, 100, seed=2)
         by_label = fakes.unflatten(0, (10, 10)).transpose(0, 1).flatten(0, 1)
         sheet = images.grid(images.to_uint8(by_label), columns=10).resize((400, 400), PIL.Image.Resampling.LANCZOS)
-        panels[f'{name}\nFrechet distance {distance:.3g}'] = sheet  # Pillow's font has no é.
+        panels[f'{name}\nFrechet distance {three_digits(distance)}'] = sheet  # Pillow's font has no é.
     images.side_by_side(panels).save(f'{outdir}/tickets.png')
 
 
