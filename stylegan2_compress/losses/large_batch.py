@@ -84,10 +84,12 @@ class LargeBatch:
         loss = total(weight * value for weight, value in zip(weights, values, strict=True))
         gradients = torch.autograd.grad(loss, features)
         rounds = self.batch_size // (at_once * distributed.world_size())
+        modules = distributed.unwrapped(self.G_mapping), distributed.unwrapped(self.G_synthesis)
+        parameters = [each for module in modules for each in module.parameters() if each.requires_grad]
         by_part = zip(*(gradient.split(at_once) for gradient in gradients), strict=True)
         for images, of_part in zip(self.images(nimg, at_once, device), by_part, strict=True):
             products = [(network(images) * each).sum() for network, each in zip(networks, of_part, strict=True)]
-            (total(products) * (self.interval * rounds)).backward()
+            accumulate(total(products) * (self.interval * rounds), parameters)
         return [value.detach() for value in values], [of_one.detach() for of_one in features]
 
     def images(self, nimg: int, at_once: int, device: torch.device) -> Iterator[torch.Tensor]:
@@ -106,3 +108,15 @@ class LargeBatch:
                     ws = self.G_mapping(z[own], c[own], skip_w_avg_update=True)
                     images = self.G_synthesis(ws, **self.precision)
             yield images
+
+
+def accumulate(loss: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> None:
+    """What `loss.backward()` does, unseen by DistributedDataParallel.
+
+    Its hooks wait for the backward pass that belongs to the forward pass of the round, and would take this one for it.
+    That one then spreads what is here, too.
+    """
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -298,16 +298,31 @@ def of_this_process():
     return dict(values=values, gradients=gradients, weights=weights, before=memory.before(network(own)).detach())
 
 
+def beside_a_round():
+    """Gradients of a step of the host's loop: with several processes, its backward pass brings them together."""
+    rank, processes = distributed.rank(), distributed.world_size()
+    found, parameters = large_batch(noise=0)
+    if processes > 1:
+        found.G_mapping, found.G_synthesis = (
+            torch.nn.parallel.DistributedDataParallel(module) for module in (found.G_mapping, found.G_synthesis)
+        )
+    z = torch.randn([8, 4], generator=torch.Generator().manual_seed(3)).chunk(processes)[rank]
+    images = found.G_synthesis(found.G_mapping(z, torch.eye(2)[torch.arange(len(z)) % 2], True), True)
+    backward(found, parameters, at_once=8 // processes)
+    images.square().mean().backward()
+    return [parameter.grad for parameter in parameters]
+
+
 def _process(rank, directory):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
-    torch.save(of_this_process(), f'{directory}/{rank}.pt')
+    torch.save(of_this_process() | dict(step=beside_a_round()), f'{directory}/{rank}.pt')
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_are_one(tmp_path):
     torch.multiprocessing.spawn(_process, args=(str(tmp_path),), nprocs=2)
-    expected = of_this_process()
+    expected = of_this_process() | dict(step=beside_a_round())
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f'{rank}.pt'), expected)
     assert len(expected['before']) == 8
