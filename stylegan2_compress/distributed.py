@@ -212,7 +212,9 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter], rounds: int) -> 
     misc.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
     sizes = [gradient.numel() for _parameter, gradient in pairs]
     for (parameter, _gradient), mean in zip(pairs, flat.split(sizes), strict=True):
-        parameter.grad = mean.view_as(parameter)
+        gradient = mean.view_as(parameter)
+        # Fused optimizers read parameter and gradient in the order of memory, which --nhwc changes.
+        parameter.grad = gradient if parameter.is_contiguous() else torch.empty_like(parameter).copy_(gradient)
 
 
 def sum_over_processes(tensor: torch.Tensor, group: Group | None) -> torch.Tensor:

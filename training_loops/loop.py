@@ -196,7 +196,7 @@ def run_phase(
     for each in rounds:
         with averages.round():
             compute(phase, **each)
-    averages.finish(used=phase.has_gradients())
+    averages.finish(used=not compute.left_out(phase))
     phase.finish(averages.rounds)
 
 

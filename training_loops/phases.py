@@ -68,10 +68,6 @@ class Phase:
         self.opt.zero_grad(set_to_none=True)
         self.module.requires_grad_(True)
 
-    def has_gradients(self) -> bool:
-        """Whether any parameter has a gradient: a loss deletes them all in a step that is to be left out."""
-        return any(parameter.grad is not None for parameter in self.parameters)
-
     def finish(self, rounds: int) -> None:
         """Step the optimizer with the mean gradient of the batch.
 

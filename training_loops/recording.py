@@ -36,6 +36,10 @@ class Rounds:
         """
         self.loss.accumulate_gradients(phase=phase.name, sync=sync, gain=phase.interval, **inputs)
 
+    def left_out(self, phase: Phase) -> bool:
+        """Whether the loss found that the phase's last step is not to be taken. The host's never does."""
+        return isinstance(self.loss, MethodLoss) and self.loss.steps.left_out.get(phase.name, 0) > 0
+
 
 @dataclass(frozen=True)
 class Recording:

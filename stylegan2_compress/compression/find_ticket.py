@@ -91,8 +91,10 @@ def plan_search(options: TicketOptions) -> Plan:
     if options.distance != LAYER_MOMENTS:
         plan.name += f'-{options.distance}'
     set_generator(plan, options, G)
-    set_options(plan.args, options, device)
-    planning.use_loss(plan, *loss_of(options, has_labels=plan.args.training_set_kwargs.use_labels))
+    loss, loss_args = loss_of(options, has_labels=plan.args.training_set_kwargs.use_labels)
+    # A large batch makes steps of the scores as rare as it is large.
+    set_options(plan.args, options, device, images_of_a_step=loss_args.get('large_batch') or plan.args.batch_size)
+    planning.use_loss(plan, loss, loss_args)
     plan.args.D_kwargs = plan.args.D_opt_kwargs = None
     if options.cuda_graphs:
         planning.record(plan)
@@ -162,9 +164,11 @@ def density_of(options: TicketOptions) -> str:
     return PRESETS[options.preset].density if masks.rule_of(options.rule).by_layer else 'uniform'
 
 
-def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.device) -> None:
+def set_options(
+    args: dnnlib.EasyDict, options: TicketOptions, device: torch.device, images_of_a_step: int
+) -> None:
     """Put optimizer, lengths, loop and device into a loop's arguments."""
-    lr = options.learning_rate(args.total_kimg)
+    lr = options.learning_rate(args.total_kimg, images_of_a_step)
     args.G_opt_kwargs = dnnlib.EasyDict(
         class_name='torch.optim.Adam', lr=lr, betas=list(PRESETS[options.preset].betas), eps=1e-8
     )

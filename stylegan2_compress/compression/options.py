@@ -375,15 +375,19 @@ class TicketOptions(TrainingOptions):
         """The embedding in whose features snapshots are compared."""
         return self.eval_embedding or self.embedding or PRESETS[self.preset].embedding
 
-    def learning_rate(self, total_kimg: float) -> float:
+    def learning_rate(self, total_kimg: float, images_of_a_step: int) -> float:
         """Adam's learning rate of scores: the given one, or one with which they go as far in a run of any length.
 
         At a constant rate, a score goes up to SCORE_TRAVEL; in short runs less, because larger steps than MOST_LR are
         mostly noise.
+
+        Args:
+            total_kimg: length of the run in thousands of images.
+            images_of_a_step: how many images there are from one step of the scores to the next.
         """
         if self.lr is not None:
             return self.lr
-        return min(SCORE_TRAVEL * self.batch / (1000 * total_kimg), MOST_LR)
+        return min(SCORE_TRAVEL * images_of_a_step / (1000 * total_kimg), MOST_LR)
 
     def averaging(self, total_kimg: float) -> dict[str, float]:
         """The argument of our loops for `ema_kimg`; nothing for the configuration's."""

@@ -567,7 +567,7 @@ def test_presets_are_what_is_not_given(tmp_path, data):
     assert plan(embedding=EMBEDDING, kimg=60).network_snapshot_ticks == 1  # Of 15: two would leave less than ten.
     assert plan(embedding=EMBEDDING, snap=7).network_snapshot_ticks == 7
     assert plan(embedding=EMBEDDING, kimg=50000).network_snapshot_ticks == 50
-    assert steady.G_opt_kwargs.lr == TicketOptions(data=data, outdir=str(tmp_path)).learning_rate(100)
+    assert steady.G_opt_kwargs.lr == TicketOptions(data=data, outdir=str(tmp_path)).learning_rate(100, 64)
     paper = plan(preset='paper', embedding=EMBEDDING)
     loss = paper.loss_kwargs
     assert (loss.moving_average_lr, loss.normalize, loss.moments_penalty, loss.side_power) == (1e-5, False, 0, 0)
@@ -586,10 +586,10 @@ def test_presets_are_what_is_not_given(tmp_path, data):
 def test_scores_go_as_far_in_runs_of_any_length(tmp_path):
     options = TicketOptions(data='x.zip', outdir=str(tmp_path))
     steps = [1000 * kimg / options.batch for kimg in (1000, 20000)]
-    travels = [options.learning_rate(kimg) * count for kimg, count in zip((1000, 20000), steps, strict=True)]
+    travels = [options.learning_rate(kimg, 64) * count for kimg, count in zip((1000, 20000), steps, strict=True)]
     assert travels[0] == pytest.approx(travels[1])
-    assert options.learning_rate(0.1) == MOST_LR
-    assert TicketOptions(data='x.zip', outdir=str(tmp_path), lr=0.5).learning_rate(1000) == 0.5
+    assert options.learning_rate(0.1, 64) == MOST_LR
+    assert TicketOptions(data='x.zip', outdir=str(tmp_path), lr=0.5).learning_rate(1000, 64) == 0.5
 
 
 def test_distances_are_those_there_are():

@@ -16,7 +16,7 @@ import PIL.Image
 import psutil
 import pytest
 import torch
-from tiny_runs import ADAM, loop_arguments
+from tiny_runs import ADAM, EMBEDDING, loop_arguments
 from tqdm import tqdm
 
 from stylegan2_compress import pickles
@@ -218,6 +218,21 @@ def test_a_search_for_tickets_trains_no_discriminator(arguments, tmp_path, monke
     assert snapshot['G_ema'](z, c).mean() > untrained(z, c).mean() + 0.1
 
 
+def test_the_average_of_w_moves_in_steps_without_a_gradient(arguments, tmp_path):
+    """Those in which a large batch is not due are no steps that are left out. Weights stay, so that it alone moves."""
+    averages = []
+    for size in (16, 32):
+        given = arguments(str(size), G_opt_kwargs=dict(ADAM, lr=0), G_reg_interval=None)
+        given['loss_kwargs'] = dict(
+            class_name='stylegan2_compress.DistanceLoss', reference='data', embeddings=EMBEDDING, batch_size=16,
+            large_batch=size, training_set_kwargs=given['training_set_kwargs'],
+        )  # fmt: skip
+        ticket_search.training_loop(**{**given, 'D_kwargs': None, 'D_opt_kwargs': None})
+        averages.append(final_weights(tmp_path / str(size))['mapping.w_avg'])
+    assert averages[0].abs().max() > 0
+    torch.testing.assert_close(*averages, rtol=0, atol=0)
+
+
 def test_a_run_that_diverges_leaves_a_snapshot_without_nan(arguments, tmp_path, monkeypatch):
     """A step whose loss is not finite moves neither weights nor averages; after ten the loss gives up."""
     from stylegan2_compress.losses.adversarial import AdversarialLoss
@@ -296,6 +311,22 @@ def test_learning_rates_fall_in_a_straight_line(arguments, monkeypatch):
     training_loop(**arguments(G_reg_interval=None, D_reg_interval=None, lr_decay_kimg=[0.032, 0.08]))
     shares = [1, 1, 1, 2 / 3, 1 / 3]  # Steps begin at 0, 16, 32, 48 and 64 images.
     assert rates == pytest.approx([ADAM['lr'] * share for share in shares for _phase in 'GD'])
+
+
+def test_a_step_is_the_same_whatever_the_order_of_memory():
+    """That of --nhwc is another one than that of the gradients, and fused optimizers take it as it is."""
+    weights = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        module = torch.nn.Conv2d(4, 3, 3, bias=False).to(memory_format=order)
+        (phase,) = build_phases([('D', module, dict(ADAM, lr=0.1), None)], torch.device('cpu'))
+        for _step in range(2):
+            phase.begin()
+            (module(torch.randn([2, 4, 5, 5])) ** 2).sum().backward()
+            phase.finish(rounds=1)
+        assert module.weight.is_contiguous(memory_format=order)
+        weights.append(module.weight.detach())
+    torch.testing.assert_close(*weights)
 
 
 def test_phase_repairs_gradients_that_are_not_finite():
