@@ -18,6 +18,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import click
@@ -33,6 +34,8 @@ Group = ProcessGroup
 Result = TypeVar('Result')
 
 LOCALHOST = '127.0.0.1'
+# Rank 0 may measure for hours while the others wait. That one of them is gone is seen by what started them.
+PATIENCE = timedelta(days=2)
 _CONNECTIONS = r'(?i)connection (was )?(closed|reset|refused)|closed by peer|broken pipe|gloo'  # In gloo's errors.
 
 
@@ -149,7 +152,8 @@ def join(device: str | None, own_rank: int, size: int, store: Store) -> None:
         torch.cuda.set_device(sync_device)
     elif 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(max((os.cpu_count() or 1) // size, 1))
-    torch.distributed.init_process_group('nccl' if on_cuda else 'gloo', rank=own_rank, world_size=size, store=store)
+    backend = 'nccl' if on_cuda else 'gloo'
+    torch.distributed.init_process_group(backend, timeout=PATIENCE, rank=own_rank, world_size=size, store=store)
     training_stats.init_multiprocessing(rank=own_rank, sync_device=sync_device if size > 1 else None)
     if own_rank != 0:
         custom_ops.verbosity = 'none'

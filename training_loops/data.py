@@ -21,7 +21,7 @@ from stylegan2_compress.host import datasets
 from stylegan2_compress.runs.signals import STOPPING
 
 # Purposes of random numbers: each has a stream of its own.
-SETUP, GRID, ORDER, LATENTS, ROUND, REALS = range(6)
+SETUP, GRID, ORDER, LATENTS, ROUND, REALS, METRICS = range(7)
 
 
 def generator(random_seed: int, *position: int) -> np.random.Generator:

@@ -234,10 +234,12 @@ def tick(run: Run) -> None:
     if not run.done and options.abort_fn is not None and options.abort_fn():
         run.done = True
         print('\nAborting...')
+    are_saved = is_snapshot_due(run, options.network_snapshot_ticks)
+    if are_saved:  # Before images, for which rank 0 alone brings masks up to date.
+        distributed.check_consistency(run.networks.values())
     if is_snapshot_due(run, options.image_snapshot_ticks) and run.grid is not None:
         save_images(run, run.grid)
-    if is_snapshot_due(run, options.network_snapshot_ticks):
-        distributed.check_consistency(run.networks.values())
+    if are_saved:
         save_snapshot(run)
         progress.unmeasured = bool(options.metrics)
     run.monitor.end_tick(run.phases, progress.cur_nimg)
@@ -295,7 +297,8 @@ def evaluate(run: Run) -> None:
     options, snapshot_pkl = run.options, run.directory.snapshot_path(run.progress.cur_nimg)
     can_cache = any(map(is_hosts, options.metrics)) and share_hosts_cache(run.device)
     for metric in options.metrics:
-        if is_hosts(metric):
+        if is_hosts(metric):  # Which draws what it needs: in each process its own, after an interruption as without.
+            data.seed_everything(options.random_seed, data.METRICS, run.progress.cur_nimg, options.rank)
             result = metric_main.calc_metric(
                 metric=metric,
                 G=run.G_ema,

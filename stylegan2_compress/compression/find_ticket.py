@@ -164,9 +164,7 @@ def density_of(options: TicketOptions) -> str:
     return PRESETS[options.preset].density if masks.rule_of(options.rule).by_layer else 'uniform'
 
 
-def set_options(
-    args: dnnlib.EasyDict, options: TicketOptions, device: torch.device, images_of_a_step: int
-) -> None:
+def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.device, images_of_a_step: int) -> None:
     """Put optimizer, lengths, loop and device into a loop's arguments."""
     lr = options.learning_rate(args.total_kimg, images_of_a_step)
     args.G_opt_kwargs = dnnlib.EasyDict(

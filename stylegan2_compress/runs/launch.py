@@ -196,6 +196,7 @@ def child_main(rank: int, port: int, host_dir: str, args: dict, pipe) -> None:
         distributed.join(args.get('device'), rank, args['num_gpus'], distributed.connect_to_store(port))
         run_rank(rank, args)
         pipe.send(None)
+        distributed.leave()
     except click.ClickException as error:
         pipe.send((type(error), error.message))
     except BaseException as error:
@@ -206,7 +207,11 @@ def child_main(rank: int, port: int, host_dir: str, args: dict, pipe) -> None:
 
 
 def wait(children: list, pipes: list) -> click.ClickException | None:
-    """Wait until all processes have ended, or one has failed. Returns the exception that the run ended with."""
+    """Wait until all processes have ended, rank 0 has stopped as asked, or one has failed.
+
+    Returns:
+        The exception that the run ended with, if any.
+    """
     outcomes = {}
     while len(outcomes) < len(children):
         for rank in receive(children, pipes, outcomes):
@@ -216,6 +221,8 @@ def wait(children: list, pipes: list) -> click.ClickException | None:
                 time.sleep(SECONDS_TO_FIND_THE_CAUSE)
                 receive(children, pipes, outcomes)
                 return cause(list(outcomes.values()))
+        if isinstance(outcomes.get(0), errors.Stopped):
+            break  # All is saved. Others may wait for it on their GPUs, where no signal reaches them.
     return outcomes[0]
 
 

@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from commands import refused
@@ -17,7 +19,7 @@ from stylegan2_compress.evaluation import names
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import RunDirectory
-from stylegan2_compress.training_loops import metrics
+from stylegan2_compress.training_loops import loop, metrics
 from stylegan2_compress.training_loops.distillation import training_loop
 
 METRIC = 'fd:module:tiny_embeddings:tiny@size=16'
@@ -126,6 +128,32 @@ def test_a_run_that_was_killed_while_it_measured_measures(tmp_path, data, monkey
     assert len(run.metrics()[0].read_text().splitlines()) == 3
     ticks = [json.loads(line) for line in run.stats_path.read_text().splitlines()]
     assert [tick['Timing/maintenance_sec']['mean'] >= 1 for tick in ticks] == [False, True, True]
+
+
+def test_what_the_hosts_metrics_draw_depends_on_the_place_alone(tmp_path, data, monkeypatch):
+    """And on the process: those of a run that goes on have drawn alike before, and would make the same images."""
+    drawn = []
+
+    def calc_metric(metric, **_given):
+        drawn.append((*torch.randn([3]).tolist(), *np.random.rand(2)))  # noqa: NPY002 (the host draws so)
+        return dict(results={metric: 1.0}, metric=metric, total_time=1.0, num_gpus=1)
+
+    monkeypatch.setattr(loop.metric_main, 'calc_metric', calc_metric)
+    monitor = SimpleNamespace(report_metric=lambda *_args: None)
+    for rank, nimg, state in [(0, 16, 1), (0, 16, 2), (1, 16, 1), (0, 32, 1)]:
+        torch.manual_seed(state)
+        np.random.seed(state)  # noqa: NPY002
+        options = SimpleNamespace(
+            metrics=['fid50k'], random_seed=0, rank=rank, num_gpus=2, training_set_kwargs=dict(path=str(data))
+        )
+        progress = SimpleNamespace(cur_nimg=nimg, best=('fid50k', 0.5))
+        run = SimpleNamespace(
+            options=options, progress=progress, monitor=monitor, directory=RunDirectory(tmp_path),
+            device=torch.device('cpu'), G_ema=None,
+        )  # fmt: skip
+        loop.evaluate(run)
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) == 3
 
 
 def test_which_results_are_better_when_larger():
