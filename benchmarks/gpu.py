@@ -47,7 +47,7 @@ def main(device: str, size: str, outdir: str) -> None:
         raise click.UsageError(
             'there is no GPU here, or torch cannot use it; --device cpu --size smoke shows what would run.'
         )
-    directory = Path(outdir)
+    directory = Path(outdir).resolve()  # The parts run elsewhere.
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

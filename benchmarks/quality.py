@@ -55,7 +55,7 @@ class Method:
 RBF = dict(estimator='rbf', weight=0.2)  # Moments pull 0.18 to 0.27 times as hard (estimator_weights.py).
 SQUARED = dict(estimator='squared-moments', weight=0.04)
 MEMORY, LARGE = ('memory={memory}',), ('large_batch={large_batch}',)
-IMAGES = ('images=3', 'images_kimg={images_kimg:g}', 'images_embedding={embedding}')
+IMAGES = ('images=3', 'images_kimg={images_kimg:g}', 'images_embedding={layers_embedding}')
 DUAL = dict(start='scratch', embeds=True)
 METHODS = {
     'adversarial': Method('AdversarialLoss', start='scratch'),
@@ -134,6 +134,7 @@ class Settings:
     gamma: float
     ema_kimg: float
     embedding: str
+    layers_embedding: str
     weight: float
     images_kimg: float  # Not a share of `kimg`, which may grow.
     statistics: int
@@ -149,25 +150,26 @@ class Settings:
 MAY_GROW = ('ratios', 'methods', 'trained_on', 'repeats', 'kimg', 'device', 'cuda_graphs')
 
 RATIOS = (0.7, 0.8, 0.9, 0.95)
+SMALL = 'efficientnet_lite0@size=32'
 SIZES = dict(
     smoke=dict(
         teacher=None, teacher_kimg=1, channel_base=64, channel_max=8, epochs=1,
         ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=64, lr=0.004, lr_decay=0.0, gamma=0.02,
-        ema_kimg=1.0, embedding='efficientnet_lite0@size=32', weight=1.0, statistics=64, samples=64, also=(),
+        ema_kimg=1.0, embedding=SMALL, layers_embedding=SMALL, weight=1.0, statistics=64, samples=64, also=(),
         trained_on=(FULL,), images_kimg=0.5,
     ),
     cpu=dict(
         teacher=None, teacher_kimg=150, channel_base=1024, channel_max=64, epochs=6,
         ratios=RATIOS, methods=tuple(METHODS), kimg=24, batch=16, lr=0.004, lr_decay=0.0, gamma=0.02, ema_kimg=1.0,
-        embedding='efficientnet_lite0@size=32', weight=1.0, statistics=10000, samples=5000, also=(),
+        embedding=SMALL, layers_embedding=SMALL, weight=1.0, statistics=10000, samples=5000, also=(),
         trained_on=(FULL,), images_kimg=12.0,
     ),
     gpu=dict(
         teacher='https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/cifar10.pkl',
         teacher_kimg=25000, channel_base=32768, channel_max=512, epochs=20,
         ratios=RATIOS, methods=tuple(METHODS), kimg=3000, batch=64, lr=0.0025, lr_decay=0.0, gamma=0.01, ema_kimg=50.0,
-        embedding='dino_resnet50', weight=20.0, statistics=50000, samples=50000, also=('inception',),
-        trained_on=(FULL,), images_kimg=1000.0,
+        embedding='dino_resnet50', layers_embedding=SMALL, weight=20.0, statistics=50000, samples=50000,
+        also=('inception',), trained_on=(FULL,), images_kimg=1000.0,
     ),
 )  # fmt: skip
 
@@ -219,7 +221,8 @@ def shares(_context, _parameter, text: str | None) -> tuple[str, ...] | None:
 @click.option('--lr-decay', type=float, help='Last share of a student’s training in which learning rates fall to 0.')
 @click.option('--gamma', type=float, help='Weight of the R1 penalty.')
 @click.option('--ema-kimg', type=float)
-@click.option('--embedding', metavar='SPEC', help='Of DiME and of `images`.')
+@click.option('--embedding', metavar='SPEC', help='Of DiME.')
+@click.option('--layers-embedding', metavar='SPEC', help='Of methods that look at layers, such as `images`.')
 @click.option('--weight', type=float, help='DiME’s weight λ.')
 @click.option('--images-kimg', type=float, help='Over how many thousand images the weight of `…-images` falls to 0.')
 @click.option('--statistics', type=click.IntRange(2), help='Teacher images that DiME’s moments are of.')
@@ -364,7 +367,7 @@ def filled_in(argument: str, settings: Settings) -> str:
         memory=64 * settings.batch,
         large_batch=8 * settings.batch,
         images_kimg=settings.images_kimg,
-        embedding=settings.embedding,
+        layers_embedding=settings.layers_embedding,
     )
 
 
@@ -411,7 +414,7 @@ def train_student(
         if method.estimator.endswith('moments'):
             loss_args += [f'samples={settings.statistics}']
     if method.layers:
-        loss_args += [f'embedding={settings.embedding}']
+        loss_args += [f'embedding={settings.layers_embedding}']
     if last_snapshot(directory, settings.kimg) is None:
         distill(
             teacher,

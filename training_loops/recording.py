@@ -5,6 +5,7 @@ A CUDA graph launches all of them at once. What is recorded is `MethodLoss.compu
 follow the seeds of every round as they do otherwise.
 """
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 
@@ -122,7 +123,11 @@ class RecordedRounds(Rounds):
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads, such as the one that pins images, may go on.
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode='thread_local'):
+            with (
+                warnings.catch_warnings(),
+                torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode='thread_local'),
+            ):
+                warnings.filterwarnings('ignore', 'The CUDA Graph is empty')  # Greg without path lengths, say.
                 self.loss.compute(phase=phase.name, sync=True, gain=phase.interval, **inputs)
         except RuntimeError as error:
             cause = error.__context__ or error  # What stopped the capture, before it could not be ended.

@@ -133,7 +133,11 @@ class Embedding(nn.Module):
         """`function(x)`, with `checkpoint` in parts of the batch whose activations the backward pass recomputes."""
         if not self._checkpoint:
             return function(x)
-        outputs = [checkpoint(function, part, use_reentrant=False) for part in x.split(self._checkpoint)]
+        # Nothing is drawn in it, and CUDA graphs do not let the state of random numbers be read.
+        outputs = [
+            checkpoint(function, part, use_reentrant=False, preserve_rng_state=False)
+            for part in x.split(self._checkpoint)
+        ]
         if isinstance(outputs[0], Tensor):
             return torch.cat(outputs)
         return [torch.cat(maps) for maps in zip(*outputs, strict=True)]

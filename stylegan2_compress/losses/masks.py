@@ -9,7 +9,7 @@ from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term
-from stylegan2_compress.networks.masked import ScoreMasked, rule_of
+from stylegan2_compress.networks.masked import RULES, ScoreMasked, rule_of
 from stylegan2_compress.runs.plan import Plan
 
 
@@ -31,7 +31,8 @@ class MaskSchedule(Term):
         self.rule.advance(self.parts, min(nimg / self.total_nimg, 1))
 
     def obstacle(self) -> str:
-        return ''
+        name = self.parts[0].rule
+        return '' if name in RULES else f'the rule {name} is not known to be fit for it'
 
     def generator(self, batch: Batch) -> list[Summand]:
         penalty = self.rule.penalty(self.parts)

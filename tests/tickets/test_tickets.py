@@ -26,7 +26,7 @@ from stylegan2_compress.compression.options import DISTANCES, MOST_LR, PRESETS, 
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.networks import bound_arguments
 from stylegan2_compress.losses.estimators import ESTIMATORS
-from stylegan2_compress.losses.masks import Masks
+from stylegan2_compress.losses.masks import Masks, MaskSchedule
 from stylegan2_compress.networks.masked import RULES, Rule, ScoreMaskedGenerator
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.tickets import baking, coding, ticket_file
@@ -626,6 +626,14 @@ def test_only_rules_with_a_schedule_fix_the_length_of_a_search(rule, length):
     args = SimpleNamespace(G_kwargs={'rule': rule}, loss_kwargs=SimpleNamespace(), total_kimg=7)
     Masks().adapt(Plan('', args))
     assert getattr(args.loss_kwargs, 'total_kimg', None) == length
+
+
+def test_steps_with_a_rule_of_ones_own_are_not_recorded():
+    """It may do what a CUDA graph does not see."""
+    obstacles = {rule: MaskSchedule([SimpleNamespace(rule=rule)], 1).obstacle() for rule in RULES}
+    assert set(obstacles.values()) == {''}
+    own = MaskSchedule([SimpleNamespace(rule='test_tickets.Scheduled')], 1).obstacle()
+    assert own == 'the rule test_tickets.Scheduled is not known to be fit for it'
 
 
 def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_discriminator):
