@@ -33,6 +33,17 @@ def rbf(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
     return torch.stack([(distances / (-2 * s**2)).exp() for s in bandwidths]).mean(dim=0)
 
 
+def same_label(x: Tensor, y: Tensor, kernel: Kernel, labels: int) -> Tensor:
+    """k(x, y) of pairs with the same label, and 0 of others: features and labels are equal together, or not.
+
+    Args:
+        x, y: features [n, dim + labels] and [m, dim + labels], the last columns of which are one-hot labels.
+        kernel: of the features.
+        labels: how many there are.
+    """
+    return (x[:, -labels:] @ y[:, -labels:].T) * kernel(x[:, :-labels], y[:, :-labels])
+
+
 def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.25, 0.5, 1, 2, 4), rows: int = 2048) -> list[float]:
     """Bandwidths for `rbf` by the median heuristic: s^2 = multiple * median |y_i - y_j|^2 over pairs of rows.
 

@@ -227,9 +227,12 @@ class DiME(Method):
         classes = distributed.unwrapped(context.G_mapping).c_dim if self.by_label else 0
         if self.by_label and not classes:
             raise ValueError('This generator takes no labels.')
-        references = self._reference(source, networks, classes)
-        distances = [self._distance(reference) for reference in references]
-        memories = [FeatureMemory(self.memory, network.dim * max(classes, 1), context.device) for network in networks]
+        shares = labels.shares_of(source, classes) if classes else []
+        references = self._reference(source, networks, shares)
+        distances = [self._distance(reference, shares) for reference in references]
+        join = (labels.beside_labels if self.has_bank else labels.at_labels) if classes else None
+        widths = [network.dim + classes if self.has_bank else network.dim * max(classes, 1) for network in networks]
+        memories = [FeatureMemory(self.memory, width, context.device) for width in widths]
         balance = floors = None
         if self.balance is not None:
             if context.D is None:
@@ -248,7 +251,7 @@ class DiME(Method):
                 balance,
                 floors,
                 self._large_batch(context) if self.large_batch else None,
-                with_labels=self.by_label,
+                join=join,
             )
         ]
 
@@ -280,16 +283,18 @@ class DiME(Method):
             raise UserError('--loss-arg reference=data needs --data: without it, there is only the teacher to match.')
         return DatasetImages(self.training_set_kwargs, device=device)
 
-    def _reference(self, source: Source, networks: Sequence[Embedding], classes: int = 0) -> list[Statistics]:
-        """What to match, of each embedding: from the user's file, or made and cached; of `classes` labels each.
+    def _reference(
+        self, source: Source, networks: Sequence[Embedding], shares: Sequence[float] = ()
+    ) -> list[Statistics]:
+        """What to match, of each embedding: from the user's file, or made and cached; with labels if they have shares.
 
         Raises:
             UserError: the file is not of these images and embeddings, or there are not enough images.
         """
         if self.statistics is None:
             samples, bank = self._counts(source)
-            if classes:
-                return labels.labelled_statistics(source, networks, classes, samples=samples, bank=bank)
+            if shares:
+                return labels.labelled_statistics(source, networks, shares, samples=samples, bank=bank)
             return statistics.reference_statistics(source, networks, samples=samples, bank=bank)
         bank = self.bank if self.has_bank else 0
         return [
@@ -304,9 +309,9 @@ class DiME(Method):
             return bank, bank
         return self.samples or source.size or TEACHER_SAMPLES, 0
 
-    def _distance(self, reference: Statistics) -> Callable[..., torch.Tensor]:
+    def _distance(self, reference: Statistics, shares: Sequence[float]) -> Callable[..., torch.Tensor]:
         choices = [self.is_unbiased] if self.has_bank else []
-        return ESTIMATORS[self.estimator].build(*choices, reference)
+        return ESTIMATORS[self.estimator].build(*choices, reference, shares)
 
 
 class DiMELoss(AdversarialLoss):

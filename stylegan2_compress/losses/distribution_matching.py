@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from stylegan2_compress.distributions import labels
 from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import Source
 from stylegan2_compress.embeddings import Embedding
@@ -30,7 +29,7 @@ class DistributionMatching(Term):
         balance: that makes the weights, instead of λ_k.
         floors: of the distances, for `balance`.
         large_batch: whose images are looked at instead of the batch's.
-        with_labels: whether distances are of features and labels together, see `labels.with_labels`.
+        join: of features and labels, `labels.at_labels` or `beside_labels`, whose distances these are; None without.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class DistributionMatching(Term):
         balance: Balance | None = None,
         floors: Floors | None = None,
         large_batch: LargeBatch | None = None,
-        with_labels: bool = False,
+        join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ):
         self.parts = list(zip(networks, distances, weights, strict=True))
         self.source = source
@@ -56,7 +55,7 @@ class DistributionMatching(Term):
         self.balance = balance
         self.floors = floors
         self.large_batch = large_batch
-        self.with_labels = with_labels
+        self.join = join
         self.weights: Sequence = [weight for _network, _distance, weight in self.parts]
         self.taken = 0  # Steps of the generator.
         self.nimg = 0
@@ -72,8 +71,8 @@ class DistributionMatching(Term):
         is_first_round, self.is_first_round = self.is_first_round, False
         if self.large_batch is None:
             features = [batch.features(network) for network, _distance, _weight in self.parts]
-            if self.with_labels:
-                features = [labels.with_labels(each, batch.c) for each in features]
+            if self.join is not None:
+                features = [self.join(each, batch.c) for each in features]
             values = self._distances(features)
         elif is_first_round and self.large_batch.is_due(self.nimg):
             networks, distances, weights = zip(*self.parts, strict=True)

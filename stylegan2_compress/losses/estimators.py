@@ -1,6 +1,6 @@
 """Estimators of the distance between the student's features and a reference's, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,13 +16,19 @@ from stylegan2_compress.losses.terms import total
 class MomentDistance:
     """mean |a1 − m1| + mean |a2 − m2|: a1 and a2 are the first two raw moments of the batch, m1 and m2 the reference's.
 
-    What the paper's code computes. A small batch has a distance from its own distribution, too, of the order of
+    What the paper's code computes. With labels, it is the sum over them, each by its share, and the features are those
+    of `labels.at_labels`. A small batch has a distance from its own distribution, too, of the order of
     1/√batch; its gradient pulls single images to the mean. With features of the past, the distance is that of the
     moments of both together, see `moments.straight_through`.
+
+    Args:
+        reference: whose moments are used.
+        shares: of the labels; none of features alone.
     """
 
-    def __init__(self, reference: Statistics):
+    def __init__(self, reference: Statistics, shares: Sequence[float] = ()):
         self.reference = reference
+        self.labels = len(shares) or 1
 
     def __call__(self, features: torch.Tensor, past: torch.Tensor | None = None) -> torch.Tensor:
         """Distance of features [N, dim], and of those of earlier steps [M, dim], which get no gradient."""
@@ -33,7 +39,7 @@ class MomentDistance:
 
     def of_moments(self, a1: torch.Tensor, a2: torch.Tensor) -> torch.Tensor:
         """Distance of moments [dim] from the reference's."""
-        return moments.distance_of_moments(a1, a2, self.reference.m1, self.reference.m2)
+        return self.labels * moments.distance_of_moments(a1, a2, self.reference.m1, self.reference.m2)
 
 
 class SquaredMomentDistance(MomentDistance):
@@ -44,8 +50,9 @@ class SquaredMomentDistance(MomentDistance):
     entries that hardly vary would rule: EfficientNet has many.)
     """
 
-    def __init__(self, reference: Statistics):
+    def __init__(self, reference: Statistics, shares: Sequence[float] = ()):
         super().__init__(reference)
+        self.factor = number_of_labels(shares)
         variance = (reference.m2 - reference.m1.square()).clamp_min(0)
         of_squares = 2 * variance.square() + 4 * reference.m1.square() * variance
         self.variances = [each.mean().clamp_min(torch.finfo(torch.float32).tiny) for each in (variance, of_squares)]
@@ -53,7 +60,8 @@ class SquaredMomentDistance(MomentDistance):
     def of_moments(self, a1: torch.Tensor, a2: torch.Tensor) -> torch.Tensor:
         wanted = self.reference.m1, self.reference.m2
         pairs = zip((a1, a2), wanted, self.variances, strict=True)
-        return total((a - m.to(a)).square().mean() / variance.to(a) for a, m, variance in pairs) / 2
+        squares = total((a - m.to(a)).square().mean() / variance.to(a) for a, m, variance in pairs)
+        return self.factor * squares / 2
 
 
 class KernelDistance:
@@ -65,13 +73,18 @@ class KernelDistance:
         kernel: name in `mmd.KERNELS`.
         unbiased: see `mmd.mmd2`.
         reference: whose `bank` is used, and changed by `fill`. The bandwidths of `rbf` are its first one's, and stay.
+        shares: of the labels, with which features are those of `labels.beside_labels`; none of features alone.
     """
 
-    def __init__(self, kernel: str, unbiased: bool, reference: Statistics):
+    def __init__(self, kernel: str, unbiased: bool, reference: Statistics, shares: Sequence[float] = ()):
+        labels = len(shares)
         try:
-            self.kernel = mmd.KERNELS[kernel](reference.bank)
+            self.kernel = mmd.KERNELS[kernel](reference.bank[:, :-labels] if labels else reference.bank)
         except ValueError as error:
             raise UserError(f'--loss-arg estimator={kernel} has nothing to go by: {error}.') from error
+        if labels:
+            self.kernel = partial(mmd.same_label, kernel=self.kernel, labels=labels)
+        self.factor = number_of_labels(shares)
         self.unbiased = unbiased
         self.bank = reference.bank
         self.within = mmd.mean_within(self.bank, self.kernel, self.unbiased)
@@ -79,7 +92,7 @@ class KernelDistance:
     def __call__(self, features: torch.Tensor, past: torch.Tensor | None = None) -> torch.Tensor:
         """Distance of features [N, dim]; with those of earlier steps [M, dim], see `mmd.mmd2`."""
         bank = self.bank.to(features)  # Of another precision only under @dtype=fp64.
-        return mmd.mmd2(
+        return self.factor * mmd.mmd2(
             features,
             bank,
             self.kernel,
@@ -95,11 +108,21 @@ class KernelDistance:
         self.within.copy_(mmd.mean_within(bank, self.kernel, self.unbiased))
 
 
+def number_of_labels(shares: Sequence[float]) -> float:
+    """1 / Σ share²: how many labels there are, of unequal shares how many equal ones would be as many; 1 without.
+
+    Squares of what a label's images add count by the square of its share. Times this number, a difference that all
+    labels have in common counts as much as without labels.
+    """
+    return 1 / sum(share**2 for share in shares) if shares else 1
+
+
 @dataclass(frozen=True)
 class Estimator:
     """An entry of `ESTIMATORS`."""
 
-    build: Callable[..., Callable[[torch.Tensor], torch.Tensor]]  # From (unbiased, reference) if it has a bank.
+    # From (unbiased, reference, shares) if it has a bank, else from (reference, shares).
+    build: Callable[..., Callable[[torch.Tensor], torch.Tensor]]
     weight: float  # λ where neither the user nor the paper says one.
     has_bank: bool = True
 
