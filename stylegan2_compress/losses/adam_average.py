@@ -11,8 +11,8 @@ class AdamAverage:
     """An Adam step on the mean squared error to each target (SLT, section 3).
 
     A short search never gets near its targets, so that the value is a sum of their signs. It is to move less and less:
-    what was added up can only be taken back as slowly. Rows follow on their own, so that one without a target stays
-    where it is.
+    what was added up can only be taken back as slowly. Rows follow on their own: each has an error of its own, and one
+    without a target stays where it is.
 
     Args:
         shape: [rows, dim].
@@ -37,7 +37,7 @@ class AdamAverage:
     def update(self, target: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Follow a target [rows, dim] in the rows for which the booleans `rows` [rows] say so. Returns the value."""
         rows = rows[:, None]
-        gradient = 2 * (self.value - target) / target.numel()
+        gradient = 2 * (self.value - target) / target.shape[1]
         self.steps += rows
         for moment, new, beta in [(self.first, gradient, BETAS[0]), (self.second, gradient.square(), BETAS[1])]:
             moment.copy_(torch.where(rows, new.lerp(moment, beta), moment))

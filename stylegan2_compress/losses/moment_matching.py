@@ -44,7 +44,7 @@ class LayerMoments(Term):
         mean, variance: μ and σ² [max(classes, 1), dim].
         classes: how many labels have moments of their own; 0 for moments of all images together.
         normalize: whether each layer is divided by its standard deviation over the reference.
-        lr: learning rate of v.
+        lr: learning rate of v, which follows in every round.
         lr_decay_kimg: between which thousands of images the learning rates of the run fall to 0, and v's with them.
         penalty: ρ over the mean size of v_μ.
         side_power: p, if w_j is to be the side of entry j's feature map to the power of p, over the mean of these.
@@ -93,7 +93,8 @@ class LayerMoments(Term):
         ]:
             rows = counts >= least  # Labels of which the batch has enough images.
             difference = torch.where(rows[:, None], wanted - got, 0)
-            reported.append(Summand(f'moments/{name}', difference.abs().mean(), weight=None))
+            size = difference.abs().sum() / (rows.sum().clamp_min(1) * difference.shape[1])
+            reported.append(Summand(f'moments/{name}', size, weight=None))
             total = total + (self.entry_weights * v.update(difference.detach(), rows) * difference).sum()
         if self.penalty:
             squares = (self.mean - mean).square() - variance / counts.clamp_min(1)[:, None]
@@ -179,11 +180,18 @@ class MomentMatching(Method):
         least=0,
         most=8,
     )
+    truncation_psi: float = argument("Of the teacher's images; 1 is the distribution it was trained for.", 1)
     moments_weight: float = argument('Weight of the objective beside other methods.', 1.0, least=0)
     training_set_kwargs: dict | None = argument('The data set of the run.', None, internal=True)
     lr_decay_kimg: Sequence[float] | None = argument(
         'Between which thousands of images learning rates fall to 0.', None, internal=True
     )
+    rounds: int = argument('In how many rounds a step is computed.', 1, internal=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.truncation_psi != 1 and self.teacher is None:
+            raise UserError(f'--loss-arg truncation_psi={self.truncation_psi:g} needs --loss-arg teacher=PKL.')
 
     def check(self, plan: Plan) -> Iterable[str]:
         training_set = dnnlib.util.construct_class_by_name(**self._data())
@@ -195,12 +203,26 @@ class MomentMatching(Method):
             )
         embedding = plan.resources.embedding(self.embedding, plan.device)
         LayerFeatures(embedding, training_set.image_shape, self.layers, self.pool, plan.device)
-        return ()
+        rounds = self._rounds(plan)
+        if rounds > 1:
+            batch = plan.args['batch_size']
+            yield (
+                f'Moments are those of {batch // rounds} images at a time, not of the batch of {batch}. If memory '
+                'allows, raise it with `distill --batch-gpu` or `train.py --batch`.'
+            )
 
     def adapt(self, plan: Plan) -> None:
-        """Tell the loss when the learning rates of the run fall, if they do."""
+        """Tell the loss when the learning rates of the run fall, if they do, and in how many rounds v follows."""
+        rounds = self._rounds(plan)
+        if rounds > 1:
+            plan.args.loss_kwargs.rounds = rounds
         if plan.args.get('lr_decay_kimg') is not None:
             plan.args.loss_kwargs.lr_decay_kimg = plan.args.lr_decay_kimg
+
+    @staticmethod
+    def _rounds(plan: Plan) -> int:
+        args = plan.args
+        return args['batch_size'] // (args['batch_gpu'] * args['num_gpus'])
 
     def terms(self, context: Context) -> Sequence[Term]:
         mapping, synthesis = (distributed.unwrapped(part) for part in (context.G_mapping, context.G_synthesis))
@@ -219,7 +241,7 @@ class MomentMatching(Method):
                 variance,
                 classes,
                 self.normalize,
-                self.moving_average_lr,
+                self.moving_average_lr / self.rounds,
                 self.lr_decay_kimg,
                 self.moments_penalty,
                 self.side_power,
@@ -231,7 +253,13 @@ class MomentMatching(Method):
         """The images to match, and how many of them; None for all."""
         if self.teacher is None:
             return DatasetImages(self._data(), device=device), self.samples
-        source = TeacherImages(self.teacher, networks, training_set_kwargs=self.training_set_kwargs, device=device)
+        source = TeacherImages(
+            self.teacher,
+            networks,
+            truncation_psi=self.truncation_psi,
+            training_set_kwargs=self.training_set_kwargs,
+            device=device,
+        )
         return source, self.samples or TEACHER_SAMPLES
 
     def _data(self) -> dict:

@@ -1,7 +1,9 @@
 """Moment matching: the paper's objective written out, references, one process or two, and the loops it runs in."""
 
 import copy
+from types import SimpleNamespace
 
+import dnnlib
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,10 @@ from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.embeddings import vgg
 from stylegan2_compress.errors import DivergedError, UserError
 from stylegan2_compress.losses.adam_average import AdamAverage
-from stylegan2_compress.losses.moment_matching import PAPER_RATE, MomentMatchingLoss
+from stylegan2_compress.losses.moment_matching import PAPER_RATE, MomentMatching, MomentMatchingLoss
+from stylegan2_compress.losses.terms import Batch
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
+from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.training_loops.distillation import training_loop
 
 EMBEDDING = 'module:tiny_embeddings:tiny@size=image'
@@ -82,7 +86,7 @@ def test_the_average_is_adam_on_the_mean_squared_error_with_the_shares_of_its_ra
     for count in range(20):
         target = torch.randn(2, 5, generator=draws)
         adam.zero_grad()
-        nn.functional.mse_loss(reference, target).backward()
+        (2 * nn.functional.mse_loss(reference, target)).backward()  # The sum of two rows.
         if count >= 10:
             adam.param_groups[0]['lr'] = 0.01 * (1 - count / 20)
             ours.begin(1 - count / 20)
@@ -142,7 +146,8 @@ def test_scores_get_the_papers_gradient_and_ours(labelled_data, per_class, norma
         got = [generated[row].mean(0) for row in rows], [generated[row].var(0) for row in rows]
         differences = [torch.stack(w) - torch.stack(g) for w, g in zip(wanted, got, strict=True)]
         adam.zero_grad()
-        sum(nn.functional.mse_loss(a, b.detach()) for a, b in zip(v, differences, strict=True)).backward()
+        errors = [nn.functional.mse_loss(a, b.detach()) for a, b in zip(v, differences, strict=True)]
+        (len(groups) * sum(errors)).backward()  # Of each label its own.
         adam.step()
         objective = sum((weights * a.detach() * b).sum() for a, b in zip(v, differences, strict=True))
         for row, mean in zip(rows, wanted[0], strict=True):
@@ -305,6 +310,35 @@ def test_gem_miners_penalty_is_in_the_gradient(labelled_data):
     torch.testing.assert_close(gradients[1] - gradients[0], G.synthesis.b8.conv1.weight_scores.detach())
 
 
+def test_reported_sizes_are_those_of_labels_in_the_batch(labelled_data):
+    G = masked_generator()
+    both, one = (make_loss(G, labelled_data).terms[0] for _ in range(2))
+    images = torch.rand(8, 3, 16, 16) * 2 - 1
+
+    def sizes(term, c):
+        return [float(summand.value) for summand in term.generator(Batch(None, c, None, images, None))[:2]]
+
+    found = sizes(both, torch.eye(3)[[0] * 8])
+    f, (wanted, variance) = features(images), (one.mean[0], one.variance[0])
+    expected = [float((m - got).abs().mean()) for m, got in [(wanted, f.mean(0)), (variance, f.var(0))]]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_v_moves_as_far_in_a_step_of_several_rounds(labelled_data):
+    """Which have moments of their own, and a run says so."""
+    given = dict(training_set_kwargs=labelled_data, embedding=EMBEDDING)
+    args = dnnlib.EasyDict(batch_size=12, batch_gpu=3, num_gpus=2, loss_kwargs=SimpleNamespace())
+    MomentMatching(**given).adapt(Plan('', args))
+    assert args.loss_kwargs.rounds == 2
+    (warning,) = checked(MomentMatchingLoss, dict(args, device='cpu'), **given)
+    assert warning.startswith('Moments are those of 6 images at a time, not of the batch of 12.')
+    loss = make_loss(masked_generator().requires_grad_(True), labelled_data, rounds=2)
+    z, c = batch()
+    for part, is_last in zip(zip(z.split(6), c.split(6), strict=True), (False, True), strict=True):
+        step(loss, *part, sync=is_last)
+    assert 0.9 * PAPER_RATE < loss.terms[0].v_mean.value.abs().max() < 1.1 * PAPER_RATE
+
+
 # --- References -------------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +365,14 @@ def test_moments_of_a_teacher_by_label(labelled_data, teacher):
         z = torch.from_numpy(rnd.standard_normal([32, 16], np.float32))
         again = G(z, torch.eye(3)[[label] * 32], noise_mode='const', force_fp32=True)  # No noise has any strength yet.
         torch.testing.assert_close(images, again[:30])
+
+
+def test_the_teachers_images_are_truncated_as_everywhere(teacher, labelled_data):
+    given = dict(training_set_kwargs=labelled_data, embedding=EMBEDDING, truncation_psi=0.5)
+    source, _samples = MomentMatching(teacher=teacher, **given)._source(None, torch.device('cpu'))
+    assert source.facts['truncation'] == 0.5
+    with pytest.raises(UserError, match=r'truncation_psi=0\.5 needs --loss-arg teacher=PKL'):
+        MomentMatching(**given)
 
 
 def test_moments_are_computed_once(labelled_data, monkeypatch):
