@@ -1,14 +1,17 @@
 """Mixed precision as the host's networks are constructed with it: which blocks, which clamp, which memory format."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch_utils import misc
-from training.networks import Generator
+from training.networks import Discriminator, Generator
 
 from stylegan2_compress.host.networks import bound_arguments, init_arguments
+
+Network = TypeVar('Network', bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,25 @@ def generator_for(G: Generator, precision: Precision, device: torch.device) -> G
         precision: the run's.
         device: the run's.
     """
-    if Precision.of_generator(bound_arguments(G)).on(device) != precision.on(device):
-        args, kwargs = copy.deepcopy(init_arguments(G))
-        precision.put_into_generator(kwargs)
-        other = type(G)(*args, **kwargs).requires_grad_(False)
-        misc.copy_params_and_buffers(G, other, require_all=True)
-        G = other
-    return G.to(device).eval().requires_grad_(False)
+    has = Precision.of_generator(bound_arguments(G))
+    return _frozen(G, has.on(device) == precision.on(device), precision.put_into_generator, device)
+
+
+def discriminator_for(D: Discriminator, precision: Precision, device: torch.device) -> Discriminator:
+    """The same for a discriminator, of which it is always a copy: the run may train the other one."""
+    has = Precision.of_discriminator(bound_arguments(D))
+    as_it_is = has.on(device) == precision.on(device)
+    return _frozen(copy.deepcopy(D) if as_it_is else D, as_it_is, precision.put_into_discriminator, device)
+
+
+def _frozen(
+    network: Network, as_it_is: bool, put_precision_into: Callable[[dict], None], device: torch.device
+) -> Network:
+    """A network, or unless `as_it_is` one with other arguments and the same weights."""
+    if not as_it_is:
+        args, kwargs = copy.deepcopy(init_arguments(network))
+        put_precision_into(kwargs)
+        other = type(network)(*args, **kwargs).requires_grad_(False)
+        misc.copy_params_and_buffers(network, other, require_all=True)
+        network = other
+    return network.to(device).eval().requires_grad_(False)

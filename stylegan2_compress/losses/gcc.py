@@ -1,6 +1,5 @@
 """The distillation of GCC: feature maps of the teacher's generator, and of both images in its discriminator."""
 
-import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,6 @@ import torch
 from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses import discriminators
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.features import TeacherPass, block_outputs, require_same_latents
 from stylegan2_compress.losses.method import Context, Method
@@ -116,7 +114,6 @@ class GCC(Method):
     def terms(self, context: Context) -> Sequence[Term]:
         teacher = context.teacher_pass(self.teacher)
         student = distributed.unwrapped(context.G_synthesis)
-        D = copy.deepcopy(discriminators.student_of(context.networks[self.teacher]['D'])).eval().requires_grad_(False)
         sides = compared_sides(teacher.G.img_resolution)
         widths = {side: [_channels(synthesis, side) for synthesis in (student, teacher.G.synthesis)] for side in sides}
         convolutions = torch.nn.ModuleDict(
@@ -125,7 +122,7 @@ class GCC(Method):
         return [
             FeatureDistillation(
                 teacher,
-                D.to(context.device),
+                context.discriminator(self.teacher),
                 TrainedBeside(convolutions, self.convolution_lr, betas=(0.0, 0.99)),
                 [f'b{2 * side}' for side in sides],  # A block of the discriminator puts out maps of half its size.
                 self.content_weight,

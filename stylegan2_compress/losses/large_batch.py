@@ -12,6 +12,9 @@ from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.losses.terms import total
 
 
+PURPOSE = 1  # Of the random numbers: a reference draws from [seed, chunk], without any.
+
+
 class LargeBatch:
     """Gradients of distances of fresh images of the student, as many as wanted, in every so many steps.
 
@@ -94,14 +97,14 @@ class LargeBatch:
 
     def images(self, nimg: int, at_once: int, device: torch.device) -> Iterator[torch.Tensor]:
         """This process's images in parts [at_once, C, H, W], with the student's gradient; every time the same."""
-        rnd = np.random.default_rng([self.seed, nimg])
+        rnd = np.random.default_rng([self.seed, nimg, PURPOSE])
         z_dim = distributed.unwrapped(self.G_mapping).z_dim
         z = torch.from_numpy(rnd.standard_normal([self.size, z_dim], np.float32)).to(device)
         c = self.labels.draw(self.size, rnd, device)
         first, stride = distributed.rank() * at_once, distributed.world_size() * at_once
         for start in range(first, self.size, stride):
             own = slice(start, start + at_once)
-            noise_seed = int(np.random.default_rng([self.seed, nimg, start]).integers(2**31))
+            noise_seed = int(np.random.default_rng([self.seed, nimg, PURPOSE, start]).integers(2**31))
             with torch.random.fork_rng([device] if device.type == 'cuda' else []):
                 torch.manual_seed(noise_seed)
                 with misc.ddp_sync(self.G_mapping, False), misc.ddp_sync(self.G_synthesis, False):

@@ -7,14 +7,15 @@ from typing import Any, ClassVar, overload
 
 import torch
 from training.loss import Loss
-from training.networks import Generator
+from training.networks import Discriminator, Generator
 
 from stylegan2_compress import arguments, distributed
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices
 from stylegan2_compress.host.networks import init_arguments
-from stylegan2_compress.host.precision import Precision, generator_for
+from stylegan2_compress.host.precision import Precision, discriminator_for, generator_for
+from stylegan2_compress.losses import discriminators
 from stylegan2_compress.losses.features import TeacherPass
 from stylegan2_compress.losses.steps import Steps
 from stylegan2_compress.losses.terms import Summand, Term
@@ -60,9 +61,15 @@ class Context:
     def teacher(self, file: str) -> Generator:
         """The G_ema of a network file, frozen, on the device, and in the precision of the run."""
         if file not in self._teachers:
-            precision = Precision.of_synthesis(init_arguments(distributed.unwrapped(self.G_synthesis))[1])
-            self._teachers[file] = generator_for(self.networks[file]['G_ema'], precision, self.device)
+            self._teachers[file] = generator_for(self.networks[file]['G_ema'], self._of_the_run(), self.device)
         return self._teachers[file]
+
+    def discriminator(self, file: str) -> Discriminator:
+        """A copy of the D of a network file (of a pair the student's), frozen, likewise."""
+        return discriminator_for(discriminators.student_of(self.networks[file]['D']), self._of_the_run(), self.device)
+
+    def _of_the_run(self) -> Precision:
+        return Precision.of_synthesis(init_arguments(distributed.unwrapped(self.G_synthesis))[1])
 
     def teacher_pass(self, file: str) -> TeacherPass:
         """The images of that `teacher` for the student's latents, made once for all terms."""

@@ -22,7 +22,7 @@ from stylegan2_compress.distributions import sources
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.host import configurations, datasets
-from stylegan2_compress.host.precision import Precision, generator_for
+from stylegan2_compress.host.precision import Precision, discriminator_for, generator_for
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.training_loops.data import Share, real_batches
 
@@ -183,11 +183,15 @@ def test_the_precision_is_the_runs_whatever_the_pickles(data, make_teacher, monk
     assert half(args.G_kwargs.synthesis_kwargs) == half(args.D_kwargs) == wanted
     assert 'fp16_channels_last' not in json.dumps([args.G_kwargs, args.D_kwargs])
     G = dnnlib.util.construct_class_by_name(**args.G_kwargs, c_dim=0, img_resolution=16, img_channels=3)
-    frozen = generator_for(
-        pickles.load(student)['G_ema'], Precision.of_synthesis(G.synthesis.init_kwargs), torch.device('cpu')
-    )
-    clamps = {module.conv_clamp for module in frozen.modules() if hasattr(module, 'conv_clamp')}
-    assert clamps == {wanted[1]}
+    of_the_run = Precision.of_synthesis(G.synthesis.init_kwargs), torch.device('cpu')
+    networks = pickles.load(student)
+    D = discriminator_for(networks['D'], *of_the_run)
+    for frozen in (generator_for(networks['G_ema'], *of_the_run), D):
+        clamps = {module.conv_clamp for module in frozen.modules() if hasattr(module, 'conv_clamp')}
+        assert clamps - {None} == {wanted[1]} - {None}  # A block's way around its convolutions has none.
+        assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert D is not networks['D']
+    assert all(torch.equal(tensor, networks['D'].state_dict()[name]) for name, tensor in D.state_dict().items())
 
 
 def test_memory_format_is_the_runs(plain, make_teacher):

@@ -101,7 +101,7 @@ def test_images_are_fresh_and_of_their_place_in_the_run():
     found, _parameters = large_batch(noise=0)
     device = torch.device('cpu')
     images = torch.cat(list(found.images(48, 8, device)))
-    rnd = np.random.default_rng([SEED, 48])
+    rnd = np.random.default_rng([SEED, 48, 1])
     z = torch.from_numpy(rnd.standard_normal([SIZE, 4], np.float32))
     c = LabelSource(2, None).draw(SIZE, rnd, device)
     assert set(c.argmax(1).tolist()) == {0, 1}
