@@ -11,7 +11,6 @@ from stylegan2_compress.distributions.sources import LabelSource
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.losses.terms import total
 
-
 PURPOSE = 1  # Of the random numbers: a reference draws from [seed, chunk], without any.
 
 
