@@ -151,6 +151,7 @@ def write_what_is_no_network(directory: Path) -> None:
     tensors = bytearray((directory / 'teacher.safetensors').read_bytes())
     tensors[-9] ^= 64
     (directory / 'dir').mkdir()
+    (directory / 'broken_link').symlink_to('missing/directory')
     for name, contents in {
         'text.pkl': b'This is text.\n' * 20,
         'text.safetensors': b'This is text.\n' * 20,
