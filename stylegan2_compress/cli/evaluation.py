@@ -66,7 +66,7 @@ def evaluate(files, data, metrics, samples, repeats, seed, mirror, out, gpus, de
 
 
 @click.command()
-@click.argument('places', nargs=-1, required=True, metavar='RUN_DIR|PKL…')
+@click.argument('places', nargs=-1, required=True, metavar='RUN_DIR|PKL|EXPORT…')
 @click.option(
     '--format', 'form', type=click.Choice(['text', 'markdown', 'csv', 'json']), default='text', show_default=True
 )

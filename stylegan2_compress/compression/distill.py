@@ -21,11 +21,12 @@ from stylegan2_compress.runs.resume import check_resume
 FEW_IMAGES = 2000  # Of a data set, which discriminators come to know.
 
 
-def distill(teacher: str, data: str | None, outdir: str, **options) -> str:
+def distill(teacher: str, data: str | None = None, outdir: str = '', **options) -> str:
     """Train a small generator to do what the teacher does.
 
     Args:
-        teacher, data, outdir, options: the fields of `DistillOptions`. `loss_args` may be a dictionary of values.
+        teacher, data, outdir, options: the fields of `DistillOptions`, of which `teacher` and `outdir` are required.
+            `loss_args` may be a dictionary of values.
 
     Returns:
         The run directory.

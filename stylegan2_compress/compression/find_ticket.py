@@ -79,7 +79,7 @@ def plan_search(options: TicketOptions) -> Plan:
     G = None if options.teacher is None else teacher_generator(plan, options.teacher)
     given = options.host_options()
     if G is not None:
-        given['cond'] = G.c_dim > 0
+        given.setdefault('cond', G.c_dim > 0)
     gpus = distributed.number_of_processes(options.gpus, options.device)
     # In FP32, as published, and as masked networks compute in any case.
     plan.name, plan.args = configurations.loop_arguments(options.data, aug='noaug', fp32=True, gpus=gpus, **given)

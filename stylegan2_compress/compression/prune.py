@@ -1,11 +1,14 @@
 """`prune`: from a teacher's file to a student's."""
 
+import torch
+
 from stylegan2_compress import pickles, pruning
 from stylegan2_compress.compression.convert import images_only
 from stylegan2_compress.compression.options import PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices, profiling
 from stylegan2_compress.host.networks import require_arguments_of_the_host, require_finite, require_generator
+from stylegan2_compress.training_loops.snapshots import is_placeholder
 
 
 def prune(options: PruneOptions, trust: bool = False) -> str:
@@ -31,10 +34,8 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     pruning.require_prunable(options.teacher, G_ema)
     if trust:
         require_arguments_of_the_host(options.teacher, G_ema)
-    if data['D'] is None and options.only is None:
-        raise UserError(
-            f'{options.teacher} has no discriminator, without which the host opens no pickle: name one that has.'
-        )
+    if options.only is None:
+        require_discriminator(options.teacher, data['D'])
     if options.widths is None:
         widths = pruning.widths_for_ratio(G_ema, options.ratio)  # pyright: ignore[reportArgumentType]  # One is given.
     else:
@@ -51,3 +52,16 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
         before, after = count(G_ema), count(student['G_ema'])
         lines.append(f'{what}: {before:,} -> {after:,} ({after / before - 1:+.2%})')
     return '\n'.join(lines)
+
+
+def require_discriminator(file: str, D: torch.nn.Module | None) -> None:
+    """Refuse a teacher from which no student with a trained discriminator can be made.
+
+    Raises:
+        UserError: it has none, or a placeholder.
+    """
+    way_out = 'name one that has, or add --only=G_ema for a file that makes images'
+    if D is None:
+        raise UserError(f'{file} has no discriminator, without which the host opens no pickle: {way_out}.')
+    if is_placeholder(D):
+        raise UserError(f'{file} has a placeholder for D, with which no student is trained: {way_out}.')

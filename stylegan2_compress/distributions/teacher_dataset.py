@@ -2,14 +2,13 @@
 
 import functools
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
 from training.dataset import Dataset
 from training.networks import Generator
 
-from stylegan2_compress import images
+from stylegan2_compress import files, images
 from stylegan2_compress.distributions.sources import TeacherImages
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.datasets import TEACHERS_IMAGES
@@ -119,18 +118,29 @@ def counts_of(labels: str, label_dim: int) -> list[int]:
     Raises:
         UserError: that cannot be read, or names classes that there are not.
     """
-    try:
-        if labels.endswith('.json'):
-            found = [label for _file, label in json.loads(Path(labels).read_text())['labels']]
-        else:
-            found = [int(part) for part in labels.split(',')]
-        counts = np.bincount(np.array(found, int), minlength=label_dim).tolist()
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f'--labels={labels} must be class numbers, such as 0,3,3, or a dataset.json with labels ({error}).'
-        ) from error
+    found = _classes_of(labels)
+    if found is None:
+        raise UserError(f'--labels={labels} must be class numbers, such as 0,3,3, or a dataset.json with labels.')
     if label_dim == 0:
         raise UserError(f'--labels={labels} is for teachers that take labels, and this one takes none.')
-    if len(counts) > label_dim:
-        raise UserError(f'--labels={labels} names class {len(counts) - 1}, but the teacher has 0 to {label_dim - 1}.')
-    return counts
+    if max(found) >= label_dim:
+        raise UserError(f'--labels={labels} names class {max(found)}, but the teacher has 0 to {label_dim - 1}.')
+    return np.bincount(found, minlength=label_dim).tolist()
+
+
+def _classes_of(labels: str) -> list[int] | None:
+    """The class numbers of `counts_of`, of any size; None if these are none.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        if labels.endswith('.json'):
+            with files.opened(labels) as (file, _size):
+                numbers = [label for _file, label in json.load(file)['labels']]
+        else:
+            numbers = [int(part) for part in labels.split(',')]
+        are_classes = all(number >= 0 and number % 1 == 0 for number in numbers)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return [int(number) for number in numbers] if numbers and are_classes else None

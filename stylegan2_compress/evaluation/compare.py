@@ -9,6 +9,8 @@ import numpy as np
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
+from stylegan2_compress.export import exported
+from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.runs import inputs
@@ -17,11 +19,11 @@ from stylegan2_compress.tickets import baking
 
 
 def compare(places: list[str], trust: bool = False) -> list[dict[str, object]]:
-    """One row per run directory or network file.
+    """One row per run directory, network file or export.
 
     Args:
-        places: run directories or network files. Of a run directory, the last snapshot with a record of a metric is
-            shown; the last snapshot if there are no records.
+        places: run directories, network files or exports. Of a run directory, the last snapshot with a record of a
+            metric is shown; the last snapshot if there are no records.
         trust: run unknown code that the files contain.
 
     Returns:
@@ -29,7 +31,7 @@ def compare(places: list[str], trust: bool = False) -> list[dict[str, object]]:
         seeds are shown as their mean and as `… std`.
 
     Raises:
-        UserError: a place is neither.
+        UserError: a place is none of them.
     """
     return [_row(place, trust) for place in places]
 
@@ -38,6 +40,8 @@ def _row(place: str, trust: bool) -> dict[str, object]:
     path = Path(place)
     if not path.exists():
         raise UserError(f'{place} does not exist: name run directories or network files.')
+    if exported.is_export(place):
+        return _row_of_export(place)
     run = RunDirectory(path if path.is_dir() else path.parent)
     measured = list(records.read(run.path))
     snapshot = _last_snapshot(run, measured) if path.is_dir() else path.name
@@ -55,6 +59,12 @@ def _row(place: str, trust: bool) -> dict[str, object]:
         row['parameters'] = profiling.parameters(G)
         row['MACs'] = profiling.macs(G)
     return row | _results(record for record in measured if Path(record['snapshot_pkl']).name == snapshot)
+
+
+def _row_of_export(place: str) -> dict[str, object]:
+    generator = exported.read_record(place)['generator']
+    row: dict[str, object] = {'run': place, 'parameters': generator.get('parameters'), 'MACs': generator.get('macs')}
+    return row | _results(record for record in records.read(Path(place)) if record['snapshot_pkl'] == RECORD)
 
 
 def _last_snapshot(run: RunDirectory, measured: list[dict]) -> str | None:

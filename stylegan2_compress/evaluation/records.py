@@ -4,12 +4,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from numbers import Real  # NumPy's are, too.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dnnlib
 
+from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.base import Metric
 from stylegan2_compress.runs.directory import RunDirectory
 
@@ -25,12 +27,21 @@ def measured(metric: Metric, G: 'Generator', seed: int, **more: Any) -> dict[str
         G: generator in eval mode on the metric's device.
         seed: of the latents.
         more: further entries.
+
+    Raises:
+        UserError: a metric of the user's own returns something else than numbers by name.
     """
     start = time.time()
-    results = metric.measure(G, seed)
+    results: Any = metric.measure(G, seed)
+    are_numbers = isinstance(results, Mapping) and all(isinstance(value, Real) for value in results.values())
+    if not are_numbers or not results:
+        raise UserError(
+            f'--metrics={metric.name} must return numbers by name, such as {{"{metric.name}": 0.5}}, and returned '
+            f'{str(results)[:100]!r}: docs/extending.md shows a metric that does.'
+        )
     seconds = time.time() - start
     return dict(
-        results=results,
+        results={name: float(value) for name, value in results.items()},
         metric=metric.name,
         total_time=seconds,
         total_time_str=dnnlib.util.format_time(seconds),

@@ -18,7 +18,7 @@ from stylegan2_compress.export.options import ExportOptions
 from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.export.signatures import signatures_of
 from stylegan2_compress.host import profiling
-from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.host.networks import require_finite, require_generator
 from stylegan2_compress.pruning.graph import widths
 from stylegan2_compress.tickets import baking
 from stylegan2_compress.version import __version__
@@ -90,11 +90,12 @@ def open_generator(file: str, options: ExportOptions, trust: bool) -> Any:
     """G_ema of a network file, without masks, ready to run on the CPU.
 
     Raises:
-        UserError: the file has none, or none that can be exported.
+        UserError: the file has none, none that can be exported, or one with weights that are not finite.
     """
     data = pickles.load(file, trust=trust)
     require_generator(file, data)
     G = baking.plain(data['G_ema']).eval().requires_grad_(False)
+    require_finite(file, G)
     graph.check(G, file)
     return G
 

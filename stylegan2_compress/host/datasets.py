@@ -96,8 +96,8 @@ def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
     try:
         training_set = dnnlib.util.construct_class_by_name(**kwargs)
         kwargs.update(resolution=training_set.resolution, max_size=len(training_set))
-    except (OSError, zipfile.BadZipFile, AssertionError) as error:
-        reason = str(error) or 'its images are not all square and of one size'
+    except Exception as error:  # Of archives and decoders of images, each with its own, and assertions of the host.
+        reason = str(error).rstrip('.') or 'its images are not all square and of one size'
         raise UserError(
             f"--data={path} cannot be used as a dataset ({reason}); make one with the host's dataset_tool.py."
         ) from error
@@ -109,13 +109,18 @@ def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
     resolution = training_set.resolution
     if resolution < 4 or resolution & (resolution - 1):
         raise UserError(f'--data={path} has images of resolution {resolution}, which must be a power of 2, at least 4.')
+    if training_set._load_raw_image(0).dtype != np.uint8:
+        raise UserError(f'--data={path} has images that are not 8-bit: convert them to grey or RGB of 8 bits.')
     try:
         kwargs.update(use_labels=training_set.has_labels)
-    except (OSError, KeyError, ValueError, TypeError, AssertionError) as error:
+        finite = np.isfinite(training_set._get_raw_labels()).all()
+    except Exception as error:  # Of JSON, archives and NumPy, and assertions of the host.
         raise UserError(
             f'--data={path} has a dataset.json that cannot be used: its "labels" must be null, or a class (0, 1, …) '
             f'for every image, as [[FILE, CLASS], …].'
         ) from error
+    if not finite:
+        raise UserError(f'--data={path} has labels in its dataset.json that are NaN or infinite: correct them.')
     return training_set, kwargs
 
 

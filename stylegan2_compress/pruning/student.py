@@ -10,7 +10,7 @@ import torch
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.networks import class_name
 from stylegan2_compress.pruning import graph
-from stylegan2_compress.pruning.criteria import CRITERIA, CriterionOptions, Scores
+from stylegan2_compress.pruning.criteria import CRITERIA, CriterionOptions
 from stylegan2_compress.pruning.initialization import INITIALIZATIONS
 from stylegan2_compress.pruning.surgery import masks_from_scores, prune
 from stylegan2_compress.registry import lookup
@@ -37,7 +37,7 @@ def make_student(
         stay the teacher's.
 
     Raises:
-        UserError: there is no such criterion or initialization, or the scores do not fit or are not finite.
+        UserError: there is no such criterion or initialization, or the scores are none, do not fit or are not finite.
     """
     score_channels = lookup('--criterion', criterion, CRITERIA)
     initialize = lookup('--init', init, INITIALIZATIONS)
@@ -81,12 +81,17 @@ def require_function(option: str, name: str, function: Callable, *arguments: Any
         ) from error
 
 
-def check_scores(scores: Scores, widths: Mapping[str, int], criterion: str) -> None:
+def check_scores(scores: Any, widths: Mapping[str, int], criterion: str) -> None:
     """Check that a criterion has scored every channel of every feature map.
 
     Raises:
         UserError: it has not.
     """
+    if not isinstance(scores, Mapping) or not all(isinstance(score, torch.Tensor) for score in scores.values()):
+        raise UserError(
+            f'--criterion={criterion} must return a dictionary with a tensor of scores for every feature map, and '
+            f'returns {_kind(scores)}: docs/extending.md shows one that does.'
+        )
     expected = {name: [width] for name, width in widths.items()}
     shapes = {name: list(score.shape) for name, score in scores.items()}
     for name in sorted(expected.keys() | shapes.keys()):
@@ -95,3 +100,11 @@ def check_scores(scores: Scores, widths: Mapping[str, int], criterion: str) -> N
                 f'--criterion={criterion} must return a score for every channel of every feature map, by its name (got '
                 f'{name}: {shapes.get(name, "none")}, expected {expected.get(name, "none")}).'
             )
+
+
+def _kind(scores: Any) -> str:
+    """What a criterion returned, for the error: a type, or a dictionary with values of a type."""
+    if not isinstance(scores, Mapping):
+        return 'None' if scores is None else f'a {type(scores).__name__}'
+    wrong = next(score for score in scores.values() if not isinstance(score, torch.Tensor))
+    return f'a dictionary with a {type(wrong).__name__}'

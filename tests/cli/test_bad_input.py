@@ -79,6 +79,7 @@ def test_the_files_are_good_where_they_are_to_be(directory, tmp_path):
         'convert teacher.pkl {}/a.safetensors',
         'convert teacher.safetensors {}/a.pkl',
         'prune --teacher teacher2.pkl --ratio 0.5 --out {}/b.pkl',
+        'prune --teacher alone.pkl --ratio 0.5 --only G_ema --out {}/d.pkl',
         'inspect student.pkl',
         'profile --no-measure labels.pkl res8.pkl grey.pkl loud.pkl masked.pkl',
         'ticket save masked.pkl {}/a.ticket',
@@ -92,4 +93,4 @@ def test_the_files_are_good_where_they_are_to_be(directory, tmp_path):
     for line in lines:
         result = CliRunner().invoke(main, line.format(tmp_path).split(), catch_exceptions=False)
         assert result.exit_code == 0, result.output
-    assert sorted(os.listdir(tmp_path)) == ['a.pkl', 'a.safetensors', 'a.ticket', 'b.pkl', 'c.pkl', 's.npz']
+    assert sorted(os.listdir(tmp_path)) == ['a.pkl', 'a.safetensors', 'a.ticket', 'b.pkl', 'c.pkl', 'd.pkl', 's.npz']

@@ -444,7 +444,7 @@ def test_few_images_are_told(tmp_path, data, make_teacher, capsys, monkeypatch):
     told = capsys.readouterr().out
     assert '--data has 9 images' in told
     assert '--aug' not in told.partition('Training options')[0]
-    distill(make_teacher(), None, str(tmp_path / 'out'), **given)
+    distill(teacher=make_teacher(), outdir=str(tmp_path / 'out'), **given)
     assert '--data' not in capsys.readouterr().out
     monkeypatch.setattr('stylegan2_compress.compression.distill.FEW_IMAGES', 12)
     distill(make_teacher(), data, str(tmp_path / 'out'), **given)
@@ -452,6 +452,11 @@ def test_few_images_are_told(tmp_path, data, make_teacher, capsys, monkeypatch):
 
 
 # --- distill --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_needs_a_directory(make_teacher):
+    with pytest.raises(UserError, match=r'^--outdir= is empty: name a directory'):
+        distill(teacher=make_teacher(), dry_run=True)
 
 
 def test_dry_run_writes_nothing(tmp_path, data, make_teacher, capsys):

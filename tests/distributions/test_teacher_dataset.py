@@ -139,14 +139,24 @@ def test_labels_of_a_dataset_json(make_teacher, tmp_path):
     [
         ('0,3', 3, 'names class 3, but the teacher has 0 to 2'),
         ('cats', 3, 'must be class numbers'),
-        ('-1', 3, 'must be class numbers'),
-        ('none.json', 3, 'must be class numbers, such as 0,3,3, or a dataset.json'),
+        ('-1', 3, 'must be class numbers, such as 0,3,3, or a dataset.json with labels.'),
+        ('99999999999', 3, 'names class 99999999999, but the teacher has 0 to 2'),
+        ('99999999999999999999999', 3, 'names class 99999999999999999999999'),
+        ('none.json', 3, 'Cannot read none.json: No such file or directory'),
         ('0', 0, 'this one takes none'),
     ],
 )
 def test_labels_that_there_are_not(labels, c_dim, sentence):
     with pytest.raises(UserError, match=sentence):
         teacher_dataset.counts_of(labels, c_dim)
+
+
+@pytest.mark.parametrize('label', ['1.5', 'NaN', '-1', 'null', '"cat"', '[0, 1]', '[' * 100000])
+def test_a_dataset_json_without_classes(tmp_path, label):
+    file = tmp_path / 'dataset.json'
+    file.write_text(f'{{"labels": [["a.png", {label}]]}}')
+    with pytest.raises(UserError, match=r'dataset.json must be class numbers, such as 0,3,3, or .* with labels\.$'):
+        teacher_dataset.counts_of(str(file), 3)
 
 
 # --- Runs -------------------------------------------------------------------------------------------------------------

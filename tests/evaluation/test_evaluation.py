@@ -450,6 +450,27 @@ class Nameless(Metric):
         return {}
 
 
+class Returning(Brightness):
+    returned: object = None
+
+    def measure(self, G, seed):
+        return self.returned
+
+
+@pytest.mark.parametrize('returned', [None, 'text', {}, {'brightness': 'bright'}, torch.ones(2)])
+def test_a_metric_that_returns_no_numbers(returned, place, copies, monkeypatch):
+    monkeypatch.setattr(Returning, 'returned', returned)
+    with pytest.raises(UserError, match='--metrics=brightness10 must return numbers by name, such as '):
+        evaluate(copies, str(place / 'data.zip'), 'test_evaluation.Returning', device='cpu')
+    assert not any(Path(copies[0]).parent.glob('*.jsonl'))
+
+
+def test_a_metric_that_returns_a_number_of_numpys(place, copies, monkeypatch):
+    monkeypatch.setattr(Returning, 'returned', {'brightness': np.float32(0.5)})
+    (found,) = evaluate(copies[:1], str(place / 'data.zip'), 'test_evaluation.Returning', device='cpu')
+    assert found.values == {'brightness': [0.5]} == {'brightness': [compare(copies[:1])[0]['brightness']]}
+
+
 @pytest.mark.parametrize(('given', 'count'), [(None, 10), (20, 20)])
 def test_a_metric_of_the_users_by_its_dotted_name(place, copies, given, count):
     """Beside one of ours, with as many images as were asked for, and with records that `compare` reads."""

@@ -1,6 +1,7 @@
 """Exports in the place of generators: in `evaluate`, `profile --runtime` and reports."""
 
 import json
+import shutil
 
 import detectors
 import numpy as np
@@ -10,6 +11,8 @@ from commands import refused, run
 
 from stylegan2_compress import pickles, report
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import records
+from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.export.exported import Exported, is_export
 
@@ -56,6 +59,18 @@ def test_evaluate_takes_exports_beside_networks(place):
     records = sorted((place / 'G-torch').glob('metric-*.jsonl'))
     assert len(records) == 3
     assert {json.loads(path.read_text())['snapshot_pkl'] for path in records} == {'export.json'}
+
+
+def test_compare_takes_exports_beside_networks(place, tmp_path):
+    export = tmp_path / 'export'
+    shutil.copytree(place / 'G-torch', export)
+    for file, value in [('export.json', 3.5), ('network-snapshot-000001.pkl', 7.5)]:
+        records.append(str(export / file), dict(results=dict(fd=value), metric='fd'))
+    network, row = compare([str(place / 'G.pkl'), str(export)])
+    assert row == {'run': str(export), 'parameters': network['parameters'], 'MACs': network['MACs'], 'fd': 3.5}
+    (export / 'synthesis.pt2').unlink()
+    with pytest.raises(UserError, match=r'synthesis\.pt2'):
+        compare([str(export)])
 
 
 def test_damaged_exports_are_refused(place, tmp_path):

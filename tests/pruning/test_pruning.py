@@ -523,6 +523,15 @@ def only_first(G, options):
 def too_few(G, options):
     return {name: torch.ones(width - (name == 'b8.conv0')) for name, width in graph.widths(G).items()}
 
+def forgets_to_return(G, options):
+    l1 = {name: torch.ones(width) for name, width in graph.widths(G).items()}
+
+def of_a_list(G, options):
+    return [torch.ones(width) for width in graph.widths(G).values()]
+
+def of_lists(G, options):
+    return {name: [1.0] * width for name, width in graph.widths(G).items()}
+
 SEVEN = 7
 """
 
@@ -558,6 +567,9 @@ def test_criteria_and_initializations_of_the_users_own(teacher, teacher_pkl, tmp
         ('--criterion own_pruning.SEVEN', '--criterion=own_pruning.SEVEN must be a function, but it is of type int'),
         ('--criterion own_pruning.only_first', 'expected'),
         ('--criterion own_pruning.too_few', 'got b8.conv0: [15], expected [16]'),
+        ('--criterion own_pruning.forgets_to_return', 'a tensor of scores for every feature map, and returns None:'),
+        ('--criterion own_pruning.of_a_list', 'and returns a list:'),
+        ('--criterion own_pruning.of_lists', 'and returns a dictionary with a list:'),
         ('--init own_pruning.nothing', 'cannot be imported'),
         ('--init own_pruning.SEVEN', '--init=own_pruning.SEVEN must be a function, but it is of type int'),
     ],

@@ -1,13 +1,18 @@
 """Good files and bad ones, as the command lines of `tests/cli/test_bad_input.py` name them."""
 
+import io
 import json
 import pickle
 import shutil
+import struct
 import subprocess
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import torch
 
 from stylegan2_compress import pickles
@@ -103,6 +108,40 @@ def write_data(directory: Path, make_dataset_zip: Callable) -> None:
     with zipfile.ZipFile(directory / 'data.zip') as good, zipfile.ZipFile(directory / 'mixed.zip', 'w') as mixed:
         for index, name in enumerate(good.namelist()):
             mixed.writestr(name, b'no image' if index == 5 else good.read(name))
+    for name, image in {
+        'sixteen': png(np.zeros([16, 16], np.uint16)),
+        'vast': vast_png(),
+        'bits': png(np.zeros([16, 16], bool)),
+    }.items():
+        with zipfile.ZipFile(directory / f'{name}.zip', 'w') as archive:
+            archive.writestr('0.png', image)
+            archive.writestr('1.png', image)
+    for name, label in {'big_label': 10**30, 'nan_label': [float('nan'), 1.0]}.items():
+        write_labels(directory, name, lambda files, label=label: json.dumps({'labels': [[f, label] for f in files]}))
+    write_labels(directory, 'deep_labels', lambda _files: '[' * 100000)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """An image as a PNG file."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, format='png')
+    return buffer.getvalue()
+
+
+def vast_png() -> bytes:
+    """A PNG file that claims to be 2³⁰ pixels."""
+    small = png(np.zeros([1, 1], np.uint8))
+    header = b'IHDR' + struct.pack('>II', 2**15, 2**15) + small[24:29]
+    return small[:12] + header + struct.pack('>I', zlib.crc32(header)) + small[33:]
+
+
+def write_labels(directory: Path, name: str, text: Callable[[list[str]], str]) -> None:
+    """Write a copy of the good data with another dataset.json, whose text is a function of the files' names."""
+    with zipfile.ZipFile(directory / 'data.zip') as good, zipfile.ZipFile(directory / f'{name}.zip', 'w') as changed:
+        files = [file for file in good.namelist() if file.endswith('.png')]
+        for file in files:
+            changed.writestr(file, good.read(file))
+        changed.writestr('dataset.json', text(files))
 
 
 def write_what_is_no_network(directory: Path) -> None:
@@ -112,6 +151,7 @@ def write_what_is_no_network(directory: Path) -> None:
     tensors = bytearray((directory / 'teacher.safetensors').read_bytes())
     tensors[-9] ^= 64
     (directory / 'dir').mkdir()
+    (directory / 'broken_link').symlink_to('missing/directory')
     for name, contents in {
         'text.pkl': b'This is text.\n' * 20,
         'text.safetensors': b'This is text.\n' * 20,
