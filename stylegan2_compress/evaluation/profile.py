@@ -11,6 +11,7 @@ from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.export import graph, timing
 from stylegan2_compress.export.base import exporter
+from stylegan2_compress.export.export import require_memory
 from stylegan2_compress.host import devices, profiling
 from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.runs.directory import network_file
@@ -54,6 +55,8 @@ def profile(
         generators.append(baking.plain(data['G_ema']).eval())
         if exporters:
             graph.check(generators[-1], file)
+        if not no_measure and (exporters or torch_device.type == 'cpu'):  # Where too much ends the process.
+            require_memory(generators[-1], batch, file)
     profiles = []
     for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
         file_bytes = Path(pickles.local_file(file)).stat().st_size

@@ -63,7 +63,7 @@ def test_evaluate_takes_exports_beside_networks(place):
 
 def test_compare_takes_exports_beside_networks(place, tmp_path):
     export = tmp_path / 'export'
-    shutil.copytree(place / 'G-torch', export)
+    shutil.copytree(place / 'G-torch', export, ignore=shutil.ignore_patterns('metric-*'))
     for file, value in [('export.json', 3.5), ('network-snapshot-000001.pkl', 7.5)]:
         records.append(str(export / file), dict(results=dict(fd=value), metric='fd'))
     network, row = compare([str(place / 'G.pkl'), str(export)])

@@ -3,7 +3,9 @@
 import functools
 import json
 import time
+import types
 
+import psutil
 import pytest
 import torch
 from commands import refused, run
@@ -180,12 +182,15 @@ def test_command_for_people(files):
     assert 'measured on' in text
 
 
-HUGE = 'teacher.pkl --device cpu --batch 1000000000000'
+def test_a_batch_that_memory_does_not_hold(files, monkeypatch):
+    monkeypatch.setattr(psutil, 'virtual_memory', lambda: types.SimpleNamespace(available=10**7))
+    message = refused('profile', files[0], '--batch', 1000, '--device', 'cpu', unchanged=files[0].parent)
+    assert f'--batch=1000 of {files[0]} takes about' in message
+    run('profile', files[0], '--batch', 1000, '--device', 'cpu', '--no-measure')
+    run('profile', files[0], '--batch', 1, '--device', 'cpu')
 
 
-@pytest.mark.parametrize(
-    'arguments', ['', 'missing.pkl', 'teacher.pkl --batch 0', 'teacher.pkl --device quantum', HUGE]
-)
+@pytest.mark.parametrize('arguments', ['', 'missing.pkl', 'teacher.pkl --batch 0', 'teacher.pkl --device quantum'])
 def test_bad_input(files, monkeypatch, arguments):
     monkeypatch.chdir(files[0].parent)
     refused('profile', *arguments.split(), unchanged=files[0].parent, usage=True)
