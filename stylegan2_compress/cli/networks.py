@@ -106,7 +106,7 @@ def prune(force, trust, host_dir, **options):
 
     \b
     Examples:
-      # 30 % of the channels of every layer, those with the largest weights
+      # Keep 30 % of the channels of every layer, those with the largest weights
       stylegan2-compress prune --teacher ffhq.pkl --ratio 0.7 --out student.pkl
     \b
       # Explicit widths
