@@ -68,6 +68,9 @@ class ExportOptions:
 
     def __post_init__(self):
         arguments.check(self)
+        if self.out == '':
+            what = 'a page' if self.single_file else 'a directory'
+            raise UserError(f'--out= is empty: name {what} to write, or leave it out.')
         if self.batch is not None and not re.fullmatch('dynamic|[1-9][0-9]{0,8}', self.batch):
             raise UserError(f'--batch={self.batch} must be a whole number of images, at least 1, or dynamic.')
         chosen = FORMATS[self.format]

@@ -93,6 +93,7 @@ def write_data(directory: Path, make_dataset_zip: Callable) -> None:
     for name, given in {
         'data': dict(n=12),
         'classes': dict(n=12, labels=3),
+        'two_classes': dict(n=12, labels=2),
         'few': dict(n=5),
         'one': dict(n=1),
         'odd': dict(n=4, resolution=12),
