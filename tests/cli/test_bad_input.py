@@ -79,7 +79,9 @@ def test_the_files_are_good_where_they_are_to_be(directory, tmp_path):
         'convert teacher.pkl {}/a.safetensors',
         'convert teacher.safetensors {}/a.pkl',
         'prune --teacher teacher2.pkl --ratio 0.5 --out {}/b.pkl',
+        'prune --teacher badmetrics --ratio 0.5 --out {}/d.pkl',
         'inspect student.pkl',
+        'inspect badmetrics',
         'profile --no-measure labels.pkl res8.pkl grey.pkl loud.pkl masked.pkl',
         'ticket save masked.pkl {}/a.ticket',
         'ticket bake a.ticket {}/c.pkl',
@@ -88,8 +90,9 @@ def test_the_files_are_good_where_they_are_to_be(directory, tmp_path):
         'distill --teacher teacher.pkl --student student.pkl --data data.zip --outdir {}/runs --dry-run '
         f'--loss-arg embeddings={bad_inputs.TINY} --loss-arg statistics=statistics.npz',
         f'find-ticket --data data.zip --embedding {bad_inputs.TINY} --outdir {{}}/runs --dry-run',
+        f'find-ticket --teacher badmetrics --data data.zip --embedding {bad_inputs.TINY} --outdir {{}}/runs --dry-run',
     ]
     for line in lines:
         result = CliRunner().invoke(main, line.format(tmp_path).split(), catch_exceptions=False)
         assert result.exit_code == 0, result.output
-    assert sorted(os.listdir(tmp_path)) == ['a.pkl', 'a.safetensors', 'a.ticket', 'b.pkl', 'c.pkl', 's.npz']
+    assert sorted(os.listdir(tmp_path)) == ['a.pkl', 'a.safetensors', 'a.ticket', 'b.pkl', 'c.pkl', 'd.pkl', 's.npz']
