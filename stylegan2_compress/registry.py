@@ -36,10 +36,25 @@ def import_named(option: str, name: str, existing: Iterable[str]):
         existing: names that this package has, for the error.
 
     Raises:
-        UserError: there is no such module or attribute.
+        UserError: there is no such module or attribute. Where the module was left out, the name that was meant is said.
     """
+    existing = list(existing)
     module, _dot, attribute = name.rpartition('.')
+    if not module:
+        raise UserError(
+            f'{option}={name} cannot be imported ({_what_to_say(attribute, existing)}); there are '
+            f'{", ".join(existing)}.'
+        )
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f'{option}={name} cannot be imported ({error}); there are {", ".join(existing)}.') from error
+
+
+def _what_to_say(attribute: str, existing: list[str]) -> str:
+    """The way out for a name without a module: the shortest of the names that begin like it after their module."""
+    beginning = attribute.lower()
+    alike = [each for each in existing if each.rpartition('.')[2].lower().startswith(beginning)]
+    if not beginning or not alike:
+        return 'it names no module'
+    return f'say {min(alike, key=len)}'

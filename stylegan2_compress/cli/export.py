@@ -8,14 +8,14 @@ from stylegan2_compress.export.options import ExportOptions
 
 
 @click.command()
-@click.argument('file', metavar='PKL|URL')
+@click.argument('file', metavar='PKL|RUN_DIR|URL')
 @command_options(ExportOptions)
 @force_option
 @trust_option
 @host_option
 def export(file, force, trust, host_dir, **options):
     """Write a generator (G_ema) as files that run without the host: in ONNX Runtime, OpenVINO, torch, ExecuTorch,
-    LiteRT, Core ML, or browsers.
+    LiteRT, Core ML, or browsers. Of a run directory, the last snapshot is exported.
 
     What is written is run in its runtime and compared with the network: a file that differs is not kept. The directory
     has the mapping and the synthesis network, export.json about them, and run.py, which makes an image.

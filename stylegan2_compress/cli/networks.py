@@ -17,6 +17,7 @@ from stylegan2_compress.cli.shared import (
 )
 from stylegan2_compress.compression.options import ONLY, PruneOptions
 from stylegan2_compress.files import check_ending, check_output
+from stylegan2_compress.runs.directory import network_file
 
 
 @click.command()
@@ -34,11 +35,11 @@ def teachers():
 
 
 @click.command()
-@click.argument('file', metavar='FILE|URL')
+@click.argument('file', metavar='FILE|RUN_DIR|URL')
 @click.option('--json', 'as_json', is_flag=True, help='As JSON, for machines.')
 @host_option
 def inspect(file, as_json, host_dir):
-    """Show what is inside a network file, without running any of it.
+    """Show what is inside a network file, without running any of it. Of a run directory, the last snapshot is shown.
 
     Classes, resolution, widths, dimensions, parameters, multiply-accumulates, SHA-256, and anything suspicious: names
     that no network needs, source code that is not the local host's, state that does not fit the constructor arguments.
@@ -48,7 +49,7 @@ def inspect(file, as_json, host_dir):
       stylegan2-compress inspect ffhq.pkl
       stylegan2-compress inspect --json student.safetensors
     """
-    report = load('pickles:inspect', host_dir)(file)
+    report = load('pickles:inspect', host_dir)(network_file(file))
     click.echo(json.dumps(dataclasses.asdict(report), default=repr) if as_json else report.text())
 
 
@@ -99,14 +100,15 @@ def convert(source, dest, only, force, trust, host_dir):
 @trust_option
 @host_option
 def prune(force, trust, host_dir, **options):
-    """Prune a trained generator to a smaller one, ready to be distilled.
+    """Prune a trained generator to a smaller one, ready to be distilled. Of a run directory, the last snapshot is
+    pruned.
 
     The file written is an ordinary network pickle: the host opens it, and `--student` of train.py and distill trains
     it.
 
     \b
     Examples:
-      # 30 % of the channels of every layer, those with the largest weights
+      # Keep 30 % of the channels of every layer, those with the largest weights
       stylegan2-compress prune --teacher ffhq.pkl --ratio 0.7 --out student.pkl
     \b
       # Explicit widths

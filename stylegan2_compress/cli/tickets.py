@@ -5,9 +5,13 @@ import click
 from stylegan2_compress.cli.shared import NETWORK_FILES, force_option, host_option, load
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import check_output
+from stylegan2_compress.runs.directory import network_file
 
 teacher_option = click.option(
-    '--teacher', metavar='PKL|URL', help='Where the weights are from, if they are not random.'
+    '--teacher',
+    callback=lambda _context, _option, value: None if value is None else network_file(value),
+    metavar='PKL|RUN_DIR|URL',
+    help='Where the weights are from, if they are not random.',
 )
 
 
@@ -21,13 +25,13 @@ def ticket():
 
 
 @ticket.command()
-@click.argument('source', metavar='PKL|URL')
+@click.argument('source', metavar='PKL|RUN_DIR|URL')
 @click.argument('dest', metavar='TICKET', type=click.Path(dir_okay=False))
 @click.option('--network', default='G_ema', show_default=True, metavar='G|G_ema', help='Which of the two.')
 @force_option
 @host_option
 def save(source, dest, network, force, host_dir):
-    """Write the ticket of a masked generator in a network pickle of find-ticket's.
+    """Write the ticket of a masked generator in a network pickle of find-ticket's; of a run directory, in the last one.
 
     \b
     Example:
@@ -35,6 +39,7 @@ def save(source, dest, network, force, host_dir):
     """
     if network not in ('G', 'G_ema'):
         raise UserError(f'--network={network} does not exist; there are G and G_ema.')
+    source = network_file(source)
     check_output(dest, force, ['.ticket'], inputs=[source])
     click.echo(load('compression.ticket_files:save_ticket', host_dir)(source, dest, network))
 

@@ -46,9 +46,10 @@ def distill(host_dir, **options):
 def find_ticket(host_dir, **options):
     """Search for a strong lottery ticket: the mask under which a generator of random weights generates.
 
-    No weight is ever trained. The run directory holds what other runs leave (training_options.json, log.txt,
-    stats.jsonl, fakes*.png, network-snapshot-*.pkl), and at the end best.ticket, last.ticket and tickets.jsonl, which
-    compares all snapshots with the data. With --resume=latest, the same command starts and continues.
+    Weights stay as they are: only --rule imp, the baseline, trains them, and --train-unmasked what is not masked. The
+    run directory holds what other runs leave (training_options.json, log.txt, stats.jsonl, fakes*.png,
+    network-snapshot-*.pkl), and at the end best.ticket, last.ticket and tickets.jsonl, which compares all snapshots
+    with the data. With --resume=latest, the same command starts and continues.
 
     \b
     Examples:

@@ -7,6 +7,7 @@ from typing import Any
 from stylegan2_compress import arguments, files
 from stylegan2_compress.arguments import again, argument
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.runs.directory import name_network_files
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.trackers import TRACKERS, require_tracker
 
@@ -29,15 +30,18 @@ class MethodOptions:
     loss_args: tuple[str, ...] | Mapping[str, Any] = argument(
         'Argument of the loss class; may be repeated.', (), metavar='KEY=VALUE'
     )
-    teacher: str | None = argument('Network pickle (path or URL) to learn from.', None, metavar='PKL')
+    teacher: str | None = argument('Network pickle (path or URL) to learn from.', None, metavar='PKL|RUN_DIR')
     student: str | None = argument(
         'Network pickle to train: shapes and weights come from it, whatever --cfg says about shapes.',
         None,
-        metavar='PKL',
+        metavar='PKL|RUN_DIR',
     )
     loop: str | None = argument(
         'Training loop.', None, default_text=f'{HOST_LOOP} with CUDA, {OUR_LOOP} without', metavar='MODULE.FUNCTION'
     )
+
+    def __post_init__(self):
+        name_network_files(self, 'teacher', 'student')
 
 
 @dataclass(frozen=True)
@@ -123,14 +127,14 @@ class DistillOptions(TrainingOptions, MethodOptions):
     """The options of `distill`. What is not given is read off the teacher, or is the configuration's that it fits."""
 
     teacher: str = again(
-        MethodOptions, 'teacher', default=MISSING, help='Network pickle to learn from.', metavar='PKL|URL'
+        MethodOptions, 'teacher', default=MISSING, help='Network pickle to learn from.', metavar='PKL|RUN_DIR|URL'
     )
     student: str | None = again(
         MethodOptions,
         'student',
         help='Network pickle to start from.',
         default_text='the teacher, pruned',
-        metavar='PKL|URL',
+        metavar='PKL|RUN_DIR|URL',
     )
     data: str | None = again(
         TrainingOptions, 'data', default=None, default_text="the teacher's own images are the real ones"
@@ -190,6 +194,7 @@ class DistillOptions(TrainingOptions, MethodOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        name_network_files(self, 'teacher', 'student')
         for option in ('ratio', 'criterion'):
             value = getattr(self, option)
             if self.student is not None and value is not None:
@@ -285,7 +290,7 @@ class TicketOptions(TrainingOptions):
         metavar='steady|paper',
     )
     teacher: str | None = argument(
-        'Mask the weights of its G_ema.', None, default_text='random weights', metavar='PKL|URL'
+        'Mask the weights of its G_ema.', None, default_text='random weights', metavar='PKL|RUN_DIR|URL'
     )
     reference: str = argument('Whose moments to match.', 'data', choices=('data', 'teacher'), metavar='data|teacher')
     keep: float = argument('Share of weights to keep.', 0.1, above=0, most=1, metavar='K')
@@ -356,6 +361,7 @@ class TicketOptions(TrainingOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        name_network_files(self, 'teacher')
         if self.reference == 'teacher' and self.teacher is None:
             raise UserError('--reference=teacher needs --teacher=PKL.')
         for name, value in self.shape().items():
@@ -409,7 +415,7 @@ class TicketOptions(TrainingOptions):
 class PruneOptions:
     """The options of `prune`."""
 
-    teacher: str = argument('Network pickle whose G_ema is pruned.', metavar='PKL|URL')
+    teacher: str = argument('Network pickle whose G_ema is pruned.', metavar='PKL|RUN_DIR|URL')
     ratio: float | None = argument('Part, in [0, 1), of the channels of every layer to leave out.', None, metavar='P')
     widths: str | None = argument(
         'Instead: channels to keep by resolution; the others stay whole.', None, metavar='RES:N,…'
@@ -439,6 +445,7 @@ class PruneOptions:
 
     def __post_init__(self):
         arguments.check(self)
+        name_network_files(self, 'teacher')
         if (self.ratio is None) == (self.widths is None):
             raise UserError('Say either --ratio or --widths, one of the two.')
         if self.mask is not None and self.criterion != 'content-aware':
@@ -449,7 +456,7 @@ class PruneOptions:
 class StatsOptions:
     """The options of `stats`."""
 
-    teacher: str | None = argument('Network pickle whose images are embedded.', None, metavar='PKL|URL')
+    teacher: str | None = argument('Network pickle whose images are embedded.', None, metavar='PKL|RUN_DIR|URL')
     data: str | None = argument(
         'Instead the images of a data set; with --teacher only its labels.', None, metavar='PATH'
     )
@@ -472,6 +479,7 @@ class StatsOptions:
 
     def __post_init__(self):
         arguments.check(self)
+        name_network_files(self, 'teacher')
         if self.teacher is None and self.data is None:
             raise UserError('Say whose images to look at: --teacher or --data.')
         if self.teacher is None and self.truncation != 1:

@@ -31,7 +31,7 @@ def write_statistics(options: StatsOptions) -> str:
         require_finite(options.teacher, G)
         if training_set_kwargs is not None:
             training_set_kwargs.update(use_labels=G.c_dim > 0)
-            check_against_data('--teacher', options.teacher, G, training_set_kwargs, 'use the data it was trained on')
+            check_against_data('--teacher', options.teacher, G, training_set_kwargs)
         source = sources.TeacherImages(
             options.teacher,
             networks,

@@ -29,12 +29,14 @@ class Source(ABC):
         facts: everything that determines the images, by the names that error messages use. Part of cache keys.
         size: how many different images there are; None if there is no limit.
         chunk: images per chunk.
+        options: of `stats` that say which images these are, for errors.
     """
 
     device: torch.device
     facts: dict[str, Any]
     size: int | None
     chunk: int
+    options: str
 
     @abstractmethod
     def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,6 +85,10 @@ class TeacherImages(Source):
         self.G = G.to(self.device).eval().requires_grad_(False)
         self.labels = LabelSource(G.c_dim, training_set_kwargs)
         self.chunk = int(np.clip(32 * 256**2 // G.img_resolution**2, 4, 32))
+        has_data = training_set_kwargs is not None and not datasets.is_teachers(training_set_kwargs)
+        self.options = '--teacher'
+        if G.c_dim:
+            self.options += ' and --data, whose labels count' if has_data else ', without --data'
         self.facts = {
             'teacher': networks.sha256(file),
             'labels': self.labels.fingerprint,
@@ -123,6 +129,7 @@ class DatasetImages(Source):
 
     size: int
     chunk = 32
+    options = '--data, without --teacher'
 
     def __init__(self, training_set_kwargs: Mapping, *, seed: int = 0, device: torch.device | str = 'cpu'):
         self.device = torch.device(device)
@@ -190,9 +197,13 @@ def check_size(source: Source, option: str, count: int) -> None:
     """Refuse to draw more images than a data set has, or one, of which there are no statistics.
 
     Raises:
-        UserError: `count`, which `option` gave, is too large, or is 1.
+        UserError: `count`, which `option` gave, is too large, or there is one image.
     """
-    if count < 2:
-        raise UserError(f'{option}={count} is too few: statistics are of several images.')
+    if count < 2:  # No option may say so: it is all that the data set has.
+        of_label = f' of label {source.facts["label"]}' if 'label' in source.facts else ''
+        raise UserError(
+            f'The data set has {count} image{"" if count == 1 else "s"}{of_label}, which is too few: statistics are of '
+            'several.'
+        )
     if source.size is not None and count > source.size:
         raise UserError(f'{option}={count} is more than the {source.size} images of the data set: use at most that.')

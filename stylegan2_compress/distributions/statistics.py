@@ -196,16 +196,17 @@ def read_statistics(
                     f'{path} has no statistics of embedding {embedding.spec}, only of {", ".join(indices)}.'
                 )
             wanted = source.facts | ({} if samples is None else {'samples': samples})
-            _refuse_differences(path, images, wanted, leave_out=('seed', 'samples') if samples is None else ('seed',))
-            _refuse_differences(path, key['embeddings'][index], _embedding_facts(embedding))
+            leave_out = ('seed', 'samples') if samples is None else ('seed',)
+            _refuse_differences(path, source, images, wanted, leave_out)
+            _refuse_differences(path, source, key['embeddings'][index], _embedding_facts(embedding))
             m1, m2, features = (torch.from_numpy(archive[f'{index}/{name}']) for name in ('m1', 'm2', 'bank'))
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f'{path} holds no statistics: write them with `stylegan2-compress stats`.') from error
     bank = max(len(features), 2) if bank is None else bank
     if len(features) < bank:
         raise UserError(
-            f'{path} has the features of {len(features)} images, but bank={bank} needs more: write it again with '
-            f'--bank {bank}.'
+            f'{path} has the features of {len(features)} images, but --loss-arg bank={bank} needs more: write it '
+            f'again with --bank {bank}.'
         )
     return Statistics(m1, m2, features[:bank])
 
@@ -224,7 +225,9 @@ def _read_cache(source: Source, embedding: Features, samples: int, bank: int) ->
         return None
 
 
-def _refuse_differences(path: str | Path, facts: Mapping, wanted: Mapping, leave_out: Sequence[str] = ()) -> None:
+def _refuse_differences(
+    path: str | Path, source: Source, facts: Mapping, wanted: Mapping, leave_out: Sequence[str] = ()
+) -> None:
     differences = [
         f'{name} {_shortened(facts.get(name))}, not {_shortened(wanted.get(name))}'
         for name in dict.fromkeys([*wanted, *facts])
@@ -232,8 +235,8 @@ def _refuse_differences(path: str | Path, facts: Mapping, wanted: Mapping, leave
     ]
     if differences:
         raise UserError(
-            f'{path} does not fit this run ({"; ".join(differences)}): write it again with `stylegan2-compress stats`, '
-            'or leave it out.'
+            f'{path} does not fit this run ({"; ".join(differences)}): write it again with `stylegan2-compress stats` '
+            f"and this run's {source.options}, or leave it out."
         )
 
 

@@ -45,7 +45,7 @@ def profile(
     """
     if no_measure and runtimes:
         raise UserError(f'--runtime={runtimes[0]} and --no-measure exclude each other: leave one out.')
-    exporters = {name: exporter(name) for name in runtimes}
+    exporters = {name: exporter(name, f'--runtime={name}') for name in runtimes}
     torch_device = devices.choose(device)
     files = [network_file(file) for file in files]
     generators = []

@@ -111,8 +111,12 @@ class Exporter(ABC):
         return re.sub(r'\{(runtime|load)\}', lambda match: texts[match[1]], template)
 
 
-def exporter(name: str) -> Exporter:
+def exporter(name: str, needed_by: str | None = None) -> Exporter:
     """The exporter of a format.
+
+    Args:
+        name: the format.
+        needed_by: what the packages of the format are for, for the error; the option `--format` by default.
 
     Raises:
         UserError: a package that it needs is not installed.
@@ -121,7 +125,7 @@ def exporter(name: str) -> Exporter:
     missing = [package for package in entry.packages if importlib.util.find_spec(package) is None]
     if missing:
         names = ' '.join(entry.packages).replace('_', '-')
-        raise UserError(f'--format={name} needs the package {missing[0]}: pip install {names}.')
+        raise UserError(f'{needed_by or f"--format={name}"} needs the package {missing[0]}: pip install {names}.')
     module, _colon, cls = entry.exporter.partition(':')
     with quiet():
         return getattr(importlib.import_module(f'stylegan2_compress.export.{module}'), cls)()

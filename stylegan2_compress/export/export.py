@@ -20,6 +20,7 @@ from stylegan2_compress.export.signatures import signatures_of
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import require_finite, require_generator
 from stylegan2_compress.pruning.graph import widths
+from stylegan2_compress.runs.directory import network_file
 from stylegan2_compress.tickets import baking
 from stylegan2_compress.version import __version__
 
@@ -36,7 +37,7 @@ def export(file: str, options: ExportOptions, force: bool = False, trust: bool =
     """Write the export of a generator (G_ema).
 
     Args:
-        file: its network file or URL.
+        file: its network file, URL, or run directory, whose last snapshot counts.
         options: the format, and what is written where.
         force: replace an export that exists.
         trust: run unknown code that the file contains.
@@ -49,6 +50,7 @@ def export(file: str, options: ExportOptions, force: bool = False, trust: bool =
             was not there before.
     """
     chosen = exporter(options.format)
+    file = network_file(file)
     out = options.out_for(file)
     if options.single_file:
         files.check_output(os.fspath(out), force, ('.html',), inputs=[file, options.teacher])

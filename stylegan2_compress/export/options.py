@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from stylegan2_compress import arguments
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.runs.directory import name_network_files
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,16 @@ class ExportOptions:
     out: str | None = argument(
         'Directory to write; with --single-file, the page.', None, default_text='FILE-FORMAT beside FILE', metavar='DIR'
     )
-    teacher: str | None = argument('web: a second generator to show beside it.', None, metavar='PKL|URL')
+    teacher: str | None = argument('web: a second generator to show beside it.', None, metavar='PKL|RUN_DIR|URL')
     single_file: bool = argument('web: one HTML file, which opens from disk.', False, flag=True)
     webgpu: bool = argument('web: with WebGPU, where the browser has it.', False, flag=True)
 
     def __post_init__(self):
         arguments.check(self)
+        name_network_files(self, 'teacher')
+        if self.out == '':
+            what = 'a page' if self.single_file else 'a directory'
+            raise UserError(f'--out= is empty: name {what} to write, or leave it out.')
         if self.batch is not None and not re.fullmatch('dynamic|[1-9][0-9]{0,8}', self.batch):
             raise UserError(f'--batch={self.batch} must be a whole number of images, at least 1, or dynamic.')
         chosen = FORMATS[self.format]

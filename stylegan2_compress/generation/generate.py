@@ -166,7 +166,7 @@ def write_directory(generators: dict, z: torch.Tensor, c: torch.Tensor, options:
     with files.collected(options.destination) as directory:
         for seed, image in zip(options.seed_list, pictures(G, z, c, options), strict=True):
             picture(image).save(image_path(os.fspath(directory), seed))
-    return f'{options.destination}: {len(z)} images'
+    return f'{options.destination}: {_counted(len(z))}'
 
 
 def write_picture(generators: dict, z: torch.Tensor, c: torch.Tensor, options: GenerateOptions) -> str:
@@ -179,7 +179,12 @@ def write_picture(generators: dict, z: torch.Tensor, c: torch.Tensor, options: G
     sheet = below_each_other(grids) if options.compare else next(iter(grids.values()))
     with files.atomic_write(options.destination) as file:
         sheet.save(file, format='png')
-    return f'{options.destination}: {len(z)} images' + (f' of each of {len(grids)} networks' if options.compare else '')
+    of_each = f' of each of {len(grids)} networks' if options.compare else ''
+    return f'{options.destination}: {_counted(len(z))}{of_each}'
+
+
+def _counted(number: int) -> str:
+    return f'{number} image' if number == 1 else f'{number} images'
 
 
 def write_film(generators: dict, z: torch.Tensor, c: torch.Tensor, options: GenerateOptions) -> str:

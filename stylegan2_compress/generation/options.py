@@ -14,7 +14,8 @@ LAST_SEED = 2**32 - 1  # That NumPy's older generator takes, which the host draw
 MOST_IMAGES = 10**6
 IMAGE = '.png'
 FILMS = ('.gif', '.mp4')
-OTHER_ENDINGS = ('.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff', '.zip', '.pkl', *FILMS)  # No names of directories.
+# Of no directory's name, in small or capital letters.
+FILE_ENDINGS = (IMAGE, '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff', '.zip', '.pkl', *FILMS)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class GenerateOptions:
     def _check_directory(self) -> None:
         if not self.destination.strip():
             raise UserError('--out= is empty: name a file or a directory.')
-        if self.destination.lower().endswith(OTHER_ENDINGS):
+        if self.destination.lower().endswith(FILE_ENDINGS):
             raise UserError(f'--out={self.out} is no name of a directory: for a grid, end it in {IMAGE}.')
         twice = next((seed for seed in self.seed_list if self.seed_list.count(seed) > 1), None)
         if twice is not None:

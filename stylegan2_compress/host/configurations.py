@@ -269,8 +269,10 @@ def augmentation_arguments(
     """
     require_choice('--aug', aug, AUG)
     require_choice('--augpipe', augpipe, AUGPIPES)
-    if (p is not None) != (aug == 'fixed'):
-        raise UserError(f'--p goes with --aug=fixed and only with it (got --aug={aug}, --p={p}).')
+    if p is None and aug == 'fixed':
+        raise UserError('--aug=fixed needs --p, the probability of an augmentation, such as --p=0.2.')
+    if p is not None and aug != 'fixed':
+        raise UserError(f'--p={p:g} goes with --aug=fixed only, not with --aug={aug}.')
     if target is not None and aug != 'ada':
         raise UserError(f'--target={target:g} goes with --aug=ada only, not with --aug={aug}.')
     name, args = [aug] if aug != 'ada' else [], dnnlib.EasyDict()

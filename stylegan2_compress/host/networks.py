@@ -12,8 +12,6 @@ from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
 
-LABELS_BY_COND = '--cond=1 turns labels on, --cond=0 off'
-
 
 def written_class(network: torch.nn.Module) -> type:
     """The class of a network without the host's decorator, which derives a class of the same name from it."""
@@ -175,9 +173,7 @@ def require_finite(file: str, network: torch.nn.Module, name: str = 'G_ema') -> 
         )
 
 
-def check_against_data(
-    option: str, file: str, G: Generator, training_set_kwargs: Mapping[str, Any], labels_way_out: str = LABELS_BY_COND
-) -> None:
+def check_against_data(option: str, file: str, G: Generator, training_set_kwargs: Mapping[str, Any]) -> None:
     """Check that a generator makes images and takes labels like those of the training set.
 
     Args:
@@ -185,7 +181,6 @@ def check_against_data(
         file: the file.
         G: the generator.
         training_set_kwargs: class name and constructor arguments of the training set.
-        labels_way_out: what to do about other labels.
 
     Raises:
         UserError: it does not.
@@ -194,7 +189,7 @@ def check_against_data(
     for what, expected, actual, way_out in [
         ('images of resolution', G.img_resolution, training_set.resolution, 'dataset_tool.py resizes'),
         ('channels', G.img_channels, training_set.num_channels, 'convert the images'),
-        ('label dimensions', G.c_dim, training_set.label_dim, labels_way_out),
+        ('label dimensions', G.c_dim, training_set.label_dim, None),
     ]:
         if expected != actual:
             data = f'--data={training_set_kwargs["path"]}'
@@ -203,4 +198,14 @@ def check_against_data(
                     f'--teacher={training_set_kwargs["path"]}',
                     'without --data, its images are the real ones',
                 )
+            way_out = way_out or _way_to_labels(expected, training_set_kwargs)
             raise UserError(f'{option}={file} has {what} {expected}, but {data} has {actual} ({way_out}).')
+
+
+def _way_to_labels(c_dim: int, training_set_kwargs: Mapping[str, Any]) -> str:
+    """What to do about a training set whose labels do not fit a generator: `--cond`, if that helps."""
+    if c_dim == 0:
+        return '--cond=0 leaves them out'
+    if dnnlib.util.construct_class_by_name(**{**training_set_kwargs, 'use_labels': True}).label_dim == c_dim:
+        return '--cond=1 uses those that there are'
+    return f'use the data it was trained on, or other data with classes 0 to {c_dim - 1}'

@@ -211,7 +211,7 @@ class DiME(Method):
         if self.statistics is not None:
             self._reference(source, networks)
         samples, bank = self._counts(source)
-        check_size(source, 'bank' if bank else 'samples', samples)
+        check_size(source, f'--loss-arg {"bank" if bank else "samples"}', samples)
         if at_once < batch and not (self.has_bank or self.memory or self.large_batch):
             yield (
                 f'DiME takes moments over {at_once} images at a time, not over the batch of {batch}. If memory allows, '

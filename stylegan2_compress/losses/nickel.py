@@ -157,6 +157,11 @@ class NICKEL(Method):
         """
         # D_S has a map of half the image at most.
         available = [2**k for k in range(2, int(math.log2(img_resolution)))]
+        if not available:
+            raise UserError(
+                'NICKEL compares feature maps of 4 pixels up to half of the image, and images of '
+                f'{img_resolution} pixels have none: take another loss.'
+            )
         sides = _sides(self.resolutions, default=max(img_resolution // 4, 4))
         if not sides or len(set(map(repr, sides))) < len(sides) or any(side not in available for side in sides):
             raise UserError(

@@ -20,7 +20,7 @@ def widths_for_ratio(G: Generator, ratio: float) -> dict[str, int]:
         UserError: `ratio` is not in [0, 1).
     """
     if not 0 <= ratio < 1:
-        raise UserError(f'The pruning ratio must be at least 0 and less than 1, not {ratio}.')
+        raise UserError(f'--ratio={ratio:g} must be at least 0 and less than 1.')
     kept = 1 - Fraction(str(ratio))  # Exact in decimal: in floating point, ceil((1 − 0.7) · 10) is 4.
     return {name: math.ceil(kept * width) for name, width in graph.widths(G).items()}
 

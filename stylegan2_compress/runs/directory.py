@@ -53,6 +53,19 @@ def network_file(place: str) -> str:
     return os.fspath(snapshots[-1]) if snapshots else place
 
 
+def name_network_files(options: Any, *names: str) -> None:
+    """Let fields of options that name run directories name the network files that are meant, while they are made.
+
+    Args:
+        options: a dataclass, which may be frozen.
+        names: of the fields; None stays.
+    """
+    for name in names:
+        place = getattr(options, name)
+        if place is not None:
+            object.__setattr__(options, name, network_file(place))
+
+
 class RunDirectory(os.PathLike):
     """The files of a run, which may be new, going on, finished, damaged, or the host's. Creating one reads nothing.
 

@@ -27,6 +27,10 @@ FREE = {
 }  # fmt: skip
 
 
+# Those that may follow from the length.
+FROM_LENGTH = {'G_opt_kwargs.lr', 'ema_kimg', 'lr_decay_kimg', 'loss_kwargs.lr_decay_kimg'}
+
+
 def continue_or_start(
     outdir: str,
     desc: str,
@@ -236,7 +240,12 @@ def run_to_continue(
     run, old = RunDirectory(resume), options_to_continue(resume)
     changed = differences(run, args, student, reads)
     if changed:
-        raise UserError(f'--resume={resume} has other options: {"; ".join(changed)}. Give those it was started with.')
+        length = ''
+        if old['total_kimg'] != args['total_kimg'] and FROM_LENGTH & {each.partition(':')[0] for each in changed}:
+            length = f', --kimg={old["total_kimg"]} among them, because learning rates and averages may follow from it'
+        raise UserError(
+            f'--resume={resume} has other options: {"; ".join(changed)}. Give those it was started with{length}.'
+        )
     if old['total_kimg'] > args['total_kimg']:
         raise UserError(f'--kimg={args["total_kimg"]} is shorter than {resume}, whose length is {old["total_kimg"]}.')
     if run.has_lost_states(old):

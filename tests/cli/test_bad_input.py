@@ -80,7 +80,9 @@ def test_the_files_are_good_where_they_are_to_be(directory, tmp_path):
         'convert teacher.safetensors {}/a.pkl',
         'prune --teacher teacher2.pkl --ratio 0.5 --out {}/b.pkl',
         'prune --teacher alone.pkl --ratio 0.5 --only G_ema --out {}/d.pkl',
+        'prune --teacher badmetrics --ratio 0.5 --out {}/e.pkl',
         'inspect student.pkl',
+        'inspect badmetrics',
         'profile --no-measure labels.pkl res8.pkl grey.pkl loud.pkl masked.pkl',
         'ticket save masked.pkl {}/a.ticket',
         'ticket bake a.ticket {}/c.pkl',
@@ -89,6 +91,7 @@ def test_the_files_are_good_where_they_are_to_be(directory, tmp_path):
         'distill --teacher teacher.pkl --student student.pkl --data data.zip --outdir {}/runs --dry-run '
         f'--loss-arg embeddings={bad_inputs.TINY} --loss-arg statistics=statistics.npz',
         f'find-ticket --data data.zip --embedding {bad_inputs.TINY} --outdir {{}}/runs --dry-run',
+        f'find-ticket --teacher badmetrics --data data.zip --embedding {bad_inputs.TINY} --outdir {{}}/runs --dry-run',
     ]
     for line in lines:
         result = CliRunner().invoke(main, line.format(tmp_path).split(), catch_exceptions=False)

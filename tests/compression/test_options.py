@@ -18,6 +18,7 @@ from plans import compressed
 
 from stylegan2_compress import arguments, pickles
 from stylegan2_compress.compression.distill import distill
+from stylegan2_compress.compression.options import MethodOptions
 from stylegan2_compress.distributions import sources
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
@@ -230,6 +231,16 @@ def test_loss_and_its_arguments(plain, make_teacher):
     )
     assert desc.endswith('-DiMELoss')
     json.dumps(args)
+
+
+def test_a_run_directory_stands_for_its_last_snapshot(tmp_path):
+    """Also of train.py, which has these options alone; what is on record is the file."""
+    for kimg in (9, 10):
+        (tmp_path / f'network-snapshot-{kimg:06d}.pkl').touch()
+    options = MethodOptions(teacher=str(tmp_path), student=str(tmp_path / 'network-snapshot-000009.pkl'))
+    assert options.teacher == str(tmp_path / 'network-snapshot-000010.pkl')
+    assert options.student == str(tmp_path / 'network-snapshot-000009.pkl')
+    assert MethodOptions().teacher is None
 
 
 def test_a_loss_of_the_users_own(plain, tmp_path, monkeypatch):

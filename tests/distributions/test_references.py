@@ -277,13 +277,16 @@ def test_a_foreign_file_is_refused_by_what_differs(make_teacher, make_data, embe
     cases = [
         (teacher_images(make_teacher('other.pkl', seed=1, c_dim=3)), embedding, {}, r'\(teacher \w{8}, not \w{8}\)'),
         (teacher_images(teacher, truncation_psi=0.5), embedding, {}, r'\(truncation 1, not 0.5\)'),
-        (teacher_images(teacher, training_set_kwargs=data | dict(use_labels=True)), embedding, {}, r'\(labels \w{8}, '),
-        (source, embedding, dict(samples=5), r'\(samples 4, not 5\)'),
-        (source, embedding, dict(bank=5), 'features of 0 images, but bank=5'),
+        (
+            teacher_images(teacher, training_set_kwargs=data | dict(use_labels=True)), embedding, {},
+            r"\(labels \w{8}, .* this run's --teacher and --data, whose labels count, or",
+        ),
+        (source, embedding, dict(samples=5), r'\(samples 4, not 5\).* --teacher, without --data, or leave it out'),
+        (source, embedding, dict(bank=5), 'features of 0 images, but --loss-arg bank=5'),
         (source, other_weights, {}, r'\(weights \w{8}, not ffffffff\)'),
         (source, other_size, {}, r'\(preprocessing .*32.*, not .*64'),
         (source, embeddings.load(f'{SPEC}@dtype=fp64', 'cpu'), {}, f'no statistics of .*fp64, only of {SPEC}'),
-        (sources.DatasetImages(data), embedding, {}, 'data none, not .*; teacher'),
+        (sources.DatasetImages(data), embedding, {}, 'data none, not .*; teacher.* --data, without --teacher, or'),
     ]  # fmt: skip
     for wrong_source, wrong_embedding, kwargs, sentence in cases:
         with pytest.raises(UserError, match=sentence):

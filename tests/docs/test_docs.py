@@ -212,6 +212,25 @@ def test_the_readme_installs_what_its_distillation_needs():
     assert {package for name in PAPER_EMBEDDINGS for package in PRESETS[name].packages} <= installed
 
 
+def test_the_table_of_extras_has_them_all():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    packages = {name: set(text.split('\n')) for name, text in setup['options.extras_require'].items()}
+    table = (ROOT / 'docs' / 'index.md').read_text().partition('| extra | adds |')[2].partition('\n\n')[0]
+    rows = [line.split('|')[1:3] for line in table.splitlines()[2:]]
+    assert sorted(re.findall(r'`(\w+)`', ' '.join(names for names, _adds in rows))) == sorted(packages)
+    ((_name, adds),) = [row for row in rows if row[0].strip() == '`test`']
+    assert set(re.findall(r'`(\w+)`', adds)) == {name for name in packages if not packages[name] <= packages['test']}
+
+
+def test_the_row_of_export_has_all_formats():
+    from stylegan2_compress.export.options import FORMATS
+
+    (row,) = re.findall(r'^\| `export` \|.*$', (ROOT / 'docs' / 'commands.md').read_text(), re.MULTILINE)
+    names = re.sub(r'\W', '', row).lower().replace('browsers', 'web')
+    assert [name for name in FORMATS if name not in names] == []
+
+
 @each_page
 def test_nothing_is_installed_from_where_it_is_not(page):
     assert not re.search(r'pip install [^&\n]*stylegan2-compress', page.read_text())

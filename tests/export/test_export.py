@@ -252,6 +252,9 @@ class TestBadInput:
         monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == package else find(name))
         printed = refused('export', pkl, '--format', name, '--out', tmp_path / 'x', unchanged=tmp_path)
         assert f'--format={name} needs the package {package}: pip install {command}.' in printed
+        if name != 'coreml':  # That `profile` cannot time.
+            printed = refused('profile', pkl, '--runtime', name, unchanged=tmp_path)
+            assert f'--runtime={name} needs the package {package}: pip install {command}.' in printed
 
     def test_what_exists(self, pkl, tmp_path):
         mine = tmp_path / 'mine'

@@ -1,5 +1,6 @@
 """Exports in the place of generators: in `evaluate`, `profile --runtime` and reports."""
 
+import importlib.util
 import json
 import shutil
 
@@ -89,6 +90,16 @@ def test_damaged_exports_are_refused(place, tmp_path):
     (tmp_path / 'export.json').write_text(record.replace('"mapping.pt2"', '"../mapping.pt2"'))
     with pytest.raises(UserError):
         Exported(str(tmp_path))
+
+
+def test_what_an_export_needs_is_said_of_its_directory(place, tmp_path, monkeypatch):
+    shutil.copytree(place / 'G-torch', tmp_path / 'G-litert')
+    record = (tmp_path / 'G-litert' / 'export.json').read_text()
+    (tmp_path / 'G-litert' / 'export.json').write_text(record.replace('"torch",', '"litert",', 1))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'litert_torch' else find(name))
+    with pytest.raises(UserError, match=r'G-litert needs the package litert_torch: pip install litert-torch\.$'):
+        Exported(str(tmp_path / 'G-litert'))
 
 
 def test_profile_times_exports(place):

@@ -176,6 +176,17 @@ def test_a_grid_that_is_not_full_is_white_at_the_end(place, tmp_path):
     assert (grid[32:, 16:] == 255).all()
 
 
+def test_what_was_written_is_said(place, tmp_path):
+    def said(seeds, out, *networks):
+        return run('generate', *networks, '--seeds', seeds, '--out', tmp_path / out).strip()
+
+    assert said('3', 'one', 'plain.pkl') == f'{tmp_path / "one"}: 1 image'
+    assert said('3,4', 'two', 'plain.pkl') == f'{tmp_path / "two"}: 2 images'
+    assert said('3', 'one.png', 'plain.pkl') == f'{tmp_path / "one.png"}: 1 image'
+    both = said('3', 'both.png', 'plain.pkl', 'pruned.pkl', '--compare')
+    assert both == f'{tmp_path / "both.png"}: 1 image of each of 2 networks'
+
+
 def test_classes_take_turns(place, tmp_path):
     turns = made('labels.pkl', tmp_path / 'a', '--class=0,2', seeds='7,8,9')
     assert (turns[0] == made('labels.pkl', tmp_path / 'b', '--class=0', seeds='7')[0]).all()

@@ -350,6 +350,11 @@ def test_impossible_maps_and_levels_are_refused(resolutions, levels, sentence):
         NICKEL(teacher='t.pkl', resolutions=resolutions, levels=levels).levels_by_block(16)
 
 
+def test_images_without_a_map_are_refused():
+    with pytest.raises(UserError, match='images of 4 pixels have none: take another loss'):
+        NICKEL(teacher='t.pkl').levels_by_block(4)
+
+
 # --- Options ----------------------------------------------------------------------------------------------------------
 
 

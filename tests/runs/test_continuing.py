@@ -343,6 +343,12 @@ def test_other_options_are_refused_and_listed(begin, tmp_path):
         begin(resume=run_dir, batch_size=8, ema_kimg=2, loss_kwargs=dict(r1_gamma=0.5))
     with pytest.raises(UserError, match='is no run directory'):
         begin(resume=str(tmp_path))
+    with pytest.raises(UserError, match=r'ema_kimg: none → 2\. Give those it was started with\.$'):
+        begin(resume=run_dir, ema_kimg=2)
+    with pytest.raises(
+        UserError, match=r'ema_kimg: none → 2\. Give .* with, --kimg=5 among them, because .* from it\.$'
+    ):
+        begin(resume=run_dir, total_kimg=9, ema_kimg=2)
     assert (tmp_path / 'runs' / '00000-name' / 'training_options.json').read_bytes() == before
     assert begin(resume=run_dir + '/') == run_dir
 

@@ -98,6 +98,7 @@ def write_data(directory: Path, make_dataset_zip: Callable) -> None:
     for name, given in {
         'data': dict(n=12),
         'classes': dict(n=12, labels=3),
+        'two_classes': dict(n=12, labels=2),
         'few': dict(n=5),
         'one': dict(n=1),
         'odd': dict(n=4, resolution=12),
@@ -185,14 +186,19 @@ def write_tickets(directory: Path) -> None:
 
 
 def write_runs(directory: Path) -> None:
-    """Run directories: one with options only, one whose states are damaged, one with a damaged line of metrics."""
+    """Run directories: with options only, with damaged states, with a damaged line of metrics, with a broken snapshot.
+
+    The last one's older snapshot is a good one.
+    """
     args = dict(total_kimg=1, run_dir='run', loss_kwargs=dict(), training_set_kwargs=dict(path='data.zip'))
-    for name in ('run', 'damaged', 'badmetrics'):
+    for name in ('run', 'damaged', 'badmetrics', 'badsnapshot'):
         (directory / name).mkdir()
         RunDirectory(directory / name).write_options(dict(args, run_dir=name))
     path = states.save_state(RunDirectory(directory / 'damaged'), 1000, {'a': torch.zeros(9)}, finished=False)
     path.write_bytes(path.read_bytes()[:-9])
     shutil.copy(directory / 'teacher.pkl', directory / 'badmetrics' / 'network-snapshot-000001.pkl')
+    shutil.copy(directory / 'teacher.pkl', directory / 'badsnapshot' / 'network-snapshot-000001.pkl')
+    shutil.copy(directory / 'text.pkl', directory / 'badsnapshot' / 'network-snapshot-000002.pkl')
     record = dict(results=dict(fid='low'), metric='fid', snapshot_pkl='network-snapshot-000001.pkl')
     (directory / 'badmetrics' / 'metric-fid.jsonl').write_text(json.dumps(record) + '\n')
 
