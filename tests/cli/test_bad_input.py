@@ -96,4 +96,5 @@ def test_the_files_are_good_where_they_are_to_be(directory, tmp_path):
     for line in lines:
         result = CliRunner().invoke(main, line.format(tmp_path).split(), catch_exceptions=False)
         assert result.exit_code == 0, result.output
-    assert sorted(os.listdir(tmp_path)) == ['a.pkl', 'a.safetensors', 'a.ticket', 'b.pkl', 'c.pkl', 'd.pkl', 's.npz']
+    written = ['a.pkl', 'a.safetensors', 'a.ticket', 'b.pkl', 'c.pkl', 'd.pkl', 'e.pkl', 's.npz']
+    assert sorted(os.listdir(tmp_path)) == written
