@@ -23,6 +23,24 @@ except ImportError:  # Windows has none.
     fcntl = None
 
 
+def status(path: str | os.PathLike, purpose: str = 'read') -> os.stat_result | None:
+    """What the system says of a path; None where nothing is. `Path.exists` and its like raise what no user understands.
+
+    Args:
+        path: of anything; a symbolic link is followed.
+        purpose: what the path was given for, 'read' or 'write'; for the error.
+
+    Raises:
+        UserError: it does not say: a directory on the way may not be entered or is a file, or the name is too long.
+    """
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f'Cannot {purpose} {path}: {error.strerror}.') from error
+
+
 @contextlib.contextmanager
 def opened(path: str | os.PathLike) -> Iterator[tuple[BufferedReader, int]]:
     """A regular file, open for reading in binary mode, and its size in bytes.
@@ -125,12 +143,12 @@ def check_output(path: str, force: bool, endings: Sequence[str], inputs: Iterabl
         UserError: the file exists, is a directory or one of the inputs, is in a directory that cannot be written to,
             or has a name that says another format.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path or '.'):
         raise UserError(f'{path or "The empty name"} is a directory: name a file to write.')
     check_ending(path, endings)
     if any(each is not None and os.path.realpath(each) == os.path.realpath(path) for each in inputs):
         raise UserError(f'{path} is read and would be replaced: name another file to write.')
-    if Path(path).exists() and not force:
+    if status(path, 'write') is not None and not force:
         raise UserError(f'{path} exists: name another file, or add --force to replace it.')
     _require_writable_parent(path)
 
@@ -157,11 +175,16 @@ def require_writable_directory(option: str, directory: str) -> None:
     """
     if not directory:
         raise UserError(f'{option}= is empty: name a directory, such as {option}=. for this one.')
-    existing = os.path.abspath(directory)
+    existing = os.path.realpath(directory)
     while not os.path.exists(existing):
         existing = os.path.dirname(existing)
-    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+    if not _is_writable_directory(existing):
         raise UserError(f'{option}={directory} cannot be written to, because of {existing}; choose another directory.')
+    status(directory, 'write')  # Its own name may be one that cannot be.
+
+
+def _is_writable_directory(path: str | os.PathLike) -> bool:
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
 
 
 def make_directory(path: str | os.PathLike) -> None:
@@ -171,7 +194,7 @@ def make_directory(path: str | os.PathLike) -> None:
         UserError: it cannot be created.
     """
     try:
-        os.makedirs(path, exist_ok=True)
+        os.makedirs(os.path.realpath(path), exist_ok=True)
     except OSError as error:
         raise UserError(f'Cannot create {os.fspath(path)}: {error.strerror}.') from error
 
@@ -235,18 +258,30 @@ def refuse_to_replace_directory(path: str, force: bool, marker: str) -> None:
     Raises:
         UserError: there is a file or another directory, or its parent cannot be written to.
     """
-    target = Path(path)
-    if target.exists():
-        if not target.is_dir():
+    if status(path, 'write') is not None:
+        if not os.path.isdir(path):
             raise UserError(f'{path} is a file: name a directory to write.')
-        if any(target.iterdir()) and not (force and (target / marker).is_file()):
+        if not is_empty(path) and not (force and os.path.isfile(os.path.join(path, marker))):
             way_out = 'name another directory' if force else 'name another directory, or add --force to replace it'
             raise UserError(f'{path} exists{f" and has no {marker}" if force else ""}: {way_out}.')
     _require_writable_parent(path)
 
 
+def is_empty(directory: str | os.PathLike) -> bool:
+    """Whether nothing is in a directory.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return not os.listdir(directory)
+    except OSError as error:
+        raise UserError(f'Cannot read {directory}: {error.strerror}.') from error
+
+
 def _require_writable_parent(path: str) -> None:
-    if not os.access(Path(path).absolute().parent, os.W_OK):
+    """Check the directory that a file will be in, which is another one than its name says if it is a symbolic link."""
+    if not _is_writable_directory(os.path.dirname(os.path.realpath(path))):
         raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')
 
 
@@ -290,8 +325,8 @@ def collected(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         UserError: they cannot be written.
     """
-    target = Path(path)
-    existing = next(each for each in [target, *target.absolute().parents] if each.exists())
+    target = Path(os.path.realpath(path))
+    existing = next(each for each in [target, *target.parents] if os.path.exists(each))
     try:
         with tempfile.TemporaryDirectory(prefix='.tmp-', dir=existing) as temporary:
             yield Path(temporary)

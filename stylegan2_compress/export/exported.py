@@ -20,7 +20,7 @@ from stylegan2_compress.export.running import Function
 
 def is_export(path: str) -> bool:
     """Whether this is a directory that `export` wrote."""
-    return Path(path, RECORD).is_file()
+    return os.path.isfile(os.path.join(path, RECORD))
 
 
 class Exported(torch.nn.Module):
