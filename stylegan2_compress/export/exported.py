@@ -126,6 +126,24 @@ def read_record(directory: str) -> dict[str, Any]:
     return about
 
 
+def files_on_record(directory: str) -> set[str]:
+    """The files of an export, as paths relative to its directory; none where there is no export.
+
+    Raises:
+        UserError: its record cannot be read.
+    """
+    if not is_export(directory):
+        return set()
+    record = os.path.join(directory, RECORD)
+    with files.opened(record) as (file, _size):
+        try:
+            paths = {name: os.path.join(directory, name) for name in json.load(file)['files']}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f'{record} is not the record of an export: name another directory to write.') from error
+    inside = {name for name, path in paths.items() if files.is_inside(path, directory) and not os.path.isdir(path)}
+    return inside | {RECORD}
+
+
 def is_on_record(path: Path, digests: Mapping[str, str]) -> bool:
     """Whether a file, or every file in a directory, has the SHA-256 on record."""
     found = [file for file in path.rglob('*') if file.is_file()] if path.is_dir() else [path]
