@@ -113,6 +113,7 @@ def write_what_is_no_network(directory: Path) -> None:
     tensors[-9] ^= 64
     for name in ('dir', 'dir.html'):
         (directory / name).mkdir()
+    (directory / 'link').symlink_to('dir')
     (directory / 'lost.pkl').symlink_to('nodir/out.pkl')
     for name, contents in {
         'text.pkl': b'This is text.\n' * 20,
