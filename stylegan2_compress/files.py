@@ -199,11 +199,14 @@ def make_directory(path: str | os.PathLike) -> None:
 
 
 def require_appendable(path: str | os.PathLike) -> None:
-    """Check that an existing file can be appended to.
+    """Check that a file can be appended to, or created if there is none.
 
     Raises:
         UserError: it cannot.
     """
+    if status(path, 'write') is None:
+        _require_writable_parent(path)
+        return
     try:
         with open(path, 'ab'):
             pass
@@ -290,7 +293,7 @@ def is_empty(directory: str | os.PathLike) -> bool:
         raise UserError(f'Cannot read {directory}: {error.strerror}.') from error
 
 
-def _require_writable_parent(path: str) -> None:
+def _require_writable_parent(path: str | os.PathLike) -> None:
     """Check the directory that a file will be in, which is another one than its name says if it is a symbolic link."""
     if not _is_writable_directory(os.path.dirname(os.path.realpath(path))):
         raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')

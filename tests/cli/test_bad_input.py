@@ -96,6 +96,7 @@ def test_what_is_not_permitted(directory):
     lines, sentences = zip(*(case.values for case in cases(NOT_PERMITTED)), strict=True)
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1] / 'support'))
     (directory / 'locked').mkdir(mode=0)
+    (directory / 'closed.jsonl').touch(mode=0o444)
     try:
         done = subprocess.run(
             [sys.executable, '-W', 'ignore', '-c', UNPRIVILEGED],
@@ -107,6 +108,7 @@ def test_what_is_not_permitted(directory):
         )
     finally:
         (directory / 'locked').rmdir()
+        (directory / 'closed.jsonl').unlink()
     if done.stderr == 'permitted\n':
         pytest.skip('this system does not let the process give up its rights')
     assert done.returncode == 0, done.stderr
