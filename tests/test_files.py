@@ -166,6 +166,22 @@ def test_a_link_to_what_is_not_there_yet_is_written_through(tmp_path):
     assert (tmp_path / 'images' / 'a.png').exists()
 
 
+def test_a_directory_with_others_in_it_takes_the_place_of_an_earlier_one(tmp_path):
+    target = tmp_path / 'net'
+    for name in ('mapping.mlpackage/Data/weights', 'mapping.mlpackage/Manifest', 'record', 'mine/note'):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text('old')
+    earlier = {'mapping.mlpackage/Data/weights', 'mapping.mlpackage/Manifest', 'record'}
+    with files.collected(target, earlier) as directory:
+        for name in ('synthesis.mlpackage/Data/weights', 'mapping.mlpackage/Manifest', 'record'):
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_text('new')
+    found = {path.relative_to(target).as_posix(): path.read_text() for path in target.rglob('*') if path.is_file()}
+    new = dict.fromkeys(['synthesis.mlpackage/Data/weights', 'mapping.mlpackage/Manifest', 'record'], 'new')
+    assert found == new | {'mine/note': 'old'}
+    assert not (target / 'mapping.mlpackage' / 'Data').exists()
+
+
 def test_names_of_directories_that_cannot_be_are_refused_before_any_work(tmp_path):
     with pytest.raises(UserError, match='File name too long'):
         files.require_writable_directory('--out', str(tmp_path / ('x' * 300)))
