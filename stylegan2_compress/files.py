@@ -5,10 +5,9 @@ import errno
 import hashlib
 import os
 import secrets
-import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +20,24 @@ try:
     import fcntl
 except ImportError:  # Windows has none.
     fcntl = None
+
+
+def status(path: str | os.PathLike, purpose: str = 'read') -> os.stat_result | None:
+    """What the system says of a path; None where nothing is. `Path.exists` and its like raise what no user understands.
+
+    Args:
+        path: of anything; a symbolic link is followed.
+        purpose: what the path was given for, 'read' or 'write'; for the error.
+
+    Raises:
+        UserError: it does not say: a directory on the way may not be entered or is a file, or the name is too long.
+    """
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f'Cannot {purpose} {path}: {error.strerror}.') from error
 
 
 @contextlib.contextmanager
@@ -125,12 +142,12 @@ def check_output(path: str, force: bool, endings: Sequence[str], inputs: Iterabl
         UserError: the file exists, is a directory or one of the inputs, is in a directory that cannot be written to,
             or has a name that says another format.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path or '.'):
         raise UserError(f'{path or "The empty name"} is a directory: name a file to write.')
     check_ending(path, endings)
     if any(each is not None and os.path.realpath(each) == os.path.realpath(path) for each in inputs):
         raise UserError(f'{path} is read and would be replaced: name another file to write.')
-    if Path(path).exists() and not force:
+    if status(path, 'write') is not None and not force:
         raise UserError(f'{path} exists: name another file, or add --force to replace it.')
     _require_writable_parent(path)
 
@@ -157,11 +174,16 @@ def require_writable_directory(option: str, directory: str) -> None:
     """
     if not directory:
         raise UserError(f'{option}= is empty: name a directory, such as {option}=. for this one.')
-    existing = os.path.abspath(directory)
+    existing = os.path.realpath(directory)
     while not os.path.exists(existing):
         existing = os.path.dirname(existing)
-    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+    if not _is_writable_directory(existing):
         raise UserError(f'{option}={directory} cannot be written to, because of {existing}; choose another directory.')
+    status(directory, 'write')  # Its own name may be one that cannot be.
+
+
+def _is_writable_directory(path: str | os.PathLike) -> bool:
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
 
 
 def make_directory(path: str | os.PathLike) -> None:
@@ -171,17 +193,20 @@ def make_directory(path: str | os.PathLike) -> None:
         UserError: it cannot be created.
     """
     try:
-        os.makedirs(path, exist_ok=True)
+        os.makedirs(os.path.realpath(path), exist_ok=True)
     except OSError as error:
         raise UserError(f'Cannot create {os.fspath(path)}: {error.strerror}.') from error
 
 
 def require_appendable(path: str | os.PathLike) -> None:
-    """Check that an existing file can be appended to.
+    """Check that a file can be appended to, or created if there is none.
 
     Raises:
         UserError: it cannot.
     """
+    if status(path, 'write') is None:
+        _require_writable_parent(path)
+        return
     try:
         with open(path, 'ab'):
             pass
@@ -224,84 +249,102 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     _sync_directory(target.parent)
 
 
-def refuse_to_replace_directory(path: str, force: bool, marker: str) -> None:
-    """Check that a directory can be made, and that there is none unless `force` is given and it is one of ours.
+def check_output_directory(path: str, force: bool, marker: str, inputs: Iterable[str | None] = ()) -> None:
+    """Check that a directory can be written, and that it is new or empty unless `force` is given and it is one of ours.
 
     Args:
         path: the directory.
-        force: whether to replace a directory that has the file `marker`, or is empty.
+        force: whether to write to a directory that has the file `marker`.
         marker: a file that all directories of the kind have.
+        inputs: what the command reads, which is not in such a directory.
 
     Raises:
-        UserError: there is a file or another directory, or its parent cannot be written to.
+        UserError: there is a file, another directory or one with an input, or it cannot be written to.
     """
-    target = Path(path)
-    if target.exists():
-        if not target.is_dir():
+    if status(path, 'write') is not None:
+        if not os.path.isdir(path):
             raise UserError(f'{path} is a file: name a directory to write.')
-        if any(target.iterdir()) and not (force and (target / marker).is_file()):
+        if not is_empty(path) and not (force and os.path.isfile(os.path.join(path, marker))):
             way_out = 'name another directory' if force else 'name another directory, or add --force to replace it'
             raise UserError(f'{path} exists{f" and has no {marker}" if force else ""}: {way_out}.')
-    _require_writable_parent(path)
+        for each in inputs:
+            if each is not None and os.path.exists(each) and is_inside(each, path):
+                raise UserError(f'{each} is read, and lies in {path}: name another directory to write.')
+        if not _is_writable_directory(path):
+            raise UserError(f'Cannot write {path}: the directory is not writable.')
+    else:
+        _require_writable_parent(path)
 
 
-def _require_writable_parent(path: str) -> None:
-    if not os.access(Path(path).absolute().parent, os.W_OK):
+def is_inside(path: str | os.PathLike, directory: str | os.PathLike) -> bool:
+    """Whether a path is in a directory or below, or is the directory; symbolic links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
+
+
+def is_empty(directory: str | os.PathLike) -> bool:
+    """Whether nothing is in a directory.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return not os.listdir(directory)
+    except OSError as error:
+        raise UserError(f'Cannot read {directory}: {error.strerror}.') from error
+
+
+def _require_writable_parent(path: str | os.PathLike) -> None:
+    """Check the directory that a file will be in, which is another one than its name says if it is a symbolic link."""
+    if not _is_writable_directory(os.path.dirname(os.path.realpath(path))):
         raise UserError(f'Cannot write {path}: its directory does not exist or is not writable.')
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
-    """A new directory that appears under `path` when the block ends, in place of one that may be there, or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f'.{target.name[:200]}.{secrets.token_hex(8)}.tmp')
-    try:
-        temporary.mkdir()
-    except OSError as error:
-        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
-    try:
-        yield temporary
-        if target.exists():
-            replaced = temporary.with_suffix('.old')
-            target.rename(replaced)
-            temporary.rename(target)
-            shutil.rmtree(replaced)
-        else:
-            temporary.rename(target)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    _sync_directory(target.parent)
-
-
-@contextlib.contextmanager
-def collected(path: str | os.PathLike) -> Iterator[Path]:
+def collected(path: str | os.PathLike, earlier: Collection[str] | None = None) -> Iterator[Path]:
     """A new directory whose files move to the directory `path` when the block ends, or none of them.
 
-    `path` is created if necessary. Files there of the same names are replaced, others stay.
+    `path` is created if necessary. What else is there stays.
+
+    Args:
+        path: a directory, of which only the first directories may exist.
+        earlier: the files in `path` that the new ones replace, all of them and no others, as paths relative to it;
+            None replaces those of the same names.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: they cannot be written, or one would replace a file that is not one of the earlier ones.
     """
-    target = Path(path)
-    existing = next(each for each in [target, *target.absolute().parents] if each.exists())
+    target = Path(os.path.realpath(path))
+    existing = next(each for each in [target, *target.parents] if os.path.exists(each))
     try:
         with tempfile.TemporaryDirectory(prefix='.tmp-', dir=existing) as temporary:
             yield Path(temporary)
-            target.mkdir(parents=True, exist_ok=True)
-            for file in sorted(Path(temporary).iterdir()):
-                os.replace(file, target / file.name)
+            found = sorted(file for file in Path(temporary).rglob('*') if not file.is_dir())
+            new = {file.relative_to(temporary).as_posix(): file for file in found}
+            if earlier is not None:
+                _make_room(target, earlier, new)
+            for name, file in new.items():
+                make_directory((target / name).parent)
+                os.replace(file, target / name)
+            make_directory(target)  # Of no files.
     except OSError as error:
         if error.errno is None:
             raise
         raise UserError(f'Cannot write {path}: {error.strerror}.') from error
+
+
+def _make_room(directory: Path, earlier: Collection[str], new: Collection[str]) -> None:
+    """Delete the earlier files in a directory that have no new ones of their names.
+
+    Raises:
+        UserError: there is another file of a new one's name; nothing has been deleted.
+    """
+    for name in new:
+        if name not in earlier and os.path.lexists(directory / name):
+            raise UserError(f'{directory / name} is none of the files that are replaced: move it away.')
+    for name in set(earlier) - set(new):
+        (directory / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Where there is more in it, as in `directory` there are the new files.
+            os.removedirs((directory / name).parent)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -136,6 +136,60 @@ def test_a_directory_is_refused_before_any_work_although_it_may_be_replaced(tmp_
         files.check_output(str(tmp_path), force=True, endings=[''])
 
 
+@pytest.mark.parametrize(
+    ('name', 'sentence'),
+    [
+        ('file/a.pkl', 'Not a directory'),
+        ('lost.pkl', 'its directory does not exist or is not writable'),
+        ('loop.pkl', 'Too many levels of symbolic links'),
+        ('x' * 300 + '.pkl', 'File name too long'),
+        ('there.pkl', 'exists: name another file, or add --force'),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_any_work(tmp_path, name, sentence):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'there.pkl').touch()
+    (tmp_path / 'lost.pkl').symlink_to('nowhere/a.pkl')
+    (tmp_path / 'loop.pkl').symlink_to('loop.pkl')
+    with pytest.raises(UserError, match=sentence):
+        files.check_output(str(tmp_path / name), force=False, endings=['.pkl'])
+
+
+def test_a_link_to_what_is_not_there_yet_is_written_through(tmp_path):
+    (tmp_path / 'new.pkl').symlink_to('a.pkl')
+    (tmp_path / 'new').symlink_to('images')
+    files.check_output(str(tmp_path / 'new.pkl'), force=False, endings=['.pkl'])
+    files.require_writable_directory('--out', str(tmp_path / 'new'))
+    with files.atomic_write(tmp_path / 'new.pkl'), files.collected(tmp_path / 'new') as directory:
+        (directory / 'a.png').touch()
+    assert (tmp_path / 'a.pkl').exists()
+    assert (tmp_path / 'images' / 'a.png').exists()
+
+
+def test_a_directory_with_others_in_it_takes_the_place_of_an_earlier_one(tmp_path):
+    target = tmp_path / 'net'
+    for name in ('mapping.mlpackage/Data/weights', 'mapping.mlpackage/Manifest', 'record', 'mine/note'):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text('old')
+    earlier = {'mapping.mlpackage/Data/weights', 'mapping.mlpackage/Manifest', 'record'}
+    with files.collected(target, earlier) as directory:
+        for name in ('synthesis.mlpackage/Data/weights', 'mapping.mlpackage/Manifest', 'record'):
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_text('new')
+    found = {path.relative_to(target).as_posix(): path.read_text() for path in target.rglob('*') if path.is_file()}
+    new = dict.fromkeys(['synthesis.mlpackage/Data/weights', 'mapping.mlpackage/Manifest', 'record'], 'new')
+    assert found == new | {'mine/note': 'old'}
+    assert not (target / 'mapping.mlpackage' / 'Data').exists()
+
+
+def test_names_of_directories_that_cannot_be_are_refused_before_any_work(tmp_path):
+    with pytest.raises(UserError, match='File name too long'):
+        files.require_writable_directory('--out', str(tmp_path / ('x' * 300)))
+    (tmp_path / 'loop').symlink_to('loop')
+    with pytest.raises(UserError, match='Too many levels of symbolic links'):
+        files.require_writable_directory('--out', str(tmp_path / 'loop'))
+
+
 def test_a_directory_in_the_way_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match='Cannot write'), files.atomic_write(tmp_path):
         pass

@@ -90,7 +90,7 @@ def convert(source, dest, only, force, trust, host_dir):
         check_ending(dest, NETWORK_FILES)
         click.echo(load('compression.publish:publish', host_dir)(source, dest, force, trust, only))
         return
-    check_output(dest, force, NETWORK_FILES, inputs=[source])
+    check_output(dest, force, NETWORK_FILES, inputs=[network_file(source)])
     load('compression.convert:convert', host_dir)(source, dest, trust, only)
 
 

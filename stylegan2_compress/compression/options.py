@@ -1,5 +1,6 @@
 """The options of runs, each declared once. Nothing here imports torch or the host."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, replace
 from typing import Any
@@ -49,8 +50,8 @@ class TrainingOptions:
     """What every run of ours takes.
 
     Raises:
-        UserError: what can be known without reading files: a value is not allowed, or nothing can be written to
-            `outdir`.
+        UserError: what can be known without reading files: a value is not allowed, nothing can be written to `outdir`,
+            or what is written would be data.
     """
 
     data: str = argument("Training images: directory or zip in the host's format.", metavar='PATH')
@@ -108,6 +109,7 @@ class TrainingOptions:
         arguments.check(self)
         require_tracker(self.track)
         files.require_writable_directory('--outdir', self.outdir)
+        require_outside_data(self.data, self.outdir, self.resume)
 
     def lr_decay_kimg(self, total_kimg: float) -> dict[str, list[float]]:
         """The argument of our loops for `lr_decay`, in a run of that length; nothing if rates stay as they are."""
@@ -116,6 +118,27 @@ class TrainingOptions:
     def given(self, *names: str) -> dict[str, Any]:
         """The options of these names that are not None."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def require_outside_data(data: str | None, outdir: str, resume: str | None) -> None:
+    """Check that a run is not written into its data, where its images would be some of them.
+
+    Args:
+        data: directory or zip. The host reads a directory with all that are in it.
+        outdir: where the run directory is created.
+        resume: the run that is continued, if that is named.
+
+    Raises:
+        UserError: it is.
+    """
+    if data is None or not os.path.isdir(data):
+        return
+    places = [('--outdir', outdir, 'name a directory elsewhere')]
+    if resume is not None and os.path.isdir(resume):
+        places.append(('--resume', resume, 'move it elsewhere'))
+    for option, place, way_out in places:
+        if files.is_inside(place, data):
+            raise UserError(f'{option}={place} is inside --data={data}, and its images would become data: {way_out}.')
 
 
 # Options that decide the host's arguments, in `configurations.loop_arguments` by the same names.

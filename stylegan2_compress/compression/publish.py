@@ -45,7 +45,8 @@ def publish(source: str, dest: str, force: bool = False, trust: bool = False, on
         card = model_card(pickles.local_file(source), path.name, sha256, networks['G_ema'], dest)
         api = huggingface_hub.HfApi()
         operations = [huggingface_hub.CommitOperationAdd(file, str(path))]
-        try:
+        permission = 'that `hf auth login` was run with a token that may write there'
+        with downloads.asking_the_hub(huggingface_hub, f'publish {dest}', permission):
             api.create_repo(repo, private=True, exist_ok=True)
             if not force and api.file_exists(repo, file):
                 raise UserError(f'{dest} exists: name another file, or add --force to replace it.')
@@ -53,11 +54,6 @@ def publish(source: str, dest: str, force: bool = False, trust: bool = False, on
             if not has_card:
                 operations.append(huggingface_hub.CommitOperationAdd('README.md', card.encode()))
             api.create_commit(repo, operations, commit_message=f'Add {file}')
-        except (huggingface_hub.utils.HfHubHTTPError, OSError, ValueError) as error:
-            raise UserError(
-                f'Cannot publish {dest} ({type(error).__name__}): check the name, and that `hf auth login` was run '
-                f'with a token that may write there.'
-            ) from error
     return f'{dest}: SHA-256 {sha256}' + (
         '; the README.md that is there was kept' if has_card else ', with a model card'
     )

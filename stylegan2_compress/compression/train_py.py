@@ -9,7 +9,7 @@ import dnnlib
 from stylegan2_compress import distributed, host
 from stylegan2_compress.arguments import click_options, given_options, value_as_text
 from stylegan2_compress.compression import plan as planning
-from stylegan2_compress.compression.options import MethodOptions
+from stylegan2_compress.compression.options import MethodOptions, require_outside_data
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics
 from stylegan2_compress.files import require_writable_directory
@@ -65,6 +65,7 @@ def extend_train(module: HostTrain) -> None:
         datasets.open_training_set(params['data'])  # The host finds out later, or not in a sentence.
         configurations.check_seed(params['seed'] or 0)
         resume = params['resume'] if is_run(params['resume']) else None
+        require_outside_data(params['data'], outdir, resume)
         if resume is not None:
             params['resume'] = None
         if distributed.torchrun_processes() is not None:

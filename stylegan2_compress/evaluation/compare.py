@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stylegan2_compress import pickles
+from stylegan2_compress import files, pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.export import exported
@@ -38,7 +38,7 @@ def compare(places: list[str], trust: bool = False) -> list[dict[str, object]]:
 
 def _row(place: str, trust: bool) -> dict[str, object]:
     path = Path(place)
-    if not path.exists():
+    if files.status(place) is None:
         raise UserError(f'{place} does not exist: name run directories or network files.')
     if exported.is_export(place):
         return _row_of_export(place)

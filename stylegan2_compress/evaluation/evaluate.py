@@ -18,6 +18,7 @@ from stylegan2_compress.evaluation.generators import open_generator, require_sam
 from stylegan2_compress.evaluation.tables import number, render
 from stylegan2_compress.export import exported
 from stylegan2_compress.export.record import RECORD
+from stylegan2_compress.files import require_appendable
 from stylegan2_compress.host import datasets, devices, downloads
 from stylegan2_compress.host.networks import require_finite
 
@@ -80,9 +81,11 @@ def evaluate(
         _check_data(file, generators[-1], data, training_set, label_dim)
         require_same_latents(file, generators[-1], files[0], generators[0], 'evaluate them one by one')
         require_finite(file, generators[-1])
-        place = _file_beside(file)
-        if out is None and place is not None and not os.access(os.path.dirname(os.path.abspath(place)), os.W_OK):
-            raise UserError(f'{file} is in a directory that is not writable: --out=FILE takes the results.')
+        if out is None and (place := _file_beside(file)) is not None:
+            for metric in chosen:
+                records.require_appendable(place, metric.name)
+    if out is not None:
+        require_appendable(out)
     dataset_kwargs = datasets.metric_dataset_kwargs(data, generators[0], mirror)
     setting = Setting(dataset_kwargs, torch_device, generators[0])
     for metric in chosen:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import dnnlib
 
+from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.base import Metric
 from stylegan2_compress.runs.directory import RunDirectory
@@ -59,11 +60,33 @@ def append(pkl: str, record: dict, out: str | None = None) -> None:
         pkl: path of the network; for `out`, it may be a URL.
         record: entries as in the result of the host's `calc_metric`, and more.
         out: file for records of several networks, each with its path.
+
+    Raises:
+        UserError: the file cannot be written.
     """
-    path = out or RunDirectory(os.path.dirname(os.path.abspath(pkl))).metric_path(record['metric'])
+    path = out or _beside(pkl, record['metric'])
     name = pkl if out else os.path.basename(pkl)
-    with open(path, 'a') as file:
-        file.write(json.dumps(dict(record, snapshot_pkl=name, timestamp=time.time())) + '\n')
+    try:
+        with open(path, 'a') as file:
+            file.write(json.dumps(dict(record, snapshot_pkl=name, timestamp=time.time())) + '\n')
+    except OSError as error:
+        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
+
+
+def require_appendable(pkl: str, metric: str) -> None:
+    """Check that `append` can write a record of a metric beside a network pickle.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        files.require_appendable(_beside(pkl, metric))
+    except UserError as error:
+        raise UserError(f'{error.message.rstrip(".")}; --out=FILE takes the results.') from error
+
+
+def _beside(pkl: str, metric: str) -> Path:
+    return RunDirectory(os.path.dirname(os.path.abspath(pkl))).metric_path(metric)
 
 
 def read(directory: Path) -> Iterator[dict]:

@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -88,9 +88,15 @@ class Exporter(ABC):
         return Child(self.runtime(), RUNTIMES / f'{self.loader}.py', paths, threads)
 
     @contextlib.contextmanager
-    def destination(self, out: str, options: ExportOptions) -> Iterator[Path]:
-        """A directory to write to, of which `out` is made when the block ends without an exception."""
-        with files.atomic_directory(out) as directory:
+    def destination(self, out: str, options: ExportOptions, earlier: Collection[str]) -> Iterator[Path]:
+        """A directory to write to, of which `out` is made when the block ends without an exception.
+
+        Args:
+            out: directory to write.
+            options: of the command.
+            earlier: the files there of the export that is replaced, as paths relative to it.
+        """
+        with files.collected(out, earlier) as directory:
             yield directory
 
     def finish(self, directory: Path, about: dict[str, Any], options: ExportOptions) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from stylegan2_compress import files, pickles
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.export import checking, graph
+from stylegan2_compress.export import checking, exported, graph
 from stylegan2_compress.export.base import Exporter, exporter
 from stylegan2_compress.export.options import ExportOptions
 from stylegan2_compress.export.record import RECORD
@@ -36,6 +36,8 @@ FEATURE_MAPS = 5
 def export(file: str, options: ExportOptions, force: bool = False, trust: bool = False) -> str:
     """Write the export of a generator (G_ema).
 
+    In the place of an export that exists, the files on its record are replaced, and others stay.
+
     Args:
         file: its network file, URL, or run directory, whose last snapshot counts.
         options: the format, and what is written where.
@@ -55,7 +57,8 @@ def export(file: str, options: ExportOptions, force: bool = False, trust: bool =
     if options.single_file:
         files.check_output(os.fspath(out), force, ('.html',), inputs=[file, options.teacher])
     else:
-        files.refuse_to_replace_directory(out, force, RECORD)
+        files.check_output_directory(out, force, RECORD, inputs=[file, options.teacher])
+    earlier = exported.files_on_record(out)
     generators = {'': file} if options.teacher is None else {'': file, 'teacher': options.teacher}
     opened = {name: open_generator(path, options, trust) for name, path in generators.items()}
     batch = chosen.batch if options.batch is None else None if options.batch == 'dynamic' else int(options.batch)
@@ -63,7 +66,7 @@ def export(file: str, options: ExportOptions, force: bool = False, trust: bool =
         require_memory(G, batch or 1, generators[name])
     chosen.check({generators[name]: G for name, G in opened.items()})
 
-    with chosen.destination(out, options) as directory:
+    with chosen.destination(out, options, earlier) as directory:
         about = {
             'format': options.format,
             'weights': options.weights,

@@ -20,7 +20,7 @@ from stylegan2_compress.export.running import Function
 
 def is_export(path: str) -> bool:
     """Whether this is a directory that `export` wrote."""
-    return Path(path, RECORD).is_file()
+    return os.path.isfile(os.path.join(path, RECORD))
 
 
 class Exported(torch.nn.Module):
@@ -124,6 +124,24 @@ def read_record(directory: str) -> dict[str, Any]:
         if os.path.basename(name) != name or not is_on_record(Path(directory, name), digests):
             raise UserError(f'{os.path.join(directory, name)} is not what was exported: export the network again.')
     return about
+
+
+def files_on_record(directory: str) -> set[str]:
+    """The files of an export, as paths relative to its directory; none where there is no export.
+
+    Raises:
+        UserError: its record cannot be read.
+    """
+    if not is_export(directory):
+        return set()
+    record = os.path.join(directory, RECORD)
+    with files.opened(record) as (file, _size):
+        try:
+            paths = {name: os.path.join(directory, name) for name in json.load(file)['files']}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f'{record} is not the record of an export: name another directory to write.') from error
+    inside = {name for name, path in paths.items() if files.is_inside(path, directory) and not os.path.isdir(path)}
+    return inside | {RECORD}
 
 
 def is_on_record(path: Path, digests: Mapping[str, str]) -> bool:

@@ -5,7 +5,7 @@ import contextlib
 import gzip
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ class WebExporter(OnnxExporter):
         onnxruntime_web.tarball()
 
     @contextlib.contextmanager
-    def destination(self, out: str, options: ExportOptions) -> Iterator[Path]:
+    def destination(self, out: str, options: ExportOptions, earlier: Collection[str]) -> Iterator[Path]:
         if not options.single_file:
-            with super().destination(out, options) as directory:
+            with super().destination(out, options, earlier) as directory:
                 yield directory
             return
         with tempfile.TemporaryDirectory() as directory:

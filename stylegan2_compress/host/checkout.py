@@ -12,6 +12,7 @@ from types import ModuleType
 import click
 
 import stylegan2_compress.patches as patches
+from stylegan2_compress import files
 from stylegan2_compress.caches import cache_dir, make_ours_writable
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import download as host_download
@@ -92,9 +93,11 @@ def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
         replaceable = not _is_intact(target) or not _is_from(target, source)
     else:
         target, label = Path(dest).absolute(), '--dest'
-        replaceable = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+        replaceable = not os.path.exists(target) or (target.is_dir() and files.is_empty(target))
         if not replaceable and _missing(target):
             raise UserError(f'--dest={dest} is not empty and not stylegan2-ada-pytorch: name a new directory.')
+        if replaceable:
+            files.require_writable_directory('--dest', str(dest))
     if replaceable:
         click.echo(f'Fetching stylegan2-ada-pytorch into {target} …', err=True)
         try:
@@ -166,7 +169,7 @@ def _find(host: str | Path | None) -> Host | None:
 
 
 def _missing(path: Path) -> list[str]:
-    return [name for name in _LANDMARKS if not (path / name).is_file()]
+    return [name for name in _LANDMARKS if not os.path.isfile(path / name)]
 
 
 def _download(path: Path, source: str) -> str:

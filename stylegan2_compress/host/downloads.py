@@ -224,15 +224,33 @@ def hub(name: str) -> ModuleType:
     return huggingface_hub
 
 
+@contextlib.contextmanager
+def asking_the_hub(huggingface_hub: ModuleType, purpose: str, permission: str) -> Iterator[None]:
+    """A block in which the Hub is asked for something.
+
+    Args:
+        huggingface_hub: as `hub` returns it.
+        purpose: what cannot be done where it fails.
+        permission: what the Hub may want for it.
+
+    Raises:
+        UserError: the Hub refuses, or cannot be reached.
+    """
+    refused = huggingface_hub.utils.HfHubHTTPError
+    unreached = refused.__bases__  # Errors of the client for HTTP, which is another one in other versions.
+    try:
+        yield
+    except (refused, *unreached, OSError, ValueError) as error:
+        raise UserError(
+            f'Cannot {purpose} ({type(error).__name__}): check the network, the name, and {permission}.'
+        ) from error
+
+
 def _from_hub(name: str) -> str:
     match = re.fullmatch(r'hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>.+)', name)
     if match is None:
         raise UserError(f'{name} is not of the form hf://OWNER/REPOSITORY/FILE.')
     huggingface_hub = hub(name)
-    try:
+    permission = 'for a private repository, that you are logged in'
+    with asking_the_hub(huggingface_hub, f'get {name} from the Hugging Face Hub', permission):
         return huggingface_hub.hf_hub_download(match['repo'], match['file'], revision=match['revision'])
-    except (huggingface_hub.utils.HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(
-            f'Cannot get {name} from the Hugging Face Hub ({type(error).__name__}): check the name and, for a private '
-            f'repository, that you are logged in.'
-        ) from error

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 
 ContentMask = Callable[[torch.Tensor], torch.Tensor]
@@ -14,14 +15,15 @@ def load_content_mask(path: str | Path, device: torch.device | str = 'cpu') -> C
     """A content mask from a TorchScript file.
 
     Raises:
-        UserError: the file does not exist, or is not TorchScript.
+        UserError: the file cannot be read, or is not TorchScript.
     """
-    if not Path(path).is_file():
-        raise UserError(f'There is no content mask file {path}.')
-    try:
-        return torch.jit.load(str(path), map_location=device).eval()
-    except RuntimeError as error:
-        raise UserError(f'The content mask {path} is not a TorchScript file: write it with torch.jit.save.') from error
+    with files.opened(path) as (file, _size):
+        try:
+            return torch.jit.load(file, map_location=device).eval()
+        except RuntimeError as error:
+            raise UserError(
+                f'The content mask {path} is not a TorchScript file: write it with torch.jit.save.'
+            ) from error
 
 
 def content(images: torch.Tensor, content_mask: ContentMask | None) -> torch.Tensor:

@@ -48,9 +48,7 @@ def _destination(run_dirs: Sequence[str | os.PathLike], out: str | None) -> Path
         path = Path(run_dirs[0] if len(run_dirs) == 1 else '.', FILE_NAME)
     else:
         path = Path(out) if out.endswith('.html') else Path(out, FILE_NAME)
-    existing = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
-    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f'Cannot write {path}: {existing} is not a writable directory; name another with --out.')
-    if path.exists() and not reading.is_report(path):
+    files.require_writable_directory('--out', os.fspath(path.parent))
+    if files.status(path, 'write') is not None and not reading.is_report(path):
         raise UserError(f'{path} exists and is not a report: name another file with --out.')
     return path

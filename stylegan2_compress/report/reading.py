@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.runs.directory import ERROR, LOST, STUDENT, RunDirectory, kimg_of
@@ -136,7 +137,7 @@ def _exports(path: Path) -> list[Path]:
 
 def is_report(path: Path) -> bool:
     """Whether a file is a report."""
-    with open(path, 'rb') as file:
+    with files.opened(path) as (file, _size):
         return GENERATOR.encode() in file.read(2000)
 
 

@@ -1,10 +1,11 @@
 """A run's directory: which files a run has, and what they are called. No other module knows these names."""
 
 import contextlib
+import glob
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,10 @@ class RunDirectory(os.PathLike):
 
     __str__ = __fspath__
 
+    def _named(self, pattern: str) -> list[Path]:
+        """The files of a pattern; none of a directory that cannot be read, or is none."""
+        return [self.path / name for name in glob.glob(pattern, root_dir=self.path)]
+
     # --- Among others -------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -151,7 +156,7 @@ class RunDirectory(os.PathLike):
     def existing_files(self) -> Iterator[Path]:
         """Files that only runs have: at least one is in the directory of every run that has begun."""
         patterns = (OPTIONS, LOG, STATS, METRICS, SNAPSHOTS, FAKES)
-        return (path for pattern in patterns for path in self.path.glob(pattern) if path.is_file())
+        return (path for pattern in patterns for path in self._named(pattern) if os.path.isfile(path))
 
     # --- Options and the start ----------------------------------------------------------------------------------------
 
@@ -207,7 +212,7 @@ class RunDirectory(os.PathLike):
 
     def snapshots(self) -> list[Path]:
         """The network pickles, oldest first."""
-        return _sorted(self.path.glob(SNAPSHOTS))
+        return _sorted(self._named(SNAPSHOTS))
 
     def fakes_path(self, cur_nimg: int) -> Path:
         """The image grid after so many images."""
@@ -215,7 +220,7 @@ class RunDirectory(os.PathLike):
 
     def fakes(self) -> list[Path]:
         """The image grids, oldest first, and at the end the one from before the first step."""
-        return _sorted(self.path.glob(FAKES))
+        return _sorted(self._named(FAKES))
 
     def ticket_path(self, name: str) -> Path:
         """The ticket that `find-ticket` keeps under a name, 'best' or 'last'."""
@@ -229,11 +234,11 @@ class RunDirectory(os.PathLike):
 
     def metrics(self) -> list[Path]:
         """The results of all metrics that were measured, by name."""
-        return sorted(self.path.glob(METRICS))
+        return sorted(self._named(METRICS))
 
     def record_sizes(self) -> dict[str, int]:
         """The sizes in bytes of the files that the run appends to, by name."""
-        return {path.name: path.stat().st_size for pattern in RECORDS for path in self.path.glob(pattern)}
+        return {path.name: path.stat().st_size for pattern in RECORDS for path in self._named(pattern)}
 
     def cut_records(self, sizes: Mapping[str, int]) -> None:
         """Truncate the records to these sizes, and others to nothing: a continued run writes what came after again."""
@@ -258,7 +263,7 @@ class RunDirectory(os.PathLike):
     def states(self) -> list[Path]:
         """The training states, newest first."""
         pattern = re.escape(STATES).replace(r'\*', r'\d+\.\d+')
-        return sorted((path for path in self.path.glob(STATES) if re.fullmatch(pattern, path.name)), reverse=True)
+        return sorted((path for path in self._named(STATES) if re.fullmatch(pattern, path.name)), reverse=True)
 
     def has_lost_states(self, args: Mapping) -> bool:
         """Whether a run of these loop arguments got so far that it must have had a training state, but has none.
@@ -271,7 +276,7 @@ class RunDirectory(os.PathLike):
     def delete_temporary_files(self) -> None:
         """Delete what a kill in the middle of `files.atomic_write` left behind."""
         for pattern in (STATES, SNAPSHOTS):
-            for path in self.path.glob(f'.{os.path.splitext(pattern)[0]}.tmp'):
+            for path in self._named(f'.{os.path.splitext(pattern)[0]}.tmp'):
                 path.unlink()
 
 
@@ -290,6 +295,6 @@ def _number(name: str) -> int:
     return int(match.group()) if match else -1
 
 
-def _sorted(paths: Iterator[Path]) -> list[Path]:
+def _sorted(paths: Iterable[Path]) -> list[Path]:
     """By the kimg in their names; those without come last."""
     return sorted(paths, key=lambda path: (kimg_of(path) is None, kimg_of(path) or 0, path.name))

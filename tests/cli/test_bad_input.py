@@ -1,8 +1,11 @@
 """Bad input to every command: status 2, one sentence that says what is wrong, no trace, and nothing written."""
 
+import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import bad_inputs
@@ -12,21 +15,30 @@ from click.testing import CliRunner
 from stylegan2_compress.cli import COMMANDS, main
 from stylegan2_compress.runs import launch
 
-TABLE = Path(__file__).with_suffix('.txt').with_name('bad_input.txt')
+NAMES = {'$TINY': bad_inputs.TINY, '$LONG': 'x' * 300}
+TABLE = Path(__file__).with_name('bad_input.txt')
+NOT_PERMITTED = Path(__file__).with_name('not_permitted.txt')
 
 
-def cases():
+def cases(table: Path):
     """Command lines and parts of their sentences."""
     beginning = ''
-    for line in TABLE.read_text(encoding='utf-8').splitlines():
+    for line in table.read_text(encoding='utf-8').splitlines():
         if line.startswith('['):
             beginning = line[1:-1]
         elif line and not line.startswith('#'):
             words, _arrow, sentence = line.rpartition(' -> ')
-            yield pytest.param(f'{beginning} {words}'.strip(), sentence, id=words)
+            yield pytest.param(named(f'{beginning} {words}'.strip()), named(sentence), id=words)
 
 
-CASES = list(cases())
+def named(text: str) -> str:
+    """A text with what its names mean."""
+    for name, meaning in NAMES.items():
+        text = text.replace(name, meaning)
+    return text
+
+
+CASES = list(cases(TABLE))
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +66,7 @@ def no_runs(monkeypatch):
 @pytest.mark.filterwarnings('ignore')  # Of libraries, on what is refused a moment later.
 @pytest.mark.parametrize(('line', 'sentence'), CASES)
 def test_bad_input(directory, line, sentence):
-    words = shlex.split(line.replace('$TINY', bad_inputs.TINY))
+    words = shlex.split(line)
     before = bad_inputs.snapshot(directory)
     result = CliRunner().invoke(main, words, catch_exceptions=False)
     assert result.exit_code == 2, result.output
@@ -62,9 +74,47 @@ def test_bad_input(directory, line, sentence):
     assert result.stdout == ''
     usage, _error, said = result.stderr.rpartition('Error: ')
     assert usage == '' or usage.startswith('Usage: '), result.stderr
-    assert sentence.replace('$TINY', bad_inputs.TINY) in said
+    assert sentence in said
     assert re.fullmatch(r'[^\n]*\n', said), 'one line'
     assert 'Traceback' not in result.stderr
+
+
+UNPRIVILEGED = """
+import json, os, sys, unprivileged
+unprivileged.become()
+if os.access('locked', os.X_OK):
+    sys.exit('permitted')
+from click.testing import CliRunner
+from stylegan2_compress.cli import main
+results = [CliRunner().invoke(main, line) for line in json.load(sys.stdin)]
+print(json.dumps([(result.exit_code, result.output) for result in results]))
+"""
+
+
+def test_what_is_not_permitted(directory):
+    """In one process, which is not root."""
+    lines, sentences = zip(*(case.values for case in cases(NOT_PERMITTED)), strict=True)
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1] / 'support'))
+    (directory / 'locked').mkdir(mode=0)
+    (directory / 'closed.jsonl').touch(mode=0o444)
+    try:
+        done = subprocess.run(
+            [sys.executable, '-W', 'ignore', '-c', UNPRIVILEGED],
+            input=json.dumps([shlex.split(line) for line in lines]),
+            env=environment,
+            cwd=directory,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        (directory / 'locked').rmdir()
+        (directory / 'closed.jsonl').unlink()
+    if done.stderr == 'permitted\n':
+        pytest.skip('this system does not let the process give up its rights')
+    assert done.returncode == 0, done.stderr
+    for line, sentence, (status, output) in zip(lines, sentences, json.loads(done.stdout), strict=True):
+        assert status == 2, (line, output)
+        assert sentence in output.splitlines()[-1], line
 
 
 def test_there_are_many_and_of_every_command():

@@ -1,5 +1,6 @@
 """`convert IN hf://…`: what is uploaded, what the model card says, and what is left alone. The Hub is a stand-in."""
 
+import functools
 import json
 from typing import ClassVar
 
@@ -125,3 +126,13 @@ def test_what_cannot_be_published_is_a_sentence(hub, run_dir, monkeypatch):
     monkeypatch.setattr(hub, 'create_repo', fail)
     assert f'Cannot publish {PLACE} (OSError)' in refused('convert', source, PLACE)
     assert hub.files == {}
+
+
+def test_without_a_network_it_is_a_sentence(run_dir, monkeypatch):
+    """The error is that of the package's own client for HTTP."""
+    monkeypatch.setattr(
+        huggingface_hub, 'HfApi', functools.partial(huggingface_hub.HfApi, endpoint='http://127.0.0.1:1', token='hf_no')
+    )
+    said = refused('convert', run_dir / 'network-snapshot-000010.pkl', PLACE)
+    assert f'Cannot publish {PLACE} (' in said
+    assert 'check the network, the name, and that `hf auth login` was run' in said

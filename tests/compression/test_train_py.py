@@ -123,6 +123,7 @@ def test_trains_with_dime_and_the_snapshot_needs_nothing_of_ours(tmp_path, check
         (['--seed=-1'], '--seed=-1 must be'),
         (['--data=text.zip'], 'dataset.json that cannot be used'),
         (['--data=odd.zip'], 'resolution 12'),
+        (['--data=images', '--outdir=images/runs'], '--outdir=images/runs is inside --data=images'),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )
@@ -130,6 +131,7 @@ def test_bad_input(checkout, tmp_path, make_dataset_zip, data, teacher, given, s
     patch(checkout)
     shutil.copy(teacher, checkout)
     make_dataset_zip(checkout, n=2, resolution=12, name='odd.zip')
+    shutil.unpack_archive(data, checkout / 'images')
     with zipfile.ZipFile(make_dataset_zip(checkout, n=2, name='text.zip'), 'a') as archive:
         names = [name for name in archive.namelist() if name.endswith('.png')]
         archive.writestr('dataset.json', json.dumps({'labels': [[name, 'cat'] for name in names]}))

@@ -361,10 +361,25 @@ def test_results_go_where_they_can_be_written(place, copies, tmp_path, monkeypat
     assert [list(line['results'].values()) for line in lines] == [next(iter(each.values.values())) for each in found]
     assert not list(tmp_path.glob('metric-*'))
     monkeypatch.setattr(os, 'access', lambda path, _mode: str(path) != str(tmp_path))
-    with pytest.raises(UserError, match=r'teacher.pkl is in a directory that is not writable: --out=FILE takes'):
+    said = r'metric-agreement1k.jsonl: its directory does not exist or is not writable; --out=FILE takes'
+    with pytest.raises(UserError, match=said):
         evaluate(copies, str(place / 'data.zip'), 'agreement', device='cpu')
     evaluate(copies, str(place / 'data.zip'), 'agreement', **given)
     assert len(out.read_text().splitlines()) == 3
+
+
+def test_results_that_cannot_be_written_are_refused_before_they_are_measured(place, copies, tmp_path, monkeypatch):
+    """As root, who may write everything, only what is no file cannot be."""
+    monkeypatch.setattr(sys.modules[evaluate.__module__], 'look_at_two_images', None)  # Nothing is measured.
+    (tmp_path / 'metric-agreement1k.jsonl').mkdir()
+    with pytest.raises(UserError, match=r'metric-agreement1k.jsonl: Is a directory; --out=FILE takes the results'):
+        evaluate(copies, str(place / 'data.zip'), 'agreement', device='cpu')
+    for name, said in [('file/r.jsonl', 'Not a directory'), ('metric-agreement1k.jsonl', 'Is a directory')]:
+        (tmp_path / 'file').touch()
+        with pytest.raises(UserError, match=f'Cannot write .*{name}: {said}'):
+            evaluate(copies, str(place / 'data.zip'), 'agreement', device='cpu', out=str(tmp_path / name))
+    with pytest.raises(UserError, match=r'Cannot write .*metric-agreement1k.jsonl: Is a directory'):
+        records.append(copies[0], dict(results={}, metric='agreement1k'))
 
 
 def test_a_run_directory_stands_for_its_last_snapshot(place, copies, tmp_path):

@@ -272,9 +272,36 @@ class TestBadInput:
         run('export', pkl, '--format', 'torch', '--out', out)
         (out / 'mapping.pt2').write_text('old')
         assert 'add --force' in refused('export', pkl, '--format', 'torch', '--out', out, unchanged=tmp_path)
+        mine = {'metric-fid.jsonl': '{}', 'note.txt': 'mine', 'images/a.png': 'an image'}
+        (out / 'images').mkdir()
+        for name, content in mine.items():
+            (out / name).write_text(content)
+        shutil.copy(pkl, out / 'student.pkl')
+        printed = refused('export', out / 'student.pkl', '--format', 'torch', '--out', out, '--force', unchanged=out)
+        assert f'student.pkl is read, and lies in {out}: name another directory to write.' in printed
         run('export', pkl, '--format', 'torch', '--out', out, '--force')
         assert (out / 'mapping.pt2').stat().st_size > 1000
+        for name, content in mine.items():
+            assert (out / name).read_text() == content
+        assert (out / 'student.pkl').read_bytes() == pkl.read_bytes()
         assert [path.name for path in tmp_path.iterdir()] == ['x']
+
+    def test_force_replaces_nothing_that_is_not_on_record(self, pkl, tmp_path):
+        out = tmp_path / 'x'
+        (out / 'sub').mkdir(parents=True)
+        for name in ('mapping.pt2', 'sub/old.onnx', '../mine'):
+            (out / name).write_text('some file')
+        (out / 'export.json').write_text('[]')
+        printed = refused('export', pkl, '--format', 'torch', '--out', out, '--force', unchanged=tmp_path)
+        assert 'export.json is not the record of an export: name another directory' in printed
+        names = ['sub/old.onnx', 'gone.onnx', '../mine', str(tmp_path / 'mine'), 'sub', '.', '']
+        (out / 'export.json').write_text(json.dumps({'files': {name: {} for name in names}}))
+        printed = refused('export', pkl, '--format', 'torch', '--out', out, '--force', unchanged=tmp_path)
+        assert 'mapping.pt2 is none of the files that are replaced: move it away.' in printed
+        (out / 'mapping.pt2').unlink()
+        run('export', pkl, '--format', 'torch', '--out', out, '--force')
+        assert sorted(os.listdir(out)) == ['export.json', 'mapping.pt2', 'run.py', 'synthesis.pt2']
+        assert (tmp_path / 'mine').read_text() == 'some file'
 
     @pytest.mark.parametrize('off', [0.002, float('nan')])
     def test_files_that_differ_are_removed(self, pkl, tmp_path, monkeypatch, off):

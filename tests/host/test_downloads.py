@@ -276,7 +276,10 @@ def test_what_the_hub_does_not_have_is_a_sentence(monkeypatch):
         raise LocalEntryNotFoundError('no connection\nat all')
 
     monkeypatch.setattr(huggingface_hub, 'hf_hub_download', fail)
-    assert 'Cannot get hf://org/repo/a.pkl from the Hugging Face Hub' in refused('inspect', 'hf://org/repo/a.pkl')
+    said = refused('inspect', 'hf://org/repo/a.pkl')
+    assert (
+        'Cannot get hf://org/repo/a.pkl from the Hugging Face Hub (LocalEntryNotFoundError): check the network' in said
+    )
 
 
 def test_without_the_extra_it_is_named(monkeypatch):

@@ -151,8 +151,10 @@ def write_what_is_no_network(directory: Path) -> None:
     good = (directory / 'teacher.pkl').read_bytes()
     tensors = bytearray((directory / 'teacher.safetensors').read_bytes())
     tensors[-9] ^= 64
-    (directory / 'dir').mkdir()
-    (directory / 'broken_link').symlink_to('missing/directory')
+    for name in ('dir', 'dir.html'):
+        (directory / name).mkdir()
+    (directory / 'link').symlink_to('dir')
+    (directory / 'lost.pkl').symlink_to('nodir/out.pkl')
     for name, contents in {
         'text.pkl': b'This is text.\n' * 20,
         'text.safetensors': b'This is text.\n' * 20,
