@@ -355,6 +355,25 @@ def test_what_was_measured_of_the_start_is_in_the_table_and_the_curve(make_run):
     assert 'Before training – – 90 Generator – – 8 at 6 kimg' in re.sub(r'\s+', ' ', page.text)
 
 
+def test_a_curve_has_results_of_one_setting(make_run):
+    """What `evaluate` measures with other data does not replace a point; further seeds are averaged."""
+
+    def line(kimg, fid, **more):
+        return {'results': {'fid5k': fid}, 'snapshot_pkl': f'network-snapshot-{kimg:06d}.pkl', **more}
+
+    other = [line(6, 99.0, seed=0, data='other.zip')]
+    start = [{'results': {'fid5k': 90.0}, 'snapshot_pkl': 'student.pkl', 'seed': 0, 'data': 'data.zip'}]
+    own = [line(3, 9.0), line(6, 8.0)]  # As training leaves them.
+    options = {'training_set_kwargs': {'path': 'data.zip'}}
+    page = write(make_run('trained', options, metrics={'fid': own + start + other}))
+    assert page.lines() == {('fid5k', ''): [[0, 90.0], [3, 9.0], [6, 8.0]]}
+    seeds = [line(6, 6.0, seed=0, data='data.zip'), line(6, 7.0, seed=1, data='data.zip')]
+    page = write(make_run('repeated', options, metrics={'fid': own + seeds + other}))
+    assert page.lines() == {('fid5k', ''): [[3, 9.0], [6, 6.5]]}
+    run = reading.read(make_run('measured', options, metrics={'fid': seeds + other}))
+    assert run.metrics == {'fid5k': [reading.Point(6, 99.0)]}  # Of as many snapshots, the newest.
+
+
 def test_nested_options_by_dotted_names():
     options = {'a': {'b': {'c': 1.5, 'd': {}}}, 'e': [1, 'x'], 'f': None, 'g': 'text'}
     assert flatten(options) == {'a.b.c': '1.5', 'a.b.d': '{}', 'e': '[1, "x"]', 'f': 'null', 'g': 'text'}
