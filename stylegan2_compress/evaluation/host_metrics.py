@@ -57,6 +57,7 @@ class HostMetric(Metric):
         super().__init__(samples or HOST_SAMPLES)
         self.metric = metric
         self.name = host_name(metric, self.samples)
+        self.random_noise = not metric.startswith('ppl')  # Path lengths are of images with constant noise.
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
