@@ -133,8 +133,9 @@ def tell_of_noise(generators: Mapping[str, Generator], chosen: Sequence[Metric])
     export = next((file for file, G in generators.items() if isinstance(G, exported.Exported)), None)
     if names and export is not None and any(map(has_noise, generators.values())):
         print(
-            f'{export} is an export, with its noise built in, and networks get random noise for {", ".join(names)}: these '
-            'numbers differ even where the export is exact. --metrics=agreement compares images with constant noise.',
+            f'{export} is an export, with its noise built in, and networks get random noise for {", ".join(names)}: '
+            'these numbers differ even where the export is exact. --metrics=agreement compares images with constant '
+            'noise.',
             file=sys.stderr,
         )
 
