@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -21,7 +22,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.teachers import TEACHERS
 from stylegan2_compress.report import charts, generators, reading
-from stylegan2_compress.report.page import flatten, short_names
+from stylegan2_compress.report.page import flatten, short_names, short_paths
 from stylegan2_compress.report.reading import Point
 from stylegan2_compress.runs import launch
 from stylegan2_compress.runs.directory import RunDirectory
@@ -517,6 +518,33 @@ def test_a_teacher_of_several_runs_is_shown_once_with_what_was_measured_of_it(wi
     whose = [picture['alt'].rpartition(', image')[0] for picture in page.all('img')]
     in_order = ['teacher', 'at 7 kimg', 'at 7 kimg', 'at 0 kimg', 'at 7 kimg', 'at 0 kimg', 'at 7 kimg']
     assert whose[:: generators.COLUMNS] == in_order
+
+
+def test_teachers_of_the_same_name_are_told_apart(with_networks, make_generator, make_discriminator):
+    """By as much of their paths as that takes."""
+    run_dir, teacher, _student = with_networks
+    second = run_dir.parent / 'more' / '00001-other'
+    shutil.copytree(run_dir, second)
+    other = make_generator(seed=5, synthesis_kwargs={'channel_base': 512, 'channel_max': 16})
+    pickles.save(second.parent / 'teacher.pkl', dict(G=other, D=make_discriminator(), G_ema=other))
+    options = json.loads((second / 'training_options.json').read_text())
+    options['loss_kwargs']['teacher'] = str(second.parent / 'teacher.pkl')
+    (second / 'training_options.json').write_text(json.dumps(options))
+    page = write(run_dir, second, out=run_dir / 'both.html', snapshots=1)
+    words = re.sub(r'\s+', ' ', page.text)
+    for name, G in [('outside/teacher.pkl', teacher), ('more/teacher.pkl', other)]:
+        assert f'Teacher {name} {profiling.parameters(G):,} ' in words
+    whose = [picture['alt'].rpartition(', image')[0] for picture in page.all('img')]
+    assert whose.count('teacher') == 2 * generators.COLUMNS
+
+
+def test_paths_in_short():
+    def short(*paths):
+        return short_paths([Path(path) for path in paths])
+
+    assert short('/a/b.pkl', 'c.pkl') == ['b.pkl', 'c.pkl']
+    assert short('/x/a/b.pkl', '/y/a/b.pkl', '/c.pkl') == ['x/a/b.pkl', 'y/a/b.pkl', '/c.pkl']
+    assert short('b.pkl', '/b.pkl') == ['b.pkl', '/b.pkl']
 
 
 def test_pages_beside_the_report_are_linked(make_run):
