@@ -29,12 +29,14 @@ class Metric(ABC):
     Attributes:
         name: includes the number of images. It is part of a file name, and the names of results begin with it.
         of_teacher: whether the teacher itself is measured, too.
+        random_noise: whether networks get random noise, as in the host's metrics; exports have theirs built in.
         samples: number of images that the user asked for; None for the metric's own number.
         setting: of the evaluation; there after `prepare`.
     """
 
     name: str
     of_teacher = True
+    random_noise = False
 
     def __init__(self, samples: int | None = None):
         self.samples = samples

@@ -8,7 +8,7 @@ import numpy as np
 
 from stylegan2_compress import files, pickles
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.evaluation import records
+from stylegan2_compress.evaluation import records, settings
 from stylegan2_compress.export import exported
 from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.host import profiling
@@ -28,7 +28,7 @@ def compare(places: list[str], trust: bool = False) -> list[dict[str, object]]:
 
     Returns:
         Rows for `tables.render`: name, options of the training, size, and every recorded result. Results with several
-        seeds are shown as their mean and as `… std`.
+        seeds are shown as their mean and as `… std`; of several settings, such as other data, the one measured last.
 
     Raises:
         UserError: a place is none of them.
@@ -99,15 +99,9 @@ def _options(run: RunDirectory, snapshot: str) -> dict[str, object]:
 
 
 def _results(entries: Iterable[dict]) -> dict[str, float]:
-    """The newest result by name. With several seeds, mean and standard deviation of the newest result of each."""
-    by_name: dict[str, dict[object, float]] = {}
-    for record in entries:
-        for name, value in record['results'].items():
-            by_name.setdefault(name, {})[record.get('seed')] = value
+    """Results by name, of the newest setting. With several seeds, mean and standard deviation of the newest of each."""
     results = {}
-    for name, by_seed in by_name.items():
-        seeds = [seed for seed in by_seed if seed is not None] or [None]  # The host records none in training.
-        values = [by_seed[seed] for seed in seeds]
+    for name, values in settings.newest(entries).items():
         results[name] = float(np.mean(values))
         if len(values) > 1:
             results[f'{name} std'] = float(np.std(values, ddof=1))

@@ -28,6 +28,7 @@ class EmbeddingMetric(Metric):
     """
 
     kind: str
+    random_noise = True
     samples: int
 
     def __init__(self, spec: str, samples: int | None):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -93,6 +94,7 @@ def evaluate(
         if not metric.of_teacher and set(files) == {files[0]}:
             raise UserError(f'--metrics={metric.name} compares other networks with the first one: name a second one.')
 
+    tell_of_noise(dict(zip(files, generators, strict=True)), chosen)
     measuring.set_backends()
     question = measuring.Question(metric_names, samples, files[0], data, dataset_kwargs, trust)
     seeds = range(seed, seed + repeats)
@@ -126,6 +128,24 @@ def _one_by_one(
         for seed in seeds:
             yield file, question.about(file, seed, chosen, G)
         G.cpu()
+
+
+def tell_of_noise(generators: Mapping[str, Generator], chosen: Sequence[Metric]) -> None:
+    """Say so where the numbers of an export and of a network are of images with different noise."""
+    names = [metric.name for metric in chosen if metric.random_noise]
+    export = next((file for file, G in generators.items() if isinstance(G, exported.Exported)), None)
+    if names and export is not None and any(map(has_noise, generators.values())):
+        print(
+            f'{export} is an export, with its noise built in, and networks get random noise for {", ".join(names)}: '
+            'these numbers differ even where the export is exact. --metrics=agreement compares images with constant '
+            'noise.',
+            file=sys.stderr,
+        )
+
+
+def has_noise(G: Generator) -> bool:
+    """Whether noise inputs have an effect; not known of exports."""
+    return any(name.endswith('noise_strength') and bool(value.any()) for name, value in G.named_parameters())
 
 
 def look_at_two_images(G: Generator) -> None:

@@ -25,10 +25,12 @@ from stylegan2_compress.embeddings.torchscript import INCEPTION, VGG16
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.names import HOST_SAMPLES, host_name
+from stylegan2_compress.evaluation.settings import MIRROR
 from stylegan2_compress.host import downloads
 from stylegan2_compress.host.devices import precision
 
 DETECTORS = {'fid': INCEPTION, 'kid': INCEPTION, 'is': INCEPTION, 'pr': VGG16, 'ppl': VGG16}
+MIRRORING = ('fid', 'kid', 'pr')  # Use the data, with mirrored images if asked for; the names in `_full` never do.
 COMPUTED_BY = (  # Each metric is one call of one of these functions; the argument is the number of generated images.
     (frechet_inception_distance, 'compute_fid', 'num_gen'),
     (kernel_inception_distance, 'compute_kid', 'num_gen'),
@@ -55,11 +57,17 @@ class HostMetric(Metric):
         super().__init__(samples or HOST_SAMPLES)
         self.metric = metric
         self.name = host_name(metric, self.samples)
+        self.random_noise = not metric.startswith('ppl')  # Path lengths are of images with constant noise.
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         require_detector(self.metric)
         downloads.writable_cache(downloads.STATISTICS)
+
+    def facts(self) -> dict[str, object]:
+        if not self.metric.startswith(MIRRORING) or self.metric.endswith('_full'):
+            return {}
+        return {MIRROR: bool(self.setting.training_set_kwargs.get('xflip'))}
 
     def measure(self, G: Generator, seed: int) -> dict[str, float]:
         with tqdm(total=1000, desc=self.name, leave=False, disable=None, bar_format='{l_bar}{bar}| {elapsed}') as bar:

@@ -12,7 +12,9 @@ from stylegan2_compress.evaluation.base import Metric
 from stylegan2_compress.evaluation.embedding_metrics import DensityCoverage, FrechetDistance, KernelDistance
 from stylegan2_compress.evaluation.host_metrics import HostMetric
 
-DINOV2 = 'hf:facebook/dinov2-large'  # Stein et al., NeurIPS 2023: Fréchet distance in DINOv2 ViT-L/14.
+# DINOv2 ViT-L/14, as in Stein et al., NeurIPS 2023, but with transformers' interpolation of positions: numbers are not
+# those of their code.
+DINOV2 = 'hf:facebook/dinov2-large'
 
 # Metrics by name, built from the number of images, after the spec of an embedding for the names that end in :EMBEDDING.
 METRICS: dict[str, Callable[..., Metric]] = {

@@ -1,7 +1,8 @@
 """Exports in their runtimes beside the generator they are of: differences and times."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,9 @@ class Check:
     host_seconds_per_image: float  # Likewise, by turns with the other.
 
 
-def inputs_of(G: Any, count: int, psi: float, cutoff: int) -> dict[str, np.ndarray]:
-    """Inputs of a mapping network by name: latents of seed 0, labels in turn."""
-    labels = np.eye(G.c_dim, dtype=np.float32)[np.arange(count) % max(G.c_dim, 1)] if G.c_dim else None
+def inputs_of(G: Any, count: int, psi: float, cutoff: int, label: int = 0) -> dict[str, np.ndarray]:
+    """Inputs of a mapping network by name: latents of seed 0, labels in turn from the given one on."""
+    labels = np.eye(G.c_dim, dtype=np.float32)[(label + np.arange(count)) % G.c_dim] if G.c_dim else None
     values = {
         'z': np.random.RandomState(0).randn(count, G.z_dim),
         'c': np.zeros([count, 0]) if labels is None else labels,
@@ -49,7 +50,7 @@ def check(
     exact: bool,
     batch: int,
 ) -> Check:
-    """Compare and time.
+    """Compare and time: images of one batch for each truncation, and the ws of every label.
 
     Args:
         runtime: `mapping` and `synthesis` in it.
@@ -61,32 +62,37 @@ def check(
     """
     mapping, synthesis = modules
 
-    def in_runtime(inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def in_runtime(inputs: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
         ws = runtime('mapping', {name: inputs[name] for name in mapping.inputs})
-        return ws, runtime('synthesis', {'ws': ws})
+        yield ws
+        yield runtime('synthesis', {'ws': ws})
 
-    def in_host(inputs: Mapping[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def in_host(inputs: Mapping[str, np.ndarray]) -> Iterator[torch.Tensor]:
         truncation = {}
         if 'psi' in mapping.inputs:
             truncation = dict(truncation_psi=inputs['psi'].item(), truncation_cutoff=int(inputs['cutoff'].item()))
         ws = G.mapping(torch.from_numpy(inputs['z']), torch.from_numpy(inputs['c']), **truncation)
-        return ws, G.synthesis(ws, noise_mode=noise, force_fp32=True)
+        yield ws
+        yield G.synthesis(ws, noise_mode=noise, force_fp32=True)
 
-    def in_torch(inputs: Mapping[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def in_torch(inputs: Mapping[str, np.ndarray]) -> Iterator[torch.Tensor]:
         ws = mapping(**{name: torch.from_numpy(inputs[name]) for name in mapping.inputs})
-        return ws, synthesis(ws)
+        yield ws
+        yield synthesis(ws)
 
     difference = difference_to_host = 0.0
     truncations = [(1.0, G.num_ws), (0.5, G.num_ws // 2)] if 'psi' in mapping.inputs else [(1.0, G.num_ws)]
-    for psi, cutoff in truncations:
-        inputs = inputs_of(G, batch, psi, cutoff)
-        results = in_runtime(inputs)
-        to_host = largest(results, in_host(inputs))
+    for (psi, cutoff), label in itertools.product(truncations, range(0, max(G.c_dim, 1), batch)):
+        inputs = inputs_of(G, batch, psi, cutoff, label)
+        stages = 2 if label == 0 else 1  # Labels have an effect on ws alone.
+        results = list(itertools.islice(in_runtime(inputs), stages))
+        to_host = largest(results, itertools.islice(in_host(inputs), stages))
         difference_to_host = max(difference_to_host, to_host)
-        difference = max(difference, to_host if exact else largest(results, in_torch(inputs)))
+        in_exact = to_host if exact else largest(results, itertools.islice(in_torch(inputs), stages))
+        difference = max(difference, in_exact)
     inputs = inputs_of(G, batch, 1.0, G.num_ws)
     used = {name: inputs[name] for name in mapping.inputs}
-    times = least_seconds([lambda: runtime.seconds(used), lambda: seconds_of(lambda: in_host(inputs))], SECONDS)
+    times = least_seconds([lambda: runtime.seconds(used), lambda: seconds_of(lambda: list(in_host(inputs)))], SECONDS)
     return Check(
         images=batch * len(truncations),
         largest_difference=difference,

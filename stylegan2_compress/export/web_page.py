@@ -18,7 +18,7 @@ from stylegan2_compress.export.onnx_graphs import OnnxExporter
 from stylegan2_compress.export.options import ExportOptions
 
 PAGE = Path(__file__).with_name('page')
-EXAMPLE = {'seed': 0, 'psi': 0.7}  # The image by which a browser checks itself.
+EXAMPLE = {'seed': 0, 'psi': 0.7}  # The image of each generator by which a browser checks itself.
 EXAMPLE_PIXELS = 100
 
 
@@ -50,12 +50,14 @@ class WebExporter(OnnxExporter):
             (directory / name).write_bytes(content)
         about['made_by']['page'] = f'onnxruntime-web {onnxruntime_web.VERSION} (MIT licence)'
         page = {
-            **{name: about[name] for name in ('generator', 'networks', 'teacher', 'licence') if name in about},
+            **{name: about[name] for name in ('generator', 'networks', 'licence')},
             'limit': checking.LIMIT,
             'webgpu': options.webgpu,
             'onnxruntime_web': onnxruntime_web.VERSION,
             'example': self.example(directory, about),
         }
+        if 'teacher' in about:
+            page['teacher'] = {**about['teacher'], 'example': self.example(directory, about['teacher'])}
         (directory / 'page.json').write_text(json.dumps(page), encoding='utf-8')
 
     def example(self, directory: Path, about: dict[str, Any]) -> dict[str, Any]:

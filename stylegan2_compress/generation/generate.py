@@ -132,13 +132,14 @@ def latents(file: str, G: Generator, options: GenerateOptions) -> tuple[torch.Te
 
 @torch.no_grad()
 def pictures(G: Generator, z: torch.Tensor, c: torch.Tensor, options: GenerateOptions) -> Iterator[np.ndarray]:
-    """Images [C, H, W] as uint8, one after the other. Random noise is that of the first seed of the batch.
+    """Images [C, H, W] as uint8, one after the other. Random noise is that of the seed.
 
     The global random state is neither used nor changed.
     """
     device = next(G.buffers()).device
     kwargs = dict(truncation_psi=options.trunc, noise_mode=options.noise, **devices.precision(device))
-    batches = zip(z.split(options.batch), c.split(options.batch), options.seed_list[:: options.batch], strict=True)
+    size = options.images_at_a_time
+    batches = zip(z.split(size), c.split(size), options.seed_list[::size], strict=True)
     with tqdm(total=len(z), unit='image', leave=False, disable=None) as bar:
         for some_z, some_c, seed in batches:
             with seeded(seed, device):
@@ -207,7 +208,7 @@ def walk(
     """Images on a smooth closed curve in W through those of z [N, z_dim], `count` for each z."""
     device = next(G.buffers()).device
     places = G.mapping(z.to(device), c.to(device), truncation_psi=options.trunc)
-    for ws in films.closed_curve(places.cpu().double().numpy(), count, options.batch):
+    for ws in films.closed_curve(places.cpu().double().numpy(), count, options.images_at_a_time):
         with seeded(options.seed_list[0], device):  # Random noise stands still.
             ws = torch.from_numpy(ws).float().to(device)
             batch = G.synthesis(ws, noise_mode=options.noise, **devices.precision(device))

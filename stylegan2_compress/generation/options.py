@@ -54,7 +54,9 @@ class GenerateOptions:
         choices=('const', 'random', 'none'),
         metavar='const|random|none',
     )
-    batch: int = argument('Images at a time; of more than 1, rounding differs.', 1, least=1, most=10**6)
+    batch: int = argument(
+        'Images at a time; of more than 1, rounding differs. With --noise=random, always 1.', 1, least=1, most=10**6
+    )
     frames: int | None = argument(
         'Of --interpolate: frames from one seed to the next, 25 a second.', None, least=1, most=10**4, default_text='25'
     )
@@ -129,6 +131,11 @@ class GenerateOptions:
             return parse_numbers('--seeds', self.seeds, LAST_SEED)
         columns, rows = self._grid_size() if self.grid is not None else (8, 1)
         return list(range(columns * rows))
+
+    @property
+    def images_at_a_time(self) -> int:
+        """Random noise of a batch is another for every place in it, and it is to depend on the seed alone."""
+        return 1 if self.noise == 'random' else self.batch
 
     @property
     def class_list(self) -> list[int] | None:

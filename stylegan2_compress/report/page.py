@@ -246,8 +246,19 @@ def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictu
 
 def _teachers(pictures: Sequence['Pictures | None']) -> dict[str, 'GeneratorSummary']:
     """The teachers of all runs, each once; several are named by their files."""
-    files = {seen.teacher.file: seen.teacher for seen in pictures if seen and seen.teacher}
-    return {'Teacher' if len(files) == 1 else f'Teacher {Path(file).name}': each for file, each in files.items()}
+    files = {Path(seen.teacher.file): seen.teacher for seen in pictures if seen and seen.teacher}
+    names = ['Teacher'] if len(files) == 1 else [f'Teacher {name}' for name in short_paths(list(files))]
+    return dict(zip(names, files.values(), strict=True))
+
+
+def short_paths(paths: Sequence[Path]) -> list[str]:
+    """The ends of different paths, just long enough to tell them apart."""
+    names = [path.name for path in paths]
+    count = 1
+    while len(set(names)) < len(names):
+        count += 1
+        names = [Path(*path.parts[-count:]).as_posix() for path in paths]
+    return names
 
 
 def _counts(

@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import settings
 from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.runs.directory import ERROR, LOST, STUDENT, RunDirectory, kimg_of
 
@@ -106,7 +108,7 @@ def _read(path: Path) -> Run:
     notes = []
     options = _read_options(directory.options_path, notes)
     statistics, last_tick = _read_statistics(directory.stats_path, notes)
-    metrics, start, last_metric = _read_metrics(directory, notes)
+    metrics, start, last_metric = _read_metrics(directory, _training_data(options), notes)
     log = directory.log_path
     last_sign = max(last_tick, last_metric, log.stat().st_mtime if log.is_file() else 0)
     last_sign = last_sign or max(file.stat().st_mtime for file in directory.existing_files())
@@ -198,32 +200,55 @@ def _read_statistics(file: Path, notes: list[str]) -> tuple[dict[str, list[Point
     return {name: points for name, points in curves.items() if points}, timestamp
 
 
-def _read_metrics(directory: RunDirectory, notes: list[str]) -> tuple[dict[str, list[Point]], dict[str, float], float]:
-    """Curves by the name of the result, results of the run's own start, and the time of the last (0 for none)."""
-    values, start, timestamp = {}, {}, 0.0
+def _training_data(options: dict) -> dict[str, object]:
+    """The data that results in training are about, whose records do not name it."""
+    path = _get(options.get('training_set_kwargs'), 'path')
+    return {} if path is None else {settings.DATA: path}
+
+
+def _read_metrics(
+    directory: RunDirectory, unless_named: dict[str, object], notes: list[str]
+) -> tuple[dict[str, list[Point]], dict[str, float], float]:
+    """Curves by the name of the result, results of the run's own start, and the time of the last (0 for none).
+
+    What was measured with other data, say, is not on the same curve.
+    """
+    # By name, setting, kimg (None for the start) and seed. Measured again: the last counts.
+    found: dict[str, dict[str, dict[int | None, settings.BY_SEED]]] = {}
+    timestamp = 0.0
     for file in [*directory.metrics(), directory.tickets_path]:
         for record in _json_lines(file, notes):
             snapshot, results = _results(record)
-            if snapshot == STUDENT:
-                start |= _numbers(results)
             kimg = kimg_of(Path(str(snapshot)))
-            if kimg is None:
+            if kimg is None and snapshot != STUDENT:
                 continue
-            timestamp = max(timestamp, _number(record.get('timestamp')) or 0.0)
+            if kimg is not None:
+                timestamp = max(timestamp, _number(record.get('timestamp')) or 0.0)
+            setting, seed = settings.setting_of(unless_named | record), settings.seed_of(record)
             for name, value in _numbers(results).items():
-                values.setdefault(name, {})[kimg] = value  # Measured again: the last counts.
-    curves = {name: [Point(*item) for item in sorted(curve.items())] for name, curve in values.items()}
+                settings.touched(found.setdefault(name, {}), setting).setdefault(kimg, {})[seed] = value
+    curves, start = {}, {}
+    for name, by_setting in found.items():
+        means = {kimg: fmean(settings.values(by_seed)) for kimg, by_seed in _longest(by_setting).items()}
+        if None in means:
+            start[name] = means.pop(None)
+        if means:
+            curves[name] = [Point(kimg, means[kimg]) for kimg in sorted(means)]
     return curves, start, timestamp
 
 
+def _longest(by_setting: dict[str, dict]) -> dict:
+    """The results of the setting in which most snapshots were measured; the newest of several."""
+    return max(reversed(by_setting.values()), key=len)
+
+
 def results_beside(file: Path) -> dict[str, float]:
-    """The newest results on record for a network file, by name."""
-    found = {}
-    for path in RunDirectory(file.parent).metrics():
-        for record in _json_lines(path, []):
-            if record.get('snapshot_pkl') == file.name:
-                found |= _numbers(record.get('results'))
-    return found
+    """The newest results on record for a network file, by name; means over seeds."""
+    lines = [line for path in RunDirectory(file.parent).metrics() for line in _json_lines(path, [])]
+    own = [
+        {**line, 'results': _numbers(line.get('results'))} for line in lines if line.get('snapshot_pkl') == file.name
+    ]
+    return {name: fmean(values) for name, values in settings.newest(own).items()}
 
 
 def _numbers(results: object) -> dict[str, float]:

@@ -648,6 +648,36 @@ def test_compare_takes_the_newest_of_each_seed(run_dir):
     assert row['fid50k_full std'] == pytest.approx(2**0.5)
 
 
+def test_compare_averages_results_of_one_setting(run_dir):
+    """Other data, other mirroring and another embedding of the same name are other settings; the newest counts."""
+    pkl = str(run_dir / 'network-snapshot-000025.pkl')
+    first = dict(data='a.zip', mirror=False)
+    for change in (dict(data='b.zip'), dict(mirror=True), dict(fingerprint='0123')):
+        for more in (dict(seed=0, value=14.0), dict(seed=1, value=13.0), dict(seed=0, value=21.0, **change)):
+            about = first | more
+            records.append(pkl, dict(results=dict(fid50k=about.pop('value')), metric='fid50k', **about))
+        (row,) = compare([pkl])
+        assert row['fid50k'] == 21
+        assert 'fid50k std' not in row
+    records.append(pkl, dict(results=dict(fid50k=15.0), metric='fid50k', seed=0, **first))
+    (row,) = compare([pkl])
+    assert row['fid50k'] == 14  # Again the first setting, of which both seeds count.
+
+
+def test_data_and_mirroring_are_on_record(place, copies):
+    for more in ([], ['--mirror']):
+        words = ['--metrics', 'fid50k,fid50k_full', '--samples', 20, '--device', 'cpu', *more]
+        commands.run('evaluate', copies[0], '--data', place / 'data.zip', *words)
+    found = list(records.read(Path(copies[0]).parent))
+    assert {record['data'] for record in found} == {str(place / 'data.zip')}
+    mirrored = {'fid0.02k': [False, True], 'fid0.02k_full': [None, None]}  # The latter never uses mirrored data.
+    for name, expected in mirrored.items():
+        assert [record.get('mirror') for record in found if record['metric'] == name] == expected
+    mine = [record['results']['fid0.02k'] for record in found if record['metric'] == 'fid0.02k']
+    assert mine[0] != mine[1]
+    assert compare([copies[0]])[0]['fid0.02k'] == mine[1]
+
+
 def test_compare_shows_what_was_trained_and_how_far(run_dir):
     """Of the last snapshot, how far the statistics go; of an earlier one, what its name says."""
     run = RunDirectory(run_dir)

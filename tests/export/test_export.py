@@ -118,6 +118,18 @@ def test_run_py_refuses_what_cannot_be(exported, tmp_path, arguments, sentence):
     assert not list(tmp_path.iterdir())
 
 
+def test_run_py_without_an_average_of_w_does_not_truncate(make_pickle, tmp_path):
+    file = make_pickle('no_average.pkl', img_resolution=4, mapping_kwargs=dict(num_layers=1, w_avg_beta=None))
+    run('export', file, '--format', 'torch', '--out', tmp_path / 'out')
+    command = [sys.executable, tmp_path / 'out' / 'run.py', '--out', 'image.png', '--psi', '0.7']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert '--psi=0.7: this network has no average of w to truncate to' in done.stderr
+    assert not (tmp_path / 'image.png').exists()
+    subprocess.run([*command[:-2], '--psi', '1'], check=True, capture_output=True, cwd=tmp_path)
+    assert (tmp_path / 'image.png').exists()
+
+
 @each_format
 def test_any_batch(exported, pkl, name):
     """But of those whose default is one image."""

@@ -62,6 +62,26 @@ def test_evaluate_takes_exports_beside_networks(place):
     assert {json.loads(path.read_text())['snapshot_pkl'] for path in records} == {'export.json'}
 
 
+def test_other_noise_than_the_networks_is_told(place, tmp_path, lively, make_generator, capsys):
+    """Networks get random noise for some metrics, so that their numbers are not those of their exports."""
+    plain = pickles.load(place / 'G.pkl')
+    G = lively(make_generator(c_dim=2))
+    pickles.save(tmp_path / 'noisy.pkl', {**plain, 'G': G, 'G_ema': G})
+    pickles.save(tmp_path / 'plain.pkl', plain)
+    export = shutil.copytree(place / 'G-torch', tmp_path / 'export')
+
+    def said(*files, names):
+        with detectors.in_the_place_of_the_hosts(tmp_path / 'dnnlib'):
+            evaluate(list(map(str, files)), str(place / 'data.zip'), names, samples=20, device='cpu')
+        return capsys.readouterr().err
+
+    sentence = said(tmp_path / 'noisy.pkl', export, names='is50k,ppl2_wend,agreement')
+    assert f'{export} is an export, with its noise built in, and networks get random noise for is0.02k: ' in sentence
+    assert said(tmp_path / 'plain.pkl', export, names='is50k') == ''
+    assert said(tmp_path / 'noisy.pkl', export, names='agreement') == ''
+    assert said(tmp_path / 'noisy.pkl', names='is50k') == ''
+
+
 def test_compare_takes_exports_beside_networks(place, tmp_path):
     export = tmp_path / 'export'
     shutil.copytree(place / 'G-torch', export, ignore=shutil.ignore_patterns('metric-*'))

@@ -112,7 +112,8 @@ class TestPage:
         assert not same(expected(student), expected(teacher))
         assert tab.evaluate('document.body.innerText').count(' ms') == 2
         assert tab.evaluate('[document.title, document.querySelector("h1").textContent]') == ['student.pkl'] * 2
-        assert 'Images of this browser differ from the network’s by' in tab.evaluate('document.body.innerText')
+        compared = 'In 100 pixels of an image, which were compared, this browser differs from each network by '
+        assert compared in tab.evaluate('document.body.innerText')
 
     def test_every_control_does_what_the_host_does(self, tab, networks):
         start = dict(seed=0, second=1, interpolation=0, mixing=4, psi=1) | {'class': 0}
@@ -189,6 +190,26 @@ class TestPage:
         tab.send('Input.dispatchKeyEvent', type='keyDown', key='Home', code='Home', windowsVirtualKeyCode=36)
         tab.wait('document.getElementById("status").textContent.endsWith("ψ 0")')
         assert not same(pixels(tab), before)
+
+    def test_what_does_not_work_in_another_runtime_is_said(self, tab, networks):
+        """Both networks are opened and compared again; there is no WebGPU here, and the way back is the select."""
+        alert = 'document.querySelector("[role=alert]")'
+        choose(tab, runtime='webgpu')
+        tab.wait(alert)
+        assert 'This page does not work here: ' in tab.evaluate(f'{alert}.textContent')
+        assert 'In 100 pixels' not in tab.evaluate('document.body.innerText')
+        for index in (0, 1):
+            tab.evaluate(f'generators[{index}].about.example.values[0] += 1')
+            choose(tab, runtime='wasm')
+            assert 'this browser computes other images, by ' in tab.evaluate(f'{alert}.textContent')
+            tab.evaluate(f'generators[{index}].about.example.values[0] -= 1')
+        choose(tab, runtime='wasm', seed=5)
+        tab.wait('document.getElementById("status").textContent.startsWith("Image of seed 5,")')
+        assert not tab.evaluate(f'{alert} || document.getElementById("status").className')
+        assert 'In 100 pixels' in tab.evaluate('document.body.innerText')
+        assert same(pixels(tab), expected(networks[0], seed=5))
+        assert same(pixels(tab, 0), expected(networks[1], seed=5))
+        assert tab.complaints() == []
 
     def test_a_page_that_does_not_work_says_so(self, browser, page, tmp_path):
         text = page.read_text()

@@ -15,7 +15,7 @@ from stylegan2_compress.compression.options import PruneOptions
 from stylegan2_compress.compression.prune import prune
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.generation import films
-from stylegan2_compress.generation.generate import generate
+from stylegan2_compress.generation.generate import generate, walk
 from stylegan2_compress.generation.options import GenerateOptions, parse_numbers
 from stylegan2_compress.host import scripts
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
@@ -200,6 +200,17 @@ def test_random_noise_is_a_function_of_the_seed(place, tmp_path):
     assert (first == again).all()
     assert (first != made('plain.pkl', tmp_path / 'c')).any()
     assert (torch.random.get_rng_state() == state).all()
+    assert (first == made('plain.pkl', tmp_path / 'd', '--noise=random', '--batch=2')).all()
+    assert (first[1] == made('plain.pkl', tmp_path / 'e', '--noise=random', seeds='1')[0]).all()
+
+
+def test_random_noise_stands_still(place):
+    """Frames of a walk that goes nowhere are all the same."""
+    G = pickles.load('plain.pkl')['G_ema']
+    options = GenerateOptions(interpolate='walk.gif', seeds='0-1', noise='random', batch=4)
+    frames = [np.asarray(frame) for frame in walk(G, torch.ones([2, 16]), torch.zeros([2, 0]), 3, options)]
+    assert len(frames) == 6
+    assert all((frame == frames[0]).all() for frame in frames)
 
 
 def test_batches_round_otherwise_at_most(place, tmp_path):

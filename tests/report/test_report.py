@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -21,7 +22,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.teachers import TEACHERS
 from stylegan2_compress.report import charts, generators, reading
-from stylegan2_compress.report.page import flatten, short_names
+from stylegan2_compress.report.page import flatten, short_names, short_paths
 from stylegan2_compress.report.reading import Point
 from stylegan2_compress.runs import launch
 from stylegan2_compress.runs.directory import RunDirectory
@@ -355,6 +356,25 @@ def test_what_was_measured_of_the_start_is_in_the_table_and_the_curve(make_run):
     assert 'Before training – – 90 Generator – – 8 at 6 kimg' in re.sub(r'\s+', ' ', page.text)
 
 
+def test_a_curve_has_results_of_one_setting(make_run):
+    """What `evaluate` measures with other data does not replace a point; further seeds are averaged."""
+
+    def line(kimg, fid, **more):
+        return {'results': {'fid5k': fid}, 'snapshot_pkl': f'network-snapshot-{kimg:06d}.pkl', **more}
+
+    other = [line(6, 99.0, seed=0, data='other.zip')]
+    start = [{'results': {'fid5k': 90.0}, 'snapshot_pkl': 'student.pkl', 'seed': 0, 'data': 'data.zip'}]
+    own = [line(3, 9.0), line(6, 8.0)]  # As training leaves them.
+    options = {'training_set_kwargs': {'path': 'data.zip'}}
+    page = write(make_run('trained', options, metrics={'fid': own + start + other}))
+    assert page.lines() == {('fid5k', ''): [[0, 90.0], [3, 9.0], [6, 8.0]]}
+    seeds = [line(6, 6.0, seed=0, data='data.zip'), line(6, 7.0, seed=1, data='data.zip')]
+    page = write(make_run('repeated', options, metrics={'fid': own + seeds + other}))
+    assert page.lines() == {('fid5k', ''): [[3, 9.0], [6, 6.5]]}
+    run = reading.read(make_run('measured', options, metrics={'fid': seeds + other}))
+    assert run.metrics == {'fid5k': [reading.Point(6, 99.0)]}  # Of as many snapshots, the newest.
+
+
 def test_nested_options_by_dotted_names():
     options = {'a': {'b': {'c': 1.5, 'd': {}}}, 'e': [1, 'x'], 'f': None, 'g': 'text'}
     assert flatten(options) == {'a.b.c': '1.5', 'a.b.d': '{}', 'e': '[1, "x"]', 'f': 'null', 'g': 'text'}
@@ -498,6 +518,33 @@ def test_a_teacher_of_several_runs_is_shown_once_with_what_was_measured_of_it(wi
     whose = [picture['alt'].rpartition(', image')[0] for picture in page.all('img')]
     in_order = ['teacher', 'at 7 kimg', 'at 7 kimg', 'at 0 kimg', 'at 7 kimg', 'at 0 kimg', 'at 7 kimg']
     assert whose[:: generators.COLUMNS] == in_order
+
+
+def test_teachers_of_the_same_name_are_told_apart(with_networks, make_generator, make_discriminator):
+    """By as much of their paths as that takes."""
+    run_dir, teacher, _student = with_networks
+    second = run_dir.parent / 'more' / '00001-other'
+    shutil.copytree(run_dir, second)
+    other = make_generator(seed=5, synthesis_kwargs={'channel_base': 512, 'channel_max': 16})
+    pickles.save(second.parent / 'teacher.pkl', dict(G=other, D=make_discriminator(), G_ema=other))
+    options = json.loads((second / 'training_options.json').read_text())
+    options['loss_kwargs']['teacher'] = str(second.parent / 'teacher.pkl')
+    (second / 'training_options.json').write_text(json.dumps(options))
+    page = write(run_dir, second, out=run_dir / 'both.html', snapshots=1)
+    words = re.sub(r'\s+', ' ', page.text)
+    for name, G in [('outside/teacher.pkl', teacher), ('more/teacher.pkl', other)]:
+        assert f'Teacher {name} {profiling.parameters(G):,} ' in words
+    whose = [picture['alt'].rpartition(', image')[0] for picture in page.all('img')]
+    assert whose.count('teacher') == 2 * generators.COLUMNS
+
+
+def test_paths_in_short():
+    def short(*paths):
+        return short_paths([Path(path) for path in paths])
+
+    assert short('/a/b.pkl', 'c.pkl') == ['b.pkl', 'c.pkl']
+    assert short('/x/a/b.pkl', '/y/a/b.pkl', '/c.pkl') == ['x/a/b.pkl', 'y/a/b.pkl', '/c.pkl']
+    assert short('b.pkl', '/b.pkl') == ['b.pkl', '/b.pkl']
 
 
 def test_pages_beside_the_report_are_linked(make_run):
