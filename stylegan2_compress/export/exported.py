@@ -31,14 +31,20 @@ class Exported(torch.nn.Module):
     Args:
         directory: of the export.
         threads: of the runtime.
+        trust: open files that may run code.
 
     Raises:
-        UserError: the record cannot be read, a file is not the one on record, or a package is missing.
+        UserError: the record cannot be read, a file is not the one on record, it may run code, or a package is missing.
     """
 
-    def __init__(self, directory: str, threads: int | None = None):
+    def __init__(self, directory: str, threads: int | None = None, trust: bool = False):
         super().__init__()
         about = read_record(directory)
+        if FORMATS[about['format']].runs_code and not trust:
+            raise UserError(
+                f'{directory} is an export to {about["format"]}, which runs code that it finds in such files. Nothing in '
+                'it was run; if you trust whoever wrote it, open it with --trust.'
+            )
         for name in ('z_dim', 'c_dim', 'w_dim', 'num_ws', 'img_resolution', 'img_channels'):
             setattr(self, name, about['generator'][name])
         num_ws = about['generator']['num_ws']

@@ -1,21 +1,28 @@
 """Exports in the place of generators: in `evaluate`, `profile --runtime` and reports."""
 
+import contextlib
+import io
 import json
+import os
 import shutil
+import zipfile
 
 import detectors
 import numpy as np
 import pytest
 import torch
 from commands import refused, run
+from pickling import Call
 
-from stylegan2_compress import pickles, report
+from stylegan2_compress import files, pickles, report
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.export.exported import Exported, is_export
+from stylegan2_compress.export.options import FORMATS
 
+METRICS = 'fid50k_full,ppl2_wend,agreement'
 pytestmark = [
     pytest.mark.filterwarnings('ignore:This DataLoader will create 3 worker processes'),
     pytest.mark.filterwarnings('ignore::DeprecationWarning'),
@@ -38,7 +45,7 @@ def place(tmp_path_factory, make_generator, make_discriminator, make_dataset_zip
 
 @pytest.mark.parametrize('count', [1, 3, 7])
 def test_it_computes_what_the_generator_does(place, count):
-    G, export = pickles.load(place / 'G.pkl')['G_ema'], Exported(str(place / 'G-torch'))
+    G, export = pickles.load(place / 'G.pkl')['G_ema'], Exported(str(place / 'G-torch'), trust=True)
     assert (export.z_dim, export.c_dim, export.num_ws, export.img_resolution) == (16, 2, G.num_ws, 16)
     z, c = torch.randn([count, 16]), torch.eye(2)[torch.arange(count) % 2]
     for truncation in ({}, dict(truncation_psi=0.5), dict(truncation_psi=0.5, truncation_cutoff=3)):
@@ -49,8 +56,8 @@ def test_it_computes_what_the_generator_does(place, count):
 def test_evaluate_takes_exports_beside_networks(place):
     """By the host's code and by ours; results are written into the export."""
     with detectors.in_the_place_of_the_hosts(place / 'dnnlib'):
-        files = [str(place / 'G.pkl'), str(place / 'G-torch')]
-        network, export = evaluate(files, str(place / 'data.zip'), 'fid50k_full,ppl2_wend,agreement', samples=20)
+        networks = [str(place / 'G.pkl'), str(place / 'G-torch')]
+        network, export = evaluate(networks, str(place / 'data.zip'), METRICS, samples=20, trust=True)
     assert set(network.values) == {'fid0.02k_full', 'ppl2_wend_0.02k'}
     for name, values in network.values.items():
         assert export.values[name] == pytest.approx(values, rel=1e-2)
@@ -63,7 +70,7 @@ def test_evaluate_takes_exports_beside_networks(place):
 
 def test_compare_takes_exports_beside_networks(place, tmp_path):
     export = tmp_path / 'export'
-    shutil.copytree(place / 'G-torch', export)
+    shutil.copytree(place / 'G-torch', export, ignore=shutil.ignore_patterns('metric-*'))
     for file, value in [('export.json', 3.5), ('network-snapshot-000001.pkl', 7.5)]:
         records.append(str(export / file), dict(results=dict(fd=value), metric='fd'))
     network, row = compare([str(place / 'G.pkl'), str(export)])
@@ -89,6 +96,44 @@ def test_damaged_exports_are_refused(place, tmp_path):
     (tmp_path / 'export.json').write_text(record.replace('"mapping.pt2"', '"../mapping.pt2"'))
     with pytest.raises(UserError):
         Exported(str(tmp_path))
+
+
+def spoilt(export, directory, payload):
+    """A copy of an export to torch whose mapping network has other sample inputs, also on record."""
+    shutil.copytree(export, directory)
+    with zipfile.ZipFile(export / 'mapping.pt2') as good, zipfile.ZipFile(directory / 'mapping.pt2', 'w') as evil:
+        for entry in good.infolist():
+            is_sample = '/data/sample_inputs/' in entry.filename
+            evil.writestr(entry.filename, payload if is_sample else good.read(entry))
+    about = json.loads((directory / 'export.json').read_text())
+    about['files']['mapping.pt2']['sha256'] = files.sha256(directory / 'mapping.pt2')
+    (directory / 'export.json').write_text(json.dumps(about))
+    return str(directory)
+
+
+def test_what_may_run_code_is_opened_with_trust_alone(place, tmp_path):
+    canary = tmp_path / 'canary'
+    payload = io.BytesIO()
+    torch.save(Call(os.system, f'touch {canary}'), payload)
+    evil = spoilt(place / 'G-torch', tmp_path / 'evil', payload.getvalue())
+    picture = tmp_path / 'x.png'
+    for command in (
+        ['generate', evil, '--class', 0, '--out', picture],
+        ['evaluate', place / 'G.pkl', evil, '--data', place / 'data.zip', '--metrics', 'agreement', '--samples', 10],
+        ['evaluate', evil, place / 'G.pkl', '--data', place / 'data.zip', '--metrics', 'agreement', '--samples', 10],
+    ):
+        said = refused(*command, unchanged=tmp_path)
+        assert f'{evil} is an export to torch, which runs code that it finds in such files' in said
+        assert 'with --trust' in said
+    assert compare([evil])[0]['run'] == evil
+    assert not canary.exists()
+    with contextlib.suppress(Exception):
+        Exported(evil, trust=True)
+    assert canary.exists()  # So it would have run.
+
+
+def test_formats_without_code_are_opened_without_trust():
+    assert [name for name, entry in FORMATS.items() if entry.runs_code] == ['torch']
 
 
 def test_profile_times_exports(place):
