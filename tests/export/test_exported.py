@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import detectors
 import numpy as np
@@ -19,7 +20,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate
-from stylegan2_compress.export.exported import Exported, is_export
+from stylegan2_compress.export.exported import Exported, is_export, read_record
 from stylegan2_compress.export.options import FORMATS
 
 METRICS = 'fid50k_full,ppl2_wend,agreement'
@@ -93,9 +94,56 @@ def test_damaged_exports_are_refused(place, tmp_path):
         (tmp_path / name).write_bytes(b'other')
     with pytest.raises(UserError, match=r'mapping\.pt2 is not what was exported'):
         Exported(str(tmp_path))
-    (tmp_path / 'export.json').write_text(record.replace('"mapping.pt2"', '"../mapping.pt2"'))
-    with pytest.raises(UserError):
-        Exported(str(tmp_path))
+    for name in ('"../mapping.pt2"', '".."', '""', '7', 'null'):
+        (tmp_path / 'export.json').write_text(record.replace('"file": "mapping.pt2"', f'"file": {name}'))
+        with pytest.raises(UserError, match='export the network again'):
+            Exported(str(tmp_path))
+
+
+@pytest.fixture
+def of_openvino(tmp_path):
+    """The files of an export to OpenVINO, as far as they are looked at before they are opened."""
+    for name in ('mapping.xml', 'mapping.bin', 'synthesis.xml', 'synthesis.bin', 'run.py'):
+        (tmp_path / name).write_text(name)
+    about = {
+        'format': 'openvino',
+        'noise': 'const',
+        'batch': 1,
+        'generator': {'z_dim': 16},
+        'networks': {name: {'file': f'{name}.xml'} for name in ('mapping', 'synthesis')},
+        'files': {path.name: {'sha256': files.sha256(path)} for path in tmp_path.iterdir()},
+    }
+    (tmp_path / 'export.json').write_text(json.dumps(about))
+    return tmp_path
+
+
+@pytest.mark.parametrize('name', ['mapping.xml', 'mapping.bin', 'synthesis.bin'])
+@pytest.mark.parametrize('spoil', [Path.unlink, lambda path: path.write_text('other')], ids=['missing', 'other'])
+def test_weights_in_files_of_their_own_are_looked_at(of_openvino, name, spoil):
+    (of_openvino / 'run.py').write_text('# Mine.')
+    (of_openvino / 'mapping.png').write_text('A picture.')
+    assert read_record(str(of_openvino))['format'] == 'openvino'
+    spoil(of_openvino / name)
+    with pytest.raises(UserError, match=f'{name} is not what was exported'):
+        read_record(str(of_openvino))
+
+
+def test_directories_of_a_network_are_looked_at(of_openvino):
+    package, record = of_openvino / 'mapping.mlpackage', of_openvino / 'export.json'
+    about = json.loads(record.read_text())
+    about['networks']['mapping']['file'] = package.name
+    package.mkdir()
+    for text in (None, 'weights', 'other'):
+        if text is not None:
+            (package / 'weights').write_text(text)
+        if text == 'weights':
+            about['files']['mapping.mlpackage/weights'] = {'sha256': files.sha256(package / 'weights')}
+        record.write_text(json.dumps(about))
+        if text == 'weights':
+            assert read_record(str(of_openvino)) == about
+        else:
+            with pytest.raises(UserError, match=r'mapping\.mlpackage.* is not what was exported'):
+                read_record(str(of_openvino))
 
 
 def spoilt(export, directory, payload):
