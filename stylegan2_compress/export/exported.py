@@ -33,6 +33,9 @@ class Exported(torch.nn.Module):
         threads: of the runtime.
         trust: open files that may run code.
 
+    Attributes:
+        noise: what it was exported with, 'const' or 'none'.
+
     Raises:
         UserError: the record cannot be read, a file is not the one on record, it may run code, or a package is missing.
     """
@@ -47,6 +50,7 @@ class Exported(torch.nn.Module):
             )
         for name in ('z_dim', 'c_dim', 'w_dim', 'num_ws', 'img_resolution', 'img_channels'):
             setattr(self, name, about['generator'][name])
+        self.noise: str = about['noise']
         num_ws = about['generator']['num_ws']
         batch = about['batch'] if isinstance(about['batch'], int) else None
         paths = {name: Path(directory, entry['file']) for name, entry in about['networks'].items()}
@@ -121,7 +125,7 @@ def read_record(directory: str) -> dict[str, Any]:
             about = json.load(file)
             names = [os.fspath(entry['file']) for entry in about['networks'].values()]
             digests = {name: entry['sha256'] for name, entry in about['files'].items()}
-            known = about['format'] in FORMATS and about['generator'] and about['batch']
+            known = about['format'] in FORMATS and about['generator'] and about['batch'] and about['noise']
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f'{path} is not the record of an export: export the network again.') from error
     if not known:
