@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 import filelock
 
@@ -75,6 +76,12 @@ def sha256_of_open(file: BufferedIOBase) -> str:
         digest.update(block)
     file.seek(0)
     return digest.hexdigest()
+
+
+def public_name(place: str) -> str:
+    """The last part of a path or an address, to publish: neither directories nor a query, which may hold a key."""
+    path = urlsplit(place).path if '://' in place else place
+    return os.path.basename(path.rstrip('/\\'))
 
 
 @contextlib.contextmanager

@@ -244,3 +244,18 @@ def test_a_locked_directory_is_for_one_process(tmp_path, monkeypatch, fcntl):
     (tmp_path / 'directory').mkdir()
     with pytest.raises(UserError, match=r'Cannot write .*directory'), files.locked(tmp_path / 'directory', 'in use'):
         pass
+
+
+@pytest.mark.parametrize(
+    ('place', 'name'),
+    [
+        ('student.pkl', 'student.pkl'),
+        ('/home/me/secret project/student #1?.pkl', 'student #1?.pkl'),
+        ('runs/00000/', '00000'),
+        ('ffhq256', 'ffhq256'),
+        ('https://me:password@example.org/nets/student.pkl?token=abc/def.pkl#part', 'student.pkl'),
+        ('hf://me/nets@main/student.safetensors', 'student.safetensors'),
+    ],
+)
+def test_what_is_published_of_a_place_is_its_last_part(place, name):
+    assert files.public_name(place) == name

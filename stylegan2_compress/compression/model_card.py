@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.host import profiling
@@ -74,7 +75,10 @@ def _made_of(args: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, str) and not value.startswith(('http://', 'https://', 'hf://')):
+    if isinstance(value, str) and value.startswith(('http://', 'https://')):
+        address = urlsplit(value)  # Without a user's name or a query, which may hold keys.
+        return f'{address.scheme}://{address.netloc.rpartition("@")[2]}{address.path}'
+    if isinstance(value, str) and not value.startswith('hf://'):
         return os.path.basename(value.rstrip('/\\')) if os.path.isabs(value) or os.path.exists(value) else value
     return str(value)
 

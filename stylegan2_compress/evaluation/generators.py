@@ -21,13 +21,13 @@ def open_generator(file: str, trust: bool = False) -> Any:
 
     Args:
         file: as `resolve` returns it.
-        trust: run unknown code that the file contains.
+        trust: run unknown code that the file contains, or may contain.
 
     Raises:
         UserError: the file cannot be read, or has no generator.
     """
     if exported.is_export(file):
-        return exported.Exported(file)
+        return exported.Exported(file, trust=trust)
     contents = pickles.load(file, trust=trust)
     require_generator(file, contents)
     return contents['G_ema'].eval().requires_grad_(False)

@@ -167,7 +167,7 @@ def write_generator(
         )
     return {
         'generator': {
-            'file': file,
+            'file': files.public_name(file),
             'sha256': files.sha256(pickles.local_file(file)),
             **{name: getattr(G, name) for name in ('z_dim', 'c_dim', 'w_dim', 'num_ws')},
             **{name: getattr(G, name) for name in ('img_resolution', 'img_channels')},

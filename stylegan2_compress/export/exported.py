@@ -31,16 +31,26 @@ class Exported(torch.nn.Module):
     Args:
         directory: of the export.
         threads: of the runtime.
+        trust: open files that may run code.
+
+    Attributes:
+        noise: what it was exported with, 'const' or 'none'.
 
     Raises:
-        UserError: the record cannot be read, a file is not the one on record, or a package is missing.
+        UserError: the record cannot be read, a file is not the one on record, it may run code, or a package is missing.
     """
 
-    def __init__(self, directory: str, threads: int | None = None):
+    def __init__(self, directory: str, threads: int | None = None, trust: bool = False):
         super().__init__()
         about = read_record(directory)
+        if FORMATS[about['format']].runs_code and not trust:
+            raise UserError(
+                f'{directory} is an export to {about["format"]}, which runs code that it finds in such files. Nothing '
+                'in it was run; if you trust whoever wrote it, open it with --trust.'
+            )
         for name in ('z_dim', 'c_dim', 'w_dim', 'num_ws', 'img_resolution', 'img_channels'):
             setattr(self, name, about['generator'][name])
+        self.noise: str = about['noise']
         num_ws = about['generator']['num_ws']
         batch = about['batch'] if isinstance(about['batch'], int) else None
         paths = {name: Path(directory, entry['file']) for name, entry in about['networks'].items()}
@@ -113,16 +123,17 @@ def read_record(directory: str) -> dict[str, Any]:
     with files.opened(path) as (file, _size):
         try:
             about = json.load(file)
-            names = [entry['file'] for entry in about['networks'].values()]
+            names = [os.fspath(entry['file']) for entry in about['networks'].values()]
             digests = {name: entry['sha256'] for name, entry in about['files'].items()}
-            known = about['format'] in FORMATS and about['generator'] and about['batch']
+            known = about['format'] in FORMATS and about['generator'] and about['batch'] and about['noise']
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f'{path} is not the record of an export: export the network again.') from error
     if not known:
         raise UserError(f'{path} is of a format that is not known here: export the network again.')
     for name in names:
-        if os.path.basename(name) != name or not is_on_record(Path(directory, name), digests):
-            raise UserError(f'{os.path.join(directory, name)} is not what was exported: export the network again.')
+        if not name.strip('.') or os.path.basename(name) != name:
+            raise UserError(f'{path} names {name}, which is no file of the export: export the network again.')
+        require_on_record(Path(directory), name, digests)
     return about
 
 
@@ -144,8 +155,20 @@ def files_on_record(directory: str) -> set[str]:
     return inside | {RECORD}
 
 
-def is_on_record(path: Path, digests: Mapping[str, str]) -> bool:
-    """Whether a file, or every file in a directory, has the SHA-256 on record."""
-    found = [file for file in path.rglob('*') if file.is_file()] if path.is_dir() else [path]
-    names = {file.relative_to(path.parent).as_posix(): file for file in found}
-    return bool(names) and all(digests.get(name) == files.sha256(file) for name, file in names.items())
+def require_on_record(directory: Path, name: str, digests: Mapping[str, str]) -> None:
+    """Refuse a network of which a file has not the SHA-256 on record.
+
+    Args:
+        directory: of the export.
+        name: the network's file or directory. Others may belong to it: files with weights, of the same stem.
+        digests: SHA-256 by the path of every file on record, below `directory`.
+
+    Raises:
+        UserError: a file is missing, is another one, or is not on record.
+    """
+    inside = {file.relative_to(directory).as_posix() for file in (directory / name).rglob('*') if file.is_file()}
+    stem = name.partition('.')[0]
+    recorded = {file for file in digests if file.partition('/')[0].partition('.')[0] == stem}
+    for file in sorted((inside or {name}) | recorded):
+        if not (directory / file).is_file() or files.sha256(directory / file) != digests.get(file):
+            raise UserError(f'{directory / file} is not what was exported: export the network again.')

@@ -71,10 +71,10 @@ class Module(torch.nn.Module):
         self.register_buffer(name, None if value is None else value.detach().float().clone().contiguous())
 
     def round_weights(self) -> 'Module':
-        """Store everything but vectors (biases, the average of w) as FP16."""
+        """Store everything but vectors (biases, the average of w) as FP16, and what FP16 does not hold."""
         for module in self.modules():
             for name, value in module.named_buffers(recurse=False):
-                if value.ndim > 1:
+                if value.ndim > 1 and is_held(value, 2**-24 if name == 'noise' else 0):  # Added to features of about 1.
                     setattr(module, name, value.half())
         return self
 
@@ -456,6 +456,21 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.
 def single(weight: torch.Tensor) -> torch.Tensor:
     """A constant as FP32; without an operation if it is: ExecuTorch would copy it for every image."""
     return weight if weight.dtype == torch.float32 else weight.float()
+
+
+def is_held(weight: torch.Tensor, negligible: float = 0) -> bool:
+    """Whether FP16 is precise enough for each row of a constant [rows, …], whatever is large or small in the others.
+
+    Above 65504 it is not, and of squares of small weights little is left: both would end in the square roots of
+    demodulation, and images would be others without anything infinite in them.
+
+    Args:
+        weight: the constant.
+        negligible: an error that does not matter.
+    """
+    rows = weight.flatten(start_dim=1)
+    errors = (rows.half().float() - rows).abs().amax(dim=1)
+    return bool((errors <= (rows.abs().amax(dim=1) * 2**-10).clamp(min=negligible)).all())
 
 
 def as_map(x: torch.Tensor) -> torch.Tensor:

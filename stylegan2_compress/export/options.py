@@ -19,19 +19,21 @@ class Format:
         packages: what it needs.
         batches: whether `--batch` may be more than one image: 'any', 'fixed' (not dynamic) or 'one'.
         half: whether weights can be stored as FP16.
+        runs_code: whether its files can contain code, which the runtime runs when it opens them.
     """
 
     exporter: str
     packages: tuple[str, ...] = ()
     batches: str = 'any'
     half: bool = True
+    runs_code: bool = False
 
 
 _ONNX = ('onnx', 'onnxscript', 'onnxruntime')
 FORMATS = {
     'onnx': Format('onnx_graphs:OnnxExporter', _ONNX),
     'openvino': Format('openvino_models:OpenVINOExporter', (*_ONNX, 'openvino')),
-    'torch': Format('torch_programs:TorchExporter'),
+    'torch': Format('torch_programs:TorchExporter', runs_code=True),
     'web': Format('web_page:WebExporter', _ONNX, batches='one'),
     'executorch': Format('executorch_programs:ExecuTorchExporter', ('executorch',), batches='fixed', half=False),
     'litert': Format('litert_models:LiteRTExporter', ('litert_torch',), batches='fixed', half=False),

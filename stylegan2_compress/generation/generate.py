@@ -88,8 +88,10 @@ def open_all(names: Sequence[str], options: GenerateOptions, trust: bool) -> dic
         require_same_latents(file, G, names[0], generators[names[0]], 'no z is for both')
         require_finite(file, G)
         require_truncation(file, G, options.trunc)
-        if options.noise == 'random' and exported.is_export(file):
-            raise UserError(f'--noise=random: {file} is an export, which has its noise built in.')
+        if isinstance(G, exported.Exported) and options.noise not in (None, G.noise):
+            raise UserError(
+                f'--noise={options.noise}: {file} is an export, which has its noise built in, {G.noise}: leave it out.'
+            )
     return generators
 
 
@@ -137,7 +139,7 @@ def pictures(G: Generator, z: torch.Tensor, c: torch.Tensor, options: GenerateOp
     The global random state is neither used nor changed.
     """
     device = next(G.buffers()).device
-    kwargs = dict(truncation_psi=options.trunc, noise_mode=options.noise, **devices.precision(device))
+    kwargs = dict(truncation_psi=options.trunc, noise_mode=options.noise_mode, **devices.precision(device))
     size = options.images_at_a_time
     batches = zip(z.split(size), c.split(size), options.seed_list[::size], strict=True)
     with tqdm(total=len(z), unit='image', leave=False, disable=None) as bar:
@@ -211,7 +213,7 @@ def walk(
     for ws in films.closed_curve(places.cpu().double().numpy(), count, options.images_at_a_time):
         with seeded(options.seed_list[0], device):  # Random noise stands still.
             ws = torch.from_numpy(ws).float().to(device)
-            batch = G.synthesis(ws, noise_mode=options.noise, **devices.precision(device))
+            batch = G.synthesis(ws, noise_mode=options.noise_mode, **devices.precision(device))
         yield from map(picture, images.to_uint8_as_the_host(batch))
 
 

@@ -48,9 +48,10 @@ class GenerateOptions:
         'For networks with labels: the class, or several that take turns.', None, metavar='N|0-9'
     )
     trunc: float = argument('Truncation psi: 1 is none, 0 the average image.', 1.0, least=-10, most=10, metavar='PSI')
-    noise: str = argument(
+    noise: str | None = argument(
         'Noise inputs: constant, random, or none.',
-        'const',
+        None,
+        default_text='const; of an export, its own',
         choices=('const', 'random', 'none'),
         metavar='const|random|none',
     )
@@ -141,6 +142,11 @@ class GenerateOptions:
     def class_list(self) -> list[int] | None:
         """The classes that take turns, or None."""
         return None if self.class_ is None else parse_numbers('--class', self.class_, 2**31)
+
+    @property
+    def noise_mode(self) -> str:
+        """The noise inputs of networks that are no exports."""
+        return self.noise or 'const'
 
     @property
     def columns(self) -> int:

@@ -60,8 +60,8 @@ def generator_arguments(G: torch.nn.Module) -> dict:
 def constructor_arguments(network: torch.nn.Module) -> dnnlib.EasyDict:
     """Class name and arguments that construct a network like this one, without those that depend on the dataset."""
     written = written_class(network)
-    kwargs = dnnlib.EasyDict(class_name=f'{written.__module__}.{written.__qualname__}')
-    kwargs.update(copy.deepcopy(init_arguments(network)[1]))
+    kwargs = dnnlib.EasyDict(copy.deepcopy(init_arguments(network)[1]))
+    kwargs.class_name = f'{written.__module__}.{written.__qualname__}'  # Last: arguments may come from a file.
     for name in ('c_dim', 'img_resolution', 'img_channels'):
         kwargs.pop(name, None)
     return kwargs

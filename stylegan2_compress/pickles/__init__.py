@@ -10,6 +10,7 @@ The dictionaries have the host's keys: G, D, G_ema, training_set_kwargs, augment
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from io import BufferedIOBase
 from typing import Any
@@ -20,7 +21,7 @@ from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import sha256 as sha256
 from stylegan2_compress.host import downloads
-from stylegan2_compress.pickles import host_pickle, mistakes, report, safetensors_file, state_dicts
+from stylegan2_compress.pickles import host_pickle, mistakes, report, safetensors_file, state_dicts, training_sets
 from stylegan2_compress.pickles.contents import Refused, UnknownClass, Unsupported
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Mismatch
@@ -33,7 +34,8 @@ def load(path: str | os.PathLike, trust: bool = False, device: str | torch.devic
 
     Nothing in the file is executed: networks become instances of the local host's classes, or of ours, built from the
     recorded constructor arguments and state. A warning is given if the source code of a class in a pickle differs from
-    the local one in a way that may change the network. TensorFlow pickles go through the host's converter.
+    the local one in a way that may change the network, and if the file names an unknown class of data sets, which is
+    left out. TensorFlow pickles go through the host's converter.
 
     Args:
         path: a file; an http(s) URL or the name of a published network, which the host's download cache keeps; or
@@ -75,10 +77,19 @@ def _read(path: str | os.PathLike, local: str, file: BufferedIOBase, size: int, 
         elif _is_state_dicts(path):
             data = state_dicts.read(file, size)
         elif trust:
-            data = host_pickle.read_trusting(file, size, local)
+            return {**dict.fromkeys(KEYS), **host_pickle.read_trusting(file, size, local)}
         else:
             data = host_pickle.read(file, size, local)
-    return {**dict.fromkeys(KEYS), **data}
+    data = {**dict.fromkeys(KEYS), **data}
+    foreign = training_sets.foreign_class(data['training_set_kwargs'])
+    if foreign is not None:
+        data['training_set_kwargs'] = training_sets.without_class(data['training_set_kwargs'])
+        warnings.warn(
+            f"{path} names {foreign[:200]!r} as the class of its data set, which is neither the host's nor ours. The "
+            'name is left out, because the host would call whatever has it: give its tools --data.',
+            stacklevel=3,  # The caller of `load`.
+        )
+    return data
 
 
 def save(path: str | os.PathLike, data: dict[str, Any]) -> None:

@@ -157,8 +157,8 @@ class Rebuilder:
         for path, record in records.items():
             submodule, values = module.get_submodule(path), attributes(record, self._allowance)
             made = vars(submodule)
-            if record.written_as:  # The constructor's arguments, and what the local class knows, are the local ones.
-                values = {name: value for name, value in values.items() if name in made and name not in _ARGUMENTS}
+            if record.written_as:  # What the local class does not know is another class's.
+                values = {name: value for name, value in values.items() if name in made}
             self.changed |= {
                 join(path, name)
                 for name, value in values.items()
@@ -341,18 +341,32 @@ def fill(
 
 
 def set_attributes(module: torch.nn.Module, values: Mapping[str, Any]) -> None:
-    """Set recorded plain attributes, unless one would hide a method or a member.
+    """Set recorded plain attributes. Constructor arguments stay those that the module was constructed with.
 
     Raises:
-        Malformed: One would.
+        Malformed, Refused: see `check_attributes`.
+    """
+    check_attributes(module, values)
+    module.__dict__.update({name: value for name, value in values.items() if name not in _ARGUMENTS})
+
+
+def check_attributes(module: torch.nn.Module, values: Mapping[str, Any]) -> None:
+    """Refuse recorded attributes in the place of a member, of something that the class has, or of Python's own.
+
+    The class's source code is such a thing, `_orig_module_src`: the host's persistence asks the instance for it, and
+    would store a file's text as the code of the network.
+
+    Raises:
+        Malformed: There is such an attribute.
         Refused: A mask rule would have to be imported.
     """
     check_rule(values.get('rule'))
+    members = MEMBERS | HOOKS | module._modules.keys() | module._parameters.keys() | module._buffers.keys()
     for name in values:
-        members = module._modules.keys() | module._parameters.keys() | module._buffers.keys()
-        if name in members | MEMBERS | HOOKS or callable(getattr(type(module), name, None)):
+        of_class = getattr(type(module), name, None)
+        is_usual = name in vars(module) and not callable(of_class)
+        if name in members or name.startswith('__') or (hasattr(type(module), name) and not is_usual):
             raise Malformed(f'it has an attribute that hides {class_name(module)}.{name}')
-    module.__dict__.update(values)
 
 
 def _compare_names(recorded: set[str], made: set[str]) -> None:

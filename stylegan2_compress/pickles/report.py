@@ -12,7 +12,15 @@ import torch
 from stylegan2_compress import files
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import class_name
-from stylegan2_compress.pickles import dialects, host_pickle, safetensors_file, sources, state_dicts, tensorflow
+from stylegan2_compress.pickles import (
+    dialects,
+    host_pickle,
+    safetensors_file,
+    sources,
+    state_dicts,
+    tensorflow,
+    training_sets,
+)
 from stylegan2_compress.pickles.contents import Allowance, Foreign, Network, Reader, Refused, Unsupported, plain
 from stylegan2_compress.pickles.machine import Malformed
 from stylegan2_compress.pickles.rebuild import Rebuilder, construct, submodules, tensors
@@ -155,7 +163,7 @@ def inspect_pickle(file: BufferedIOBase, size: int, path: str) -> Report:
 
 def _with_modules(report: Report, data: Mapping[str, Any]) -> Report:
     """Add networks that were rebuilt without data, and what else the file contains."""
-    report.training_set_kwargs = data.get('training_set_kwargs')
+    _add_training_set(report, data.get('training_set_kwargs'))
     for key, module in data.items():
         if isinstance(module, torch.nn.Module):
             classes = {path: class_name(submodule) for path, submodule in module.named_modules()}
@@ -192,7 +200,7 @@ def _with_records(report: Report, root: dict[str, Any]) -> Report:
             report.networks[key].macs = _macs(construct(record, len(records)))
         except (Malformed, Refused) as error:
             report.suspicious.append(f'{key} cannot be loaded: {error}')
-    report.training_set_kwargs = plain(root.get('training_set_kwargs'), allowance)
+    _add_training_set(report, plain(root.get('training_set_kwargs'), allowance))
     report.suspicious += [
         f'{name} differs from what the constructor arguments make' for name in sorted(rebuilder.changed)
     ]
@@ -200,6 +208,13 @@ def _with_records(report: Report, root: dict[str, Any]) -> Report:
     unusual = {name for text in texts for name in sources.unusual_names(text)}
     report.suspicious += [f'its source code mentions {name!r}' for name in sorted(unusual)]
     return report
+
+
+def _add_training_set(report: Report, kwargs: dict[str, Any] | None) -> None:
+    report.training_set_kwargs = kwargs
+    foreign = training_sets.foreign_class(kwargs)
+    if foreign is not None:
+        report.suspicious.append(f'it names {foreign!r} as the class of its data set')
 
 
 def _describe(classes: Mapping[str, str], sizes: Mapping[str, tuple[int, ...]], attributes: Mapping) -> NetworkReport:

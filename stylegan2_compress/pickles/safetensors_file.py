@@ -28,7 +28,7 @@ from stylegan2_compress.host.networks import class_name, init_arguments, module_
 from stylegan2_compress.pickles import host_pickle
 from stylegan2_compress.pickles.contents import DType, Network, Refused
 from stylegan2_compress.pickles.machine import Malformed
-from stylegan2_compress.pickles.rebuild import HOOKS, MEMBERS, construct, fill, set_attributes
+from stylegan2_compress.pickles.rebuild import HOOKS, MEMBERS, check_attributes, construct, fill, set_attributes
 
 _KEY = 'stylegan2_compress'
 _CHECKSUM = 'sha256'
@@ -192,8 +192,7 @@ class _Document:
         for path, values in attributes.items():
             if path not in modules or not isinstance(values, dict):
                 raise Malformed(f'it has attributes for {path!r}, which its {key} lacks')
-            if self._with_data:
-                set_attributes(modules[path], values)
+            (set_attributes if self._with_data else check_attributes)(modules[path], values)
         return module
 
     def _sizes(self, prefix: str) -> dict[str, tuple[int, ...]]:

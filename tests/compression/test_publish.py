@@ -50,7 +50,12 @@ def run_dir(tmp_path, make_generator, make_discriminator):
     pickles.save(pkl, snapshot(make_generator(), make_discriminator()))
     options = {
         'training_set_kwargs': {'path': '/home/me/secret/faces.zip'},
-        'loss_kwargs': {'class_name': 'stylegan2_compress.DiMELoss', 'teacher': str(pkl), 'weight': 3.0},
+        'loss_kwargs': {
+            'class_name': 'stylegan2_compress.DiMELoss',
+            'teacher': str(pkl),
+            'weight': 3.0,
+            'stats': 'https://me:secret@example.org/nets/a.npz?token=secret',
+        },
         'total_kimg': 10,
         'batch_size': 16,
     }
@@ -75,6 +80,7 @@ def test_the_network_and_a_card_are_uploaded(hub, run_dir, tmp_path):
         f'| multiply-accumulates per image | {profiling.macs(G):,} |',
         '| loss | stylegan2_compress.DiMELoss |',
         '| teacher | network-snapshot-000010.pkl |',
+        '| stats | https://example.org/nets/a.npz |',
         '| data | faces.zip |',
         '| total_kimg | 10 |',
         '| fid50k_full | 7.25 |',

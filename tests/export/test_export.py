@@ -66,6 +66,9 @@ def test_it_is_all_there_and_on_record(exported, pkl, name):
         assert entry == {'bytes': (out / file).stat().st_size, 'sha256': files.sha256(out / file)}
     assert about['format'] == name
     assert about['generator']['sha256'] == files.sha256(pkl)
+    assert about['generator']['file'] == 'G.pkl'
+    for file in out.iterdir():  # What is published says nothing of this machine.
+        assert os.fsencode(pkl.parent) not in file.read_bytes()
     assert about['generator']['c_dim'] == 3
     batch = base.exporter(name).batch or 'batch'
     assert about['networks']['mapping']['inputs'] == {'z': [batch, 16], 'c': [batch, 3], 'psi': [1], 'cutoff': [1]}

@@ -1,22 +1,30 @@
 """Exports in the place of generators: in `evaluate`, `profile --runtime` and reports."""
 
+import contextlib
 import importlib.util
+import io
 import json
+import os
 import shutil
+import zipfile
+from pathlib import Path
 
 import detectors
 import numpy as np
 import pytest
 import torch
 from commands import refused, run
+from pickling import Call
 
-from stylegan2_compress import pickles, report
+from stylegan2_compress import files, pickles, report
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate
-from stylegan2_compress.export.exported import Exported, is_export
+from stylegan2_compress.export.exported import Exported, is_export, read_record
+from stylegan2_compress.export.options import FORMATS
 
+METRICS = 'fid50k_full,ppl2_wend,agreement'
 pytestmark = [
     pytest.mark.filterwarnings('ignore:This DataLoader will create 3 worker processes'),
     pytest.mark.filterwarnings('ignore::DeprecationWarning'),
@@ -39,7 +47,7 @@ def place(tmp_path_factory, make_generator, make_discriminator, make_dataset_zip
 
 @pytest.mark.parametrize('count', [1, 3, 7])
 def test_it_computes_what_the_generator_does(place, count):
-    G, export = pickles.load(place / 'G.pkl')['G_ema'], Exported(str(place / 'G-torch'))
+    G, export = pickles.load(place / 'G.pkl')['G_ema'], Exported(str(place / 'G-torch'), trust=True)
     assert (export.z_dim, export.c_dim, export.num_ws, export.img_resolution) == (16, 2, G.num_ws, 16)
     z, c = torch.randn([count, 16]), torch.eye(2)[torch.arange(count) % 2]
     for truncation in ({}, dict(truncation_psi=0.5), dict(truncation_psi=0.5, truncation_cutoff=3)):
@@ -50,8 +58,8 @@ def test_it_computes_what_the_generator_does(place, count):
 def test_evaluate_takes_exports_beside_networks(place):
     """By the host's code and by ours; results are written into the export."""
     with detectors.in_the_place_of_the_hosts(place / 'dnnlib'):
-        files = [str(place / 'G.pkl'), str(place / 'G-torch')]
-        network, export = evaluate(files, str(place / 'data.zip'), 'fid50k_full,ppl2_wend,agreement', samples=20)
+        networks = [str(place / 'G.pkl'), str(place / 'G-torch')]
+        network, export = evaluate(networks, str(place / 'data.zip'), METRICS, samples=20, trust=True)
     assert set(network.values) == {'fid0.02k_full', 'ppl2_wend_0.02k'}
     for name, values in network.values.items():
         assert export.values[name] == pytest.approx(values, rel=1e-2)
@@ -107,9 +115,94 @@ def test_damaged_exports_are_refused(place, tmp_path):
         (tmp_path / name).write_bytes(b'other')
     with pytest.raises(UserError, match=r'mapping\.pt2 is not what was exported'):
         Exported(str(tmp_path))
-    (tmp_path / 'export.json').write_text(record.replace('"mapping.pt2"', '"../mapping.pt2"'))
-    with pytest.raises(UserError):
-        Exported(str(tmp_path))
+    for name in ('"../mapping.pt2"', '".."', '""', '7', 'null'):
+        (tmp_path / 'export.json').write_text(record.replace('"file": "mapping.pt2"', f'"file": {name}'))
+        with pytest.raises(UserError, match='export the network again'):
+            Exported(str(tmp_path))
+
+
+@pytest.fixture
+def of_openvino(tmp_path):
+    """The files of an export to OpenVINO, as far as they are looked at before they are opened."""
+    for name in ('mapping.xml', 'mapping.bin', 'synthesis.xml', 'synthesis.bin', 'run.py'):
+        (tmp_path / name).write_text(name)
+    about = {
+        'format': 'openvino',
+        'noise': 'const',
+        'batch': 1,
+        'generator': {'z_dim': 16},
+        'networks': {name: {'file': f'{name}.xml'} for name in ('mapping', 'synthesis')},
+        'files': {path.name: {'sha256': files.sha256(path)} for path in tmp_path.iterdir()},
+    }
+    (tmp_path / 'export.json').write_text(json.dumps(about))
+    return tmp_path
+
+
+@pytest.mark.parametrize('name', ['mapping.xml', 'mapping.bin', 'synthesis.bin'])
+@pytest.mark.parametrize('spoil', [Path.unlink, lambda path: path.write_text('other')], ids=['missing', 'other'])
+def test_weights_in_files_of_their_own_are_looked_at(of_openvino, name, spoil):
+    (of_openvino / 'run.py').write_text('# Mine.')
+    (of_openvino / 'mapping.png').write_text('A picture.')
+    assert read_record(str(of_openvino))['format'] == 'openvino'
+    spoil(of_openvino / name)
+    with pytest.raises(UserError, match=f'{name} is not what was exported'):
+        read_record(str(of_openvino))
+
+
+def test_directories_of_a_network_are_looked_at(of_openvino):
+    package, record = of_openvino / 'mapping.mlpackage', of_openvino / 'export.json'
+    about = json.loads(record.read_text())
+    about['networks']['mapping']['file'] = package.name
+    package.mkdir()
+    for text in (None, 'weights', 'other'):
+        if text is not None:
+            (package / 'weights').write_text(text)
+        if text == 'weights':
+            about['files']['mapping.mlpackage/weights'] = {'sha256': files.sha256(package / 'weights')}
+        record.write_text(json.dumps(about))
+        if text == 'weights':
+            assert read_record(str(of_openvino)) == about
+        else:
+            with pytest.raises(UserError, match=r'mapping\.mlpackage.* is not what was exported'):
+                read_record(str(of_openvino))
+
+
+def spoilt(export, directory, payload):
+    """A copy of an export to torch whose mapping network has other sample inputs, also on record."""
+    shutil.copytree(export, directory)
+    with zipfile.ZipFile(export / 'mapping.pt2') as good, zipfile.ZipFile(directory / 'mapping.pt2', 'w') as evil:
+        for entry in good.infolist():
+            is_sample = '/data/sample_inputs/' in entry.filename
+            evil.writestr(entry.filename, payload if is_sample else good.read(entry))
+    about = json.loads((directory / 'export.json').read_text())
+    about['files']['mapping.pt2']['sha256'] = files.sha256(directory / 'mapping.pt2')
+    (directory / 'export.json').write_text(json.dumps(about))
+    return str(directory)
+
+
+def test_what_may_run_code_is_opened_with_trust_alone(place, tmp_path):
+    canary = tmp_path / 'canary'
+    payload = io.BytesIO()
+    torch.save(Call(os.system, f'touch {canary}'), payload)
+    evil = spoilt(place / 'G-torch', tmp_path / 'evil', payload.getvalue())
+    picture = tmp_path / 'x.png'
+    for command in (
+        ['generate', evil, '--class', 0, '--out', picture],
+        ['evaluate', place / 'G.pkl', evil, '--data', place / 'data.zip', '--metrics', 'agreement', '--samples', 10],
+        ['evaluate', evil, place / 'G.pkl', '--data', place / 'data.zip', '--metrics', 'agreement', '--samples', 10],
+    ):
+        said = refused(*command, unchanged=tmp_path)
+        assert f'{evil} is an export to torch, which runs code that it finds in such files' in said
+        assert 'with --trust' in said
+    assert compare([evil])[0]['run'] == evil
+    assert not canary.exists()
+    with contextlib.suppress(Exception):
+        Exported(evil, trust=True)
+    assert canary.exists()  # So it would have run.
+
+
+def test_formats_without_code_are_opened_without_trust():
+    assert [name for name, entry in FORMATS.items() if entry.runs_code] == ['torch']
 
 
 def test_what_an_export_needs_is_said_of_its_directory(place, tmp_path, monkeypatch):

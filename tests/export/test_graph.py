@@ -133,6 +133,35 @@ def test_rounded_weights_are_half_as_large_and_images_nearly_the_same(make):
     assert sum(tensor.nbytes for tensor in synthesis.buffers()) < 0.53 * size
 
 
+@pytest.mark.parametrize('factor', [1e5, 300, 1 / 300, 1e-4])
+def test_weights_that_fp16_does_not_hold_stay_as_they_are(make, factor):
+    """Demodulation makes images the same, whatever all weights of a layer are multiplied by."""
+    G = make()
+    ws = torch.randn([2, G.num_ws, G.w_dim], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name, weight in G.synthesis.named_parameters():
+            if name.endswith(('conv0.weight', 'conv1.weight')):
+                weight.mul_(factor)
+                weight[0].mul_(2**-6)  # A filter alone is likewise.
+    _mapping, synthesis = graph.from_generator(G)
+    expected, size = synthesis(ws), sum(tensor.nbytes for tensor in synthesis.buffers())
+    synthesis.round_weights()
+    assert all(tensor.isfinite().all() for tensor in synthesis.buffers())
+    assert 0 < (synthesis(ws) - expected).abs().max() < 0.02
+    assert sum(tensor.nbytes for tensor in synthesis.buffers()) < size
+
+
+def test_weak_noise_is_stored_as_fp16(make):
+    G = make()
+    with torch.no_grad():
+        for name, strength in G.synthesis.named_parameters():
+            if name.endswith('noise_strength'):
+                strength.fill_(1e-6)
+    _mapping, synthesis = graph.from_generator(G)
+    noises = [tensor for name, tensor in synthesis.round_weights().named_buffers() if name.endswith('noise')]
+    assert {tensor.dtype for tensor in noises} == {torch.float16}
+
+
 @pytest.mark.parametrize('architecture', ['orig', 'resnet'])
 def test_other_architectures_are_refused(make, architecture):
     G = make(synthesis_kwargs={**SMALL, 'architecture': architecture})

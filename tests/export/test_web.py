@@ -231,6 +231,8 @@ def test_a_directory_for_servers(make_pickle, runtime, tmp_path, browser_or_none
     about = json.loads((out / 'export.json').read_text())
     assert {'index.html', 'page.js', 'page.css', 'page.json', 'run.py', 'mapping.onnx'} < set(about['files'])
     assert about['made_by']['page'].startswith('onnxruntime-web ')
+    for path in out.iterdir():
+        assert str(file.parent).encode() not in path.read_bytes()
     for name in ('index.html', 'page.js', 'page.css'):
         assert 'http' not in (out / name).read_text().replace('http-equiv', '')
     if browser_or_none is None:

@@ -148,10 +148,22 @@ def test_files_and_directories_of_the_same_network(place, tmp_path, network):
 def test_an_export(place, tmp_path):
     run('export', 'res8.pkl', '--format', 'torch', '--out', 'res8-torch')
     expected = made('res8.pkl', tmp_path / 'a', '--trunc=0.6').astype(int)
-    assert abs(made('res8-torch', tmp_path / 'b', '--trunc=0.6') - expected).max() <= 1
-    assert '--noise=random: res8-torch is an export, which has its noise built in' in refused(
-        'generate', 'res8-torch', '--noise=random', '--out', tmp_path / 'c.png'
-    )
+    made_of_it = made('res8-torch', tmp_path / 'b', '--trunc=0.6', '--trust')
+    assert abs(made_of_it - expected).max() <= 1
+    assert (made('res8-torch', tmp_path / 'c', '--trunc=0.6', '--trust', '--noise=const') == made_of_it).all()
+
+
+@pytest.mark.parametrize(('built_in', 'others'), [('const', ['none', 'random']), ('none', ['const', 'random'])])
+def test_the_noise_of_an_export_is_its_own(place, tmp_path, built_in, others):
+    export = tmp_path / 'export'
+    run('export', 'res8.pkl', '--format', 'torch', '--noise', built_in, '--out', export)
+    expected = made('res8.pkl', tmp_path / 'a', f'--noise={built_in}').astype(int)
+    assert abs(made(export, tmp_path / 'b', '--trust', f'--noise={built_in}') - expected).max() <= 1
+    assert abs(made(export, tmp_path / 'c', '--trust') - expected).max() <= 1
+    for other in others:
+        assert f'--noise={other}: {export} is an export, which has its noise built in, {built_in}' in refused(
+            'generate', export, '--trust', f'--noise={other}', '--out', tmp_path / 'd.png'
+        )
 
 
 def test_a_baked_ticket_makes_the_images_of_the_unbaked(place, tmp_path):

@@ -354,6 +354,13 @@ STATES = [
     ('', 'forward', 'an attribute that hides a method'),
     ('', 'to', 'an attribute that hides a method'),
     ('mapping.fc0', 'weight', 'an attribute that hides a parameter'),
+    ('', '_orig_module_src', 'what the class has, and the host stores as the source code of the instance'),
+    ('mapping.fc0', '_orig_module_src', 'likewise, of a part'),
+    ('', '_orig_class_name', 'what the class has, and the host stores as its name'),
+    ('', 'init_kwargs', 'a property'),
+    ('', '_compiled_call_impl', 'what torch calls in the place of the network'),
+    ('', '__module__', 'what Python reads'),
+    ('', '__deepcopy__', 'what Python calls'),
 ]
 
 
@@ -363,7 +370,84 @@ def test_attributes_cannot_hide_members(path, name, what, data, tmp_path):
         if where == path:
             meta['state'][name] = 'x'
 
-    assert f'.{name}' in refused(write(tmp_path / 'a.pkl', edited(data, G=edit)))
+    path = write(tmp_path / 'a.pkl', edited(data, G=edit))
+    assert f'.{name}' in refused(path)
+    assert any(f'.{name}' in item for item in pickles.inspect(path).suspicious)
+
+
+@pytest.mark.parametrize('name', ['_orig_module_src', '_orig_class_name', 'forward', '__deepcopy__'])
+def test_attributes_in_safetensors_cannot_hide_members(name, data, tmp_path):
+    path = tmp_path / 'a.safetensors'
+    description, tensors = good_safetensors(data, path)
+    for where in ('', 'synthesis.b4'):
+        description['data']['G']['attributes'] = {where: {name: 'x'}}
+        safetensors.torch.save_file(tensors, path, {'stylegan2_compress': json.dumps(description)})
+        assert f'.{name}' in refused(path)
+        with pytest.raises(UserError, match=rf'\.{name}'):
+            pickles.inspect(path)
+
+
+@pytest.mark.parametrize('suffix', ['.pkl', '.safetensors'])
+def test_what_is_written_again_has_no_code_of_the_file(suffix, data, tmp_path, canary):
+    """Also where the host, which runs the source text in pickles, opens it."""
+    source = data['G']._orig_module_src + f'\nopen({str(canary)!r}, "w").close()\n'
+    path, again = tmp_path / f'a{suffix}', tmp_path / 'again.pkl'
+    if suffix == '.pkl':
+
+        def edit(where: str, meta: dict) -> None:
+            if not where:
+                meta['state']['_orig_module_src'] = source
+
+        write(path, edited(data, D=edit))
+    else:
+        description, tensors = good_safetensors(data, path)
+        description['data']['G']['attributes'] = {'': {'_orig_module_src': source}}
+        safetensors.torch.save_file(tensors, path, {'stylegan2_compress': json.dumps(description)})
+    if read(path) is None:
+        pickles.save(again, {**data, **{key: value for key, value in pickles.load(path).items() if value is not None}})
+        pickles.load(again, trust=True)
+    assert not canary.exists()
+
+
+def test_constructor_arguments_are_those_that_constructed_the_network(data, tmp_path):
+    """Whoever constructs it again calls the class of that name with them."""
+    evil = {'class_name': 'torch.hub.load', 'rule': 'antigravity.Rule'}
+
+    def edit(where: str, meta: dict) -> None:
+        if where:
+            meta['state']['_init_kwargs'] = evil
+
+    from_pickle = pickles.load(write(tmp_path / 'a.pkl', edited(data, G=edit)))['G']
+    path = tmp_path / 'a.safetensors'
+    description, tensors = good_safetensors(data, path)
+    description['data']['G']['attributes'] = {'': {'_init_kwargs': evil}, 'mapping': {'_init_kwargs': evil}}
+    safetensors.torch.save_file(tensors, path, {'stylegan2_compress': json.dumps(description)})
+    for G in (from_pickle, pickles.load(path)['G']):
+        assert G._init_kwargs == data['G']._init_kwargs
+        assert G.mapping._init_kwargs == data['G'].mapping._init_kwargs
+
+
+@pytest.mark.parametrize('suffix', ['.pkl', '.safetensors'])
+@pytest.mark.parametrize(
+    'name', ['torch.hub.load', 'os.system', 'training.dataset.os.system', 'training.dataset.zipfile.ZipFile', 'system']
+)
+def test_what_is_no_data_set_is_not_named_as_one(name, suffix, data, tmp_path):
+    """The host's calc_metrics.py would call it."""
+    path = tmp_path / f'a{suffix}'
+    pickles.save(path, {**data, 'training_set_kwargs': {'class_name': name, 'path': 'x'}})
+    with pytest.warns(UserWarning, match=f'names {name!r} as the class of its data set'):
+        assert pickles.load(path)['training_set_kwargs'] == {'path': 'x'}
+    report = pickles.inspect(path)
+    assert report.suspicious == [f'it names {name!r} as the class of its data set']
+    assert report.training_set_kwargs == {'class_name': name, 'path': 'x'}
+
+
+@pytest.mark.parametrize('name', ['training.dataset.ImageFolderDataset', 'stylegan2_compress.TeacherDataset', None, 7])
+def test_data_sets_stay(name, data, tmp_path, recwarn):
+    path = write(tmp_path / 'a.pkl', {**data, 'training_set_kwargs': {'class_name': name, 'path': 'x'}})
+    assert pickles.load(path)['training_set_kwargs'] == {'class_name': name, 'path': 'x'}
+    assert not recwarn
+    assert not pickles.inspect(path).suspicious
 
 
 @pytest.mark.parametrize(
@@ -737,10 +821,12 @@ def test_hostile_arguments_of_tensorflow_networks_are_a_sentence(static_kwargs, 
 
 
 def good_safetensors(data: dict, path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Description and tensors of a good file."""
+    """Description and tensors of a good file, as earlier versions wrote it: a checksum would find any change."""
     pickles.save(path, {'G': data['G']})
     with safetensors.safe_open(path, 'pt') as file:
-        return json.loads(file.metadata()['stylegan2_compress']), safetensors.torch.load_file(path)
+        description = json.loads(file.metadata()['stylegan2_compress'])
+    del description['sha256']
+    return description, safetensors.torch.load_file(path)
 
 
 @pytest.mark.parametrize(
