@@ -80,7 +80,7 @@ def test_other_noise_than_the_networks_is_told(place, tmp_path, lively, make_gen
 
     def said(*files, names):
         with detectors.in_the_place_of_the_hosts(tmp_path / 'dnnlib'):
-            evaluate(list(map(str, files)), str(place / 'data.zip'), names, samples=20, device='cpu')
+            evaluate(list(map(str, files)), str(place / 'data.zip'), names, samples=20, device='cpu', trust=True)
         return capsys.readouterr().err
 
     sentence = said(tmp_path / 'noisy.pkl', export, names='is50k,ppl2_wend,agreement')
