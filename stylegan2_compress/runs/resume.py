@@ -52,8 +52,8 @@ def continue_or_start(
         args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
         student: contents of a network pickle that the run starts from; written to its own directory.
         resume: None starts a new run; 'latest' continues the newest one in `outdir` that has the same options and reads
-            the same contents, and starts one if there is none, or if that was to be longer; a run directory continues
-            that one.
+            the same contents, if possible one with a training state, and starts one if there is none, or if that was to
+            be longer; a run directory continues that one.
         dry_run: print the options, and write and run nothing.
         networks: network files that are open already.
         student_from: how `student` was made.
@@ -257,15 +257,34 @@ def run_to_continue(
 
 
 def latest_run(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> RunDirectory | None:
-    """The newest run in `outdir` that is the same, and no longer than the options say; None if there is none."""
+    """The newest run in `outdir` that is the same, and no longer than the options say; None if there is none.
+
+    One that has a training state comes before newer ones that have none: they may have been started by mistake.
+    """
+    newest = None
+    for run in same_runs(outdir, args, student, reads):
+        if newest is None and run.states():
+            return run
+        if newest is not None and states.has_intact(run):
+            print(
+                f'Continuing {run}, and not the newer {newest}, which has no training state; '
+                f'--resume={newest} would start that one again.'
+            )
+            return run
+        newest = newest or run
+    return newest
+
+
+def same_runs(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> Iterator[RunDirectory]:
+    """The runs in `outdir` that these options can continue or start again, newest first."""
     for run in reversed(RunDirectory.numbered(outdir)):
         old = recorded_options(run)
         if old is None or old['total_kimg'] > args['total_kimg'] or differences(run, args, student, reads):
             continue
-        if not run.has_lost_states(old):
-            return run
-        print(f'{run} has lost its training states and cannot be continued.')
-    return None
+        if run.has_lost_states(old):
+            print(f'{run} has lost its training states and cannot be continued.')
+        else:
+            yield run
 
 
 def print_why_none(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> None:

@@ -68,9 +68,13 @@ def require_one(run: RunDirectory) -> None:
     Raises:
         UserError: they are.
     """
-    paths = run.states()
-    if paths and not any(_is_intact(path) for path in paths):
+    if run.states() and not has_intact(run):
         raise UserError(_all_damaged(run))
+
+
+def has_intact(run: RunDirectory) -> bool:
+    """Whether a run has a state that is not damaged."""
+    return any(_is_intact(path) for path in run.states())
 
 
 def _is_intact(path: Path) -> bool:

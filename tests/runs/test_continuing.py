@@ -498,6 +498,20 @@ def hold(run_dir, held, done):
         done.wait(60)
 
 
+def test_latest_prefers_a_run_with_a_state_to_a_newer_one_without(begin, capsys):
+    first, second = begin(), begin()
+    assert begin(resume='latest') == second
+    state = states.save_state(RunDirectory(first), 2000, {}, finished=False)
+    capsys.readouterr()
+    assert begin(resume='latest') == first
+    assert f'Continuing {first}, and not the newer {second}, which has no training state;' in capsys.readouterr().out
+    damage(state)
+    assert begin(resume='latest') == second
+    states.save_state(RunDirectory(second), 1000, {}, finished=False)
+    states.save_state(RunDirectory(first), 2000, {}, finished=False)
+    assert begin(resume='latest') == second
+
+
 def test_a_run_that_another_process_trains_is_refused(begin, tmp_path):
     run_dir = begin()
     options_json = tmp_path / 'runs' / '00000-name' / 'training_options.json'
