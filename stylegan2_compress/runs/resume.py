@@ -26,6 +26,8 @@ FREE = {
     'data_loader_kwargs', 'device', 'num_gpus', 'batch_gpu', 'cudnn_benchmark', 'allow_tf32', 'cuda_graphs',
 }  # fmt: skip
 
+# Those that follow from the machine: FP16 blocks are CUDA's (`--fp32` shows in `conv_clamp`, too, and may not change).
+FROM_MACHINE = {'G_kwargs.synthesis_kwargs.num_fp16_res', 'D_kwargs.num_fp16_res', 'loss_kwargs.rounds'}
 
 # Those that may follow from the length.
 FROM_LENGTH = {'G_opt_kwargs.lr', 'ema_kimg', 'lr_decay_kimg', 'loss_kwargs.lr_decay_kimg'}
@@ -299,9 +301,10 @@ def print_why_none(outdir: str, args: dict, student: dict | None, reads: Mapping
 
 
 def differences(run: RunDirectory, args: dict, student: dict | None, reads: Mapping[str, str]) -> list[str]:
-    """How the arguments of a run differ from those it was started with, but for `FREE`: 'name: old → new' each.
+    """How the arguments of a run differ from those it was started with: 'name: old → new' each.
 
-    What it reads is compared by content, as far as that is on record, and by place in runs that have no record of it.
+    What is `FREE` or `FROM_MACHINE` does not count. What it reads is compared by content, as far as that is on
+    record, and by place in runs that have no record of it.
     """
     old = options_to_continue(os.fspath(run))
     new = in_run_directory(args, RunDirectory(old['run_dir']), student)
@@ -310,7 +313,7 @@ def differences(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
     changed = []
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
-        if name.partition('.')[0] in FREE:
+        if name.partition('.')[0] in FREE or name in FROM_MACHINE:
             continue
         if name in inputs.NAMES and before is not None and after is not None:
             changed += _other_input(name, json.loads(before), json.loads(after), recorded.get(name), reads.get(name))

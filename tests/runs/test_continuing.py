@@ -353,6 +353,18 @@ def test_other_options_are_refused_and_listed(begin, tmp_path):
     assert begin(resume=run_dir + '/') == run_dir
 
 
+def test_what_follows_from_the_machine_may_change(begin):
+    def on(num_fp16_res, conv_clamp=256, **loss_kwargs):
+        precision = dict(num_fp16_res=num_fp16_res, conv_clamp=conv_clamp)
+        return dict(G_kwargs=dict(synthesis_kwargs=precision), D_kwargs=precision, loss_kwargs=loss_kwargs)
+
+    run_dir = begin(**on(4, rounds=2), device='cuda', batch_gpu=8)
+    assert begin(resume='latest', **on(0), device='cpu', batch_gpu=16) == run_dir
+    assert begin(resume=run_dir, **on(4, rounds=4), batch_gpu=4) == run_dir
+    with pytest.raises(UserError, match=r'other options: D_kwargs.conv_clamp: 256 → null; G_kwargs\S*: 256 → null\.'):
+        begin(resume=run_dir, **on(0, conv_clamp=None))  # --fp32 was not chosen by the machine.
+
+
 @pytest.fixture
 def files(tmp_path, make_dataset_zip, make_generator, monkeypatch):
     """A teacher, a student, data and statistics in the current directory; the loop arguments that name them."""
