@@ -1,7 +1,6 @@
 """`find-ticket`: from a data set to a mask, and to the best and the last ticket of a run."""
 
 import json
-import os
 from typing import Any
 
 import dnnlib
