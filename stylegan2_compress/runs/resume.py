@@ -53,9 +53,9 @@ def continue_or_start(
         desc: what follows the number in the name of a new run directory.
         args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
         student: contents of a network pickle that the run starts from; written to its own directory.
-        resume: None starts a new run; 'latest' continues the newest one in `outdir` that has the same options and reads
-            the same contents, if possible one with a training state, and starts one if there is none, or if that was to
-            be longer; a run directory continues that one.
+        resume: None starts a new run, or continues the one that this torchrun has begun; 'latest' continues the newest
+            one in `outdir` that has the same options and reads the same contents, if possible one with a training
+            state, and starts one if there is none, or if that was to be longer; a run directory continues that one.
         dry_run: print the options, and write and run nothing.
         networks: network files that are open already.
         student_from: how `student` was made.
@@ -70,8 +70,9 @@ def continue_or_start(
         Stopped, DivergedError: see `training_loops.loop.train`.
     """
     distributed.join_torchrun(args.get('device'))
-    if distributed.restarted_by_torchrun():
-        resume = resume or LATEST
+    torchrun_id = distributed.torchrun_id()
+    if distributed.restarted_by_torchrun() and (torchrun_id is None or 'loop' not in args):
+        resume = resume or LATEST  # Perhaps it is not the one that torchrun started, but there is no telling.
 
     with contextlib.ExitStack() as held:
 
@@ -94,6 +95,8 @@ def continue_or_start(
                 print_why_none(outdir, args, student, reads)
             if not dry_run:
                 given = {f'{inputs.CHOSEN}{name}': value for name, value in chosen.items()}
+                if torchrun_id is not None:
+                    given[inputs.TORCHRUN] = torchrun_id
                 write_start(run, what_runs, student, {**reads, **given})
             return run
 
@@ -234,7 +237,7 @@ def run_to_continue(
 ) -> RunDirectory | None:
     """The run that `resume` means, None for a new one; see `continue_or_start`."""
     if resume is None:
-        return None
+        return torchruns_run(outdir, args, student, reads) if 'loop' in args else None
     if 'loop' not in args:
         raise UserError(f"--resume={resume} continues runs of our loops, but this one runs the host's; give --loop.")
     if resume == LATEST:
@@ -275,6 +278,25 @@ def latest_run(outdir: str, args: dict, student: dict | None, reads: Mapping[str
             return run
         newest = newest or run
     return newest
+
+
+def torchruns_run(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> RunDirectory | None:
+    """The run that this torchrun began before one of its processes failed; None if it is only beginning, or without it.
+
+    Some users give all their runs one `--rdzv-id`. So a run that is finished counts only where torchrun says that it
+    has started it before, which it does not always do.
+    """
+    torchrun_id = distributed.torchrun_id()
+    if torchrun_id is None:
+        return None
+    for run in same_runs(outdir, args, student, reads):
+        if run.read_inputs().get(inputs.TORCHRUN) == torchrun_id:
+            state = None if distributed.restarted_by_torchrun() else states.load_latest_state(run)
+            if state is not None and state['finished']:
+                return None
+            print(f'Continuing {run}, which was started with the same --rdzv-id.')
+            return run
+    return None
 
 
 def same_runs(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> Iterator[RunDirectory]:

@@ -19,7 +19,7 @@ import torch
 from metrics import metric_main
 from tiny_runs import loop_arguments
 
-from stylegan2_compress import pickles
+from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.runs import launch, loops, states
 from stylegan2_compress.runs.directory import RunDirectory
@@ -522,6 +522,43 @@ def test_latest_prefers_a_run_with_a_state_to_a_newer_one_without(begin, capsys)
     states.save_state(RunDirectory(second), 1000, {}, finished=False)
     states.save_state(RunDirectory(first), 2000, {}, finished=False)
     assert begin(resume='latest') == second
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """`torchrun(name, restarts)`: from now on, this is the only process of a torchrun of that `--rdzv-id`."""
+    monkeypatch.setattr(distributed, 'torchrun_processes', lambda: 1)
+    monkeypatch.setattr(distributed, 'join_torchrun', lambda _device: None)
+    monkeypatch.setattr(distributed, 'leave', lambda: None)
+
+    def set_environment(name, restarts=0):
+        monkeypatch.setenv('TORCHELASTIC_RUN_ID', name)
+        monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', str(restarts))
+
+    return set_environment
+
+
+def test_what_torchrun_starts_again_is_the_run_that_it_began(begin, torchrun):
+    torchrun('last week')
+    finished = begin()
+    states.save_state(RunDirectory(finished), 5000, {}, finished=True)
+    torchrun('today', restarts=1)  # The first time, it failed before it had a directory.
+    started = begin()
+    assert started != finished
+    torchrun('today')  # On several machines, only those count the restart where something failed.
+    assert begin() == started
+    states.save_state(RunDirectory(started), 1000, {}, finished=False)
+    assert begin() == started
+    assert begin(batch_size=8) != started
+    torchrun('last week', restarts=1)
+    assert begin() == finished  # Nothing is left to do.
+    torchrun('last week')
+    again = begin()  # A new run under an old name.
+    assert again not in (finished, started)
+    torchrun('none', restarts=1)  # Without a name: the newest that is the same.
+    assert begin() == started
+    torchrun('none')
+    assert begin() not in (finished, started, again)
 
 
 def test_a_run_that_another_process_trains_is_refused(begin, tmp_path):
