@@ -54,6 +54,6 @@ def test_the_death_of_a_worker_has_nothing_to_do_with_images(make_dataset_zip, t
         worker.kill()
         yield from batches
 
-    with pytest.raises(RuntimeError, match='DataLoader worker'), datasets.reading(training_set):
+    with pytest.raises((RuntimeError, OSError, EOFError)), datasets.reading(training_set):  # As it happens.
         list(rest())
     assert not read
