@@ -36,6 +36,7 @@ Result = TypeVar('Result')
 LOCALHOST = '127.0.0.1'
 # Rank 0 may measure for hours while the others wait. That one of them is gone is seen by what started them.
 PATIENCE = timedelta(days=2)
+_NO_ID = 'none'  # What torchrun calls a run of several machines that was given no name.
 _CONNECTIONS = r'(?i)connection (was )?(closed|reset|refused)|closed by peer|broken pipe|gloo'  # In gloo's errors.
 
 
@@ -117,8 +118,17 @@ def number_of_processes(gpus: int | None, device: str | None = None) -> int:
 
 
 def restarted_by_torchrun() -> bool:
-    """Whether torchrun has started the same command before, and a process of it failed."""
+    """Whether torchrun has started the same command before, and a process of it failed.
+
+    Of several machines, this is known on those where it failed; the others start their processes again uncounted.
+    """
     return torchrun_processes() is not None and int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+
+
+def torchrun_id() -> str | None:
+    """What all that one torchrun starts has in common: its `--rdzv-id`; None without it, or without torchrun."""
+    given = os.environ.get('TORCHELASTIC_RUN_ID', _NO_ID)
+    return given if torchrun_processes() is not None and given != _NO_ID else None
 
 
 def join_torchrun(device: str | None) -> None:

@@ -34,7 +34,7 @@ def set_up(options: SimpleNamespace) -> Run:
         options: the arguments of `loop.train`.
 
     Raises:
-        UserError: all states in the run directory are damaged.
+        UserError: see `load_state`.
     """
     device = distributed.local_device(options.device)
     set_backends(options)
@@ -43,7 +43,7 @@ def set_up(options: SimpleNamespace) -> Run:
     share = data.Share(options.batch_size, options.batch_gpu, options.num_gpus, options.rank)
     directory = RunDirectory(options.run_dir)
     monitor = Monitor(directory, options.total_kimg, device, options.rank, options.track)
-    state = states.load_latest_state(directory)
+    state = load_state(directory, device)
     if options.rank == 0:
         directory.delete_temporary_files()
         if state is not None and not state['finished']:
@@ -94,6 +94,19 @@ def set_up(options: SimpleNamespace) -> Run:
     else:
         run.batches = data.real_batches(*where, device, **options.data_loader_kwargs)
     return run
+
+
+def load_state(directory: RunDirectory, device: torch.device) -> dict[str, Any] | None:
+    """The state from which all processes continue, which rank 0 chooses; None if there is none.
+
+    Over a network file system, processes may see other files for a while.
+
+    Raises:
+        UserError: all states in the directory are damaged, or this process cannot read the one that was chosen.
+    """
+    own_choice = states.latest_state(directory) if distributed.is_rank_zero() else None
+    chosen = distributed.broadcast_object(own_choice, device)
+    return None if chosen is None else states.read_state(*chosen)
 
 
 def set_backends(options: SimpleNamespace) -> None:

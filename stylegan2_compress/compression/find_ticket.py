@@ -1,8 +1,6 @@
 """`find-ticket`: from a data set to a mask, and to the best and the last ticket of a run."""
 
-import glob
 import json
-import os
 from typing import Any
 
 import dnnlib
@@ -29,7 +27,7 @@ from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.dime import DistanceLoss
 from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks import masked as masks
-from stylegan2_compress.runs.directory import KIMG_PER_TICK
+from stylegan2_compress.runs.directory import KIMG_PER_TICK, RunDirectory
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
 from stylegan2_compress.tickets import baking
@@ -279,18 +277,24 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
     """Compare the snapshots of a run, G_ema of each, with its data; keep the best and the last as tickets.
 
     The measure is the Fréchet distance in the features of an embedding; the numbers go to `tickets.jsonl`.
+
+    Raises:
+        UserError: the run has no snapshots.
     """
+    paths = RunDirectory(run_dir).snapshots()
+    if not paths:
+        raise UserError(f'{run_dir} has no snapshots any more, of which tickets could be made.')
     with open(f'{run_dir}/training_options.json') as file:
         training_set_kwargs = json.load(file)['training_set_kwargs']
     network = embeddings.load(embedding, device)
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     reals = features_of(network, samples.reals(training_set), device)
     records, best = [], None
-    for path in tqdm(sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl')), desc='Comparing snapshots', disable=None):
+    for path in tqdm(paths, desc='Comparing snapshots', disable=None):
         G = pickles.load(path, device=device)['G_ema'].eval()
         z, c = samples.latents(G, count, seed=0), samples.draw_labels(training_set_kwargs, G.c_dim, count, seed=0)
         facts = {
-            'snapshot': os.path.basename(path),
+            'snapshot': path.name,
             'network': 'G_ema',
             'frechet_distance': distances.frechet_distance(features_of(network, samples.fakes(G, z, c), device), reals),
             'embedding': network.spec,

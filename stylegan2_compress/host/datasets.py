@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import traceback
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -56,7 +57,8 @@ def _is_of_data(name: str) -> bool:
 def reading(training_set: Dataset) -> Iterator[None]:
     """If something fails in the block, name the image of the dataset that cannot be read, if there is one.
 
-    The host checks only the first image when it opens a dataset.
+    The host checks only the first image when it opens a dataset. Errors that are of no image, such as a worker's death,
+    are left alone at once: to try all images of a large dataset takes hours.
 
     Raises:
         UserError: an image is damaged, or differs from the first in size or number of channels.
@@ -64,7 +66,9 @@ def reading(training_set: Dataset) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for index in range(len(training_set) if hasattr(training_set, '_image_fnames') else 0):
+        if not _is_of_an_image(error) or not hasattr(training_set, '_image_fnames'):
+            raise
+        for index in range(len(training_set)):
             reason = _unreadable(training_set, index)
             if reason is not None:
                 name = training_set._image_fnames[training_set.get_details(index).raw_idx]
@@ -73,6 +77,14 @@ def reading(training_set: Dataset) -> Iterator[None]:
                     f"the host's dataset_tool.py."
                 ) from error
         raise  # All images can be read: something else is wrong.
+
+
+def _is_of_an_image(error: Exception) -> bool:
+    """Whether an error was raised while a dataset was asked for an image, here or in a data loader's worker.
+
+    Of an error in a worker, the message is its traceback.
+    """
+    return ', in __getitem__' in ''.join(traceback.format_exception(error))
 
 
 def _unreadable(training_set: Dataset, index: int) -> str | None:

@@ -14,8 +14,9 @@ NETWORKS = ('loss_kwargs.teacher', 'resume_pkl')
 FILES = ('loss_kwargs.statistics',)
 NAMES = (*DATA, *NETWORKS, *FILES)
 
-# What else `inputs.json` has: how the run's own student was made, and the directory that relative paths start from.
-RATIO, CRITERION, DIRECTORY = 'student.ratio', 'student.criterion', 'directory'
+# What else `inputs.json` has: how the run's own student was made, the directory that relative paths start from, and
+# under which id torchrun starts the run again.
+RATIO, CRITERION, DIRECTORY, TORCHRUN = 'student.ratio', 'student.criterion', 'directory', 'torchrun'
 CHOSEN = 'option.'  # Before the names of options that were given.
 
 

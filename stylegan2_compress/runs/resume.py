@@ -26,6 +26,8 @@ FREE = {
     'data_loader_kwargs', 'device', 'num_gpus', 'batch_gpu', 'cudnn_benchmark', 'allow_tf32', 'cuda_graphs',
 }  # fmt: skip
 
+# Those that follow from the machine: FP16 blocks are CUDA's (`--fp32` shows in `conv_clamp`, too, and may not change).
+FROM_MACHINE = {'G_kwargs.synthesis_kwargs.num_fp16_res', 'D_kwargs.num_fp16_res', 'loss_kwargs.rounds'}
 
 # Those that may follow from the length.
 FROM_LENGTH = {'G_opt_kwargs.lr', 'ema_kimg', 'lr_decay_kimg', 'loss_kwargs.lr_decay_kimg'}
@@ -51,9 +53,9 @@ def continue_or_start(
         desc: what follows the number in the name of a new run directory.
         args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
         student: contents of a network pickle that the run starts from; written to its own directory.
-        resume: None starts a new run; 'latest' continues the newest one in `outdir` that has the same options and reads
-            the same contents, and starts one if there is none, or if that was to be longer; a run directory continues
-            that one.
+        resume: None starts a new run, or continues the one that this torchrun has begun; 'latest' continues the newest
+            one in `outdir` that has the same options and reads the same contents, if possible one with a training
+            state, and starts one if there is none, or if that was to be longer; a run directory continues that one.
         dry_run: print the options, and write and run nothing.
         networks: network files that are open already.
         student_from: how `student` was made.
@@ -68,8 +70,9 @@ def continue_or_start(
         Stopped, DivergedError: see `training_loops.loop.train`.
     """
     distributed.join_torchrun(args.get('device'))
-    if distributed.restarted_by_torchrun():
-        resume = resume or LATEST
+    torchrun_id = distributed.torchrun_id()
+    if distributed.restarted_by_torchrun() and (torchrun_id is None or 'loop' not in args):
+        resume = resume or LATEST  # Perhaps it is not the one that torchrun started, but there is no telling.
 
     with contextlib.ExitStack() as held:
 
@@ -92,6 +95,8 @@ def continue_or_start(
                 print_why_none(outdir, args, student, reads)
             if not dry_run:
                 given = {f'{inputs.CHOSEN}{name}': value for name, value in chosen.items()}
+                if torchrun_id is not None:
+                    given[inputs.TORCHRUN] = torchrun_id
                 write_start(run, what_runs, student, {**reads, **given})
             return run
 
@@ -232,7 +237,7 @@ def run_to_continue(
 ) -> RunDirectory | None:
     """The run that `resume` means, None for a new one; see `continue_or_start`."""
     if resume is None:
-        return None
+        return torchruns_run(outdir, args, student, reads) if 'loop' in args else None
     if 'loop' not in args:
         raise UserError(f"--resume={resume} continues runs of our loops, but this one runs the host's; give --loop.")
     if resume == LATEST:
@@ -257,15 +262,53 @@ def run_to_continue(
 
 
 def latest_run(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> RunDirectory | None:
-    """The newest run in `outdir` that is the same, and no longer than the options say; None if there is none."""
+    """The newest run in `outdir` that is the same, and no longer than the options say; None if there is none.
+
+    One that has a training state comes before newer ones that have none: they may have been started by mistake.
+    """
+    newest = None
+    for run in same_runs(outdir, args, student, reads):
+        if newest is None and run.states():
+            return run
+        if newest is not None and states.has_intact(run):
+            print(
+                f'Continuing {run}, and not the newer {newest}, which has no training state; '
+                f'--resume={newest} would start that one again.'
+            )
+            return run
+        newest = newest or run
+    return newest
+
+
+def torchruns_run(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> RunDirectory | None:
+    """The run that this torchrun began before one of its processes failed; None if it is only beginning, or without it.
+
+    Some users give all their runs one `--rdzv-id`. So a run that is finished counts only where torchrun says that it
+    has started it before, which it does not always do.
+    """
+    torchrun_id = distributed.torchrun_id()
+    if torchrun_id is None:
+        return None
+    for run in same_runs(outdir, args, student, reads):
+        if run.read_inputs().get(inputs.TORCHRUN) == torchrun_id:
+            state = None if distributed.restarted_by_torchrun() else states.load_latest_state(run)
+            if state is not None and state['finished']:
+                return None
+            print(f'Continuing {run}, which was started with the same --rdzv-id.')
+            return run
+    return None
+
+
+def same_runs(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> Iterator[RunDirectory]:
+    """The runs in `outdir` that these options can continue or start again, newest first."""
     for run in reversed(RunDirectory.numbered(outdir)):
         old = recorded_options(run)
         if old is None or old['total_kimg'] > args['total_kimg'] or differences(run, args, student, reads):
             continue
-        if not run.has_lost_states(old):
-            return run
-        print(f'{run} has lost its training states and cannot be continued.')
-    return None
+        if run.has_lost_states(old):
+            print(f'{run} has lost its training states and cannot be continued.')
+        else:
+            yield run
 
 
 def print_why_none(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> None:
@@ -280,9 +323,10 @@ def print_why_none(outdir: str, args: dict, student: dict | None, reads: Mapping
 
 
 def differences(run: RunDirectory, args: dict, student: dict | None, reads: Mapping[str, str]) -> list[str]:
-    """How the arguments of a run differ from those it was started with, but for `FREE`: 'name: old → new' each.
+    """How the arguments of a run differ from those it was started with: 'name: old → new' each.
 
-    What it reads is compared by content, as far as that is on record, and by place in runs that have no record of it.
+    What is `FREE` or `FROM_MACHINE` does not count. What it reads is compared by content, as far as that is on
+    record, and by place in runs that have no record of it.
     """
     old = options_to_continue(os.fspath(run))
     new = in_run_directory(args, RunDirectory(old['run_dir']), student)
@@ -291,7 +335,7 @@ def differences(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
     changed = []
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
-        if name.partition('.')[0] in FREE:
+        if name.partition('.')[0] in FREE or name in FROM_MACHINE:
             continue
         if name in inputs.NAMES and before is not None and after is not None:
             changed += _other_input(name, json.loads(before), json.loads(after), recorded.get(name), reads.get(name))

@@ -51,10 +51,20 @@ def load_latest_state(run: RunDirectory) -> dict[str, Any] | None:
     Raises:
         UserError: all state files are damaged.
     """
+    found = latest_state(run)
+    return None if found is None else read_state(*found)
+
+
+def latest_state(run: RunDirectory) -> tuple[Path, str] | None:
+    """Path and checksum of the newest state that is not damaged; None where there are no state files.
+
+    Raises:
+        UserError: all state files are damaged.
+    """
     paths = run.states()
     for path in paths:
         try:
-            return read_state(path)
+            return path, verify(path)
         except Damaged as damage:
             print(f'{damage} The one before it is used.' if path != paths[-1] else damage)
     if paths:
@@ -68,9 +78,13 @@ def require_one(run: RunDirectory) -> None:
     Raises:
         UserError: they are.
     """
-    paths = run.states()
-    if paths and not any(_is_intact(path) for path in paths):
+    if run.states() and not has_intact(run):
         raise UserError(_all_damaged(run))
+
+
+def has_intact(run: RunDirectory) -> bool:
+    """Whether a run has a state that is not damaged."""
+    return any(_is_intact(path) for path in run.states())
 
 
 def _is_intact(path: Path) -> bool:
@@ -107,18 +121,25 @@ def write_state(file: BinaryIO, state: Mapping[str, Any]) -> None:
     file.write(len(comment).to_bytes(2, 'little') + comment)
 
 
-def read_state(path: str | os.PathLike) -> dict[str, Any]:
+def read_state(path: str | os.PathLike, checksum: str | None = None) -> dict[str, Any]:
     """The state in a file, with its tensors on the CPU. No code in the file is run.
+
+    Args:
+        path: of the file.
+        checksum: of the state that is meant, where other processes read it, too.
 
     Raises:
         Damaged: the checksum does not match.
+        UserError: the file cannot be read, or has another state.
     """
-    verify(path)
+    found = verify(path)
+    if checksum not in (None, found):
+        raise UserError(f'{path} is another state here than in process 0, which continues from it.')
     return torch.load(path, map_location='cpu', weights_only=True)
 
 
-def verify(path: str | os.PathLike) -> None:
-    """Compare the contents of a state file with its checksum.
+def verify(path: str | os.PathLike) -> str:
+    """Compare the contents of a state file with its checksum, and return that.
 
     Raises:
         Damaged: they do not match.
@@ -133,6 +154,7 @@ def verify(path: str | os.PathLike) -> None:
         digest.update(b'\0\0')  # The length of the comment when the digest was made.
         if file.read()[2:] != COMMENT + digest.hexdigest().encode():
             raise Damaged(f'{path} is damaged: its checksum does not match.')
+    return digest.hexdigest()
 
 
 class _HashingWriter:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 CONTEXT = click.Context(main)
-OTHERS = {'--help', '--requeue'}  # Of every command, of sbatch.
+OTHERS = {'--help', '--requeue', '--rdzv-id'}  # Of every command, of sbatch, of torchrun.
 
 each_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 

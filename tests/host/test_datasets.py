@@ -1,10 +1,12 @@
 """What we ask of the host's data sets: which they are, and what their images are called."""
 
+import multiprocessing
 import shutil
 import zipfile
 
 import numpy as np
 import pytest
+import torch
 from training.dataset import ImageFolderDataset
 
 from stylegan2_compress.host import datasets
@@ -38,3 +40,21 @@ def test_labels_are_those_of_the_images(make_dataset_zip, tmp_path, xflip):
     assert found.dtype == np.float32
     assert found.argmax(1).tolist() == [0, 1, 2, 0] * (2 if xflip else 1)
     assert datasets.labels(ImageFolderDataset(str(data), xflip=xflip)).shape == (8 if xflip else 4, 0)
+
+
+def test_the_death_of_a_worker_has_nothing_to_do_with_images(make_dataset_zip, tmp_path, monkeypatch):
+    training_set = ImageFolderDataset(str(make_dataset_zip(tmp_path, n=16)))
+    loader = torch.utils.data.DataLoader(training_set, num_workers=1)
+    batches = iter(loader)
+    next(batches)
+    read = []
+    monkeypatch.setattr(datasets, '_unreadable', lambda _training_set, index: read.append(index))
+    (worker,) = multiprocessing.active_children()
+
+    def rest():
+        worker.kill()
+        yield from batches
+
+    with pytest.raises((RuntimeError, OSError, EOFError)), datasets.reading(training_set):  # As it happens.
+        list(rest())
+    assert not read

@@ -19,7 +19,7 @@ import torch
 from metrics import metric_main
 from tiny_runs import loop_arguments
 
-from stylegan2_compress import pickles
+from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.runs import launch, loops, states
 from stylegan2_compress.runs.directory import RunDirectory
@@ -353,6 +353,18 @@ def test_other_options_are_refused_and_listed(begin, tmp_path):
     assert begin(resume=run_dir + '/') == run_dir
 
 
+def test_what_follows_from_the_machine_may_change(begin):
+    def on(num_fp16_res, conv_clamp=256, **loss_kwargs):
+        precision = dict(num_fp16_res=num_fp16_res, conv_clamp=conv_clamp)
+        return dict(G_kwargs=dict(synthesis_kwargs=precision), D_kwargs=precision, loss_kwargs=loss_kwargs)
+
+    run_dir = begin(**on(4, rounds=2), device='cuda', batch_gpu=8)
+    assert begin(resume='latest', **on(0), device='cpu', batch_gpu=16) == run_dir
+    assert begin(resume=run_dir, **on(4, rounds=4), batch_gpu=4) == run_dir
+    with pytest.raises(UserError, match=r'other options: D_kwargs.conv_clamp: 256 → null; G_kwargs\S*: 256 → null\.'):
+        begin(resume=run_dir, **on(0, conv_clamp=None))  # --fp32 was not chosen by the machine.
+
+
 @pytest.fixture
 def files(tmp_path, make_dataset_zip, make_generator, monkeypatch):
     """A teacher, a student, data and statistics in the current directory; the loop arguments that name them."""
@@ -496,6 +508,57 @@ def hold(run_dir, held, done):
     with RunDirectory(run_dir).claimed():
         held.set()
         done.wait(60)
+
+
+def test_latest_prefers_a_run_with_a_state_to_a_newer_one_without(begin, capsys):
+    first, second = begin(), begin()
+    assert begin(resume='latest') == second
+    state = states.save_state(RunDirectory(first), 2000, {}, finished=False)
+    capsys.readouterr()
+    assert begin(resume='latest') == first
+    assert f'Continuing {first}, and not the newer {second}, which has no training state;' in capsys.readouterr().out
+    damage(state)
+    assert begin(resume='latest') == second
+    states.save_state(RunDirectory(second), 1000, {}, finished=False)
+    states.save_state(RunDirectory(first), 2000, {}, finished=False)
+    assert begin(resume='latest') == second
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """`torchrun(name, restarts)`: from now on, this is the only process of a torchrun of that `--rdzv-id`."""
+    monkeypatch.setattr(distributed, 'torchrun_processes', lambda: 1)
+    monkeypatch.setattr(distributed, 'join_torchrun', lambda _device: None)
+    monkeypatch.setattr(distributed, 'leave', lambda: None)
+
+    def set_environment(name, restarts=0):
+        monkeypatch.setenv('TORCHELASTIC_RUN_ID', name)
+        monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', str(restarts))
+
+    return set_environment
+
+
+def test_what_torchrun_starts_again_is_the_run_that_it_began(begin, torchrun):
+    torchrun('last week')
+    finished = begin()
+    states.save_state(RunDirectory(finished), 5000, {}, finished=True)
+    torchrun('today', restarts=1)  # The first time, it failed before it had a directory.
+    started = begin()
+    assert started != finished
+    torchrun('today')  # On several machines, only those count the restart where something failed.
+    assert begin() == started
+    states.save_state(RunDirectory(started), 1000, {}, finished=False)
+    assert begin() == started
+    assert begin(batch_size=8) != started
+    torchrun('last week', restarts=1)
+    assert begin() == finished  # Nothing is left to do.
+    torchrun('last week')
+    again = begin()  # A new run under an old name.
+    assert again not in (finished, started)
+    torchrun('none', restarts=1)  # Without a name: the newest that is the same.
+    assert begin() == started
+    torchrun('none')
+    assert begin() not in (finished, started, again)
 
 
 def test_a_run_that_another_process_trains_is_refused(begin, tmp_path):

@@ -28,6 +28,7 @@ from stylegan2_compress.host.networks import bound_arguments
 from stylegan2_compress.losses.estimators import ESTIMATORS
 from stylegan2_compress.losses.masks import Masks, MaskSchedule
 from stylegan2_compress.networks.masked import RULES, Rule, ScoreMaskedGenerator
+from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.tickets import baking, coding, ticket_file
 from stylegan2_compress.tickets.ticket_file import Ticket
@@ -545,11 +546,15 @@ def test_find_ticket_from_random_weights(tmp_path, data, rule, capsys):
 def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
     given = dict(SMALL, batch=200, lr_decay=0, ema_kimg=0.1)  # By default they follow from the length of the run.
     whole = search(data, tmp_path / 'whole', kimg=2, **given)
-    half = search(data, tmp_path / 'halves', kimg=1, **given)
-    assert search(data, tmp_path / 'halves', kimg=2, resume='latest', **given) == half
+    half = search(data, tmp_path / 'halves[2]', kimg=1, **given)
+    assert search(data, tmp_path / 'halves[2]', kimg=2, resume='latest', **given) == half
     one, two = (Ticket.read(f'{run_dir}/last.ticket') for run_dir in (whole, half))
     assert one.facts == two.facts
     assert all(np.array_equal(mask, two.masks[name]) for name, mask in one.masks.items())
+    for snapshot in RunDirectory(half).snapshots():
+        snapshot.unlink()
+    with pytest.raises(UserError, match='has no snapshots any more'):
+        search(data, tmp_path / 'halves[2]', kimg=2, resume='latest', **given)
 
 
 def test_presets_are_what_is_not_given(tmp_path, data):

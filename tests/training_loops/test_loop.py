@@ -19,10 +19,11 @@ import torch
 from tiny_runs import ADAM, EMBEDDING, loop_arguments
 from tqdm import tqdm
 
-from stylegan2_compress import pickles
+from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import DivergedError, UserError
+from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import RunDirectory
-from stylegan2_compress.training_loops import data, loop, snapshots, ticket_search
+from stylegan2_compress.training_loops import data, loop, setup, snapshots, ticket_search
 from stylegan2_compress.training_loops.distillation import training_loop
 from stylegan2_compress.training_loops.monitor import Monitor
 from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases
@@ -434,3 +435,22 @@ def test_the_progress_bar_ends_at_the_end(tmp_path):
     assert monitor.bar.n == 1
     assert '101%' not in written.getvalue()
     assert '-00' not in written.getvalue()
+
+
+def test_all_processes_continue_from_the_state_that_rank_zero_chose(tmp_path, monkeypatch):
+    """This one is rank 1: of two states, one of the same name has other contents for rank 0, one is not to be seen."""
+    directory, device = RunDirectory(tmp_path), torch.device('cpu')
+    older = states.save_state(directory, 1000, {'of': 'both'}, finished=False)
+    newer = states.save_state(directory, 2000, {'of': 'rank 1'}, finished=False)
+    monkeypatch.setattr(distributed, 'is_rank_zero', lambda: False)
+
+    def with_choice(choice):
+        monkeypatch.setattr(distributed, 'broadcast_object', lambda own, _device: own or choice)
+        return setup.load_state(directory, device)
+
+    assert with_choice((older, states.verify(older)))['of'] == 'both'
+    assert with_choice(None) is None
+    with pytest.raises(UserError, match=r'training-state-000002\.000\.pt is another state here than in process 0'):
+        with_choice((newer, states.verify(older)))
+    with pytest.raises(UserError, match=r'Cannot read .*training-state-000003\.000\.pt'):
+        with_choice((directory.state_path(3000), ''))
