@@ -14,7 +14,7 @@ from torch_utils import training_stats
 from tqdm import tqdm
 
 from stylegan2_compress.evaluation import records
-from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.runs.directory import TRAINED, RunDirectory
 from stylegan2_compress.training_loops import trackers
 from stylegan2_compress.training_loops.metrics import is_hosts
 from stylegan2_compress.training_loops.tensorboard import TensorBoard
@@ -136,11 +136,12 @@ class Monitor:
         """Print and record what the host's `calc_metric` returned, or the like of it."""
         if self.is_rank_zero:
             self.bar.clear()
+            record = dict(result, **{TRAINED: cur_nimg})
             if is_hosts(result['metric']):
-                metric_main.report_metric(result, run_dir=str(self.directory.path), snapshot_pkl=str(snapshot_pkl))
+                metric_main.report_metric(record, run_dir=str(self.directory.path), snapshot_pkl=str(snapshot_pkl))
             else:
-                print(json.dumps(result))
-                records.append(str(snapshot_pkl), result)
+                print(json.dumps(record))
+                records.append(str(snapshot_pkl), record)
             self.bar.refresh()
         for tracker in self.trackers:
             tracker.metrics(result['results'], cur_nimg)

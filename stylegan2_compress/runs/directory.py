@@ -32,6 +32,7 @@ ERROR = 'Error: '  # How the line of a log begins that says what ended the run.
 LOST = 'lost its connection to the others'  # What a process says of itself that another one has let down.
 
 RECORDS = (LOG, STATS, METRICS)  # What a run appends to.
+TRAINED = 'cur_nimg'  # Entry of the lines that a run itself writes about its metrics: `evaluate` appends there, too.
 KIMG_PER_TICK = 4  # Thousands of images between progress lines, unless a run says otherwise.
 STATE_KIMG = 40  # Thousands of images between states, unless a run says otherwise.
 
@@ -236,10 +237,27 @@ class RunDirectory(os.PathLike):
         return {path.name: path.stat().st_size for pattern in RECORDS for path in self.path.glob(pattern)}
 
     def cut_records(self, sizes: Mapping[str, int]) -> None:
-        """Truncate the records to these sizes, and others to nothing: a continued run writes what came after again."""
+        """Truncate the records to these sizes, and others to nothing: a continued run writes what came after again.
+
+        Of metrics, what somebody else measured after that stays, such as `evaluate`.
+        """
+        others = {path: self._measured_by_others(path, sizes.get(path.name, 0)) for path in self.metrics()}
         for name, size in self.record_sizes().items():
             if size > sizes.get(name, 0):
                 os.truncate(self.path / name, sizes.get(name, 0))
+        for path, lines in others.items():
+            with open(path, 'ab') as file:
+                file.write(lines)
+
+    def _measured_by_others(self, path: Path, start: int) -> bytes:
+        """The lines in a file of results, from this byte on, that the run did not write itself.
+
+        What is cut off at the end, by a kill, is no line.
+        """
+        with open(path, 'rb') as file:
+            file.seek(start)
+            lines = file.read().splitlines(keepends=True)
+        return b''.join(line for line in lines if line.endswith(b'\n') and TRAINED not in (_parsed(line) or {}))
 
     def kimg_on_record(self) -> float:
         """How far `stats.jsonl` goes, in thousands of images."""
@@ -278,8 +296,16 @@ class RunDirectory(os.PathLike):
 def _read_json(path: Path) -> dict | None:
     """The JSON object in a file, or None where it is missing, cannot be parsed, or is something else."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return _parsed(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _parsed(text: bytes) -> dict | None:
+    """The JSON object that a text is, or None where it cannot be parsed, or is something else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

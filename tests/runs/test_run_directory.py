@@ -88,6 +88,20 @@ def test_records_are_cut_and_other_files_stay(tmp_path):
     assert run.options_path.read_text() == '0123456789'
 
 
+def test_what_others_measured_stays(tmp_path):
+    """`evaluate`, the host's calc_metrics.py, or an editor: of metrics, only what the run wrote is cut."""
+    run = RunDirectory(tmp_path)
+    before, after = ('{"results": {"fid": %d}, "cur_nimg": %d}\n' % (n, n) for n in (1, 2))
+    theirs = '{"results": {"fid": 3}}\n[1]\na note\n'
+    run.metric_path('fid').write_text(before + theirs + after + theirs + '{"results": {"f')
+    run.metric_path('kid').write_text(theirs + after)
+    run.cut_records({'metric-fid.jsonl': len(before)})
+    assert run.metric_path('fid').read_text() == before + 2 * theirs
+    assert run.metric_path('kid').read_text() == theirs
+    run.cut_records({})  # A run that starts from scratch.
+    assert run.metric_path('fid').read_text() == 2 * theirs
+
+
 def test_what_a_kill_left_is_deleted(tmp_path):
     left = ['.training-state-000001.000.pt.0123.tmp', '.network-snapshot-000001.pkl.4567.tmp']
     others = ['training-state-000001.000.pt', 'network-snapshot-000001.pkl', '.lock', '.other.tmp']
