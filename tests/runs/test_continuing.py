@@ -14,6 +14,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from metrics import metric_main
@@ -292,10 +293,15 @@ def test_a_full_disk_leaves_the_last_state(arguments, tmp_path, capfd):
     assert not list((tmp_path / 'full').glob('.*'))
 
 
-def test_a_state_holds_no_code(tmp_path):
-    path = states.save_state(RunDirectory(tmp_path), 5, {'bad': os.path.join}, finished=False)
-    with pytest.raises(Exception, match=r'[Ww]eights.only'):
-        states.read_state(path)
+@pytest.mark.parametrize('bad', [os.path.join, np.float64(0.5)], ids=['code', 'a number of NumPy'])
+def test_a_state_that_could_not_be_read_back_is_refused_when_it_is_saved(tmp_path, bad):
+    """And not when the run is to be continued and has no other. No code is in a state."""
+    run = RunDirectory(tmp_path)
+    before = [states.save_state(run, nimg, {'good': [nimg]}, finished=False) for nimg in (5, 6)]
+    with pytest.raises(UserError, match=r'The state of "bad" could not be read back, and the run not be continued'):
+        states.save_state(run, 7, {'good': {'a': torch.ones(3)}, 'bad': {'best': ('fid', bad)}}, finished=False)
+    assert sorted(run.states()) == before
+    assert list(tmp_path.glob('.*')) == []
 
 
 def test_a_state_opens_with_torch_alone(tmp_path):

@@ -91,7 +91,7 @@ def test_records_are_cut_and_other_files_stay(tmp_path):
 def test_what_others_measured_stays(tmp_path):
     """`evaluate`, the host's calc_metrics.py, or an editor: of metrics, only what the run wrote is cut."""
     run = RunDirectory(tmp_path)
-    before, after = ('{"results": {"fid": %d}, "cur_nimg": %d}\n' % (n, n) for n in (1, 2))
+    before, after = (json.dumps(dict(results=dict(fid=n), cur_nimg=n)) + '\n' for n in (1, 2))
     theirs = '{"results": {"fid": 3}}\n[1]\na note\n'
     run.metric_path('fid').write_text(before + theirs + after + theirs + '{"results": {"f')
     run.metric_path('kid').write_text(theirs + after)

@@ -63,7 +63,7 @@ def test_the_best_snapshot_is_kept(tmp_path, data, monkeypatch, result, values, 
 
     def measure(_self, name, G):
         seen.append(copy.deepcopy(G.state_dict()))
-        return dict(results={result: float(values[len(seen) - 1])}, metric=name, total_time=1.0, num_gpus=1)
+        return dict(results={result: np.float64(values[len(seen) - 1])}, metric=name, total_time=1.0, num_gpus=1)
 
     monkeypatch.setattr(metrics.OwnMetrics, 'measure', measure)
     training_loop(**loop_arguments(tmp_path / 'run', data, metrics=[METRIC]))
