@@ -118,5 +118,10 @@ def open_named(name: str | None, directory: RunDirectory, cur_nimg: int) -> Name
     try:
         return getattr(importlib.import_module(module), cls).open(directory, cur_nimg)
     except Exception as error:  # Of a library that talks to servers, any.
-        print(f'--track={name} does not work here, and the run goes on without it: {error}')
+        print(left_out(name, error))
         return None
+
+
+def left_out(name: str, error: Exception) -> str:
+    """What is printed of a tracker that fails, which is once: it is not asked again."""
+    return f'--track={name} does not work here, and the run goes on without it: {str(error) or type(error).__name__}'

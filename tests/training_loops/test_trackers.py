@@ -198,6 +198,32 @@ def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys
     assert '--track=broken does not work here, and the run goes on without it: ' in capsys.readouterr().out
 
 
+class Mortal(trackers.NamedRun):
+    """A tracker that is written to twice, and then fails with everything, without a word."""
+
+    name = 'mortal'
+    asked = 0
+
+    def begin(self):
+        pass
+
+    def ask(self, *_what):
+        Mortal.asked += 1
+        if Mortal.asked > 2:
+            raise ConnectionResetError
+
+    write_scalars = write_image = close = ask
+
+
+def test_a_tracker_that_fails_later_does_not_end_the_run_either(tmp_path, data, monkeypatch, capsys):
+    monkeypatch.setitem(trackers.TRACKERS, 'mortal', f'{__name__}:Mortal')
+    monkeypatch.setattr(Mortal, 'asked', 0)
+    train(tmp_path / 'run', data, 'mortal', 0.08)
+    assert Mortal.asked == 3
+    assert 'the run goes on without it: ConnectionResetError\n' in capsys.readouterr().out
+    assert len((tmp_path / 'run' / 'stats.jsonl').read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize('name', ['wandb', 'trackio'])
 def test_without_its_package(tmp_path, monkeypatch, name):
     monkeypatch.setattr('importlib.util.find_spec', lambda _name: None)
