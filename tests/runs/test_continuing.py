@@ -186,6 +186,38 @@ def test_a_signal_ends_the_run_after_the_step(arguments, tmp_path, capfd, uninte
     assert_same(tmp_path / 'stopped', uninterrupted)
 
 
+def test_an_interrupt_that_ends_who_reads_the_output_ends_the_run_after_the_step(arguments, tmp_path):
+    """As of `distill … 2>&1 | tee log`: Ctrl-C is for both. A tick is printed in that step."""
+
+    def read_by_tee():
+        theirs, ours = os.pipe()
+        for descriptor in (1, 2):
+            os.dup2(ours, descriptor)
+        os.close(ours)
+        sys.stdout, sys.stderr = (os.fdopen(descriptor, 'w') for descriptor in (1, 2))
+
+        def draw(*args, phases=[0]):
+            phases[0] += 1
+            if phases[0] == 7:
+                os.close(theirs)
+                signal.raise_signal(signal.SIGINT)
+            return rounds(*args)
+
+        rounds, data.rounds = data.rounds, draw
+        try:
+            start(**arguments(tmp_path / 'deaf'))
+        except Stopped as outcome:
+            print(outcome, flush=True)
+            sys.exit(7)
+
+    process = in_a_fork(read_by_tee)
+    process.join()
+    assert process.exitcode == 7
+    log = (tmp_path / 'deaf' / 'log.txt').read_text()
+    assert re.search(r'tick 1 [^\n]*\n[^\n]*\n\nStopped at 0.024 kimg', log), log
+    assert states.load_latest_state(RunDirectory(tmp_path / 'deaf'))['progress']['cur_nimg'] == 24
+
+
 def test_a_signal_that_is_ignored_ends_nothing(arguments, tmp_path, uninterrupted):
     """As under nohup."""
 
