@@ -236,28 +236,28 @@ class RunDirectory(os.PathLike):
         """The sizes in bytes of the files that the run appends to, by name."""
         return {path.name: path.stat().st_size for pattern in RECORDS for path in self.path.glob(pattern)}
 
+    def sync_records(self) -> None:
+        """Wait until the records are on disk: a state that counts on them is to find them after a power cut."""
+        for name in self.record_sizes():
+            with open(self.path / name, 'ab') as file:
+                os.fsync(file.fileno())
+
     def cut_records(self, sizes: Mapping[str, int]) -> None:
-        """Truncate the records to these sizes, and others to nothing: a continued run writes what came after again.
+        """Cut the records to these sizes, and others to nothing: a continued run writes what came after again.
 
-        Of metrics, what somebody else measured after that stays, such as `evaluate`.
+        Of metrics, what somebody else measured after that stays, such as `evaluate`. What is left of a line that a
+        power cut or a kill has cut off goes.
         """
-        others = {path: self._measured_by_others(path, sizes.get(path.name, 0)) for path in self.metrics()}
-        for name, size in self.record_sizes().items():
-            if size > sizes.get(name, 0):
-                os.truncate(self.path / name, sizes.get(name, 0))
-        for path, lines in others.items():
-            with open(path, 'ab') as file:
-                file.write(lines)
-
-    def _measured_by_others(self, path: Path, start: int) -> bytes:
-        """The lines in a file of results, from this byte on, that the run did not write itself.
-
-        What is cut off at the end, by a kill, is no line.
-        """
-        with open(path, 'rb') as file:
-            file.seek(start)
-            lines = file.read().splitlines(keepends=True)
-        return b''.join(line for line in lines if line.endswith(b'\n') and TRAINED not in (_parsed(line) or {}))
+        metrics = {path.name for path in self.metrics()}
+        for name in self.record_sizes():
+            with open(self.path / name, 'r+b') as file:
+                kept = file.read(sizes.get(name, 0))
+                kept = kept[: kept.rfind(b'\n') + 1]
+                file.seek(len(kept))
+                others = [line for line in file if name in metrics and _is_of_others(line)]
+                file.seek(len(kept))
+                file.writelines(others)
+                file.truncate()
 
     def kimg_on_record(self) -> float:
         """How far `stats.jsonl` goes, in thousands of images."""
@@ -308,6 +308,11 @@ def _parsed(text: bytes) -> dict | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _is_of_others(line: bytes) -> bool:
+    """Whether a line in a file of results is whole, and not one that a run itself has written."""
+    return line.endswith(b'\n') and TRAINED not in (_parsed(line) or {})
 
 
 def _number(name: str) -> int:

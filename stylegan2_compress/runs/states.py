@@ -39,6 +39,7 @@ def save_state(run: RunDirectory, cur_nimg: int, parts: Mapping[str, Any], finis
     """
     state = {**parts, 'finished': finished, 'records': run.record_sizes()}
     path = run.state_path(cur_nimg)
+    run.sync_records()
     with files.atomic_write(path) as file:
         write_state(file, state)
     if not _opens(path):

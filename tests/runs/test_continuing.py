@@ -336,6 +336,18 @@ def test_a_state_that_could_not_be_read_back_is_refused_when_it_is_saved(tmp_pat
     assert list(tmp_path.glob('.*')) == []
 
 
+def test_records_are_on_disk_before_the_state_that_counts_on_them(tmp_path, monkeypatch):
+    run, synced = RunDirectory(tmp_path), []
+    for path in (run.log_path, run.stats_path, run.metric_path('fid')):
+        path.write_text('a line\n')
+    names = {os.stat(path).st_ino: path.name for path in tmp_path.iterdir()}
+    fsync = os.fsync
+    monkeypatch.setattr(os, 'fsync', lambda file: synced.append(names.get(os.fstat(file).st_ino)) or fsync(file))
+    states.save_state(run, 5, {}, finished=False)
+    assert set(synced[:3]) == {'log.txt', 'stats.jsonl', 'metric-fid.jsonl'}
+    assert synced[3:] == [None, None]  # The state, and the directory.
+
+
 def test_a_state_opens_with_torch_alone(tmp_path):
     """The checksum is the comment of the zip archive."""
     path = states.save_state(RunDirectory(tmp_path), 12345, {'G': {'weight': torch.arange(5.0)}}, finished=True)

@@ -81,11 +81,20 @@ def test_a_converted_snapshot_is_one():
 def test_records_are_cut_and_other_files_stay(tmp_path):
     run = RunDirectory(tmp_path)
     for path in (run.log_path, run.stats_path, run.metric_path('fid'), run.options_path):
-        path.write_text('0123456789')
-    assert run.record_sizes() == {'log.txt': 10, 'stats.jsonl': 10, 'metric-fid.jsonl': 10}
-    run.cut_records({'log.txt': 4, 'stats.jsonl': 12})
-    assert run.record_sizes() == {'log.txt': 4, 'stats.jsonl': 10, 'metric-fid.jsonl': 0}
-    assert run.options_path.read_text() == '0123456789'
+        path.write_text('{"cur_nimg":1}\n{"cur_nimg":2}\n')
+    assert run.record_sizes() == {'log.txt': 30, 'stats.jsonl': 30, 'metric-fid.jsonl': 30}
+    run.cut_records({'log.txt': 15, 'stats.jsonl': 40})
+    assert run.record_sizes() == {'log.txt': 15, 'stats.jsonl': 30, 'metric-fid.jsonl': 0}
+    assert run.options_path.stat().st_size == 30
+
+
+def test_of_a_line_that_a_power_cut_has_cut_off_nothing_stays(tmp_path):
+    """The next one would not begin on a line of its own, and be lost as well."""
+    run = RunDirectory(tmp_path)
+    for path in (run.log_path, run.stats_path, run.metric_path('fid')):
+        path.write_text('{"cur_nimg":1}\n{"cur_n')
+    run.cut_records(dict.fromkeys(run.record_sizes(), 90))
+    assert set(run.record_sizes().values()) == {15}
 
 
 def test_what_others_measured_stays(tmp_path):
