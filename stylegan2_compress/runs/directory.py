@@ -288,8 +288,8 @@ class RunDirectory(os.PathLike):
 
     def delete_temporary_files(self) -> None:
         """Delete what a kill in the middle of `files.atomic_write` left behind."""
-        for pattern in (STATES, SNAPSHOTS):
-            for path in self.path.glob(f'.{os.path.splitext(pattern)[0]}.tmp'):
+        for pattern in (STATES, SNAPSHOTS, BEST, STUDENT, TICKET, OPTIONS, INPUTS, TRACKER):
+            for path in self.path.glob(f'.{pattern}.*.tmp'):
                 path.unlink()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import stylegan2_compress
-from stylegan2_compress import training_loops
+from stylegan2_compress import files, training_loops
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.runs.directory import RunDirectory, is_snapshot, kimg_of
 
@@ -112,8 +112,17 @@ def test_what_others_measured_stays(tmp_path):
 
 
 def test_what_a_kill_left_is_deleted(tmp_path):
-    left = ['.training-state-000001.000.pt.0123.tmp', '.network-snapshot-000001.pkl.4567.tmp']
-    others = ['training-state-000001.000.pt', 'network-snapshot-000001.pkl', '.lock', '.other.tmp']
+    run = RunDirectory(tmp_path)
+    written = [
+        run.state_path(1000), run.snapshot_path(1000), run.best_path, Path(run.student_path), run.ticket_path('last'),
+        run.options_path, run.inputs_path, run.tracker_path,
+    ]  # fmt: skip
+    left = []
+    for path in written:
+        with files.atomic_write(path):
+            left += [each.name for each in tmp_path.iterdir() if each.name.startswith(f'.{path.name}.')]
+    assert len(left) == len(written)
+    others = [*(path.name for path in written), '.lock', '.other.tmp']
     touch(tmp_path, *left, *others)
     RunDirectory(tmp_path).delete_temporary_files()
     assert {path.name for path in tmp_path.iterdir()} == set(others)
