@@ -54,4 +54,5 @@ class Interruption:
             raise Interrupted
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            os.write(2, b'\nFinishing the step; Ctrl-C again stops at once, without saving.\n')
+            with contextlib.suppress(OSError):  # The same Ctrl-C may have ended who reads it.
+                os.write(2, b'\nFinishing the step; Ctrl-C again stops at once, without saving.\n')

@@ -321,6 +321,7 @@ def evaluate(run: Run) -> None:
 def keep_if_best(run: Run, results: Mapping[str, float]) -> None:
     """Save the networks as the best ones if they are, by the first of the results."""
     name, value = next(iter(results.items()))
+    value = float(value)  # A metric that was registered with the host may return NumPy's, which no state may have.
     best = run.progress.best
     if best is not None and best[0] == name and (value <= best[1] if more_is_better(name) else value >= best[1]):
         return

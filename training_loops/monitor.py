@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dnnlib
@@ -14,7 +15,7 @@ from torch_utils import training_stats
 from tqdm import tqdm
 
 from stylegan2_compress.evaluation import records
-from stylegan2_compress.runs.directory import RunDirectory
+from stylegan2_compress.runs.directory import TRAINED, RunDirectory
 from stylegan2_compress.training_loops import trackers
 from stylegan2_compress.training_loops.metrics import is_hosts
 from stylegan2_compress.training_loops.tensorboard import TensorBoard
@@ -129,21 +130,20 @@ class Monitor:
 
     def report_image(self, name: str, png_path: Path, cur_nimg: int) -> None:
         """Pass a grid of images, which was written to a file, to the trackers."""
-        for tracker in self.trackers:
-            tracker.image(name, png_path, cur_nimg)
+        self._pass_on(lambda tracker: tracker.image(name, png_path, cur_nimg))
 
     def report_metric(self, result: dict, snapshot_pkl: Path, cur_nimg: int) -> None:
         """Print and record what the host's `calc_metric` returned, or the like of it."""
         if self.is_rank_zero:
             self.bar.clear()
+            record = dict(result, **{TRAINED: cur_nimg})
             if is_hosts(result['metric']):
-                metric_main.report_metric(result, run_dir=str(self.directory.path), snapshot_pkl=str(snapshot_pkl))
+                metric_main.report_metric(record, run_dir=str(self.directory.path), snapshot_pkl=str(snapshot_pkl))
             else:
-                print(json.dumps(result))
-                records.append(str(snapshot_pkl), result)
+                print(json.dumps(record))
+                records.append(str(snapshot_pkl), record)
             self.bar.refresh()
-        for tracker in self.trackers:
-            tracker.metrics(result['results'], cur_nimg)
+        self._pass_on(lambda tracker: tracker.metrics(result['results'], cur_nimg))
 
     def end_tick(self, phases, cur_nimg: int) -> None:
         """Record the statistics since the last tick, show the losses, restart the tick's clocks."""
@@ -155,8 +155,7 @@ class Monitor:
             self.stats_jsonl.write(json.dumps(dict(stats, timestamp=time.time())) + '\n')
             self.stats_jsonl.flush()
             self._show_losses(stats, cur_nimg)
-        for tracker in self.trackers:
-            tracker.scalars(stats, cur_nimg)
+        self._pass_on(lambda tracker: tracker.scalars(stats, cur_nimg))
         self.tick_start_nimg = cur_nimg
         self.tick_start = time.time()
         self.maintenance = self.tick_start - self.tick_end
@@ -210,5 +209,15 @@ class Monitor:
         self.bar.close()
         if self.is_rank_zero:
             self.stats_jsonl.close()
-        for tracker in self.trackers:
-            tracker.close()
+        self._pass_on(lambda tracker: tracker.close())
+
+    def _pass_on(self, what: Callable[[trackers.Tracker], None]) -> None:
+        """Call all trackers. The run goes on without the one of `--track` from the moment on when that fails."""
+        for tracker in list(self.trackers):
+            try:
+                what(tracker)
+            except Exception as error:  # Of a library that talks to servers, any.
+                if not isinstance(tracker, trackers.NamedRun):
+                    raise
+                self.trackers.remove(tracker)
+                self.print_line(trackers.left_out(tracker.name, error))

@@ -87,28 +87,36 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each part that the run has, by name. To be called in all processes."""
-        return {name: _stateful(part).state_dict() for name, part in self.parts.items() if part is not None}
+        return {
+            name: _stateful(part, self.device).state_dict() for name, part in self.parts.items() if part is not None
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Give the parts what `state_dict` returned."""
         for name, part in self.parts.items():
             if part is not None:
-                _stateful(part).load_state_dict(state[name])
+                _stateful(part, self.device).load_state_dict(state[name])
 
 
-def _stateful(part):
-    return part if hasattr(part, 'state_dict') else TensorAttributes(part)
+def _stateful(part, device: torch.device):
+    return part if hasattr(part, 'state_dict') else TensorAttributes(part, device)
 
 
 class TensorAttributes:
     """The tensors among an object's attributes as its state, for losses written for the host's loop."""
 
-    def __init__(self, owner):
-        self.tensors = {name: value for name, value in vars(owner).items() if isinstance(value, torch.Tensor)}
+    def __init__(self, owner, device: torch.device):
+        self.owner, self.device = owner, device
 
     def state_dict(self) -> dict:
-        return self.tensors
+        return {name: value for name, value in vars(self.owner).items() if isinstance(value, torch.Tensor)}
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
+        """Fill the tensors, which others may share; set those that a new object does not have yet."""
         for name, value in state.items():
-            self.tensors[name].copy_(value)
+            own = getattr(self.owner, name, None)
+            if isinstance(own, torch.Tensor) and own.shape == value.shape:
+                own.copy_(value)
+            else:
+                setattr(self.owner, name, value.to(self.device))

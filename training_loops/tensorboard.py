@@ -20,14 +20,15 @@ class TensorBoard(Tracker):
 
         Args:
             run_dir: directory for the event files; `tensorboard --logdir` takes it, or its parent.
-            cur_nimg: where a continued run goes on. What it wrote after that, before it was stopped, is purged.
+            cur_nimg: where a continued run goes on, also one that begins again. What it wrote after that, before it was
+                stopped, is purged.
         """
         try:
             # Only here, because it is optional, and slow to import.
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return None
-        return cls(SummaryWriter(os.fspath(run_dir), purge_step=cur_nimg + 1 if cur_nimg else None))
+        return cls(SummaryWriter(os.fspath(run_dir), purge_step=cur_nimg + 1))
 
     def write_scalars(self, values: Mapping[str, float], cur_nimg: int) -> None:
         for name, value in values.items():

@@ -59,12 +59,16 @@ class NamedRun(Tracker):
         directory: of the run.
         run_id: for the tracker.
         known_nimg: up to where the tracker knows the run; 0 for a new one.
+        known_metrics: the same for results of metrics, by their names: they are made after a tick, and when a run is
+            stopped meanwhile, after it is continued.
     """
 
     name: str
 
-    def __init__(self, directory: RunDirectory, run_id: str, known_nimg: int):
-        self.directory, self.run_id, self.known_nimg = directory, run_id, known_nimg
+    def __init__(self, directory: RunDirectory, run_id: str, known_nimg: int, known_metrics: Mapping[str, int]):
+        self.directory, self.run_id = directory, run_id
+        self.known_nimg, self.known_metrics = known_nimg, known_metrics
+        self.told = {'tracker': self.name, 'id': run_id, 'nimg': known_nimg, 'metrics': dict(known_metrics)}
 
     @classmethod
     def open(cls, directory: RunDirectory, cur_nimg: int = 0) -> 'NamedRun':
@@ -72,9 +76,9 @@ class NamedRun(Tracker):
         known = directory.read_tracker() if cur_nimg else {}
         if known.get('tracker') != cls.name:
             known = {'id': secrets.token_hex(4), 'nimg': 0}
-        run = cls(directory, known['id'], known['nimg'])
+        run = cls(directory, known['id'], known['nimg'], known.get('metrics', {}))
         run.begin()
-        run.remember(known['nimg'])
+        run.remember()
         return run
 
     @abstractmethod
@@ -84,19 +88,23 @@ class NamedRun(Tracker):
     def scalars(self, statistics: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
         if cur_nimg > self.known_nimg:
             super().scalars(statistics, cur_nimg)
-            self.remember(cur_nimg)
+            self.told['nimg'] = cur_nimg
+            self.remember()
 
     def metrics(self, results: Mapping[str, float], cur_nimg: int) -> None:
-        if cur_nimg > self.known_nimg:
-            super().metrics(results, cur_nimg)
+        new = {name: value for name, value in results.items() if cur_nimg > self.known_metrics.get(name, 0)}
+        if new:
+            super().metrics(new, cur_nimg)
+            self.told['metrics'].update(dict.fromkeys(new, cur_nimg))
+            self.remember()
 
     def image(self, name: str, png_path: str | os.PathLike, cur_nimg: int) -> None:
         if cur_nimg > self.known_nimg:
             super().image(name, png_path, cur_nimg)
 
-    def remember(self, nimg: int) -> None:
+    def remember(self) -> None:
         """Record up to where the tracker knows the run, for when it is continued."""
-        self.directory.write_tracker({'tracker': self.name, 'id': self.run_id, 'nimg': nimg})
+        self.directory.write_tracker(self.told)
 
     @property
     def title(self) -> str:
@@ -118,5 +126,10 @@ def open_named(name: str | None, directory: RunDirectory, cur_nimg: int) -> Name
     try:
         return getattr(importlib.import_module(module), cls).open(directory, cur_nimg)
     except Exception as error:  # Of a library that talks to servers, any.
-        print(f'--track={name} does not work here, and the run goes on without it: {error}')
+        print(left_out(name, error))
         return None
+
+
+def left_out(name: str, error: Exception) -> str:
+    """What is printed of a tracker that fails, which is once: it is not asked again."""
+    return f'--track={name} does not work here, and the run goes on without it: {str(error) or type(error).__name__}'

@@ -42,10 +42,14 @@ class WandbRun(NamedRun):
         )
 
     def write_scalars(self, values: Mapping[str, float], cur_nimg: int) -> None:
-        self.run.log(dict(values), step=cur_nimg)
+        self.run.log(dict(values), step=self._step(cur_nimg))
 
     def write_image(self, name: str, pixels: np.ndarray, cur_nimg: int) -> None:
-        self.run.log({name: wandb.Image(pixels)}, step=cur_nimg)
+        self.run.log({name: wandb.Image(pixels)}, step=self._step(cur_nimg))
+
+    def _step(self, cur_nimg: int) -> int:
+        """The number of images seen; or, of what is made up for when a run goes on, one more: no step is added to."""
+        return max(cur_nimg, self.run.starting_step)
 
     def close(self) -> None:
         self.run.finish()

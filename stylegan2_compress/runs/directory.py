@@ -33,6 +33,7 @@ ERROR = 'Error: '  # How the line of a log begins that says what ended the run.
 LOST = 'lost its connection to the others'  # What a process says of itself that another one has let down.
 
 RECORDS = (LOG, STATS, METRICS)  # What a run appends to.
+TRAINED = 'cur_nimg'  # Entry of the lines that a run itself writes about its metrics: `evaluate` appends there, too.
 KIMG_PER_TICK = 4  # Thousands of images between progress lines, unless a run says otherwise.
 STATE_KIMG = 40  # Thousands of images between states, unless a run says otherwise.
 
@@ -240,11 +241,28 @@ class RunDirectory(os.PathLike):
         """The sizes in bytes of the files that the run appends to, by name."""
         return {path.name: path.stat().st_size for pattern in RECORDS for path in self._named(pattern)}
 
+    def sync_records(self) -> None:
+        """Wait until the records are on disk: a state that counts on them is to find them after a power cut."""
+        for name in self.record_sizes():
+            with open(self.path / name, 'ab') as file:
+                os.fsync(file.fileno())
+
     def cut_records(self, sizes: Mapping[str, int]) -> None:
-        """Truncate the records to these sizes, and others to nothing: a continued run writes what came after again."""
-        for name, size in self.record_sizes().items():
-            if size > sizes.get(name, 0):
-                os.truncate(self.path / name, sizes.get(name, 0))
+        """Cut the records to these sizes, and others to nothing: a continued run writes what came after again.
+
+        Of metrics, what somebody else measured after that stays, such as `evaluate`. What is left of a line that a
+        power cut or a kill has cut off goes.
+        """
+        metrics = {path.name for path in self.metrics()}
+        for name in self.record_sizes():
+            with open(self.path / name, 'r+b') as file:
+                kept = file.read(sizes.get(name, 0))
+                kept = kept[: kept.rfind(b'\n') + 1]
+                file.seek(len(kept))
+                others = [line for line in file if name in metrics and _is_of_others(line)]
+                file.seek(len(kept))
+                file.writelines(others)
+                file.truncate()
 
     def kimg_on_record(self) -> float:
         """How far `stats.jsonl` goes, in thousands of images."""
@@ -275,18 +293,31 @@ class RunDirectory(os.PathLike):
 
     def delete_temporary_files(self) -> None:
         """Delete what a kill in the middle of `files.atomic_write` left behind."""
-        for pattern in (STATES, SNAPSHOTS):
-            for path in self._named(f'.{os.path.splitext(pattern)[0]}.tmp'):
+        for pattern in (STATES, SNAPSHOTS, BEST, STUDENT, TICKET, OPTIONS, INPUTS, TRACKER):
+            for path in self._named(f'.{pattern}.*.tmp'):
                 path.unlink()
 
 
 def _read_json(path: Path) -> dict | None:
     """The JSON object in a file, or None where it is missing, cannot be parsed, or is something else."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return _parsed(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _parsed(text: bytes) -> dict | None:
+    """The JSON object that a text is, or None where it cannot be parsed, or is something else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _is_of_others(line: bytes) -> bool:
+    """Whether a line in a file of results is whole, and not one that a run itself has written."""
+    return line.endswith(b'\n') and TRAINED not in (_parsed(line) or {})
 
 
 def _number(name: str) -> int:

@@ -16,7 +16,7 @@ import dnnlib
 import torch.multiprocessing
 
 from stylegan2_compress import distributed, errors, host
-from stylegan2_compress.runs import loops, signals
+from stylegan2_compress.runs import loops, output, signals
 from stylegan2_compress.runs.directory import ERROR, LOST, RunDirectory
 
 USER_ERRORS = (errors.Stopped, errors.DivergedError, errors.UserError)  # Others are shown with their traceback.
@@ -24,6 +24,7 @@ SECONDS_TO_FIND_THE_CAUSE = 2
 SECONDS_TO_END = 20
 
 
+@output.may_be_closed()
 def run(args: dict) -> None:
     """Run the training loop that the arguments name in `num_gpus` processes, and wait for its end.
 
@@ -183,6 +184,7 @@ def end(children: list, finished: bool) -> None:
         child.join()
 
 
+@output.may_be_closed()
 def child_main(rank: int, port: int, host_dir: str, args: dict, pipe) -> None:
     """The body of a spawned process: it runs the loop, and sends its outcome through the pipe.
 

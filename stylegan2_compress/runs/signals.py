@@ -1,8 +1,9 @@
 """The signals that ask a run to save its state and end."""
 
-import contextlib
 import os
 import signal
+
+from stylegan2_compress.runs import output
 
 _NAMES = ('SIGINT', 'SIGTERM', 'SIGHUP')  # Ctrl-C; schedulers; a terminal that is closed (Windows has none of these).
 STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
@@ -15,9 +16,4 @@ def to_handle() -> list[signal.Signals]:
 
 def leave_the_terminal() -> None:
     """Let what is printed from now on go nowhere, where it went to a terminal: writing to a closed one is an error."""
-    with contextlib.suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for descriptor in (1, 2):
-            if os.isatty(descriptor):
-                os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+    output.send_nowhere(filter(os.isatty, output.STANDARD))

@@ -1,7 +1,9 @@
 """Training states: files from which a run goes on exactly where it was, each with a checksum."""
 
 import hashlib
+import io
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,12 +35,16 @@ def save_state(run: RunDirectory, cur_nimg: int, parts: Mapping[str, Any], finis
         The path of the file.
 
     Raises:
-        UserError: it cannot be written; the existing files stay.
+        UserError: it cannot be written, or has something that could not be read back; the existing files stay.
     """
     state = {**parts, 'finished': finished, 'records': run.record_sizes()}
     path = run.state_path(cur_nimg)
+    run.sync_records()
     with files.atomic_write(path) as file:
         write_state(file, state)
+    if not _opens(path):
+        path.unlink()
+        raise UserError(_unreadable(parts))
     others = [other for other in run.states() if other != path]
     for other in [other for other in others if other > path] + [other for other in others if other < path][KEEP - 1 :]:
         other.unlink()
@@ -99,6 +105,34 @@ def _all_damaged(run: RunDirectory) -> str:
     return (
         f'All states in {run} are damaged: start a new run in another directory, without --resume; the snapshots of '
         'this one can be its --student.'
+    )
+
+
+def _opens(path: Path) -> bool:
+    """Whether `read_state` finds in a file only what states may have. No tensor is read, so that it takes no time."""
+    try:
+        torch.load(os.fspath(path), weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        return False
+    except RuntimeError:  # On file systems without memory mapping.
+        pass
+    return True
+
+
+def _unreadable(parts: Mapping[str, Any]) -> str:
+    """Which parts of a state made its file one that does not open."""
+    names = []
+    for name, part in parts.items():
+        file = io.BytesIO()
+        torch.save(part, file)
+        file.seek(0)
+        try:
+            torch.load(file, weights_only=True)
+        except pickle.UnpicklingError:
+            names.append(f'"{name}"')
+    return (
+        f'The state of {" and ".join(names)} could not be read back, and the run not be continued from it: a '
+        'state_dict() may have tensors, numbers of Python, strings, lists and dictionaries.'
     )
 
 

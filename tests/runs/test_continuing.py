@@ -14,6 +14,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from metrics import metric_main
@@ -185,6 +186,38 @@ def test_a_signal_ends_the_run_after_the_step(arguments, tmp_path, capfd, uninte
     assert_same(tmp_path / 'stopped', uninterrupted)
 
 
+def test_an_interrupt_that_ends_who_reads_the_output_ends_the_run_after_the_step(arguments, tmp_path):
+    """As of `distill … 2>&1 | tee log`: Ctrl-C is for both. A tick is printed in that step."""
+
+    def read_by_tee():
+        theirs, ours = os.pipe()
+        for descriptor in (1, 2):
+            os.dup2(ours, descriptor)
+        os.close(ours)
+        sys.stdout, sys.stderr = (os.fdopen(descriptor, 'w') for descriptor in (1, 2))
+
+        def draw(*args, phases=[0]):
+            phases[0] += 1
+            if phases[0] == 7:
+                os.close(theirs)
+                signal.raise_signal(signal.SIGINT)
+            return rounds(*args)
+
+        rounds, data.rounds = data.rounds, draw
+        try:
+            start(**arguments(tmp_path / 'deaf'))
+        except Stopped as outcome:
+            print(outcome, flush=True)
+            sys.exit(7)
+
+    process = in_a_fork(read_by_tee)
+    process.join()
+    assert process.exitcode == 7
+    log = (tmp_path / 'deaf' / 'log.txt').read_text()
+    assert re.search(r'tick 1 [^\n]*\n[^\n]*\n\nStopped at 0.024 kimg', log), log
+    assert states.load_latest_state(RunDirectory(tmp_path / 'deaf'))['progress']['cur_nimg'] == 24
+
+
 def test_a_signal_that_is_ignored_ends_nothing(arguments, tmp_path, uninterrupted):
     """As under nohup."""
 
@@ -292,10 +325,27 @@ def test_a_full_disk_leaves_the_last_state(arguments, tmp_path, capfd):
     assert not list((tmp_path / 'full').glob('.*'))
 
 
-def test_a_state_holds_no_code(tmp_path):
-    path = states.save_state(RunDirectory(tmp_path), 5, {'bad': os.path.join}, finished=False)
-    with pytest.raises(Exception, match=r'[Ww]eights.only'):
-        states.read_state(path)
+@pytest.mark.parametrize('bad', [os.path.join, np.float64(0.5)], ids=['code', 'a number of NumPy'])
+def test_a_state_that_could_not_be_read_back_is_refused_when_it_is_saved(tmp_path, bad):
+    """And not when the run is to be continued and has no other. No code is in a state."""
+    run = RunDirectory(tmp_path)
+    before = [states.save_state(run, nimg, {'good': [nimg]}, finished=False) for nimg in (5, 6)]
+    with pytest.raises(UserError, match=r'The state of "bad" could not be read back, and the run not be continued'):
+        states.save_state(run, 7, {'good': {'a': torch.ones(3)}, 'bad': {'best': ('fid', bad)}}, finished=False)
+    assert sorted(run.states()) == before
+    assert list(tmp_path.glob('.*')) == []
+
+
+def test_records_are_on_disk_before_the_state_that_counts_on_them(tmp_path, monkeypatch):
+    run, synced = RunDirectory(tmp_path), []
+    for path in (run.log_path, run.stats_path, run.metric_path('fid')):
+        path.write_text('a line\n')
+    names = {os.stat(path).st_ino: path.name for path in tmp_path.iterdir()}
+    fsync = os.fsync
+    monkeypatch.setattr(os, 'fsync', lambda file: synced.append(names.get(os.fstat(file).st_ino)) or fsync(file))
+    states.save_state(run, 5, {}, finished=False)
+    assert set(synced[:3]) == {'log.txt', 'stats.jsonl', 'metric-fid.jsonl'}
+    assert synced[3:] == [None, None]  # The state, and the directory.
 
 
 def test_a_state_opens_with_torch_alone(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import stylegan2_compress
-from stylegan2_compress import training_loops
+from stylegan2_compress import files, training_loops
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.runs.directory import RunDirectory, is_snapshot, kimg_of
 
@@ -81,16 +81,48 @@ def test_a_converted_snapshot_is_one():
 def test_records_are_cut_and_other_files_stay(tmp_path):
     run = RunDirectory(tmp_path)
     for path in (run.log_path, run.stats_path, run.metric_path('fid'), run.options_path):
-        path.write_text('0123456789')
-    assert run.record_sizes() == {'log.txt': 10, 'stats.jsonl': 10, 'metric-fid.jsonl': 10}
-    run.cut_records({'log.txt': 4, 'stats.jsonl': 12})
-    assert run.record_sizes() == {'log.txt': 4, 'stats.jsonl': 10, 'metric-fid.jsonl': 0}
-    assert run.options_path.read_text() == '0123456789'
+        path.write_text('{"cur_nimg":1}\n{"cur_nimg":2}\n')
+    assert run.record_sizes() == {'log.txt': 30, 'stats.jsonl': 30, 'metric-fid.jsonl': 30}
+    run.cut_records({'log.txt': 15, 'stats.jsonl': 40})
+    assert run.record_sizes() == {'log.txt': 15, 'stats.jsonl': 30, 'metric-fid.jsonl': 0}
+    assert run.options_path.stat().st_size == 30
+
+
+def test_of_a_line_that_a_power_cut_has_cut_off_nothing_stays(tmp_path):
+    """The next one would not begin on a line of its own, and be lost as well."""
+    run = RunDirectory(tmp_path)
+    for path in (run.log_path, run.stats_path, run.metric_path('fid')):
+        path.write_text('{"cur_nimg":1}\n{"cur_n')
+    run.cut_records(dict.fromkeys(run.record_sizes(), 90))
+    assert set(run.record_sizes().values()) == {15}
+
+
+def test_what_others_measured_stays(tmp_path):
+    """`evaluate`, the host's calc_metrics.py, or an editor: of metrics, only what the run wrote is cut."""
+    run = RunDirectory(tmp_path)
+    before, after = (json.dumps(dict(results=dict(fid=n), cur_nimg=n)) + '\n' for n in (1, 2))
+    theirs = '{"results": {"fid": 3}}\n[1]\na note\n'
+    run.metric_path('fid').write_text(before + theirs + after + theirs + '{"results": {"f')
+    run.metric_path('kid').write_text(theirs + after)
+    run.cut_records({'metric-fid.jsonl': len(before)})
+    assert run.metric_path('fid').read_text() == before + 2 * theirs
+    assert run.metric_path('kid').read_text() == theirs
+    run.cut_records({})  # A run that starts from scratch.
+    assert run.metric_path('fid').read_text() == 2 * theirs
 
 
 def test_what_a_kill_left_is_deleted(tmp_path):
-    left = ['.training-state-000001.000.pt.0123.tmp', '.network-snapshot-000001.pkl.4567.tmp']
-    others = ['training-state-000001.000.pt', 'network-snapshot-000001.pkl', '.lock', '.other.tmp']
+    run = RunDirectory(tmp_path)
+    written = [
+        run.state_path(1000), run.snapshot_path(1000), run.best_path, Path(run.student_path), run.ticket_path('last'),
+        run.options_path, run.inputs_path, run.tracker_path,
+    ]  # fmt: skip
+    left = []
+    for path in written:
+        with files.atomic_write(path):
+            left += [each.name for each in tmp_path.iterdir() if each.name.startswith(f'.{path.name}.')]
+    assert len(left) == len(written)
+    others = [*(path.name for path in written), '.lock', '.other.tmp']
     touch(tmp_path, *left, *others)
     RunDirectory(tmp_path).delete_temporary_files()
     assert {path.name for path in tmp_path.iterdir()} == set(others)

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import dnnlib
 import legacy
@@ -27,6 +28,7 @@ from stylegan2_compress.training_loops import data, loop, setup, snapshots, tick
 from stylegan2_compress.training_loops.distillation import training_loop
 from stylegan2_compress.training_loops.monitor import Monitor
 from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases
+from stylegan2_compress.training_loops.run import TensorAttributes
 
 
 @pytest.fixture
@@ -184,6 +186,16 @@ def test_resumes_from_a_pickle(arguments, tmp_path):
     first, second = pickles.load(path)['G'], pickles.load(tmp_path / 'second' / 'network-snapshot-000000.pkl')['G']
     for name, parameter in first.named_parameters():
         assert torch.equal(parameter, second.get_parameter(name)), name
+
+
+def test_tensors_that_a_loss_of_the_hosts_kind_makes_later_are_in_the_state():
+    shared = torch.zeros([])
+    saved = SimpleNamespace(pl_mean=torch.tensor(1.0), mean=torch.tensor(2.0, requires_grad=True), bank=torch.ones(3))
+    loss = SimpleNamespace(pl_mean=shared, mean=None, bank=torch.zeros(0), rate=0.1)
+    state = TensorAttributes(saved, torch.device('cpu')).state_dict()
+    TensorAttributes(loss, torch.device('cpu')).load_state_dict(state)
+    assert loss.pl_mean is shared
+    assert (shared, loss.mean, loss.bank.tolist(), loss.rate) == (1, 2, [1, 1, 1], 0.1)
 
 
 def test_aborts_and_reports_progress(arguments, tmp_path):

@@ -38,12 +38,14 @@ def test_the_numbers_are_those_of_evaluate(tmp_path, data):
     (path,) = run.metrics()
     assert path.name == f'metric-{RESULT}.jsonl'
     in_training = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(in_training) == 3  # Ticks end after 1, 3 and 5 steps.
+    # Ticks end after 1, 3 and 5 steps. By this, a run knows its own lines, see `RunDirectory.cut_records`.
+    assert [line['cur_nimg'] for line in in_training] == [16, 48, 80]
     (measured,) = evaluate([str(run.snapshots()[-1])], str(data), METRIC, samples=20, device='cpu')
     assert in_training[-1]['results'][RESULT] == pytest.approx(measured.values[RESULT][0], rel=1e-6)
     after = json.loads(path.read_text().splitlines()[-1])
+    assert 'cur_nimg' not in after
     assert {name: type(value) for name, value in after.items() if name != 'data'} == {
-        name: type(value) for name, value in in_training[-1].items()
+        name: type(value) for name, value in in_training[-1].items() if name != 'cur_nimg'
     }
 
 
@@ -61,7 +63,7 @@ def test_the_best_snapshot_is_kept(tmp_path, data, monkeypatch, result, values, 
 
     def measure(_self, name, G):
         seen.append(copy.deepcopy(G.state_dict()))
-        return dict(results={result: float(values[len(seen) - 1])}, metric=name, total_time=1.0, num_gpus=1)
+        return dict(results={result: np.float64(values[len(seen) - 1])}, metric=name, total_time=1.0, num_gpus=1)
 
     monkeypatch.setattr(metrics.OwnMetrics, 'measure', measure)
     training_loop(**loop_arguments(tmp_path / 'run', data, metrics=[METRIC]))

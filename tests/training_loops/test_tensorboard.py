@@ -40,19 +40,18 @@ def test_statistics_have_the_hosts_names_and_images_seen_as_steps(opened, tmp_pa
     assert scalars(tmp_path, 'Metrics/fid50k_full') == [(128, 7.5)]
 
 
-def test_a_continued_run_leaves_no_point_twice(opened, tmp_path):
-    def tick(board, cur_nimg, value):
-        board.scalars({'Loss/G/loss': {'num': 1, 'mean': value, 'std': 0.0}}, cur_nimg)
+@pytest.mark.parametrize('state', [0, 200], ids=['before the first state', 'at a state'])
+def test_a_continued_run_leaves_no_point_twice(opened, tmp_path, state):
+    def train(cur_nimg, end, factor):
+        board = opened(cur_nimg)
+        for nimg in range(cur_nimg + 100, end + 1, 100):
+            board.scalars({'Loss/G/loss': {'num': 1, 'mean': factor * nimg, 'std': 0.0}}, nimg)
+        board.close()
 
-    first = opened()
-    for cur_nimg, value in [(100, 1.0), (200, 2.0), (300, 3.0), (400, 4.0)]:
-        tick(first, cur_nimg, value)
-    first.close()
-    second = opened(200)  # The state was saved at 200; what came after is computed again.
-    tick(second, 300, 30.0)
-    tick(second, 400, 40.0)
-    second.close()
-    assert scalars(tmp_path, 'Loss/G/loss') == [(100, 1.0), (200, 2.0), (300, 30.0), (400, 40.0)]
+    train(0, 400, 1)
+    train(state, 500, 10)  # What came after the state is computed again.
+    expected = [(nimg, nimg if nimg <= state else 10 * nimg) for nimg in (100, 200, 300, 400, 500)]
+    assert scalars(tmp_path, 'Loss/G/loss') == expected
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGB'])

@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import refused
@@ -150,24 +151,26 @@ def test_a_tracker_gets_what_tensorboard_gets_once(tmp_path, data, trackio_direc
     assert f'Tracked by {name}: ' in capfd.readouterr().out
 
 
+class Written(trackers.NamedRun):
+    """Keeps what is passed on."""
+
+    name = 'written'
+
+    def begin(self):
+        self.written = []
+
+    def write_scalars(self, values, cur_nimg):
+        self.written.append((cur_nimg, dict(values)))
+
+    def write_image(self, name, pixels, cur_nimg):
+        self.written.append((cur_nimg, name))
+
+    def close(self):
+        pass
+
+
 def test_what_a_tracker_has_is_not_passed_on_again(tmp_path):
     """As after a kill: the tracker knows more than the state."""
-
-    class Written(trackers.NamedRun):
-        name = 'written'
-
-        def begin(self):
-            self.written = []
-
-        def write_scalars(self, values, cur_nimg):
-            self.written.append((cur_nimg, dict(values)))
-
-        def write_image(self, name, pixels, cur_nimg):
-            self.written.append((cur_nimg, name))
-
-        def close(self):
-            pass
-
     directory = RunDirectory(tmp_path)
     tracker = Written.open(directory)
     for nimg in (100, 200, 300):
@@ -180,6 +183,32 @@ def test_what_a_tracker_has_is_not_passed_on_again(tmp_path):
     assert continued.run_id == tracker.run_id
     assert continued.written == [(400, {'Metrics/fid': 2.0}), (400, {'Loss/G': 1.0})]
     assert Written.open(directory).run_id != tracker.run_id  # A run that starts anew.
+
+
+def test_metrics_that_are_made_up_for_are_passed_on(tmp_path):
+    """A run that was stopped between two metrics of a snapshot, after the tick that ended with it."""
+    directory = RunDirectory(tmp_path)
+    tracker = Written.open(directory)
+    tracker.scalars({'Loss/G': {'mean': 1.0}}, 300)
+    tracker.metrics({'fid': 2.0}, 300)
+    continued = Written.open(directory, 300)
+    for name in ('fid', 'kid'):
+        continued.metrics({name: 2.0}, 300)
+    assert continued.written == [(300, {'Metrics/kid': 2.0})]
+
+
+def test_what_is_made_up_for_has_a_step_that_wandb_takes(tmp_path, monkeypatch):
+    """A run that is continued on line begins after its last step there, and ignores what is before."""
+    pytest.importorskip('wandb')
+    from stylegan2_compress.training_loops import wandb_runs
+
+    logged = []
+    there = SimpleNamespace(starting_step=301, log=lambda values, step: logged.append((values, step)), url='there')
+    monkeypatch.setattr(wandb_runs.WandbRun, '_init', lambda _self, _mode: there)
+    run = wandb_runs.WandbRun.open(RunDirectory(tmp_path))
+    for nimg in (300, 400):
+        run.metrics({'fid': 2.0}, nimg)
+    assert logged == [({'Metrics/fid': 2.0}, 301), ({'Metrics/fid': 2.0}, 400)]
 
 
 def test_with_an_account_but_without_a_connection_wandb_is_off_line(tmp_path, monkeypatch):
@@ -196,6 +225,32 @@ def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys
     monkeypatch.setitem(trackers.TRACKERS, 'broken', f'{__name__}:Nothing')
     assert trackers.open_named('broken', RunDirectory(tmp_path), 0) is None
     assert '--track=broken does not work here, and the run goes on without it: ' in capsys.readouterr().out
+
+
+class Mortal(trackers.NamedRun):
+    """A tracker that is written to twice, and then fails with everything, without a word."""
+
+    name = 'mortal'
+    asked = 0
+
+    def begin(self):
+        pass
+
+    def ask(self, *_what):
+        Mortal.asked += 1
+        if Mortal.asked > 2:
+            raise ConnectionResetError
+
+    write_scalars = write_image = close = ask
+
+
+def test_a_tracker_that_fails_later_does_not_end_the_run_either(tmp_path, data, monkeypatch, capsys):
+    monkeypatch.setitem(trackers.TRACKERS, 'mortal', f'{__name__}:Mortal')
+    monkeypatch.setattr(Mortal, 'asked', 0)
+    train(tmp_path / 'run', data, 'mortal', 0.08)
+    assert Mortal.asked == 3
+    assert 'the run goes on without it: ConnectionResetError\n' in capsys.readouterr().out
+    assert len((tmp_path / 'run' / 'stats.jsonl').read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize('name', ['wandb', 'trackio'])
