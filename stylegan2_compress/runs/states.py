@@ -111,7 +111,7 @@ def _all_damaged(run: RunDirectory) -> str:
 def _opens(path: Path) -> bool:
     """Whether `read_state` finds in a file only what states may have. No tensor is read, so that it takes no time."""
     try:
-        torch.load(os.fspath(path), weights_only=True, mmap=True)
+        torch.load(os.fspath(path), map_location='cpu', weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         return False
     except RuntimeError:  # On file systems without memory mapping.
@@ -127,7 +127,7 @@ def _unreadable(parts: Mapping[str, Any]) -> str:
         torch.save(part, file)
         file.seek(0)
         try:
-            torch.load(file, weights_only=True)
+            torch.load(file, map_location='cpu', weights_only=True)
         except pickle.UnpicklingError:
             names.append(f'"{name}"')
     return (

@@ -325,10 +325,12 @@ def test_a_full_disk_leaves_the_last_state(arguments, tmp_path, capfd):
     assert not list((tmp_path / 'full').glob('.*'))
 
 
+@pytest.mark.parametrize('device', ['cpu', 'cuda:0'])
 @pytest.mark.parametrize('bad', [os.path.join, np.float64(0.5)], ids=['code', 'a number of NumPy'])
-def test_a_state_that_could_not_be_read_back_is_refused_when_it_is_saved(tmp_path, bad):
+def test_a_state_that_could_not_be_read_back_is_refused_when_it_is_saved(tmp_path, monkeypatch, bad, device):
     """And not when the run is to be continued and has no other. No code is in a state."""
     run = RunDirectory(tmp_path)
+    monkeypatch.setattr(torch.serialization, 'location_tag', lambda _storage: device)  # Of all tensors.
     before = [states.save_state(run, nimg, {'good': [nimg]}, finished=False) for nimg in (5, 6)]
     with pytest.raises(UserError, match=r'The state of "bad" could not be read back, and the run not be continued'):
         states.save_state(run, 7, {'good': {'a': torch.ones(3)}, 'bad': {'best': ('fid', bad)}}, finished=False)
