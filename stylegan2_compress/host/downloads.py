@@ -10,6 +10,7 @@ import glob
 import hashlib
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +78,7 @@ def download(url: str, sha256: str | None = None) -> str:
     with files.locked(f'{partial}.locked', in_use=None):  # The processes of a run download together.
         if (cached := _cached(url)) is not None:
             return cached
-        name = _download(url, partial)
+        name, is_whole = _download(url, partial)
         if sha256 is not None and (found := files.sha256(partial)) != sha256:
             _discard(partial)
             raise UserError(f'{url} has SHA-256 {found}, not the published {sha256}: it was changed on its way here.')
@@ -85,6 +86,12 @@ def download(url: str, sha256: str | None = None) -> str:
         os.replace(partial, target)
         _discard(partial)
         Path(f'{partial}.locked').unlink()  # Whoever waits for it finds the file now.
+    if sha256 is None and not is_whole:
+        print(
+            f'Warning: the server does not say how long {url} is, so that nobody would notice if it was cut off. If it '
+            f'cannot be read, delete {target} and try again.',
+            file=sys.stderr,
+        )
     return str(target)
 
 
@@ -128,8 +135,8 @@ def _by_the_host(url: str) -> str:
         raise UserError(f'Cannot download {url}: get the file in another way and give its path.') from error
 
 
-def _download(url: str, partial: Path) -> str:
-    """Bring `partial` to its full length; returns the name that the file is to have."""
+def _download(url: str, partial: Path) -> tuple[str, bool]:
+    """Bring `partial` to its full length; returns the name that the file is to have, and whether the length is sure."""
     last: Exception | None = None
     for attempt in range(_ATTEMPTS):
         if attempt:
@@ -154,8 +161,11 @@ def _sentence(url: str, reason: str) -> str:
     return f'Cannot download {url} ({reason}): try again, or get the file in another way and give its path.'
 
 
-def _attempt(url: str, partial: Path) -> str:
-    """Download what is missing in `partial`, or everything if the server does not continue the same content."""
+def _attempt(url: str, partial: Path) -> tuple[str, bool]:
+    """Download what is missing in `partial`, or everything if the server does not continue the same content.
+
+    See `_download`.
+    """
     have = partial.stat().st_size if partial.exists() else 0
     version = _version_file(partial).read_text() if _version_file(partial).exists() else ''
     headers = {'Accept-Encoding': 'identity'}  # Compressed content has another length than the header says.
@@ -173,12 +183,13 @@ def _attempt(url: str, partial: Path) -> str:
         _version_file(partial).write_text('' if version.startswith('W/') else version)
         length = response.headers.get('Content-Length')
         total = have + int(length) if length else None
+        has_end = total is not None or response.headers.get('Transfer-Encoding', '').lower() == 'chunked'
         name = re.search('filename="([^"]*)"', response.headers.get('Content-Disposition', ''))
         with open(partial, 'ab' if have else 'wb') as file, _progress(url, have, total) as bar:
             _copy(response, file, bar)
     if total is not None and partial.stat().st_size != total:
         raise requests.ConnectionError('The connection was closed too early.')
-    return name[1] if name else url
+    return name[1] if name else url, has_end
 
 
 def _copy(response: requests.Response, file: BinaryIO, bar: tqdm.tqdm) -> None:

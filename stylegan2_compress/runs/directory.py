@@ -28,6 +28,7 @@ REALS = 'reals.png'
 FAKES_INIT = 'fakes_init.png'
 TICKET = '*.ticket'
 LOCK = '.lock'
+WRITERS_LOCK = '.lock-of-process-0'
 
 ERROR = 'Error: '  # How the line of a log begins that says what ended the run.
 LOST = 'lost its connection to the others'  # What a process says of itself that another one has let down.
@@ -143,16 +144,33 @@ class RunDirectory(os.PathLike):
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Create the directory if it is new, and keep other processes out of it.
+        """Create the directory if it is new, and keep other processes out of it, but for those that this one starts.
 
         Raises:
             UserError: another process is training there, or the directory or a record in it is not writable.
         """
         files.make_directory(self.path)
-        with files.locked(self.path / LOCK, f'{self._given} is in use: another process is training there.'):
+        with files.locked(self.path / LOCK, self._in_use):
+            if (self.path / WRITERS_LOCK).exists():
+                with self.written():  # By a process that outlives the one which started it.
+                    pass
             for name in self.record_sizes():
                 files.require_appendable(self.path / name)
             yield
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Keep others from claiming the directory, as the process that writes there when another one has claimed it.
+
+        Raises:
+            UserError: another process writes there.
+        """
+        with files.locked(self.path / WRITERS_LOCK, self._in_use):
+            yield
+
+    @property
+    def _in_use(self) -> str:
+        return f'{self._given} is in use: another process is training there.'
 
     def existing_files(self) -> Iterator[Path]:
         """Files that only runs have: at least one is in the directory of every run that has begun."""

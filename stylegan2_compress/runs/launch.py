@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 
 import click
 import dnnlib
@@ -196,7 +196,8 @@ def child_main(rank: int, port: int, host_dir: str, args: dict, pipe) -> None:
     try:
         host.activate(host_dir)
         distributed.join(args.get('device'), rank, args['num_gpus'], distributed.connect_to_store(port))
-        run_rank(rank, args)
+        with RunDirectory(args['run_dir']).written() if rank == 0 else nullcontext():  # The parent may be killed.
+            run_rank(rank, args)
         pipe.send(None)
         distributed.leave()
     except click.ClickException as error:

@@ -30,7 +30,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self, content=CONTENT):
         super().__init__(('127.0.0.1', 0), Handler)
-        self.content, self.version, self.ranges = content, '"1"', True
+        self.content, self.version, self.ranges, self.says_length = content, '"1"', True, True
         self.cut: list[int] = []  # After how many bytes each of the next connections is cut.
         self.status: list[int] = []  # Of each of the next answers.
         self.asked: list[str | None] = []  # For which range.
@@ -51,7 +51,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             start = int(re.fullmatch(r'bytes=(\d+)-', self.headers['Range'])[1])
         self.send_response(206 if start else 200)
         self.send_header('ETag', server.version)
-        self.send_header('Content-Length', str(len(server.content) - start))
+        if server.says_length:
+            self.send_header('Content-Length', str(len(server.content) - start))
         self.end_headers()
         end = start + server.cut.pop(0) if server.cut else len(server.content)
         self.wfile.write(server.content[start:end])
@@ -160,6 +161,16 @@ def test_without_a_cache_that_can_be_written_a_temporary_one_has_the_download(se
     assert capsys.readouterr().err.count('Cannot write to the cache') == 1
     assert downloads.local_file(server.url) == downloads.cached_file(server.url) == str(path)
     assert len(server.asked) == 1
+
+
+def test_a_download_that_may_have_been_cut_off_is_told(server, capsys):
+    downloads.local_file(server.url)
+    assert capsys.readouterr().err == ''
+    server.says_length, server.cut = False, [32768]
+    path = Path(downloads.local_file(server.url + '2'))
+    assert re.search(rf'does not say how long {server.url}2 is, .* delete {path} and', capsys.readouterr().err)
+    path.unlink()
+    assert Path(downloads.local_file(server.url + '2')).read_bytes() == CONTENT
 
 
 def test_content_with_another_hash_is_a_sentence_and_not_kept(server, cache):

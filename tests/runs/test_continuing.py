@@ -556,12 +556,6 @@ def test_a_run_that_was_ended_before_its_first_state_begins_again(begin, tmp_pat
     assert stats.read_text() == ''
 
 
-def hold(run_dir, held, done):
-    with RunDirectory(run_dir).claimed():
-        held.set()
-        done.wait(60)
-
-
 def test_latest_prefers_a_run_with_a_state_to_a_newer_one_without(begin, capsys):
     first, second = begin(), begin()
     assert begin(resume='latest') == second
@@ -613,13 +607,21 @@ def test_what_torchrun_starts_again_is_the_run_that_it_began(begin, torchrun):
     assert begin() not in (finished, started, again)
 
 
-def test_a_run_that_another_process_trains_is_refused(begin, tmp_path):
+def hold(how, run_dir, held, done):
+    with getattr(RunDirectory(run_dir), how)():
+        held.set()
+        done.wait(60)
+
+
+@pytest.mark.parametrize('how', ['claimed', 'written'])
+def test_a_run_that_another_process_trains_is_refused(begin, tmp_path, how):
+    """Also where that is a child of one that was killed."""
     run_dir = begin()
     options_json = tmp_path / 'runs' / '00000-name' / 'training_options.json'
     before = options_json.read_bytes()
     fork = multiprocessing.get_context('fork')
     held, done = fork.Event(), fork.Event()
-    process = in_a_fork(hold, run_dir, held, done)
+    process = in_a_fork(hold, how, run_dir, held, done)
     assert held.wait(60)
     with pytest.raises(UserError, match=r'00000-name is in use: another process is training there\.'):
         begin(resume=run_dir, total_kimg=9)

@@ -329,14 +329,24 @@ def test_metrics_of_ours_on_two_processes(tmp_path, directory, cases):
 
 
 def test_a_signal_to_the_parent_stops_all_after_a_step(tmp_path):
+    """Until they have, nobody else can claim the directory, whatever becomes of the parent."""
+    refused = []
+
     def ask():
         while len(list(tmp_path.glob('ready-*'))) < 2:
             time.sleep(0.1)
+        try:
+            RunDirectory(tmp_path).claimed().__enter__()
+        except UserError as error:
+            refused.append(error.message)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=ask, daemon=True).start()
     with pytest.raises(Stopped, match='Stopped as asked'):
         launch.run(dict(loop='several_runs.endless', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
+    assert refused == [f'{tmp_path} is in use: another process is training there.']
+    with RunDirectory(tmp_path).claimed():
+        pass
 
 
 def test_processes_that_are_done_may_tidy_up(tmp_path):
