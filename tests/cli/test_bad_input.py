@@ -12,6 +12,7 @@ import bad_inputs
 import pytest
 from click.testing import CliRunner
 
+from stylegan2_compress import host
 from stylegan2_compress.cli import COMMANDS, main
 from stylegan2_compress.runs import launch
 
@@ -94,7 +95,8 @@ print(json.dumps([(result.exit_code, result.output) for result in results]))
 def test_what_is_not_permitted(directory):
     """In one process, which is not root."""
     lines, sentences = zip(*(case.values for case in cases(NOT_PERMITTED)), strict=True)
-    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1] / 'support'))
+    support = str(Path(__file__).parents[1] / 'support')
+    environment = dict(os.environ, PYTHONPATH=support, STYLEGAN2_ADA_PYTORCH=str(host.activate().path))
     (directory / 'locked').mkdir(mode=0)
     (directory / 'closed.jsonl').touch(mode=0o444)
     try:
