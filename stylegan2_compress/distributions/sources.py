@@ -152,12 +152,17 @@ class DatasetImages(Source):
         return images.to(torch.float32) / 127.5 - 1, labels
 
     def of_class(self, label: int, classes: int) -> 'DatasetImages':
-        members = np.flatnonzero(datasets.labels(self.training_set).argmax(1) == label)
+        members = np.flatnonzero(self._classes == label)
         one = copy.copy(self)
         one.facts = self.facts | {'label': label}
         one.size = len(members)
         one._order = _orders(members, self.facts['seed'])
         return one
+
+    @functools.cached_property
+    def _classes(self) -> np.ndarray:
+        """The class of every image of the data set: each label's images are asked for by themselves."""
+        return datasets.labels(self.training_set).argmax(1)
 
 
 def _orders(members: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
