@@ -106,7 +106,9 @@ def load_state(directory: RunDirectory, device: torch.device) -> dict[str, Any] 
     """
     own_choice = states.latest_state(directory) if distributed.is_rank_zero() else None
     chosen = distributed.broadcast_object(own_choice, device)
-    return None if chosen is None else states.read_state(*chosen)
+    if chosen is None:
+        return None
+    return states.read_verified(chosen[0]) if own_choice is not None else states.read_state(*chosen)
 
 
 def set_backends(options: SimpleNamespace) -> None:

@@ -58,7 +58,7 @@ def load_latest_state(run: RunDirectory) -> dict[str, Any] | None:
         UserError: all state files are damaged.
     """
     found = latest_state(run)
-    return None if found is None else read_state(*found)
+    return None if found is None else read_verified(found[0])
 
 
 def latest_state(run: RunDirectory) -> tuple[Path, str] | None:
@@ -169,6 +169,11 @@ def read_state(path: str | os.PathLike, checksum: str | None = None) -> dict[str
     found = verify(path)
     if checksum not in (None, found):
         raise UserError(f'{path} is another state here than in process 0, which continues from it.')
+    return read_verified(path)
+
+
+def read_verified(path: str | os.PathLike) -> dict[str, Any]:
+    """The same of a file whose checksum has just been found to match, as by `latest_state`."""
     return torch.load(path, map_location='cpu', weights_only=True)
 
 
