@@ -217,7 +217,7 @@ class DistillOptions(TrainingOptions, MethodOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        name_network_files(self, 'teacher', 'student')
+        MethodOptions.__post_init__(self)
         for option in ('ratio', 'criterion'):
             value = getattr(self, option)
             if self.student is not None and value is not None:
