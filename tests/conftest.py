@@ -10,6 +10,7 @@ import os
 import zipfile
 from pathlib import Path
 
+import forked
 import numpy as np
 import PIL.Image
 import pytest
@@ -48,6 +49,12 @@ def skip(items: list[pytest.Item], marker: str, reason: str) -> None:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our cache is empty, and the test's own."""
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def forked_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of the test begin as copies of this one."""
+    forked.processes_are_forked(monkeypatch)
 
 
 @pytest.fixture

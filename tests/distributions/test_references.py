@@ -302,6 +302,7 @@ def test_a_foreign_file_is_refused_by_what_differs(make_teacher, make_data, embe
 # --- Two processes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_share_the_work(tmp_path, make_teacher, embedding):
     """The numbers of one process, to rounding, in both; each chunk is made once, and one file written."""
     make_teacher()

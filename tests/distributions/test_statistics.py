@@ -195,6 +195,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(tmp_path):
     """With DistributedDataParallel, which averages gradients, and without any factor by the caller."""
     images, reference = normal(8, 3), normal(9, 4)

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import commands
 import detectors
 import dnnlib
+import forked
 import numpy as np
 import pytest
 import torch
@@ -575,6 +575,7 @@ class Impossible(Brightness):
         raise UserError('This cannot be measured.')
 
 
+@pytest.mark.usefixtures('forked_processes')
 @pytest.mark.parametrize(
     ('name', 'said'),
     [('Ended', '--gpus=2: a process was ended from outside'), ('Impossible', 'This cannot be measured.')],
@@ -793,16 +794,21 @@ def test_places_without_a_run_are_refused(tmp_path):
 @pytest.mark.slow
 def test_the_quality_benchmark_in_smoke_size_goes_on_where_it_was(make_dataset_zip, tmp_path):
     data = make_dataset_zip(tmp_path, n=100, resolution=8, labels=2)
-    command = [sys.executable, '-W', 'ignore', str(REPOSITORY / 'benchmarks' / 'quality.py'), '--size', 'smoke']
+    command = [str(REPOSITORY / 'benchmarks' / 'quality.py'), '--size', 'smoke']
     command += ['--data', str(data), '--outdir', str(tmp_path / 'out'), '--device', 'cpu']
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+
+    def run(*more: str) -> tuple[int, str]:
+        return forked.run_script(tmp_path, *command, *more, **os.environ)
+
+    status, output = run()
+    assert status == 0, output
     table = (tmp_path / 'out' / 'table.md').read_text()
     for row in ('teacher', 'pruned', 'adversarial only, D from scratch', 'NICKEL and DiME'):
         assert f'| {row} |' in table
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pkl')}
     assert before
-    more = ['--methods', 'adversarial', '--repeats', '2', '--trained-on', 'full,none', '--jobs', '2']
-    subprocess.run(command + more, check=True, capture_output=True, cwd=tmp_path)
+    status, output = run('--methods', 'adversarial', '--repeats', '2', '--trained-on', 'full,none', '--jobs', '2')
+    assert status == 0, output
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pkl')}
     assert before.items() < after.items()
     longer = (tmp_path / 'out' / 'table.md').read_text()
@@ -810,9 +816,9 @@ def test_the_quality_benchmark_in_smoke_size_goes_on_where_it_was(make_dataset_z
     assert {line for line in of_one_seed if 'NICKEL' not in line} < set(table.splitlines())
     assert longer.count('±') == 10  # Of two seeds in two settings: two distances, recognised, density, coverage.
     assert longer.count('| none |') == 1
-    refused = subprocess.run([*command, '--batch', '32'], capture_output=True, text=True, cwd=tmp_path)
-    assert refused.returncode == 2
-    assert 'holds results with --batch=64, not 32' in refused.stderr
+    status, output = run('--batch', '32')
+    assert status == 2
+    assert 'holds results with --batch=64, not 32' in output
 
 
 @pytest.mark.parametrize(

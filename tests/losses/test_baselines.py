@@ -396,6 +396,7 @@ def process(rank, directory, seed=7):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_agree(tmp_path, student, teacher):
     """On every gradient, the mean of both, and on what is trained beside, although each draws for itself."""
     pickles.save(

@@ -320,6 +320,7 @@ def _process(rank, directory):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_are_one(tmp_path):
     torch.multiprocessing.spawn(_process, args=(str(tmp_path),), nprocs=2)
     expected = of_this_process() | dict(step=beside_a_round())

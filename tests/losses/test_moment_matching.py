@@ -468,6 +468,7 @@ def run_process(rank, directory, labelled_data):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_are_one_with_twice_the_batch(tmp_path, labelled_data):
     train(tmp_path, labelled_data, 0, 1)
     torch.multiprocessing.spawn(run_process, args=(str(tmp_path), labelled_data), nprocs=2)

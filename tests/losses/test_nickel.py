@@ -600,6 +600,7 @@ def run_process(rank, directory):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_are_one_with_twice_the_batch(tmp_path, make_teacher):
     """Every gradient of three steps, in two rounds each."""
     make_teacher(

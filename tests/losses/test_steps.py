@@ -187,6 +187,7 @@ def _train(rank, directory):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_agree(tmp_path, capfd):
     """The step that only the second one cannot take is taken by neither, and path lengths have one average."""
     torch.multiprocessing.spawn(_train, args=(str(tmp_path),), nprocs=2)
@@ -203,6 +204,7 @@ def test_two_processes_agree(tmp_path, capfd):
     ]
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_path_length_average_is_that_of_all_lengths(tmp_path):
     """Two processes whose paths differ by a known factor: the average follows the mean of both."""
     torch.multiprocessing.spawn(_average, args=(str(tmp_path),), nprocs=2)

@@ -735,8 +735,8 @@ print('refused', refused, 'of', flips)
 """
 
 
-@pytest.mark.parametrize(('suffix', 'flips'), [('.pkl', 10_000), ('.safetensors', 1_000)])
-def test_ten_thousand_flipped_bytes(suffix, flips, data, tmp_path):
+@pytest.mark.parametrize(('suffix', 'flips'), [('.pkl', 4_000), ('.safetensors', 500)])
+def test_thousands_of_flipped_bytes(suffix, flips, data, tmp_path):
     """In a process of its own with little memory, so that a crash or a blow-up would be seen; the seed is fixed.
 
     Without the source text, which is most of a small file: flips in that are the next test's.

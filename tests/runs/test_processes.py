@@ -159,6 +159,7 @@ def test_two_processes_train_as_one_with_absolute_differences(weights, name):
     assert differences.quantile(0.99) < 1e-5
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_no_process_calls_a_collective_that_the_other_does_not(directory, cases, tmp_path):
     """Under every loss, with a step that is left out because of one process, with metrics: the same, in one order."""
     base = {name: two | dict(total_kimg=0.032) for name, (two, _one) in cases.items()}
@@ -226,12 +227,14 @@ def test_what_two_processes_exchange(tmp_path):
     assert first['flags'] == [False, True]
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_when_rank_zero_refuses_all_exit_with_its_status(tmp_path):
     with pytest.raises(UserError, match='Refused in 0'):
         launch.run(dict(loop='several_runs.refusing', num_gpus=2, run_dir=str(tmp_path), device='cpu'))
     assert (tmp_path / 'status-1').read_text() == '2'
 
 
+@pytest.mark.usefixtures('forked_processes')
 @pytest.mark.parametrize(
     ('how', 'kind', 'words'),
     [
@@ -295,6 +298,7 @@ def test_when_rank_zero_has_stopped_the_others_are_not_waited_for():
 METRIC = 'fd:module:tiny_embeddings:tiny@size=16'
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_metrics_of_ours_on_two_processes(tmp_path, directory, cases):
     """The numbers are those of `evaluate`, the best snapshot is kept; a signal stops both at once."""
     data = cases['plain'][0]['training_set_kwargs']['path']
@@ -328,6 +332,7 @@ def test_metrics_of_ours_on_two_processes(tmp_path, directory, cases):
     assert run.best_path.exists()
 
 
+@pytest.mark.usefixtures('forked_processes')
 def test_a_signal_to_the_parent_stops_all_after_a_step(tmp_path):
     """Until they have, nobody else can claim the directory, whatever becomes of the parent."""
     refused = []

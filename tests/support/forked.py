@@ -1,0 +1,72 @@
+"""Processes that begin as copies of the test's, and so have torch imported: to import it takes seconds of each.
+
+Tests whose point is how processes start begin them as users do.
+"""
+
+import functools
+import io
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+OURS_AND_THE_HOSTS = ('stylegan2_compress', 'training_loops', 'patches', 'dnnlib', 'torch_utils', 'training', 'metrics')
+OURS_AND_THE_HOSTS += ('legacy', 'train')
+
+
+def processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What spawns processes forks them, and the host has no statistics of earlier tests for them to go on with."""
+    from torch_utils import training_stats
+
+    get_context = multiprocessing.get_context
+    forked = functools.partial(torch.multiprocessing.start_processes, start_method='fork')
+    monkeypatch.setattr(multiprocessing, 'get_context', lambda name=None: get_context(name and 'fork'))
+    monkeypatch.setattr(torch.multiprocessing, 'spawn', forked)
+    for name, value in dict(_sync_called=False, _counters={}, _cumulative={}).items():
+        monkeypatch.setattr(training_stats, name, value)
+
+
+def run_script(directory: Path, name: str, *arguments: str, **variables: str) -> tuple[int, str]:
+    """Run a script in a directory, with our modules and the host's imported anew and these variables alone.
+
+    Returns:
+        Its exit status, and what it printed.
+    """
+    with tempfile.TemporaryFile() as printed:
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(_run(printed.fileno(), directory, name, arguments, variables))
+            finally:
+                os._exit(70)  # Whatever happens, pytest goes on in one process.
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        printed.seek(0)
+        return status, printed.read().decode()
+
+
+def _run(printed: int, directory: Path, name: str, arguments: tuple[str, ...], variables: dict[str, str]) -> int:
+    for stream in (1, 2):
+        os.dup2(printed, stream)
+    sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(1, 'w', closefd=False), write_through=True)
+    os.chdir(directory)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.argv = [name, *arguments]
+    sys.path.insert(0, str(Path(directory, name).parent))
+    for module in list(sys.modules):
+        if module.partition('.')[0] in OURS_AND_THE_HOSTS:
+            del sys.modules[module]
+    try:
+        runpy.run_path(name, run_name='__main__')
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
