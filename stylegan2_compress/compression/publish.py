@@ -3,8 +3,9 @@
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from stylegan2_compress import pickles
+from stylegan2_compress import files, pickles
 from stylegan2_compress.compression.convert import networks_for
 from stylegan2_compress.compression.model_card import model_card
 from stylegan2_compress.errors import UserError
@@ -36,7 +37,7 @@ def publish(source: str, dest: str, force: bool = False, trust: bool = False, on
     huggingface_hub = downloads.hub(dest)
     repo, file = match['repo'], match['file']
     source = network_file(source)
-    networks = networks_for(dest, source, trust, only)
+    networks = without_directories(networks_for(dest, source, trust, only))
     require_generator(source, networks)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, Path(file).name)
@@ -57,3 +58,11 @@ def publish(source: str, dest: str, force: bool = False, trust: bool = False, on
     return f'{dest}: SHA-256 {sha256}' + (
         '; the README.md that is there was kept' if has_card else ', with a model card'
     )
+
+
+def without_directories(networks: dict[str, Any]) -> dict[str, Any]:
+    """The contents of a network file, with the name alone of the data set that it was trained on."""
+    kwargs = networks['training_set_kwargs']
+    if not isinstance(kwargs, dict) or not isinstance(kwargs.get('path'), str):
+        return networks
+    return networks | {'training_set_kwargs': type(kwargs)(kwargs, path=files.public_name(kwargs['path']))}

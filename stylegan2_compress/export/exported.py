@@ -1,9 +1,10 @@
 """Exports that are opened again, in the place of the generator that they are of."""
 
+import contextlib
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,10 @@ def read_record(directory: str) -> dict[str, Any]:
         UserError: it cannot be read, or a file of a network is not the one on record.
     """
     path = os.path.join(directory, RECORD)
-    with files.opened(path) as (file, _size):
-        try:
-            about = json.load(file)
-            names = [os.fspath(entry['file']) for entry in about['networks'].values()]
-            digests = {name: entry['sha256'] for name, entry in about['files'].items()}
-            known = about['format'] in FORMATS and about['generator'] and about['batch'] and about['noise']
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f'{path} is not the record of an export: export the network again.') from error
+    with _parsed(path, 'export the network again') as about:
+        names = [os.fspath(entry['file']) for entry in about['networks'].values()]
+        digests = {name: entry['sha256'] for name, entry in about['files'].items()}
+        known = about['format'] in FORMATS and about['generator'] and about['batch'] and about['noise']
     if not known:
         raise UserError(f'{path} is of a format that is not known here: export the network again.')
     for name in names:
@@ -145,14 +142,24 @@ def files_on_record(directory: str) -> set[str]:
     """
     if not is_export(directory):
         return set()
-    record = os.path.join(directory, RECORD)
-    with files.opened(record) as (file, _size):
-        try:
-            paths = {name: os.path.join(directory, name) for name in json.load(file)['files']}
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f'{record} is not the record of an export: name another directory to write.') from error
+    with _parsed(os.path.join(directory, RECORD), 'name another directory to write') as about:
+        paths = {name: os.path.join(directory, name) for name in about['files']}
     inside = {name for name, path in paths.items() if files.is_inside(path, directory) and not os.path.isdir(path)}
     return inside | {RECORD}
+
+
+@contextlib.contextmanager
+def _parsed(path: str, way_out: str) -> Iterator[dict[str, Any]]:
+    """The contents of a record; what is missing in it, the block that looks for it finds out.
+
+    Raises:
+        UserError: it is none, with the way out.
+    """
+    with files.opened(path) as (file, _size):
+        try:
+            yield json.load(file)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f'{path} is not the record of an export: {way_out}.') from error
 
 
 def require_on_record(directory: Path, name: str, digests: Mapping[str, str]) -> None:

@@ -47,9 +47,11 @@ def hub(monkeypatch):
 def run_dir(tmp_path, make_generator, make_discriminator):
     """A run's directory with a snapshot, options and results."""
     pkl = tmp_path / 'network-snapshot-000010.pkl'
-    pickles.save(pkl, snapshot(make_generator(), make_discriminator()))
+    training_set_kwargs = {'path': '/home/me/secret/faces.zip', 'use_labels': False}
+    networks = snapshot(make_generator(), make_discriminator())
+    pickles.save(pkl, networks | {'training_set_kwargs': training_set_kwargs})
     options = {
-        'training_set_kwargs': {'path': '/home/me/secret/faces.zip'},
+        'training_set_kwargs': training_set_kwargs,
         'loss_kwargs': {
             'class_name': 'stylegan2_compress.DiMELoss',
             'teacher': str(pkl),
@@ -70,7 +72,10 @@ def test_the_network_and_a_card_are_uploaded(hub, run_dir, tmp_path):
     said = run('convert', run_dir / 'network-snapshot-000010.pkl', PLACE)
     assert hub.made == [('org/faces', True)]
     (tmp_path / 'a.safetensors').write_bytes(hub.files['nets/student.safetensors'])
-    G = pickles.load(tmp_path / 'a.safetensors')['G_ema']
+    networks = pickles.load(tmp_path / 'a.safetensors')
+    assert networks['training_set_kwargs'] == {'path': 'faces.zip', 'use_labels': False}
+    assert b'secret' not in hub.files['nets/student.safetensors']
+    G = networks['G_ema']
     sha256 = pickles.sha256(tmp_path / 'a.safetensors')
     assert sha256 in said
     card = hub.files['README.md'].decode()
@@ -107,7 +112,8 @@ def test_of_a_run_and_the_generator_alone(hub, run_dir, tmp_path):
     """As `convert` writes them to a file."""
     run('convert', '--only', 'G_ema', run_dir, PLACE)
     (tmp_path / 'alone.safetensors').write_bytes(hub.files['nets/student.safetensors'])
-    assert [name for name, value in pickles.load(tmp_path / 'alone.safetensors').items() if value] == ['G_ema']
+    networks = pickles.load(tmp_path / 'alone.safetensors')
+    assert [name for name, value in networks.items() if value] == ['G_ema', 'training_set_kwargs']
     assert '| loss | stylegan2_compress.DiMELoss |' in hub.files['README.md'].decode()
 
 
