@@ -275,7 +275,7 @@ class Preset:
 PRESETS = {
     'steady': Preset(
         masked=('*weight',),
-        density='erk',
+        density='erk-half',
         embedding='efficientnet_lite0@size=image',
         score_init=None,
         lr=None,
@@ -324,8 +324,8 @@ class TicketOptions(TrainingOptions):
         'Whether each layer keeps the same share (paper) or small layers keep more of theirs, with rules that go layer '
         'by layer.',
         None,
-        default_text='erk',
-        metavar='uniform|erk',
+        default_text='erk-half',
+        metavar='uniform|erk|erk-half',
     )
     distance: str = argument(
         'What is made small: differences of moments in all layers of the embedding (paper), or a distance of '

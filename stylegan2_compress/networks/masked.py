@@ -541,8 +541,8 @@ def uniform(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
     return dict.fromkeys(shapes, keep)
 
 
-def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
-    """Larger shares of small layers: in proportion to the sum of a weight's sides over their product, 1 at the most.
+def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float, most: float = 1.0) -> 'dict[str, float]':
+    """Larger shares of small layers: in proportion to the sum of a weight's sides over their product, `most` at most.
 
     All together keep the share `keep`. This is the Erdős–Rényi kernel distribution of sparse training (Evci et al.,
     ICML 2020): a connection costs a large layer less than a small one, which has few of them for each output. Vectors,
@@ -553,18 +553,26 @@ def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[st
     budget = keep * sum(shape.numel() for shape in left.values())
     while left:
         scale = budget / sum(sum(shape) for shape in left.values())
-        full = [name for name, shape in left.items() if scale * sum(shape) >= shape.numel()]
+        full = [name for name, shape in left.items() if scale * sum(shape) >= most * shape.numel()]
         if not full:
             shares.update((name, scale * sum(shape) / shape.numel()) for name, shape in left.items())
             break
         for name in full:
-            shares[name] = 1.0
-            budget -= left.pop(name).numel()
+            shares[name] = most
+            budget -= most * left.pop(name).numel()
     return shares
 
 
+def at_most_half(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
+    """The same, but a layer keeps more than half only where all do.
+
+    A mask that keeps half of a layer is one of the most; one that keeps all of it has nothing to find.
+    """
+    return erdos_renyi_kernel(shapes, keep, most=max(keep, 0.5))
+
+
 # By name, from the shapes of all masked weights and the share of them that counts: the share of each.
-DENSITIES = {'uniform': uniform, 'erk': erdos_renyi_kernel}
+DENSITIES = {'uniform': uniform, 'erk': erdos_renyi_kernel, 'erk-half': at_most_half}
 
 
 # --- Generators -----------------------------------------------------------------------------------------------------

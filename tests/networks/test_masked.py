@@ -255,6 +255,20 @@ def test_shares_are_at_most_one_and_keep_k_together(sides, keep):
     assert kept == pytest.approx(keep * sum(shape.numel() for shape in shapes.values()))
 
 
+def test_no_layer_keeps_more_than_half_where_not_all_do():
+    shapes = {name: torch.Size(shape) for name, shape in SHAPES.items()}
+    # Of 2436 weights a twentieth stays: 2 of `tiny`, the others in proportion to 24 / 128 and 38 / 2304.
+    scale = (0.05 * 2436 - 2) / (24 + 38)
+    assert masked.at_most_half(shapes, 0.05) == pytest.approx(
+        dict(tiny=0.5, flat=scale * 24 / 128, large=scale * 38 / 2304, bias=0.05)
+    )
+    assert masked.at_most_half(shapes, 0.4) == pytest.approx(
+        dict(tiny=0.5, flat=0.5, large=(0.4 * 2436 - 2 - 64) / 2304, bias=0.4)
+    )
+    for keep in (0.5, 0.7, 1.0):
+        assert masked.at_most_half(shapes, keep) == pytest.approx(masked.uniform(shapes, keep))
+
+
 @pytest.mark.parametrize('rule', ['edge-popup', 'signed-edge-popup'])
 def test_masks_and_constants_go_by_the_share_of_their_layer(rule):
     G = make(keep=0.1, rule=rule, density='erk')
