@@ -8,6 +8,7 @@ import io
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import tempfile
 import traceback
@@ -18,6 +19,7 @@ import torch
 
 OURS_AND_THE_HOSTS = ('stylegan2_compress', 'training_loops', 'patches', 'dnnlib', 'torch_utils', 'training', 'metrics')
 OURS_AND_THE_HOSTS += ('legacy', 'train')
+SECONDS = 600  # After which a script is ended.
 
 
 def processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +53,7 @@ def run_script(directory: Path, name: str, *arguments: str, **variables: str) ->
 
 
 def _run(printed: int, directory: Path, name: str, arguments: tuple[str, ...], variables: dict[str, str]) -> int:
+    signal.alarm(SECONDS)
     for stream in (1, 2):
         os.dup2(printed, stream)
     sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(1, 'w', closefd=False), write_through=True)
