@@ -275,7 +275,7 @@ class Preset:
 PRESETS = {
     'steady': Preset(
         masked=('*weight',),
-        density='erk-half',
+        density='erk-odds',
         embedding='efficientnet_lite0@size=image',
         score_init=None,
         lr=None,
@@ -324,8 +324,8 @@ class TicketOptions(TrainingOptions):
         'Whether each layer keeps the same share (paper) or small layers keep more of theirs, with rules that go layer '
         'by layer.',
         None,
-        default_text='erk-half',
-        metavar='uniform|erk|erk-half',
+        default_text='erk-odds',
+        metavar='uniform|erk|erk-odds',
     )
     distance: str = argument(
         'What is made small: differences of moments in all layers of the embedding (paper), or a distance of '

@@ -10,6 +10,7 @@ Python 3.8 cannot evaluate are quoted.
 
 import fnmatch
 import hashlib
+import math
 
 import dnnlib
 import numpy as np
@@ -563,16 +564,33 @@ def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float, most: float
     return shares
 
 
-def at_most_half(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
-    """The same, but a layer keeps more than half only where all do.
+def erdos_renyi_odds(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
+    """The same, of the odds that a weight is kept: share / (1 - share), so that no layer keeps all unless all do.
 
-    A mask that keeps half of a layer is one of the most; one that keeps all of it has nothing to find.
+    For small shares there is no difference. But a layer that keeps all of its weights, which do not train, has nothing
+    to find.
     """
-    return erdos_renyi_kernel(shapes, keep, most=max(keep, 0.5))
+    shares = uniform(shapes, keep)
+    layers = {name: shape for name, shape in shapes.items() if len(shape) > 1}
+    odds = {name: sum(shape) / shape.numel() for name, shape in layers.items()}
+    if not layers or keep == 1:
+        return shares
+
+    def scaled(scale: float) -> 'dict[str, float]':
+        return {name: scale * odds[name] / (1 + scale * odds[name]) for name in layers}
+
+    # Ticket files rely on it: sums that no order changes, and nothing but what all machines compute alike.
+    even, budget = keep / (1 - keep), keep * sum(shape.numel() for shape in layers.values())
+    low, high = even / max(odds.values()), even / min(odds.values())
+    for _ in range(100):
+        middle = (low + high) / 2
+        kept = math.fsum(share * layers[name].numel() for name, share in scaled(middle).items())
+        low, high = (middle, high) if kept < budget else (low, middle)
+    return shares | scaled(high)
 
 
 # By name, from the shapes of all masked weights and the share of them that counts: the share of each.
-DENSITIES = {'uniform': uniform, 'erk': erdos_renyi_kernel, 'erk-half': at_most_half}
+DENSITIES = {'uniform': uniform, 'erk': erdos_renyi_kernel, 'erk-odds': erdos_renyi_odds}
 
 
 # --- Generators -----------------------------------------------------------------------------------------------------

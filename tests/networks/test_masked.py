@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import importlib
+import math
 import pickle
 import subprocess
 import sys
@@ -255,18 +256,22 @@ def test_shares_are_at_most_one_and_keep_k_together(sides, keep):
     assert kept == pytest.approx(keep * sum(shape.numel() for shape in shapes.values()))
 
 
-def test_no_layer_keeps_more_than_half_where_not_all_do():
+@given(st.lists(st.lists(st.integers(1, 40), min_size=2, max_size=4), min_size=1, max_size=6), st.floats(1e-3, 0.999))
+def test_by_odds_no_layer_keeps_all_and_all_keep_k_together(sides, keep):
+    shapes = {str(index): torch.Size(shape) for index, shape in enumerate(sides)}
+    shares = masked.erdos_renyi_odds(shapes, keep)
+    assert all(0 < share < 1 for share in shares.values())
+    kept = sum(shares[name] * shape.numel() for name, shape in shapes.items())
+    assert kept == pytest.approx(keep * sum(shape.numel() for shape in shapes.values()))
+    scales = [shares[name] / (1 - shares[name]) / (sum(shape) / math.prod(shape)) for name, shape in shapes.items()]
+    assert scales == pytest.approx([scales[0]] * len(scales), rel=1e-6)
+
+
+def test_by_odds_vectors_keep_their_share_and_all_may_be_kept():
     shapes = {name: torch.Size(shape) for name, shape in SHAPES.items()}
-    # Of 2436 weights a twentieth stays: 2 of `tiny`, the others in proportion to 24 / 128 and 38 / 2304.
-    scale = (0.05 * 2436 - 2) / (24 + 38)
-    assert masked.at_most_half(shapes, 0.05) == pytest.approx(
-        dict(tiny=0.5, flat=scale * 24 / 128, large=scale * 38 / 2304, bias=0.05)
-    )
-    assert masked.at_most_half(shapes, 0.4) == pytest.approx(
-        dict(tiny=0.5, flat=0.5, large=(0.4 * 2436 - 2 - 64) / 2304, bias=0.4)
-    )
-    for keep in (0.5, 0.7, 1.0):
-        assert masked.at_most_half(shapes, keep) == pytest.approx(masked.uniform(shapes, keep))
+    assert masked.erdos_renyi_odds(shapes, 0.2)['bias'] == 0.2
+    assert masked.erdos_renyi_odds(shapes, 1.0) == masked.uniform(shapes, 1.0)
+    assert masked.erdos_renyi_odds({'bias': (16,)}, 0.2) == {'bias': 0.2}
 
 
 @pytest.mark.parametrize('rule', ['edge-popup', 'signed-edge-popup'])

@@ -186,7 +186,7 @@ def test_the_size_of_a_ticket_of_24_million_weights(tmp_path, rule, most):
     [
         ('edge-popup', 'uniform'),
         ('edge-popup', 'erk'),
-        ('edge-popup', 'erk-half'),
+        ('edge-popup', 'erk-odds'),
         ('signed-edge-popup', 'uniform'),
         ('signed-edge-popup', 'erk'),
         ('global-edge-popup', 'uniform'),
@@ -568,7 +568,7 @@ def test_presets_are_what_is_not_given(tmp_path, data):
     assert steady.G_kwargs.masked == ['*weight']
     assert steady.lr_decay_kimg == steady.loss_kwargs.lr_decay_kimg == [0, 100]
     assert steady.ema_kimg == 2
-    assert (steady.G_kwargs.density, steady.G_opt_kwargs.betas) == ('erk-half', [0.5, 0.95])
+    assert (steady.G_kwargs.density, steady.G_opt_kwargs.betas) == ('erk-odds', [0.5, 0.95])
     assert steady.network_snapshot_ticks == steady.image_snapshot_ticks == 2  # Of 25.
     assert plan(embedding=EMBEDDING, kimg=60).network_snapshot_ticks == 1  # Of 15: two would leave less than ten.
     assert plan(embedding=EMBEDDING, snap=7).network_snapshot_ticks == 7
@@ -663,8 +663,8 @@ def test_find_ticket_in_a_teachers_weights(tmp_path, data, make_generator, make_
 @pytest.mark.parametrize(
     ('options', 'density'),
     [
-        ({}, 'erk-half'),
-        (dict(rule='signed-edge-popup'), 'erk-half'),
+        ({}, 'erk-odds'),
+        (dict(rule='signed-edge-popup'), 'erk-odds'),
         (dict(preset='paper'), None),  # Uniform, as it is where nothing is said.
         (dict(preset='paper', density='erk'), 'erk'),
         (dict(density='uniform'), None),
@@ -680,11 +680,11 @@ def test_layers_share_what_is_kept_as_the_preset_says(data, tmp_path, options, d
 def test_layers_share_what_is_kept_as_the_option_says(data, tmp_path):
     run_dir = search(data, tmp_path / 'runs', **SMALL)
     last = Ticket.read(f'{run_dir}/last.ticket')
-    assert last.arguments['density'] == 'erk-half'
+    assert last.arguments['density'] == 'erk-odds'
     assert abs(last.kept - 0.1 * last.total) <= len(last.masks) / 2  # Layers are rounded one by one.
     shares = {name: mask.mean() for name, mask in last.masks.items()}
-    assert shares['synthesis.b8.torgb.weight'] == 0.5 > 0.1 > shares['synthesis.b8.conv1.weight']
-    assert 'edge-popup, erk-half: ' in run('ticket', 'show', f'{run_dir}/last.ticket')
+    assert shares['synthesis.b8.torgb.weight'] > 0.1 > shares['synthesis.b8.conv1.weight']
+    assert 'edge-popup, erk-odds: ' in run('ticket', 'show', f'{run_dir}/last.ticket')
     run_dir = search(data, tmp_path / 'runs', density='uniform', **SMALL)
     masks = Ticket.read(f'{run_dir}/last.ticket').masks
     assert all(mask.sum() == round(0.1 * mask.size) for mask in masks.values())
