@@ -4,6 +4,7 @@ Tests whose point is how processes start begin them as users do.
 """
 
 import functools
+import gc
 import io
 import multiprocessing
 import os
@@ -20,6 +21,8 @@ import torch
 OURS_AND_THE_HOSTS = ('stylegan2_compress', 'training_loops', 'patches', 'dnnlib', 'torch_utils', 'training', 'metrics')
 OURS_AND_THE_HOSTS += ('legacy', 'train')
 SECONDS = 600  # After which a script is ended.
+# What the copy collected of this process's garbage might wait for threads that only this one has (of a TCPStore).
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 def processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
