@@ -542,8 +542,8 @@ def uniform(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
     return dict.fromkeys(shapes, keep)
 
 
-def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float, most: float = 1.0) -> 'dict[str, float]':
-    """Larger shares of small layers: in proportion to the sum of a weight's sides over their product, `most` at most.
+def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
+    """Larger shares of small layers: in proportion to the sum of a weight's sides over their product, 1 at the most.
 
     All together keep the share `keep`. This is the Erdős–Rényi kernel distribution of sparse training (Evci et al.,
     ICML 2020): a connection costs a large layer less than a small one, which has few of them for each output. Vectors,
@@ -554,13 +554,13 @@ def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float, most: float
     budget = keep * sum(shape.numel() for shape in left.values())
     while left:
         scale = budget / sum(sum(shape) for shape in left.values())
-        full = [name for name, shape in left.items() if scale * sum(shape) >= most * shape.numel()]
+        full = [name for name, shape in left.items() if scale * sum(shape) >= shape.numel()]
         if not full:
             shares.update((name, scale * sum(shape) / shape.numel()) for name, shape in left.items())
             break
         for name in full:
-            shares[name] = most
-            budget -= most * left.pop(name).numel()
+            shares[name] = 1.0
+            budget -= left.pop(name).numel()
     return shares
 
 
@@ -586,7 +586,8 @@ def erdos_renyi_odds(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str,
         middle = (low + high) / 2
         kept = math.fsum(share * layers[name].numel() for name, share in scaled(middle).items())
         low, high = (middle, high) if kept < budget else (low, middle)
-    return shares | scaled(high)
+    shares.update(scaled(high))
+    return shares
 
 
 # By name, from the shapes of all masked weights and the share of them that counts: the share of each.

@@ -8,7 +8,6 @@ import os
 import shutil
 
 import commands
-import forked
 import pytest
 import torch
 from tiny_runs import EMBEDDING, LOSSES, compressing, loop_arguments
@@ -19,9 +18,10 @@ from stylegan2_compress.export import graph
 from stylegan2_compress.host import devices, kernels, recorded
 from stylegan2_compress.training_loops import distillation
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures('small_grids')]
 DEVICE = torch.device(os.environ.get('STYLEGAN2_COMPRESS_TEST_DEVICE', 'cuda'))
 ON_CUDA = DEVICE.type == 'cuda'
+FORKED = () if ON_CUDA else ('forked_processes',)  # CUDA does not survive a fork.
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures('small_grids', *FORKED)]
 only_on_cuda = pytest.mark.skipif(not ON_CUDA, reason='this part of the host is for CUDA alone')
 HALF = dict(num_fp16_res=2, conv_clamp=256)
 RULES = ('edge-popup', 'global-edge-popup', 'gem-miner', 'imp')
@@ -30,8 +30,6 @@ RULES = ('edge-popup', 'global-edge-popup', 'gem-miner', 'imp')
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'cache'))
-    if not ON_CUDA:  # Which does not survive a fork.
-        forked.processes_are_forked(monkeypatch)
 
 
 def in_half_precision(arguments: dict) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-OURS_AND_THE_HOSTS = ('stylegan2_compress', 'training_loops', 'patches', 'dnnlib', 'torch_utils', 'training', 'metrics')
-OURS_AND_THE_HOSTS += ('legacy', 'train')
+OURS = 'stylegan2_compress', 'training_loops', 'patches'
+THE_HOSTS = 'dnnlib', 'torch_utils', 'training', 'metrics', 'legacy', 'train'
 SECONDS = 600  # After which a script is ended.
 # What the copy collected of this process's garbage might wait for threads that only this one has (of a TCPStore).
 os.register_at_fork(after_in_child=gc.freeze)
@@ -66,12 +66,12 @@ def _run(printed: int, directory: Path, name: str, arguments: tuple[str, ...], v
     sys.argv = [name, *arguments]
     sys.path.insert(0, str(Path(directory, name).parent))
     for module in list(sys.modules):
-        if module.partition('.')[0] in OURS_AND_THE_HOSTS:
+        if module.partition('.')[0] in (*OURS, *THE_HOSTS):
             del sys.modules[module]
     try:
         runpy.run_path(name, run_name='__main__')
-    except SystemExit as exit:
-        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         return 1
