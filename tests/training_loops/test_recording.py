@@ -61,7 +61,9 @@ def assert_same(found, expected, tolerance):
             weights[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f'{name}: {text}'
         )
     for name, values in expected[1].items():
-        assert losses[name] == pytest.approx(values, rel=tolerance, abs=tolerance, nan_ok=True), name
+        # What a tick adds to sums over all of this process, other tests' too: they round it, far below a float's digits.
+        rounding = max(tolerance, 1e-9)
+        assert losses[name] == pytest.approx(values, rel=rounding, abs=rounding, nan_ok=True), name
 
 
 @pytest.mark.parametrize(
