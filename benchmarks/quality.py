@@ -10,10 +10,11 @@ student for each ratio, method and choice of training images (`--trained-on`), `
 snapshots; and writes `table.md`, `results.json`, `curves-*.png` and `images-*.png` into the output directory, anew
 after each ratio. The table compares each method with the best that is not the paper's, seed by seed.
 
-Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, and what was
-interrupted is continued exactly. `--jobs` trains several students at a time, on one GPU too. With more ratios, methods,
-repeats or training images, they are added; with a larger `--kimg` and `--lr-decay 0`, finished students are trained
-further. Anything else that would change the numbers is refused.
+Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, what was
+interrupted is continued exactly, and the files of what was measured are not needed any more. `--jobs` trains several
+students at a time, on one GPU too. With more ratios, methods, repeats or training images, they are added; with a larger
+`--kimg` and `--lr-decay 0`, finished students are trained further. Anything else that would change the numbers is
+refused.
 """
 
 import concurrent.futures
@@ -56,6 +57,7 @@ RBF = dict(estimator='rbf', weight=0.2)  # Moments pull 0.18 to 0.27 times as ha
 SQUARED = dict(estimator='squared-moments', weight=0.04)
 MEMORY, LARGE = ('memory={memory}',), ('large_batch={large_batch}',)
 IMAGES = ('images=3', 'images_kimg={images_kimg:g}', 'images_embedding={layers_embedding}')
+MOMENTS = ('normalize=true', 'moments_penalty=1')
 DUAL = dict(start='scratch', embeds=True)
 METHODS = {
     'adversarial': Method('AdversarialLoss', start='scratch'),
@@ -80,6 +82,7 @@ METHODS = {
     'both-images': Method('NickelDimeLoss', **DUAL, arguments=IMAGES),
     'both-rbf-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=IMAGES),
     'both-rbf-memory-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=(*MEMORY, *IMAGES)),
+    'images-moments': Method('ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS),
     'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
 }
 # Not the paper's, which the others are compared with.
@@ -107,6 +110,7 @@ IN_WORDS = {
     'both-images': 'NICKEL and DiME, images',
     'both-rbf-images': 'NICKEL and DiME, Gaussian kernel, images',
     'both-rbf-memory-images': 'NICKEL and DiME, Gaussian kernel, memory, images',
+    'images-moments': 'the same distance and moment matching',
     'nickel-images': 'NICKEL, images throughout',
 }
 FULL, NONE = 'full', 'none'  # What students are trained on: all of the data, or the teacher's images. Or P%.
@@ -253,7 +257,9 @@ def main(outdir: str, size: str | None, jobs: int, minutes: float | None, **opti
     for ratio in settings.ratios:
         ruler.measure(write_starts(settings, outdir, teacher, ratio)['teacher'], dict(name='pruned', ratio=ratio))
     seeds = range(settings.seed, settings.seed + settings.repeats)
-    students = list(itertools.product(seeds, settings.ratios, settings.methods, settings.trained_on))
+    measured = {student_of(row) for row in ruler.rows if row.get('kimg') == settings.kimg}
+    students = itertools.product(seeds, settings.ratios, settings.methods, settings.trained_on)
+    students = [student for student in students if student not in measured]
     train = functools.partial(train_student, settings, outdir, teacher, end)
     for student, snapshots in zip(students, in_processes(train, students, jobs), strict=True):
         seed, ratio, name, trained_on = student
@@ -265,6 +271,7 @@ def main(outdir: str, size: str | None, jobs: int, minutes: float | None, **opti
             ruler.measure(snapshot, row)
         if (name, trained_on) == (settings.methods[-1], settings.trained_on[-1]):
             ruler.write_report()
+    ruler.write_report()
 
 
 def in_processes(function, arguments: list, jobs: int):
@@ -285,8 +292,9 @@ def start_process() -> None:
 
 def keep(settings: Settings, path: Path) -> None:
     """Write the settings, unless what is in their place belongs to other numbers."""
-    new = json.loads(json.dumps(asdict(settings)))
+    new = json.loads(json.dumps(asdict(settings))) | dict(data=Path(settings.data).name)
     old = json.loads(path.read_text()) if path.exists() else new
+    old['data'] = Path(old['data']).name
     may_grow = [name for name in MAY_GROW if name != 'kimg' or not settings.lr_decay]
     for name in new:
         if name not in may_grow and new[name] != old.get(name, new[name]):
@@ -609,6 +617,11 @@ def difference(rows: list[dict], others: list[list[dict]]) -> str:
     return f'{middle:+.0f} % [{low:+.0f}, {high:+.0f}]'
 
 
+def student_of(row: dict) -> tuple[int | None, float | None, str, str]:
+    """Which student a row was measured of."""
+    return row.get('seed'), row.get('ratio'), row['name'], setting_of(row)
+
+
 def setting_of(row: dict) -> str:
     """What the student of a row was trained on; empty of what was not trained here."""
     return row.get('trained_on', FULL) if 'seed' in row else ''
@@ -677,19 +690,20 @@ def draw_curves(
 
 
 def draw_images(outdir: Path, rows: list[dict], path: Path, columns: int = 20) -> None:
-    """The same latents through each generator: one generator per row, named on the left."""
+    """The same latents through each generator whose file is still there: one per row, named on the left."""
     from stylegan2_compress import images, pickles
     from stylegan2_compress.evaluation import samples
 
+    kept = [row for row in rows if row['name'] == 'teacher' or (outdir / row['file']).exists()]
     strips = []
-    for row in rows:
+    for row in kept:
         file = outdir / row['file'] if (outdir / row['file']).exists() else row['file']  # A teacher may be a URL.
         fakes, _labels = samples.generate(pickles.load(file)['G_ema'], columns, seed=0)
         strips.append(images.grid(images.to_uint8(fakes), columns=columns))
     wide, high = strips[0].width * 2, strips[0].height * 2
     picture = PIL.Image.new('RGB', (wide + 90, high * len(strips)), 'white')
     draw = PIL.ImageDraw.Draw(picture)
-    for index, (row, strip) in enumerate(zip(rows, strips, strict=True)):
+    for index, (row, strip) in enumerate(zip(kept, strips, strict=True)):
         draw.text((4, index * high + high // 2 - 6), row['name'], fill='black')
         picture.paste(strip.resize((wide, high), PIL.Image.Resampling.NEAREST), (90, index * high))
     picture.save(path)
