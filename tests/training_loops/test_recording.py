@@ -61,7 +61,7 @@ def assert_same(found, expected, tolerance):
             weights[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f'{name}: {text}'
         )
     for name, values in expected[1].items():
-        # What a tick adds to sums over all of this process, other tests' too: they round it, far below a float's digits.
+        # What a tick adds to sums of all of this process, other tests' too: they round it, far below a float's digits.
         rounding = max(tolerance, 1e-9)
         assert losses[name] == pytest.approx(values, rel=rounding, abs=rounding, nan_ok=True), name
 
