@@ -83,6 +83,9 @@ METHODS = {
     'both-rbf-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=IMAGES),
     'both-rbf-memory-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=(*MEMORY, *IMAGES)),
     'images-moments': Method('ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS),
+    'images-moments-slow': Method(
+        'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'moving_average_lr=2e-6')
+    ),
     'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
 }
 # Not the paper's, which the others are compared with.
@@ -111,6 +114,7 @@ IN_WORDS = {
     'both-rbf-images': 'NICKEL and DiME, Gaussian kernel, images',
     'both-rbf-memory-images': 'NICKEL and DiME, Gaussian kernel, memory, images',
     'images-moments': 'the same distance and moment matching',
+    'images-moments-slow': 'the same, v at a fifth of its rate',
     'nickel-images': 'NICKEL, images throughout',
 }
 FULL, NONE = 'full', 'none'  # What students are trained on: all of the data, or the teacher's images. Or P%.
