@@ -273,7 +273,7 @@ def main(outdir: str, size: str | None, jobs: int, minutes: float | None, **opti
         for snapshot in snapshots:
             row = dict(name=name, ratio=ratio, trained_on=trained_on, seed=seed, kimg=kimg_of(snapshot))
             ruler.measure(snapshot, row)
-        if (name, trained_on) == (settings.methods[-1], settings.trained_on[-1]):
+        if (name, trained_on) == (settings.methods[-1], settings.trained_on[-1]) and student != students[-1]:
             ruler.write_report()
     ruler.write_report()
 
@@ -698,17 +698,19 @@ def draw_images(outdir: Path, rows: list[dict], path: Path, columns: int = 20) -
     from stylegan2_compress import images, pickles
     from stylegan2_compress.evaluation import samples
 
-    kept = [row for row in rows if row['name'] == 'teacher' or (outdir / row['file']).exists()]
     strips = []
-    for row in kept:
-        file = outdir / row['file'] if (outdir / row['file']).exists() else row['file']  # A teacher may be a URL.
-        fakes, _labels = samples.generate(pickles.load(file)['G_ema'], columns, seed=0)
-        strips.append(images.grid(images.to_uint8(fakes), columns=columns))
-    wide, high = strips[0].width * 2, strips[0].height * 2
+    for row in rows:
+        file = outdir / row['file']
+        if not file.exists() and row['name'] != 'teacher':
+            continue
+        G = pickles.load(file if file.exists() else row['file'])['G_ema']  # A teacher may be a URL.
+        fakes, _labels = samples.generate(G, columns, seed=0)
+        strips.append((row['name'], images.grid(images.to_uint8(fakes), columns=columns)))
+    wide, high = strips[0][1].width * 2, strips[0][1].height * 2
     picture = PIL.Image.new('RGB', (wide + 90, high * len(strips)), 'white')
     draw = PIL.ImageDraw.Draw(picture)
-    for index, (row, strip) in enumerate(zip(kept, strips, strict=True)):
-        draw.text((4, index * high + high // 2 - 6), row['name'], fill='black')
+    for index, (name, strip) in enumerate(strips):
+        draw.text((4, index * high + high // 2 - 6), name, fill='black')
         picture.paste(strip.resize((wide, high), PIL.Image.Resampling.NEAREST), (90, index * high))
     picture.save(path)
 
