@@ -48,7 +48,7 @@ class LayerFeatures:
         self.layers = parse_layers(layers)
         self.pool = pool
         with torch.no_grad():
-            maps = self._maps(torch.zeros([1, *image_shape], device=device))
+            maps = self._chosen(embedding.layers(torch.zeros([1, *image_shape], device=device)))
         self.sizes = [x[0].numel() for x in maps]
         self.sides = [x[0, 0].numel() ** 0.5 for x in maps]
         self.dim = sum(self.sizes)
@@ -58,10 +58,13 @@ class LayerFeatures:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Features [N, dim] float32 of images [N, C, H, W] in [-1, 1]."""
-        return torch.cat([x.flatten(1) for x in self._maps(images)], dim=1)
+        return self.of_maps(self.embedding.layers(images))
 
-    def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        maps = self.embedding.layers(images)
+    def of_maps(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """Features [N, dim] float32 of images of which the embedding's layers are known."""
+        return torch.cat([x.flatten(1) for x in self._chosen(maps)], dim=1).float()
+
+    def _chosen(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         if self.layers is not None:
             if max(self.layers) >= len(maps):
                 raise UserError(

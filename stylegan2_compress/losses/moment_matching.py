@@ -82,11 +82,10 @@ class LayerMoments(Term):
 
     def generator(self, batch: Batch) -> list[Summand]:
         """The objective after v has followed the differences, and their mean sizes to report."""
-        images = batch.images
-        groups = batch.c if self.classes else batch.c.new_ones([len(images), 1])
-        f = self.features(images) * self.scale
+        groups = batch.c if self.classes else batch.c.new_ones([len(batch.c), 1])
+        f = self.features.of_maps(batch.layers(self.features.embedding)) * self.scale
         mean, variance, counts = moments.mean_and_variance(f, groups, distributed.world())
-        total, reported = images.new_zeros([]), []
+        total, reported = mean.new_zeros([]), []
         for name, v, wanted, got, least in [
             ('mean', self.v_mean, self.mean, mean, 1),
             ('variance', self.v_variance, self.variance, variance, 2),

@@ -10,6 +10,7 @@ from plans import checked
 import stylegan2_compress
 from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.compression.distill import distill
+from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
@@ -17,6 +18,7 @@ from stylegan2_compress.losses.distribution_matching import DistributionMatching
 from stylegan2_compress.losses.features import TeacherPass
 from stylegan2_compress.losses.images import ImageDistillation, ImageDistillationLoss, ImageMatching
 from stylegan2_compress.losses.method import accepted, methods_of
+from stylegan2_compress.losses.moment_matching import LayerMoments
 from stylegan2_compress.losses.nickel import NICKEL, NickelDimeLoss
 from stylegan2_compress.losses.terms import Batch
 from stylegan2_compress.networks.dual import DualDiscriminator
@@ -73,22 +75,28 @@ def test_the_gradient_is_that_of_both_distances_and_fades(nimg, share):
 
 
 def test_terms_share_one_pass_of_an_embedding(monkeypatch):
-    """Features that are means of layers, and the distance in these layers: with the gradient of separate passes."""
+    """Means of layers, the distance in these layers, and their moments: with the gradient of separate passes."""
     embedding = embeddings.load(f'{TINY}@preprocess=raw@dtype=fp64@layers=all', 'cpu')
     rnd = torch.Generator().manual_seed(0)
     x, y = (torch.randn([4, 3, 16, 16], generator=rnd, dtype=torch.float64) for _ in range(2))
     taught = types.SimpleNamespace(images=y)
     terms = [DistributionMatching([embedding], [lambda features: features.square().mean()], [3.0])]
     terms.append(ImageMatching(lambda _batch: taught, embedding, 0.0, 2.0))
+    features = LayerFeatures(embedding, [3, 16, 16])
+    moments, others = (
+        LayerMoments(features, *torch.full([2, 1, features.dim], 0.5), classes=0, normalize=True) for _ in range(2)
+    )
+    terms.append(moments)
     x.requires_grad_()
-    alone = 3 * embedding(x).square().mean() + 2 * perceptual_distance(embedding, x, y).mean()
+    by_itself = others.generator(Batch(None, torch.zeros(4, 0), None, x, None))[-1].value
+    alone = 3 * embedding(x).square().mean() + 2 * perceptual_distance(embedding, x, y).mean() + by_itself
     (expected,) = torch.autograd.grad(alone, x)
     layers, seen = embedding.layers, []
     monkeypatch.setattr(embedding, 'layers', lambda images: seen.append(images is x) or layers(images))
     monkeypatch.setattr(embedding, 'forward', None)
     batch = Batch(torch.zeros(4, 2), torch.zeros(4, 0), None, x, None)
-    loss = sum(each.weight * each.value for term in terms for each in term.generator(batch))
-    (found,) = torch.autograd.grad(loss, x)
+    summands = [each for term in terms for each in term.generator(batch)]
+    (found,) = torch.autograd.grad(sum(each.weight * each.value for each in summands if each.weight), x)
     assert seen == [True, False]  # The student's images and the teacher's, once each.
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
