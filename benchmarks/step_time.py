@@ -5,11 +5,11 @@
 
 Every loss trains the same pruned student of the same teacher, with random weights: time does not depend on them. The
 two embeddings are ResNet-50s, as the paper's are, at 256 (512) and 224 pixels, raw images, equal for all; of the size
-`quickstart`, they are the quickstart's EfficientNet. A step is the sum of its phases by their intervals,
-Gmain + Greg/4 + Dmain + Dreg/16, each with its optimizer; the data loader, G_ema and snapshots are left out
-(`loop_overhead.py` has them). Each loss lives in a process of its own and the processes take turns, so that a busy
-machine slows all of them alike. Times are medians: of one thread on a CPU its own time, else that of the clock. Memory
-is the peak of the process (CPU) or of the allocator (CUDA).
+`quickstart`, they are the quickstart's EfficientNet, whose layers image distillation and moment matching take, too. A
+step is the sum of its phases by their intervals, Gmain + Greg/4 + Dmain + Dreg/16, each with its optimizer; the data
+loader, G_ema and snapshots are left out (`loop_overhead.py` has them). Each loss lives in a process of its own and the
+processes take turns, so that a busy machine slows all of them alike. Times are medians: of one thread on a CPU its own
+time, else that of the clock. Memory is the peak of the process (CPU) or of the allocator (CUDA).
 
 The second table says what the phases consist of (`operations.py`): kinds of operations by their share of the time,
 under the profiler; arithmetic per second, as a share of what a product of matrices reaches on the same device; kernels;
@@ -389,11 +389,11 @@ def loop_arguments(loss_class: str, inputs: dict, device, **options):
     from stylegan2_compress.runs.plan import Plan
 
     _desc, args = configurations.loop_arguments(inputs['data'], cfg='paper256', batch=inputs['batch'], aug='noaug')
-    loss_args = (
-        ['samples=16', f'embeddings={json.dumps(inputs["embeddings"])}']
-        if 'DiME' in loss_class or 'Dime' in loss_class
-        else []
-    )
+    loss_args = []
+    if 'DiME' in loss_class or 'Dime' in loss_class:
+        loss_args += ['samples=16', f'embeddings={json.dumps(inputs["embeddings"])}']
+    elif 'Image' in loss_class or 'Moment' in loss_class:
+        loss_args += [f'embedding={inputs["embeddings"][0]}']
     args.device = str(device)
     teacher = None if loss_class == HOST_LOSS else inputs['teacher']
     chosen = dict(loss=loss_class, loss_args=tuple(loss_args), student=inputs['student'], teacher=teacher)
