@@ -51,6 +51,7 @@ class Method:
     layers: bool = False  # Takes an embedding that shows its layers.
     arguments: tuple[str, ...] = ()  # Further ones; {…} is filled in, see `filled_in`.
     balanced: bool = False  # DiME finds its weights.
+    adversarial: bool = True  # Trains against a discriminator.
 
 
 RBF = dict(estimator='rbf', weight=0.2)  # Moments pull 0.18 to 0.27 times as hard (estimator_weights.py).
@@ -86,10 +87,14 @@ METHODS = {
     'images-moments-slow': Method(
         'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'moving_average_lr=2e-6')
     ),
+    'regression': Method('RegressionLoss', layers=True, adversarial=False),
+    'regression-moments': Method(
+        'RegressionLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS, adversarial=False
+    ),
     'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
 }
 # Not the paper's, which the others are compared with.
-OTHERS = ('adversarial', 'teacher-d', 'images', 'stylekd', 'itgc', 'gcc')
+OTHERS = ('adversarial', 'teacher-d', 'images', 'regression', 'stylekd', 'itgc', 'gcc')
 IN_WORDS = {
     'adversarial': 'adversarial only, D from scratch',
     'teacher-d': "adversarial only, the teacher's D",
@@ -115,6 +120,8 @@ IN_WORDS = {
     'both-rbf-memory-images': 'NICKEL and DiME, Gaussian kernel, memory, images',
     'images-moments': 'the same distance and moment matching',
     'images-moments-slow': 'the same, v at a fifth of its rate',
+    'regression': 'the same distance alone, without D',
+    'regression-moments': 'the same distance and moment matching, without D',
     'nickel-images': 'NICKEL, images throughout',
 }
 FULL, NONE = 'full', 'none'  # What students are trained on: all of the data, or the teacher's images. Or P%.
@@ -418,7 +425,8 @@ def train_student(
     directory = outdir / f'ratio{ratio:g}' / f'{name}{suffix_of(trained_on)}' / f'seed{seed}'
     method = METHODS[name]
     start = write_starts(settings, outdir, teacher, ratio)[method.start]
-    loss_args = ['style_mixing_prob=0', *(filled_in(argument, settings) for argument in method.arguments)]
+    loss_args = ['style_mixing_prob=0'] if method.adversarial else []
+    loss_args += [filled_in(argument, settings) for argument in method.arguments]
     if method.embeds:
         loss_args += [f'embeddings={settings.embedding}', f'estimator={method.estimator}']
         if not method.balanced:
@@ -427,6 +435,7 @@ def train_student(
             loss_args += [f'samples={settings.statistics}']
     if method.layers:
         loss_args += [f'embedding={settings.layers_embedding}']
+    of_adversarial_loss = dict(gamma=settings.gamma, pl_weight=0) if method.adversarial else {}
     if last_snapshot(directory, settings.kimg) is None:
         distill(
             teacher,
@@ -437,11 +446,10 @@ def train_student(
             loss_args=tuple(loss_args),
             kimg=settings.kimg,
             batch=settings.batch,
-            gamma=settings.gamma,
             lr=settings.lr,
             lr_decay=settings.lr_decay or None,
             ema_kimg=settings.ema_kimg,
-            pl_weight=0,
+            **of_adversarial_loss,
             kimg_per_tick=settings.kimg / 3,
             snap=1,
             state_kimg=1,

@@ -392,7 +392,7 @@ def loop_arguments(loss_class: str, inputs: dict, device, **options):
     loss_args = []
     if 'DiME' in loss_class or 'Dime' in loss_class:
         loss_args += ['samples=16', f'embeddings={json.dumps(inputs["embeddings"])}']
-    elif 'Image' in loss_class or 'Moment' in loss_class:
+    elif any(name in loss_class for name in ('Image', 'Moment', 'Regression')):
         loss_args += [f'embedding={inputs["embeddings"][0]}']
     args.device = str(device)
     teacher = None if loss_class == HOST_LOSS else inputs['teacher']

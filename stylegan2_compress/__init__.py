@@ -23,6 +23,7 @@ _HOME = {
     'NICKELLoss': 'stylegan2_compress.losses.nickel',
     'NickelDimeLoss': 'stylegan2_compress.losses.nickel',
     'PrunedGenerator': 'stylegan2_compress.networks.pruned',
+    'RegressionLoss': 'stylegan2_compress.losses.images',
     'ScoreMaskedGenerator': 'stylegan2_compress.networks.masked',
     'StyleKDLoss': 'stylegan2_compress.losses.stylekd',
     'TeacherDataset': 'stylegan2_compress.distributions.teacher_dataset',

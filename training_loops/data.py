@@ -143,6 +143,14 @@ def teacher_batches(training_set: TeacherDataset, share: Share, random_seed: int
         yield rounds
 
 
+def blank_batches(training_set, share: Share, device: torch.device) -> Batches:
+    """Yield what `real_batches` does, for a loss that looks at no real images: black ones, without labels."""
+    shape = [share.batch_gpu, *training_set.image_shape], [share.batch_gpu, training_set.label_dim]
+    images, labels = (torch.zeros(each, device=device) for each in shape)
+    while True:
+        yield [(images, labels)] * share.rounds
+
+
 def _leave_signals_to_the_trainer(_worker: int) -> None:
     """Ignore the signals that end a run, which reach workers too: their images are needed until the step is done."""
     for which in STOPPING:
@@ -164,7 +172,7 @@ def rounds(
     own: an image has the same latent however the batch is split. The labels for them are those of random real images.
 
     Args:
-        real_rounds: of the batch, from `real_batches`.
+        real_rounds: of the batch, from `real_batches` or what stands for it.
         training_set: where labels come from.
         z_dim: width of the latents.
         share: of the batch that this process has.

@@ -226,6 +226,12 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
         print(warning)
 
 
+def sees_reals(plan: Plan) -> bool:
+    """Whether the loss of a run looks at real images, and has a discriminator."""
+    loss_class = import_named('--loss', plan.args.loss_kwargs['class_name'], all_losses())
+    return not issubclass(loss_class, MethodLoss) or loss_class.sees_reals
+
+
 def record(plan: Plan) -> None:
     """Have the steps of a run recorded as CUDA graphs.
 

@@ -17,6 +17,7 @@ class GeneratorLoss(MethodLoss):
     """
 
     phases = MAIN_G
+    sees_reals = False
 
     def state_dict(self) -> dict:
         """What a continued run needs: where the steps are, and what the terms keep."""

@@ -13,6 +13,8 @@ from stylegan2_compress.embeddings.perceptual import distance_of_layers
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.features import TeacherPass, require_same_latents
+from stylegan2_compress.losses.generator_loss import GeneratorLoss
+from stylegan2_compress.losses.masks import Masks
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term
 from stylegan2_compress.pruning.content import ContentMask, content, load_content_mask
@@ -186,3 +188,9 @@ class ImageDistillationLoss(AdversarialLoss):
     """The adversarial loss, and L1 and perceptual distance to the teacher's images (Content-Aware GAN Compression)."""
 
     methods = (ImageDistillation,)
+
+
+class RegressionLoss(GeneratorLoss):
+    """L1 and perceptual distance to the teacher's images alone, without a discriminator; also for masks."""
+
+    methods = (ImageDistillation, Masks)

@@ -141,6 +141,7 @@ class MethodLoss(Loss):
 
     methods: ClassVar[tuple[type[Method], ...]] = ()
     phases: ClassVar[tuple[str, ...]] = PHASES  # In the others it does nothing.
+    sees_reals: ClassVar[bool] = True  # Else it has no discriminator, and our loop makes no real images for it.
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The distance to the teacher's images as a further term, fading out; losses that are named by several."""
 
 import copy
+import glob
 import types
 
 import pytest
@@ -11,12 +12,14 @@ import stylegan2_compress
 from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.distributions.layer_features import LayerFeatures
+from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
 from stylegan2_compress.losses.features import TeacherPass
-from stylegan2_compress.losses.images import ImageDistillation, ImageDistillationLoss, ImageMatching
+from stylegan2_compress.losses.generator_loss import GeneratorLoss
+from stylegan2_compress.losses.images import ImageDistillation, ImageDistillationLoss, ImageMatching, RegressionLoss
 from stylegan2_compress.losses.method import accepted, methods_of
 from stylegan2_compress.losses.moment_matching import LayerMoments
 from stylegan2_compress.losses.nickel import NICKEL, NickelDimeLoss
@@ -265,6 +268,61 @@ def test_a_run_of_several(teacher, tmp_path, make_dataset_zip, small_grids):
     assert 'Loss/moments/objective' in statistics
     with pytest.raises(UserError, match='DualDiscriminator cannot be combined'):
         distill(teacher, data, str(tmp_path / 'out'), loss=f'{name}+DualDiscriminator', dry_run=True)
+
+
+# --- Without a discriminator ------------------------------------------------------------------------------------------
+
+
+def test_regression_has_the_gradient_of_both_distances_and_no_other(teacher):
+    networks = pickles.load(teacher)
+    G, G_teacher = networks['G'], networks['G_ema']
+    with torch.no_grad():
+        for parameter in G.synthesis.parameters():
+            parameter.mul_(1.1)
+    G.requires_grad_(True)
+    rnd = torch.Generator().manual_seed(0)
+    z, c = torch.randn([4, G.z_dim], generator=rnd), torch.zeros(4, 0)
+    loss = RegressionLoss('cpu', G.mapping, G.synthesis, teacher=teacher, embedding=TINY)
+    for phase in ('Greg', 'Dmain', 'Dreg'):
+        loss.accumulate_gradients(phase, None, None, z, c, sync=True, gain=1)
+    assert not any(parameter.grad is not None for parameter in G.parameters())
+    for module in (G.synthesis, G_teacher.synthesis):  # The same noise for both passes.
+        for name, buffer in module.named_buffers():
+            if name.endswith('noise_const'):
+                buffer.zero_()
+        for name, parameter in module.named_parameters():
+            if name.endswith('noise_strength'):
+                parameter.detach().zero_()
+    loss.terms[0].teacher.G = G_teacher
+    loss.accumulate_gradients('Gmain', None, None, z, c, sync=True, gain=2)
+    found = [parameter.grad for parameter in G.parameters()]
+    network = embeddings.load(TINY, 'cpu')
+    expected = written_out(G(z, c), G_teacher(z, c).detach(), network)
+    wanted = torch.autograd.grad(2 * 3 * expected, list(G.parameters()), allow_unused=True)
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize('name', ['RegressionLoss', 'RegressionLoss+MomentMatchingLoss'])
+def test_without_a_discriminator_no_real_images_are_made(teacher, tmp_path, small_grids, monkeypatch, name):
+    made = []
+    make = TeacherDataset.make
+    monkeypatch.setattr(TeacherDataset, 'make', lambda *given: made.append(1) or make(*given))
+
+    def run(directory):
+        made.clear()
+        given = dict(loss=f'stylegan2_compress.{name}', loss_args=dict(embedding=TINY), kimg=1, batch=200, device='cpu')
+        run_dir = distill(teacher, None, str(tmp_path / directory), workers=0, snap=1000, **given)
+        return len(made), pickles.load(glob.glob(f'{run_dir}/network-snapshot-*.pkl')[-1])
+
+    without, networks = run('without')
+    monkeypatch.setattr(GeneratorLoss, 'sees_reals', True)
+    with_reals, same = run('with')
+    assert with_reals >= without + 5  # One per step; the others are for reals.png.
+    for mine, theirs in zip(networks['G'].parameters(), same['G'].parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(networks['D'].parameters(), pickles.load(teacher)['D'].parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_states_of_a_combination_go_on(teacher, make_dataset_zip, tmp_path):
