@@ -89,7 +89,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
         plan.args.snapshot_only = options.only
     if options.pl_weight is not None and 'pl_weight' not in plan.args.loss_kwargs:
         raise UserError(f'--pl-weight={options.pl_weight:g} is not an argument of --loss={options.loss}.')
-    if not planning.sees_reals(plan):
+    if not planning.has_discriminator(plan.args.loss_kwargs['class_name']):
         require_nothing_for_a_discriminator(options)
     elif options.data is not None:
         plan.notes += notes_on_few_images(options, plan.args.training_set_kwargs.max_size)

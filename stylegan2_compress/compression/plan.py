@@ -36,7 +36,7 @@ from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import continue_or_start
 from stylegan2_compress.training_loops.metrics import is_hosts
-from stylegan2_compress.training_loops.snapshots import is_placeholder
+from stylegan2_compress.training_loops.snapshots import is_placeholder, placeholder_discriminator
 
 LOOPS = (HOST_LOOP, OUR_LOOP)
 
@@ -63,12 +63,13 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
     if without_cuda and loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} runs on CUDA only; leave the option out to train on this machine.')
 
+    trains_D = has_discriminator(HOST_LOSS if options.loss is None else options.loss)
     if student is not None:
-        plan.student = dict(student)
-        use_networks(plan, options.teacher or 'the student', student)
+        plan.student = dict(student) if trains_D else with_some_discriminator(student)
+        use_networks(plan, options.teacher or 'the student', plan.student, trains_D)
     elif options.student is not None:
         args.resume_pkl = options.student
-        use_networks(plan, options.student, plan.resources.networks[options.student])
+        use_networks(plan, options.student, plan.resources.networks[options.student], trains_D)
     elif args.get('resume_pkl') is not None and loop != HOST_LOOP:
         check_start(plan)
     check_batch(args)
@@ -130,13 +131,19 @@ def is_loop(candidate) -> bool:
     return any(each.name == 'run_dir' or each.kind == each.VAR_KEYWORD for each in parameters)
 
 
-def use_networks(plan: Plan, name: str, data: Mapping) -> None:
+def with_some_discriminator(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of a network pickle with a placeholder for a D that is missing."""
+    return dict(data, D=placeholder_discriminator(data['G_ema']) if data['D'] is None else data['D'])
+
+
+def use_networks(plan: Plan, name: str, data: Mapping, trains_D: bool) -> None:
     """Take the shapes of G and D from a network pickle, and its weights as the start. The precision stays the run's.
 
     Args:
         plan: whose `args` get `G_kwargs` and `D_kwargs`.
         name: of the network file, for errors.
         data: its contents.
+        trains_D: whether the run needs a D that has learned something.
 
     Raises:
         UserError: they cannot be trained, or not with this data.
@@ -148,7 +155,7 @@ def use_networks(plan: Plan, name: str, data: Mapping) -> None:
         if data[network] is None:
             raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
         require_finite(name, data[network], network)
-    if is_placeholder(data['D']):
+    if trains_D and is_placeholder(data['D']):
         raise UserError(f'{name} has a placeholder for D, because it is for making images: name one with a trained D.')
     if plan.student is None:  # Else it is the teacher's, which is compared with the data itself.
         check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
@@ -226,10 +233,9 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
         print(warning)
 
 
-def sees_reals(plan: Plan) -> bool:
-    """Whether the loss of a run looks at real images, and has a discriminator."""
-    loss_class = import_named('--loss', plan.args.loss_kwargs['class_name'], all_losses())
-    return not issubclass(loss_class, MethodLoss) or loss_class.sees_reals
+def has_discriminator(loss: str) -> bool:
+    """Whether a loss trains a discriminator and looks at real images, as all but some of ours do."""
+    return getattr(import_named('--loss', loss, all_losses()), 'sees_reals', True)
 
 
 def record(plan: Plan) -> None:

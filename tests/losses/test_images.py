@@ -25,10 +25,10 @@ from stylegan2_compress.losses.moment_matching import LayerMoments
 from stylegan2_compress.losses.nickel import NICKEL, NickelDimeLoss
 from stylegan2_compress.losses.terms import Batch
 from stylegan2_compress.networks.dual import DualDiscriminator
+from stylegan2_compress.training_loops.snapshots import is_placeholder
 
 TINY = 'module:tiny_embeddings:tiny@size=16'
 NO_LAYERS = 'module:tiny_embeddings:no_layers@size=16'
-
 
 pytestmark = pytest.mark.usefixtures('own_cache')
 
@@ -323,6 +323,33 @@ def test_without_a_discriminator_no_real_images_are_made(teacher, tmp_path, smal
         assert torch.equal(mine, theirs)
     for mine, theirs in zip(networks['D'].parameters(), pickles.load(teacher)['D'].parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_a_teacher_without_a_discriminator(teacher, tmp_path, small_grids):
+    alone = str(tmp_path / 'alone.safetensors')
+    pickles.save(alone, dict(pickles.load(teacher), G=None, D=None))
+    given = dict(loss_args=dict(embedding=TINY), kimg=1, batch=500, device='cpu', workers=0, snap=1000)
+    run_dir = distill(alone, None, str(tmp_path / 'out'), loss='stylegan2_compress.RegressionLoss', **given)
+    snapshot = glob.glob(f'{run_dir}/network-snapshot-*.pkl')[-1]
+    networks = pickles.load(snapshot)
+    assert is_placeholder(networks['D'])  # The host opens no pickle without.
+    assert any(
+        not torch.equal(mine, start)
+        for mine, start in zip(
+            networks['G'].parameters(), pickles.load(f'{run_dir}/student.pkl')['G'].parameters(), strict=True
+        )
+    )
+    again = dict(given, student=snapshot)
+    assert distill(alone, None, str(tmp_path / 'out'), loss='stylegan2_compress.RegressionLoss', **again) != run_dir
+    for student in (None, snapshot):
+        with pytest.raises(UserError, match=r'(has no D to train|has a placeholder for D)'):
+            distill(
+                alone,
+                None,
+                str(tmp_path / 'out'),
+                loss='stylegan2_compress.ImageDistillationLoss',
+                **dict(given, student=student),
+            )
 
 
 def test_states_of_a_combination_go_on(teacher, make_dataset_zip, tmp_path):
