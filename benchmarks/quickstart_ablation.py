@@ -30,6 +30,7 @@ class Row:
     loss_args: dict[str, object] = field(default_factory=dict)  # Further ones, or others.
     times: int = 1  # How many times --kimg it trains.
     criterion: str = 'l1'  # Of pruning.
+    adversarial: bool = True  # Trains against a discriminator.
 
 
 # With the weight 20, the paper's for DINO, moments of 16 images of ten digits dominate the discriminator's gradient.
@@ -38,6 +39,9 @@ ALL_LAYERS = 'efficientnet_lite0@size=32@layers=all'
 LAYERS_AND_IMAGES = dict(
     embeddings=ALL_LAYERS, estimator='rbf', weights=0.2, images=3, images_kimg=4, images_embedding=ALL_LAYERS
 )
+MOMENTS = dict(embedding='efficientnet_lite0@size=32', normalize=True, moments_penalty=1, samples=5000)
+# As in the teacher's training.
+OF_ADVERSARIAL_LOSS = dict(gamma=2.0, pl_weight=0)
 # A step of `both` takes about twice as long as one without distillation, so that twice the images are about what the
 # same minutes would give.
 ROWS = {
@@ -50,6 +54,9 @@ ROWS = {
     'DiME': Row('DiMELoss', has_dime=True),
     'NICKEL': Row('NICKELLoss'),
     'both': Row('NickelDimeLoss', has_dime=True),
+    'NICKEL and moments': Row('NICKELLoss+MomentMatchingLoss', loss_args=MOMENTS),
+    'image distillation and moments': Row('ImageDistillationLoss+MomentMatchingLoss', loss_args=MOMENTS),
+    'regression and moments': Row('RegressionLoss+MomentMatchingLoss', loss_args=MOMENTS, adversarial=False),
     'both, kernel of all layers, images, l1-styled': Row(
         'NickelDimeLoss', has_dime=True, loss_args=LAYERS_AND_IMAGES, criterion='l1-styled'
     ),
@@ -111,9 +118,11 @@ def train_and_measure(
     from stylegan2_compress.compression.distill import distill
     from stylegan2_compress.quickstart import run as quickstart
 
-    loss_args = quickstart.LOSS_ARGS | (DIME if row.has_dime else {}) | row.loss_args
+    loss_args = (DIME if row.has_dime else {}) | row.loss_args
     if loss_args.get('estimator') == 'rbf':
         del loss_args['samples']
+    if row.adversarial:
+        loss_args['style_mixing_prob'] = 0
     start = time.process_time()
     run_dir = distill(
         teacher,
@@ -128,6 +137,7 @@ def train_and_measure(
         workers=1,
         device='cpu',
         **quickstart.RECIPE,
+        **(OF_ADVERSARIAL_LOSS if row.adversarial else {}),
     )
     minutes = (time.process_time() - start) / 60
     snapshot = sorted(glob.glob(f'{run_dir}/network-snapshot-*.pkl'))[-1]

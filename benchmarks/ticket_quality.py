@@ -60,6 +60,7 @@ ROWS = {
     'rbf': dict(SHAPE, distance='rbf', embedding='efficientnet_lite0@size=32@layers=all'),
     'wide': dict(WIDE),
     'teacher': dict(teacher=True),
+    'teacher-erk': dict(teacher=True, density='erk'),
     'dense-paper': dict(SHAPE, **PAPER),
     'dense': dict(SHAPE),
 }

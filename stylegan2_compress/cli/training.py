@@ -73,7 +73,7 @@ def find_ticket(host_dir, **options):
 @click.command()
 @click.option('--outdir', default='quickstart', show_default=True, metavar='DIR', help='Where everything is written.')
 @click.option('--ratio', default=0.7, show_default=True, help='Share of channels to cut.')
-@click.option('--kimg', default=16, show_default=True, help='Length of the distillation in thousands of images.')
+@click.option('--kimg', default=28, show_default=True, help='Length of the distillation in thousands of images.')
 @click.option('--seed', type=SEED, default=0, show_default=True, help='Random seed.')
 @click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch  [default: fetch one]')
 def quickstart(host_dir, **options):
