@@ -39,7 +39,7 @@ def loop_arguments(run_dir: Path, data: Path, labels: bool = False, **changes) -
 
 
 EMBEDDING = 'module:tiny_embeddings:tiny@size=16'
-LOSSES = ('ada', 'moments', 'kernel', 'images', 'both')
+LOSSES = ('ada', 'moments', 'kernel', 'images', 'regression', 'both')
 
 
 def labelled_data(directory: Path, make_dataset_zip) -> Path:
@@ -73,6 +73,9 @@ def compressing(name: str, teacher: str) -> dict:
                 class_name='stylegan2_compress.ImageDistillationLoss', teacher=teacher, embedding=EMBEDDING
             )
         )
+    if name == 'regression':
+        loss = 'stylegan2_compress.RegressionLoss+MomentMatchingLoss'
+        return dict(loss_kwargs=dict(class_name=loss, teacher=teacher, embedding=EMBEDDING, samples=16))
     reference = dict(teacher=teacher, embeddings=[EMBEDDING], weights=[1])
     if name == 'moments':
         return dict(loss_kwargs=dict(reference, samples=16, memory=32, class_name='stylegan2_compress.DiMELoss'))

@@ -73,6 +73,7 @@ def assert_same(found, expected, tolerance):
         ('moments', 2, {'Gmain', 'Greg', 'Dmain', 'Dreg'}),
         ('kernel', 1, {'Greg', 'Dmain', 'Dreg'}),  # Balanced.
         ('images', 1, {'Gmain', 'Greg', 'Dmain', 'Dreg'}),
+        ('regression', 1, {'Gmain'}),
         ('both', 1, {'Greg', 'Dmain', 'Dreg'}),  # With large batches.
         ('ada', 1, {'Greg'}),
     ],
@@ -94,7 +95,7 @@ def test_recorded_steps_are_the_same_steps(tmp_path, data, teacher, graphs, monk
     assert set(seen) == recorded
     assert sum(graph.replays for graph in graphs) == sum(seen.values())
     memory_fills_in = 2 if loss == 'moments' else 0  # Steps, before there is anything to record.
-    assert seen['Greg'] == STEPS * rounds - WARM_UP
+    assert seen['Greg'] in (0, STEPS * rounds - WARM_UP)
     assert seen['Gmain'] in (0, (STEPS - memory_fills_in) * rounds - WARM_UP)
 
 
