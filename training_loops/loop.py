@@ -13,6 +13,7 @@ from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import DivergedError, Stopped
 from stylegan2_compress.evaluation.names import more_is_better
 from stylegan2_compress.host import devices
+from stylegan2_compress.losses.method import MethodLoss
 from stylegan2_compress.runs import learning_rates, states
 from stylegan2_compress.runs.directory import KIMG_PER_TICK, STATE_KIMG
 from stylegan2_compress.training_loops import data
@@ -161,7 +162,7 @@ def step(run: Run) -> None:
     real_rounds = next(run.batches)
     lr_share = learning_rates.share(progress.cur_nimg, options.lr_decay_kimg)
     for phase_index, phase in enumerate(run.phases):
-        if progress.batch_idx % phase.interval != 0:
+        if not is_due(run, phase):
             continue
         rounds = data.rounds(
             real_rounds,
@@ -185,6 +186,12 @@ def step(run: Run) -> None:
     if run.augment_pipe is not None and run.ada_stats is not None and progress.batch_idx % options.ada_interval == 0:
         adapt_augmentation(run.augment_pipe.p, run.ada_stats, options)
     run.done = run.is_complete
+
+
+def is_due(run: Run, phase: Phase) -> bool:
+    """Whether a phase runs in this step: in every `interval`-th, if the loss does anything in it."""
+    has_work = not isinstance(run.loss, MethodLoss) or phase.name in run.loss.phases
+    return has_work and run.progress.batch_idx % phase.interval == 0
 
 
 def run_phase(

@@ -86,8 +86,6 @@ class RecordedRounds(Rounds):
 
     def __call__(self, phase: Phase, sync: bool, **inputs: torch.Tensor) -> None:
         name = phase.name
-        if name not in self.loss.phases:
-            return
         if name in self.recordings:
             self._replay(self.recordings[name], phase, sync, inputs)
         elif self._is_hindered(name):
