@@ -177,8 +177,10 @@ class Monitor:
             shown.append(f'spread {min(spreads):.2f}')
         self.bar.set_postfix_str(', '.join(shown))
         if self.bar.disable:
-            left = dnnlib.util.format_time(max(self.total_nimg - cur_nimg, 0) * seconds)
-            print(f'  {", ".join(shown)}, {left} left', flush=True)
+            if self.tick_start_nimg:  # The first tick is one step, of all phases and slow: it foretells nothing.
+                left = dnnlib.util.format_time(max(self.total_nimg - cur_nimg, 0) * seconds)
+                shown.append(f'{left} left')
+            print(f'  {", ".join(shown)}', flush=True)
 
     def print_line(self, line: str) -> None:
         """Print a line above the progress bar."""

@@ -76,6 +76,13 @@ def test_the_bar_goes_from_start_to_end_and_no_further(terminal, tmp_path, make_
     assert 'left' not in printed  # That is in the bar.
 
 
+@pytest.mark.usefixtures('small_grids')
+def test_the_first_step_foretells_no_end(tmp_path, make_dataset_zip, capsys):
+    training_loop(**loop_arguments(tmp_path / 'run', make_dataset_zip(tmp_path, n=8), total_kimg=0.07))
+    lines = re.findall(r'^  .*images/s.*$', capsys.readouterr().out, re.MULTILINE)
+    assert [line.endswith(' left') for line in lines] == [False, True, True]
+
+
 def test_evaluate_and_stats_show_how_far_they_are(
     terminal, tmp_path, make_dataset_zip, make_generator, make_discriminator, monkeypatch
 ):
