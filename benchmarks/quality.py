@@ -715,11 +715,12 @@ def draw_images(outdir: Path, rows: list[dict], path: Path, columns: int = 20) -
         fakes, _labels = samples.generate(G, columns, seed=0)
         strips.append((row['name'], images.grid(images.to_uint8(fakes), columns=columns)))
     wide, high = strips[0][1].width * 2, strips[0][1].height * 2
-    picture = PIL.Image.new('RGB', (wide + 90, high * len(strips)), 'white')
+    margin = 12 + 6 * max(len(name) for name, _strip in strips)  # The default font's letters are up to 6 wide.
+    picture = PIL.Image.new('RGB', (wide + margin, high * len(strips)), 'white')
     draw = PIL.ImageDraw.Draw(picture)
     for index, (name, strip) in enumerate(strips):
         draw.text((4, index * high + high // 2 - 6), name, fill='black')
-        picture.paste(strip.resize((wide, high), PIL.Image.Resampling.NEAREST), (90, index * high))
+        picture.paste(strip.resize((wide, high), PIL.Image.Resampling.NEAREST), (margin, index * high))
     picture.save(path)
 
 
