@@ -708,7 +708,7 @@ def test_compare_in_every_format(run_dir, place):
     assert len({line.count('|') for line in markdown}) == 1
     assert len(markdown) == 4
     text = printed('text').splitlines()
-    assert text[1].index('75') == text[0].index('fid50k_full')
+    assert text[1][text[0].index('fid50k_full') :].startswith('75')  # A directory's name may have 75 in it, too.
 
 
 # --- Names and bad input ----------------------------------------------------------------------------------------------
