@@ -1,11 +1,11 @@
 """What each method adds on the quickstart's digits, and by how much the quickstart's own numbers differ by seed.
 
     python benchmarks/quickstart_ablation.py --outdir runs/ablation [--kimg 24] [--rows 'NICKEL;both']
-    python benchmarks/quickstart_ablation.py --outdir runs/seeds --kimg 16 --rows NICKEL --repeats 5   # the quickstart
+    python benchmarks/quickstart_ablation.py --outdir runs/seeds --kimg 28 --rows 'regression and moments' --repeats 5
 
-Every run uses the quickstart's recipe and starts from the pruned teacher, cut as the row says; the discriminator starts
-from the teacher's, with NICKEL a second one from scratch. Started again with the same options, the script leaves out
-the runs that are done.
+The second is the quickstart. Every run uses its recipe and starts from the pruned teacher, cut as the row says; the
+discriminator, where there is one, starts from the teacher's, with NICKEL a second one from scratch. Started again with
+the same options, the script leaves out the runs that are done.
 """
 
 import glob
@@ -27,6 +27,7 @@ class Row:
 
     loss: str
     has_dime: bool = False  # Takes the arguments `DIME`.
+    has_moments: bool = False  # Takes those of the quickstart itself.
     loss_args: dict[str, object] = field(default_factory=dict)  # Further ones, or others.
     times: int = 1  # How many times --kimg it trains.
     criterion: str = 'l1'  # Of pruning.
@@ -39,7 +40,6 @@ ALL_LAYERS = 'efficientnet_lite0@size=32@layers=all'
 LAYERS_AND_IMAGES = dict(
     embeddings=ALL_LAYERS, estimator='rbf', weights=0.2, images=3, images_kimg=4, images_embedding=ALL_LAYERS
 )
-MOMENTS = dict(embedding='efficientnet_lite0@size=32', normalize=True, moments_penalty=1, samples=5000)
 # As in the teacher's training.
 OF_ADVERSARIAL_LOSS = dict(gamma=2.0, pl_weight=0)
 # A step of `both` takes about twice as long as one without distillation, so that twice the images are about what the
@@ -54,9 +54,9 @@ ROWS = {
     'DiME': Row('DiMELoss', has_dime=True),
     'NICKEL': Row('NICKELLoss'),
     'both': Row('NickelDimeLoss', has_dime=True),
-    'NICKEL and moments': Row('NICKELLoss+MomentMatchingLoss', loss_args=MOMENTS),
-    'image distillation and moments': Row('ImageDistillationLoss+MomentMatchingLoss', loss_args=MOMENTS),
-    'regression and moments': Row('RegressionLoss+MomentMatchingLoss', loss_args=MOMENTS, adversarial=False),
+    'NICKEL and moments': Row('NICKELLoss+MomentMatchingLoss', has_moments=True),
+    'image distillation and moments': Row('ImageDistillationLoss+MomentMatchingLoss', has_moments=True),
+    'regression and moments': Row('RegressionLoss+MomentMatchingLoss', has_moments=True, adversarial=False),
     'both, kernel of all layers, images, l1-styled': Row(
         'NickelDimeLoss', has_dime=True, loss_args=LAYERS_AND_IMAGES, criterion='l1-styled'
     ),
@@ -118,7 +118,8 @@ def train_and_measure(
     from stylegan2_compress.compression.distill import distill
     from stylegan2_compress.quickstart import run as quickstart
 
-    loss_args = (DIME if row.has_dime else {}) | row.loss_args
+    moments = quickstart.LOSS_ARGS | dict(samples=5000)
+    loss_args = (DIME if row.has_dime else {}) | (moments if row.has_moments else {}) | row.loss_args
     if loss_args.get('estimator') == 'rbf':
         del loss_args['samples']
     if row.adversarial:

@@ -129,7 +129,8 @@ def test_end_to_end_in_small(tmp_path, monkeypatch, capsys):
     picture = PIL.Image.open(f'{run_dir}/compare.png')
     assert picture.size == (3 * 480 + 4 * 16, 480 + 40 + 16)
     with open(f'{run_dir}/training_options.json') as file:
-        assert json.load(file)['loss_kwargs']['class_name'] == quickstart.LOSS
+        loss = json.load(file)['loss_kwargs']['class_name']
+    assert loss == 'stylegan2_compress.RegressionLoss+MomentMatchingLoss'
     for name, line in [('onnx/export.json', 'in ONNX Runtime: '), ('page.html', 'to open in a browser: ')]:
         assert os.path.isfile(f'{run_dir}/{name}') == (line in printed)
     assert os.path.isfile(re.search(r'How it went.*: +(.*/report\.html)', printed)[1])
