@@ -279,7 +279,7 @@ def main(outdir: str, size: str | None, jobs: int, minutes: float | None, **opti
             break
         for snapshot in snapshots:
             row = dict(name=name, ratio=ratio, trained_on=trained_on, seed=seed, kimg=kimg_of(snapshot))
-            ruler.measure(snapshot, row)
+            ruler.measure(snapshot, row | dict(sec_per_kimg=seconds_per_kimg(snapshot.parent)))
         if (name, trained_on) == (settings.methods[-1], settings.trained_on[-1]) and student != students[-1]:
             ruler.write_report()
     ruler.write_report()
@@ -360,6 +360,12 @@ def train_teacher(settings: Settings, outdir: Path) -> str:
 def last_snapshot(outdir: Path, kimg: int) -> Path | None:
     """The snapshot with which a training of that length ended, in whichever run directory below `outdir`."""
     return next(iter(outdir.glob(f'*/network-snapshot-{kimg:06d}.pkl')), None)
+
+
+def seconds_per_kimg(run_dir: Path) -> float:
+    """Of training in a run directory, the median over ticks but the first, which is one step of all phases."""
+    ticks = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
+    return float(np.median([tick['Timing/sec_per_kimg']['mean'] for tick in ticks[1:] or ticks]))
 
 
 def write_starts(settings: Settings, outdir: Path, teacher: str, ratio: float) -> dict[str, Path]:
@@ -586,7 +592,7 @@ def table(rows: list[dict]) -> str:
     """
     others = list(dict.fromkeys(key for row in rows for key in row if key.startswith('fd ')))
     titles = ['ratio', 'MACs', '', 'trained on', 'kimg', 'seeds', 'Fréchet distance', 'recognised', 'density']
-    titles += ['coverage', *others, 'beside the best other (95 %)']
+    titles += ['coverage', *others, 's per thousand', 'beside the best other (95 %)']
     lines = [f'| {" | ".join(titles)} |', f'| {" | ".join(["---"] * len(titles))} |']
     groups = last_by_method(rows)
     for (ratio, trained_on, name), group in groups.items():
@@ -606,6 +612,7 @@ def table(rows: list[dict]) -> str:
             spread(group, 'density', '{:.2f}'),
             spread(group, 'coverage', '{:.2f}'),
             *(spread(group, key, '{:.2f}') for key in others),
+            seconds(group),
             '' if name in OTHERS else difference(group, [beside[other] for other in OTHERS if other in beside]),
         ]
         lines.append(f'| {" | ".join(cells)} |')
@@ -627,6 +634,12 @@ def difference(rows: list[dict], others: list[list[dict]]) -> str:
     half = scipy.stats.t.ppf(0.975, len(pairs) - 1) * scipy.stats.sem(ours - theirs)
     low, middle, high = (share * ((ours - theirs).mean() + each) for each in (-half, 0, half))
     return f'{middle:+.0f} % [{low:+.0f}, {high:+.0f}]'
+
+
+def seconds(rows: list[dict]) -> str:
+    """The median of training times per thousand images, of the rows that have them."""
+    times = [row['sec_per_kimg'] for row in rows if 'sec_per_kimg' in row]
+    return f'{np.median(times):.2g}' if times else ''
 
 
 def student_of(row: dict) -> tuple[int | None, float | None, str, str]:

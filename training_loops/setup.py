@@ -21,7 +21,7 @@ from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase, build_phases
 from stylegan2_compress.training_loops.recording import RecordedRounds, Rounds
 from stylegan2_compress.training_loops.run import Run
-from stylegan2_compress.training_loops.snapshots import ImageGrid
+from stylegan2_compress.training_loops.snapshots import ImageGrid, with_three_networks
 
 if TYPE_CHECKING:
     from training.augment import AugmentPipe
@@ -150,7 +150,7 @@ def build_networks(options: SimpleNamespace, training_set, device: torch.device)
 def copy_weights(resume_pkl: str, G: Generator, D: torch.nn.Module | None, G_ema: Generator) -> None:
     """Copy what a network pickle has for these networks, by name."""
     print(f'Resuming from "{resume_pkl}"')
-    resume_data = pickles.load(resume_pkl)
+    resume_data = with_three_networks(pickles.load(resume_pkl))
     for name, module in [('G', G), ('D', D), ('G_ema', G_ema)]:
         if module is not None:
             misc.copy_params_and_buffers(resume_data[name], module, require_all=False)

@@ -99,6 +99,17 @@ def generator_alone(data: Mapping[str, Any]) -> dict[str, Any]:
     return dict(kept, G=G_ema, D=placeholder_discriminator(G_ema), G_ema=G_ema, augment_pipe=None)
 
 
+def with_three_networks(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of a network pickle that are enough to train without a discriminator.
+
+    Args:
+        data: the contents, whose G_ema stands for a G that is missing, and a placeholder for a D.
+    """
+    G_ema = data['G_ema']
+    G = G_ema if data['G'] is None else data['G']
+    return dict(data, G=G, D=placeholder_discriminator(G_ema) if data['D'] is None else data['D'])
+
+
 def is_placeholder(D: torch.nn.Module) -> bool:
     """Whether this is the discriminator of a pickle that has none, see `placeholder_discriminator`."""
     given = init_arguments(D)[1]

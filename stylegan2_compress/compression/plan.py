@@ -36,7 +36,7 @@ from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import continue_or_start
 from stylegan2_compress.training_loops.metrics import is_hosts
-from stylegan2_compress.training_loops.snapshots import is_placeholder, placeholder_discriminator
+from stylegan2_compress.training_loops.snapshots import is_placeholder, with_three_networks
 
 LOOPS = (HOST_LOOP, OUR_LOOP)
 
@@ -65,11 +65,15 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
 
     trains_D = has_discriminator(HOST_LOSS if options.loss is None else options.loss)
     if student is not None:
-        plan.student = dict(student) if trains_D else with_some_discriminator(student)
+        plan.student = dict(student) if trains_D else with_three_networks(student)
         use_networks(plan, options.teacher or 'the student', plan.student, trains_D)
     elif options.student is not None:
         args.resume_pkl = options.student
-        use_networks(plan, options.student, plan.resources.networks[options.student], trains_D)
+        start = plan.resources.networks[options.student]
+        require_generator(options.student, start)
+        if not trains_D and loop != HOST_LOOP:  # The host's copies the weights of all three.
+            start = with_three_networks(start)
+        use_networks(plan, options.student, start, trains_D)
     elif args.get('resume_pkl') is not None and loop != HOST_LOOP:
         check_start(plan)
     check_batch(args)
@@ -129,11 +133,6 @@ def is_loop(candidate) -> bool:
         return False
     parameters = inspect.signature(candidate).parameters.values()
     return any(each.name == 'run_dir' or each.kind == each.VAR_KEYWORD for each in parameters)
-
-
-def with_some_discriminator(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of a network pickle with a placeholder for a D that is missing."""
-    return dict(data, D=placeholder_discriminator(data['G_ema']) if data['D'] is None else data['D'])
 
 
 def use_networks(plan: Plan, name: str, data: Mapping, trains_D: bool) -> None:

@@ -339,10 +339,17 @@ def test_a_teacher_without_a_discriminator(teacher, tmp_path, small_grids):
             networks['G'].parameters(), pickles.load(f'{run_dir}/student.pkl')['G'].parameters(), strict=True
         )
     )
-    again = dict(given, student=snapshot)
-    assert distill(alone, None, str(tmp_path / 'out'), loss='stylegan2_compress.RegressionLoss', **again) != run_dir
-    for student in (None, snapshot):
-        with pytest.raises(UserError, match=r'(has no D to train|has a placeholder for D)'):
+    small = str(tmp_path / 'small.safetensors')
+    pickles.save(small, {'G_ema': networks['G_ema'], 'training_set_kwargs': None, 'augment_pipe': None})
+    for student in (snapshot, small):
+        again = dict(given, student=student, lr=0)
+        other = distill(alone, None, str(tmp_path / 'out'), loss='stylegan2_compress.RegressionLoss', **again)
+        started = pickles.load(glob.glob(f'{other}/network-snapshot-*.pkl')[-1])
+        assert is_placeholder(started['D'])
+        start = pickles.load(student)['G'] or networks['G_ema']
+        assert all(map(torch.equal, started['G'].parameters(), start.parameters()))
+    for student in (None, snapshot, small):
+        with pytest.raises(UserError, match=r'(has no [GD] to train|has a placeholder for D)'):
             distill(
                 alone,
                 None,
