@@ -5,10 +5,11 @@
 
 Needs a labelled dataset zip in the host's format, any. In turn: trains a classifier on its labels
 (`image_classifier.py`), whose features measure everything and train nothing, beside a second space, the principal
-components of the pixels; trains a teacher with the host's own loss, unless `--teacher` names one; prunes it; trains a
-student for each ratio, method and choice of training images (`--trained-on`), `--repeats` times; measures the
-snapshots; and writes `table.md`, `results.json`, `curves-*.png` and `images-*.png` into the output directory, anew
-after each ratio. The table compares each method with the best that is not the paper's, seed by seed.
+components of the pixels ("fd teacher" is the distance to the teacher's images in place of the data's); trains a
+teacher with the host's own loss, unless `--teacher` names one; prunes it; trains a student for each ratio, method and
+choice of training images (`--trained-on`), `--repeats` times; measures the snapshots; and writes `table.md`,
+`results.json`, `curves-*.png` and `images-*.png` into the output directory, anew after each ratio. The table compares
+each method with the best that is not the paper's, seed by seed.
 
 Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, what was
 interrupted is continued exactly, and the files of what was measured are not needed any more. `--jobs` trains several
@@ -248,8 +249,9 @@ def shares(_context, _parameter, text: str | None) -> tuple[str, ...] | None:
 @click.option('--device', help='[default: CUDA where there is one]')
 @click.option('--cuda-graphs/--no-cuda-graphs', default=False, show_default=True, help='Record the steps of students.')
 @click.option('--jobs', type=click.IntRange(1), default=1, show_default=True, help='Students that train at a time.')
+@click.option('--at', metavar='KIMG', type=int, help='Table of snapshots after so many  [default: the last of each]')
 @click.option('--minutes', type=float, help='Start no further training after so many minutes  [default: no limit]')
-def main(outdir: str, size: str | None, jobs: int, minutes: float | None, **options) -> None:
+def main(outdir: str, size: str | None, jobs: int, minutes: float | None, at: int | None, **options) -> None:
     host.activate(host.find_or_fetch().path)
     from stylegan2_compress.host import devices
 
@@ -263,7 +265,7 @@ def main(outdir: str, size: str | None, jobs: int, minutes: float | None, **opti
     if not (outdir / 'classifier.json').exists():
         image_classifier.train(settings.data, str(outdir), settings.epochs, settings.seed)
     teacher = settings.teacher or train_teacher(settings, outdir)
-    ruler = Ruler(settings, outdir)
+    ruler = Ruler(settings, outdir, teacher)
     ruler.measure(teacher, dict(name='teacher'))
     for ratio in settings.ratios:
         ruler.measure(write_starts(settings, outdir, teacher, ratio)['teacher'], dict(name='pruned', ratio=ratio))
@@ -281,8 +283,8 @@ def main(outdir: str, size: str | None, jobs: int, minutes: float | None, **opti
             row = dict(name=name, ratio=ratio, trained_on=trained_on, seed=seed, kimg=kimg_of(snapshot))
             ruler.measure(snapshot, row | dict(sec_per_kimg=seconds_per_kimg(snapshot.parent)))
         if (name, trained_on) == (settings.methods[-1], settings.trained_on[-1]) and student != students[-1]:
-            ruler.write_report()
-    ruler.write_report()
+            ruler.write_report(at)
+    ruler.write_report(at)
 
 
 def in_processes(function, arguments: list, jobs: int):
@@ -479,12 +481,12 @@ def kimg_of(snapshot: Path) -> int:
 class Ruler:
     """Measures generators in the classifier's features, remembers what it measured, and writes the report."""
 
-    def __init__(self, settings: Settings, outdir: Path):
+    def __init__(self, settings: Settings, outdir: Path, teacher: str):
         from stylegan2_compress import embeddings
         from stylegan2_compress.evaluation import features
         from stylegan2_compress.host import datasets, devices
 
-        self.settings, self.outdir = settings, outdir
+        self.settings, self.outdir, self.teacher = settings, outdir, teacher
         self.device = devices.choose(settings.device)
         training_set, self.training_set_kwargs = datasets.open_training_set(settings.data)
         spec = f'torchscript:{outdir / "classifier.pt"}'
@@ -492,6 +494,7 @@ class Ruler:
         self.head = torch.jit.load(outdir / 'classifier.pt').head
         self.reals = features.data_features(self.embedding, self.training_set_kwargs, self.device)
         self.pixels = Pixels(training_set)
+        self.of_teacher = None  # Features of its images, once they are needed.
         self.others = {spec: embeddings.load(spec, self.device) for spec in settings.also}
         self.path = outdir / 'results.json'
         self.rows = json.loads(self.path.read_text()) if self.path.exists() else []
@@ -509,7 +512,7 @@ class Ruler:
     def measure(self, pkl: str | Path, row: dict) -> None:
         """Add what was measured of a snapshot to a row, and the row to the results, unless the snapshot is in them."""
         from stylegan2_compress import pickles
-        from stylegan2_compress.evaluation import features, samples
+        from stylegan2_compress.evaluation import features
         from stylegan2_compress.evaluation.distances import frechet_distance
         from stylegan2_compress.host import profiling
 
@@ -517,11 +520,11 @@ class Ruler:
         if any(other.get('file') == row['file'] for other in self.rows):
             return
         G = pickles.load(pkl)['G_ema'].to(self.device)
-        count, seed = self.settings.samples, self.settings.seed + 1
-        c = samples.draw_labels(self.training_set_kwargs, G.c_dim, count, seed)
-        fakes = list(samples.fakes(G, samples.latents(G, count, seed), c, noise_seed=seed))
+        count = self.settings.samples
+        fakes, c = self._fakes(G, self.settings.seed + 1)
         seen = features.embed(self.embedding, fakes, self.device, count, row['name'])
         row.update(self._distances(seen, self.reals))
+        row['fd teacher'] = frechet_distance(seen, self._features_of_teacher())
         row['fd pixels'] = self._fd_pixels(fakes)
         if G.c_dim:
             classes = self.head(torch.from_numpy(seen)).argmax(1)
@@ -531,6 +534,23 @@ class Ruler:
             others = features.embed(embedding, fakes, self.device, count, row['name'])
             row[f'fd {spec}'] = frechet_distance(others, reals)
         self._add(row | dict(parameters=profiling.parameters(G), macs=profiling.macs(G)))
+
+    def _fakes(self, G, seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+        from stylegan2_compress.evaluation import samples
+
+        c = samples.draw_labels(self.training_set_kwargs, G.c_dim, self.settings.samples, seed)
+        return list(samples.fakes(G, samples.latents(G, self.settings.samples, seed), c, noise_seed=seed)), c
+
+    def _features_of_teacher(self) -> np.ndarray:
+        """Of images of other latents than those that are measured."""
+        from stylegan2_compress import pickles
+        from stylegan2_compress.evaluation import features
+
+        if self.of_teacher is None:
+            G = pickles.load(self.teacher)['G_ema'].to(self.device)
+            fakes, _c = self._fakes(G, self.settings.seed + 2)
+            self.of_teacher = features.embed(self.embedding, fakes, self.device, self.settings.samples, 'teacher')
+        return self.of_teacher
 
     def _distances(self, features: np.ndarray, reals: np.ndarray) -> dict[str, float]:
         from stylegan2_compress.evaluation import distances
@@ -545,9 +565,9 @@ class Ruler:
         self.rows.append(row)
         self.path.write_text(json.dumps(self.rows, indent=1))
 
-    def write_report(self) -> None:
-        """Table, curves and images of what has been measured so far."""
-        (self.outdir / 'table.md').write_text(table(self.rows))
+    def write_report(self, at: int | None) -> None:
+        """Table (see `last_by_method`), curves and images of what has been measured so far."""
+        (self.outdir / 'table.md').write_text(table(self.rows, at))
         settings = {(row['ratio'], setting_of(row)) for row in self.rows if 'seed' in row}
         for ratio, trained_on in sorted(settings):
             of_ratio = [row for row in self.rows if row.get('ratio') == ratio]
@@ -585,16 +605,17 @@ class Pixels:
         return ((images.cpu().clamp(-1, 1).flatten(1).double() - self.mean) @ self.components).numpy()
 
 
-def table(rows: list[dict]) -> str:
-    """The last snapshots as Markdown, mean and standard deviation over seeds, the best of each setting in bold.
+def table(rows: list[dict], at: int | None) -> str:
+    """Snapshots as Markdown: mean and standard deviation over seeds, the best of each setting in bold.
 
-    The last column is the difference to the best of `OTHERS`, of which seeds are compared in pairs.
+    Of each method the last, or that after `at` thousand images. The last column is the difference to the best of
+    `OTHERS`, of which seeds are compared in pairs.
     """
     others = list(dict.fromkeys(key for row in rows for key in row if key.startswith('fd ')))
     titles = ['ratio', 'MACs', '', 'trained on', 'kimg', 'seeds', 'Fréchet distance', 'recognised', 'density']
     titles += ['coverage', *others, 's per thousand', 'beside the best other (95 %)']
     lines = [f'| {" | ".join(titles)} |', f'| {" | ".join(["---"] * len(titles))} |']
-    groups = last_by_method(rows)
+    groups = last_by_method(rows if at is None else [row for row in rows if row.get('kimg', at) == at])
     for (ratio, trained_on, name), group in groups.items():
         beside = {key[2]: other for key, other in groups.items() if key[:2] == (ratio, trained_on)}
         rivals = [mean(other, 'frechet_distance') for other in beside.values()]
@@ -670,7 +691,7 @@ def mean(rows: list[dict], name: str) -> float:
 
 def spread(rows: list[dict], name: str, form: str) -> str:
     """Mean and, of several, standard deviation; nothing where it was not measured."""
-    if name not in rows[0]:
+    if any(name not in row for row in rows):
         return ''
     deviation = float(np.std([row[name] for row in rows], ddof=1)) if len(rows) > 1 else None
     return form.format(mean(rows, name)) + ('' if deviation is None else f' ± {form.format(deviation)}')

@@ -820,8 +820,12 @@ def test_the_quality_benchmark_in_smoke_size_goes_on_where_it_was(make_dataset_z
     longer = (tmp_path / 'out' / 'table.md').read_text()
     of_one_seed = {line for line in longer.splitlines() if '±' not in line}
     assert {line for line in of_one_seed if 'NICKEL' not in line} < set(table.splitlines())
-    assert longer.count('±') == 10  # Of two seeds in two settings: two distances, recognised, density, coverage.
+    assert longer.count('±') == 12  # Of two seeds in two settings: three distances, recognised, density, coverage.
     assert longer.count('| none |') == 1
+    status, output = run('--methods', 'adversarial', '--repeats', '2', '--trained-on', 'full,none', '--at', '99')
+    assert status == 0, output
+    assert '| pruned |' in (tmp_path / 'out' / 'table.md').read_text()
+    assert 'D from scratch' not in (tmp_path / 'out' / 'table.md').read_text()  # None has trained for so long.
     status, output = run('--batch', '32')
     assert status == 2
     assert 'holds results with --batch=64, not 32' in output
