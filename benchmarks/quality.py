@@ -92,6 +92,12 @@ METHODS = {
     'regression-moments': Method(
         'RegressionLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS, adversarial=False
     ),
+    'images-moments-data': Method(
+        'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data')
+    ),
+    'regression-moments-data': Method(
+        'RegressionLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data'), adversarial=False
+    ),
     'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
 }
 # Not the paper's, which the others are compared with.
@@ -123,6 +129,8 @@ IN_WORDS = {
     'images-moments-slow': 'the same, v at a fifth of its rate',
     'regression': 'the same distance alone, without D',
     'regression-moments': 'the same distance and moment matching, without D',
+    'images-moments-data': 'the same distance and moments of the data',
+    'regression-moments-data': 'the same distance and moments of the data, without D',
     'nickel-images': 'NICKEL, images throughout',
 }
 FULL, NONE = 'full', 'none'  # What students are trained on: all of the data, or the teacher's images. Or P%.

@@ -20,6 +20,8 @@ from stylegan2_compress.host import datasets
 from stylegan2_compress.host.devices import precision
 from stylegan2_compress.pickles.networks import Networks
 
+REFERENCES = ('teacher', 'data')  # Whose images a method matches.
+
 
 class Source(ABC):
     """Images by the chunk.
@@ -196,6 +198,16 @@ class LabelSource:
         one = copy.copy(self)
         one.table = np.eye(classes, dtype=np.float32)[label : label + 1]
         return one
+
+
+def require_data(training_set_kwargs: Mapping) -> None:
+    """Refuse to match the data of a run whose data are its teacher's images.
+
+    Raises:
+        UserError: they are.
+    """
+    if datasets.is_teachers(training_set_kwargs):
+        raise UserError('--loss-arg reference=data needs --data: without it, there is only the teacher to match.')
 
 
 def check_size(source: Source, option: str, count: int) -> None:

@@ -12,11 +12,18 @@ from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument, is_number, value_as_text
 from stylegan2_compress.distributions import labels, statistics
 from stylegan2_compress.distributions.memory import FeatureMemory
-from stylegan2_compress.distributions.sources import DatasetImages, LabelSource, Source, TeacherImages, check_size
+from stylegan2_compress.distributions.sources import (
+    REFERENCES,
+    DatasetImages,
+    LabelSource,
+    Source,
+    TeacherImages,
+    check_size,
+    require_data,
+)
 from stylegan2_compress.distributions.statistics import Statistics
 from stylegan2_compress.embeddings import Embedding, parse, split
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host.datasets import is_teachers
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.balance import Balance, Floors
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
@@ -32,7 +39,6 @@ from stylegan2_compress.runs.plan import Plan
 
 PAPER_EMBEDDINGS = ('dino_resnet50', 'clip_rn50')
 PAPER_WEIGHTS = {'dino_resnet50': 20.0, 'clip_rn50': 15.0}
-REFERENCES = ('teacher', 'data')
 TEACHER_SAMPLES = 10000
 BANK = 2048
 
@@ -279,8 +285,7 @@ class DiME(Method):
             )
         if self.training_set_kwargs is None:
             raise UserError('--loss-arg reference=data needs training_set_kwargs, the training set to match.')
-        if is_teachers(self.training_set_kwargs):
-            raise UserError('--loss-arg reference=data needs --data: without it, there is only the teacher to match.')
+        require_data(self.training_set_kwargs)
         return DatasetImages(self.training_set_kwargs, device=device)
 
     def _reference(

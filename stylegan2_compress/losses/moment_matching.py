@@ -10,7 +10,7 @@ from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.distributions import layer_features, moments
 from stylegan2_compress.distributions.layer_features import LayerFeatures
-from stylegan2_compress.distributions.sources import DatasetImages, Source, TeacherImages
+from stylegan2_compress.distributions.sources import REFERENCES, DatasetImages, Source, TeacherImages, require_data
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adam_average import AdamAverage
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
@@ -159,6 +159,9 @@ class MomentMatching(Method):
     teacher: str | None = argument(
         'Network pickle whose images are the reference.', None, default_text='the data set is'
     )
+    reference: str = argument(
+        'What to match: the `teacher`, or, beside one, the `data` set all the same.', 'teacher', choices=REFERENCES
+    )
     samples: int | None = argument(
         'How many images the reference has.',
         None,
@@ -189,14 +192,21 @@ class MomentMatching(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.truncation_psi != 1 and self.teacher is None:
-            raise UserError(f'--loss-arg truncation_psi={self.truncation_psi:g} needs --loss-arg teacher=PKL.')
+        if self.truncation_psi != 1 and self.matches_data:
+            needed = 'teacher=PKL' if self.teacher is None else 'reference=teacher'
+            raise UserError(f'--loss-arg truncation_psi={self.truncation_psi:g} needs --loss-arg {needed}.')
+
+    @property
+    def matches_data(self) -> bool:
+        return self.teacher is None or self.reference == 'data'
 
     def check(self, plan: Plan) -> Iterable[str]:
+        if self.matches_data:
+            require_data(self._data())
         training_set = dnnlib.util.construct_class_by_name(**self._data())
         if self.per_class and not training_set.has_labels:
             raise UserError('--loss-arg per_class=true needs labels: --cond=1 turns them on where the data has any.')
-        if self.teacher is None and self.samples is not None and self.samples > len(training_set):
+        if self.matches_data and self.samples is not None and self.samples > len(training_set):
             raise UserError(
                 f'--loss-arg samples={self.samples} is more than the {len(training_set)} images of the data set.'
             )
@@ -250,7 +260,7 @@ class MomentMatching(Method):
 
     def _source(self, networks: Networks, device: torch.device) -> tuple[Source, int | None]:
         """The images to match, and how many of them; None for all."""
-        if self.teacher is None:
+        if self.matches_data:
             return DatasetImages(self._data(), device=device), self.samples
         source = TeacherImages(
             self.teacher,

@@ -337,6 +337,8 @@ def bad_input_cases():
     yield 'metrics without data', dict(data=None, metrics='fid50k_full'), '--metrics=fid50k_full compares with --data'
     yield 'classes there are not', dict(data=None, teacher='labels.pkl', labels='0,7'), '--labels=0,7 names class 7'
     yield 'reference without data', {'data': None, 'loss-arg': 'reference=data'}, 'reference=data needs --data'
+    of_moments = {'data': None, 'loss': 'stylegan2_compress.MomentMatchingLoss', 'loss-arg': 'reference=data'}
+    yield 'moments of data without data', of_moments, 'reference=data needs --data'
     yield 'loop of files', dict(data=None, loop=HOST_LOOP), f'--loop={HOST_LOOP} reads its images from files'
     yield 'student of other size', dict(data=None, student='res8.pkl'), '--teacher=teacher.pkl has 16'
     yield 'memory', {'loss-arg': 'memory=2'}, 'memory=2 is less than the batch of'

@@ -367,6 +367,17 @@ def test_moments_of_a_teacher_by_label(labelled_data, teacher):
         torch.testing.assert_close(images, again[:30])
 
 
+def test_moments_of_the_data_beside_a_teacher(labelled_data, teacher):
+    of_data = make_loss(masked_generator(), labelled_data).terms[0]
+    beside = make_loss(masked_generator(), labelled_data, teacher=teacher, reference='data').terms[0]
+    of_teacher = make_loss(masked_generator(), labelled_data, teacher=teacher, samples=90).terms[0]
+    assert torch.equal(beside.mean, of_data.mean)
+    assert torch.equal(beside.variance, of_data.variance)
+    assert not torch.equal(of_teacher.mean, of_data.mean)
+    with pytest.raises(UserError, match=r'truncation_psi=0\.5 needs --loss-arg reference=teacher'):
+        make_loss(masked_generator(), labelled_data, teacher=teacher, reference='data', truncation_psi=0.5)
+
+
 def test_the_teachers_images_are_truncated_as_everywhere(teacher, labelled_data):
     given = dict(training_set_kwargs=labelled_data, embedding=EMBEDDING, truncation_psi=0.5)
     source, _samples = MomentMatching(teacher=teacher, **given)._source(None, torch.device('cpu'))
