@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import dnnlib
+import numpy as np
 import torch
 
 from stylegan2_compress import distributed
@@ -12,6 +13,7 @@ from stylegan2_compress.distributions import layer_features, moments
 from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.distributions.sources import REFERENCES, DatasetImages, Source, TeacherImages, require_data
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.datasets import is_teachers, labels
 from stylegan2_compress.losses.adam_average import AdamAverage
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.masks import Masks
@@ -156,12 +158,10 @@ class MomentMatching(Method):
         None,
         default_text='if the generator takes labels',
     )
-    teacher: str | None = argument(
-        'Network pickle whose images are the reference.', None, default_text='the data set is'
+    reference: str | None = argument(
+        'Whose images to match.', None, choices=REFERENCES, default_text='`data`; `teacher` without `--data`'
     )
-    reference: str = argument(
-        'What to match: the `teacher`, or, beside one, the `data` set all the same.', 'teacher', choices=REFERENCES
-    )
+    teacher: str | None = argument('Network pickle, for `reference=teacher`.', None, default_text='`--teacher`')
     samples: int | None = argument(
         'How many images the reference has.',
         None,
@@ -192,13 +192,16 @@ class MomentMatching(Method):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.reference == 'teacher' and self.teacher is None:
+            raise UserError('--loss-arg reference=teacher needs --teacher.')
         if self.truncation_psi != 1 and self.matches_data:
-            needed = 'teacher=PKL' if self.teacher is None else 'reference=teacher'
-            raise UserError(f'--loss-arg truncation_psi={self.truncation_psi:g} needs --loss-arg {needed}.')
+            raise UserError(f'--loss-arg truncation_psi={self.truncation_psi:g} needs --loss-arg reference=teacher.')
 
     @property
     def matches_data(self) -> bool:
-        return self.teacher is None or self.reference == 'data'
+        if self.reference is None:
+            return self.teacher is None or not is_teachers(self.training_set_kwargs)
+        return self.reference == 'data'
 
     def check(self, plan: Plan) -> Iterable[str]:
         if self.matches_data:
@@ -210,6 +213,9 @@ class MomentMatching(Method):
             raise UserError(
                 f'--loss-arg samples={self.samples} is more than the {len(training_set)} images of the data set.'
             )
+        by_label = training_set.has_labels if self.per_class is None else self.per_class
+        if self.matches_data and by_label:
+            require_images_of_each_label(training_set)
         embedding = plan.resources.embedding(self.embedding, plan.device)
         LayerFeatures(embedding, training_set.image_shape, self.layers, self.pool, plan.device)
         rounds = self._rounds(plan)
@@ -280,6 +286,21 @@ class MomentMatching(Method):
         if self.training_set_kwargs is None:
             raise UserError('Moment matching needs training_set_kwargs, the data set of the run.')
         return self.training_set_kwargs
+
+
+def require_images_of_each_label(training_set) -> None:
+    """Refuse a data set with too few images of a label for moments of it.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    counts = np.bincount(labels(training_set).argmax(1), minlength=training_set.label_dim)
+    if counts.min() < 2:
+        label = int(counts.argmin())
+        raise UserError(
+            f'The data set has {counts[label]} of the two images or more of label {label} that a variance takes: leave '
+            'the label out, or add --loss-arg per_class=false, or reference=teacher to match a teacher.'
+        )
 
 
 class MomentMatchingLoss(GeneratorLoss):
