@@ -85,9 +85,6 @@ METHODS = {
     'both-rbf-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=IMAGES),
     'both-rbf-memory-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=(*MEMORY, *IMAGES)),
     'images-moments': Method('ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS),
-    'images-moments-teacher': Method(
-        'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=teacher')
-    ),
     'images-moments-slow': Method(
         'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'moving_average_lr=2e-6')
     ),
@@ -95,8 +92,11 @@ METHODS = {
     'regression-moments': Method(
         'RegressionLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS, adversarial=False
     ),
-    'regression-moments-teacher': Method(
-        'RegressionLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=teacher'), adversarial=False
+    'images-moments-data': Method(
+        'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data')
+    ),
+    'regression-moments-data': Method(
+        'RegressionLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data'), adversarial=False
     ),
     'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
 }
@@ -126,11 +126,11 @@ IN_WORDS = {
     'both-rbf-images': 'NICKEL and DiME, Gaussian kernel, images',
     'both-rbf-memory-images': 'NICKEL and DiME, Gaussian kernel, memory, images',
     'images-moments': 'the same distance and moment matching',
-    'images-moments-teacher': 'the same distance and moments of the teacher',
     'images-moments-slow': 'the same, v at a fifth of its rate',
     'regression': 'the same distance alone, without D',
     'regression-moments': 'the same distance and moment matching, without D',
-    'regression-moments-teacher': 'the same distance and moments of the teacher, without D',
+    'images-moments-data': 'the same distance and moments of the data',
+    'regression-moments-data': 'the same distance and moments of the data, without D',
     'nickel-images': 'NICKEL, images throughout',
 }
 FULL, NONE = 'full', 'none'  # What students are trained on: all of the data, or the teacher's images. Or P%.

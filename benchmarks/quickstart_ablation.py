@@ -57,8 +57,8 @@ ROWS = {
     'NICKEL and moments': Row('NICKELLoss+MomentMatchingLoss', has_moments=True),
     'image distillation and moments': Row('ImageDistillationLoss+MomentMatchingLoss', has_moments=True),
     'regression and moments': Row('RegressionLoss+MomentMatchingLoss', has_moments=True, adversarial=False),
-    'regression and moments of the teacher': Row(
-        'RegressionLoss+MomentMatchingLoss', has_moments=True, loss_args=dict(reference='teacher'), adversarial=False
+    'regression and moments of the data': Row(
+        'RegressionLoss+MomentMatchingLoss', has_moments=True, loss_args=dict(reference='data'), adversarial=False
     ),
     'both, kernel of all layers, images, l1-styled': Row(
         'NickelDimeLoss', has_dime=True, loss_args=LAYERS_AND_IMAGES, criterion='l1-styled'

@@ -203,7 +203,7 @@ def loss_of(options: TicketOptions, has_labels: bool) -> tuple[str, dict]:
         if given.get('large_batch'):
             ours['memory'] = 0
     if options.reference == 'teacher':
-        ours.update(reference='teacher', teacher=options.teacher)
+        ours['teacher'] = options.teacher
     return loss, {**ours, **given}
 
 

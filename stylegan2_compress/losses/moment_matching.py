@@ -13,7 +13,7 @@ from stylegan2_compress.distributions import layer_features, moments
 from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.distributions.sources import REFERENCES, DatasetImages, Source, TeacherImages, require_data
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host.datasets import is_teachers, labels
+from stylegan2_compress.host.datasets import labels
 from stylegan2_compress.losses.adam_average import AdamAverage
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.masks import Masks
@@ -158,10 +158,14 @@ class MomentMatching(Method):
         None,
         default_text='if the generator takes labels',
     )
-    reference: str | None = argument(
-        'Whose images to match.', None, choices=REFERENCES, default_text='`data`; `teacher` without `--data`'
+    teacher: str | None = argument(
+        'Network pickle whose images are the reference.', None, default_text='`--teacher`; else the data set is'
     )
-    teacher: str | None = argument('Network pickle, for `reference=teacher`.', None, default_text='`--teacher`')
+    reference: str = argument(
+        'Whose images to match where there is a teacher: its own, or those of the `data` set all the same.',
+        'teacher',
+        choices=REFERENCES,
+    )
     samples: int | None = argument(
         'How many images the reference has.',
         None,
@@ -192,16 +196,13 @@ class MomentMatching(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.reference == 'teacher' and self.teacher is None:
-            raise UserError('--loss-arg reference=teacher needs --teacher.')
         if self.truncation_psi != 1 and self.matches_data:
-            raise UserError(f'--loss-arg truncation_psi={self.truncation_psi:g} needs --loss-arg reference=teacher.')
+            needed = 'teacher=PKL' if self.teacher is None else 'reference=teacher'
+            raise UserError(f'--loss-arg truncation_psi={self.truncation_psi:g} needs --loss-arg {needed}.')
 
     @property
     def matches_data(self) -> bool:
-        if self.reference is None:
-            return self.teacher is None or not is_teachers(self.training_set_kwargs)
-        return self.reference == 'data'
+        return self.teacher is None or self.reference == 'data'
 
     def check(self, plan: Plan) -> Iterable[str]:
         if self.matches_data:
@@ -299,7 +300,7 @@ def require_images_of_each_label(training_set) -> None:
         label = int(counts.argmin())
         raise UserError(
             f'The data set has {counts[label]} of the two images or more of label {label} that a variance takes: leave '
-            'the label out, or add --loss-arg per_class=false, or reference=teacher to match a teacher.'
+            'the label out, or add --loss-arg per_class=false for moments of all images together.'
         )
 
 

@@ -14,7 +14,7 @@ import stylegan2_compress
 from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.compression.distill import plan_distillation
 from stylegan2_compress.compression.options import DistillOptions
-from stylegan2_compress.distributions import layer_features, sources, teacher_dataset
+from stylegan2_compress.distributions import layer_features, sources
 from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.embeddings import vgg
 from stylegan2_compress.errors import DivergedError, UserError
@@ -172,8 +172,7 @@ def test_training_brings_moments_together(labelled_data, teacher):
     """The reference is what another random generator makes, which masks can come close to."""
     G = masked_generator().requires_grad_(True)
     steps = 150
-    of_teacher = dict(reference='teacher', teacher=teacher, samples=96)
-    loss = make_loss(G, labelled_data, normalize=True, lr_decay_kimg=[0, 0.03 * steps], **of_teacher)
+    loss = make_loss(G, labelled_data, normalize=True, teacher=teacher, samples=96, lr_decay_kimg=[0, 0.03 * steps])
     optimizer = torch.optim.Adam(G.parameters(), betas=(0.5, 0.95))
 
     def distance():
@@ -355,7 +354,7 @@ def test_moments_of_a_data_set(labelled_data, classes):
 
 
 def test_moments_of_a_teacher_by_label(labelled_data, teacher):
-    loss = make_loss(masked_generator(), labelled_data, reference='teacher', teacher=teacher, samples=90)
+    loss = make_loss(masked_generator(), labelled_data, teacher=teacher, samples=90)
     G = pickles.load(teacher)['G_ema']
     source = sources.TeacherImages(teacher, training_set_kwargs=labelled_data)
     for label in range(3):
@@ -368,28 +367,23 @@ def test_moments_of_a_teacher_by_label(labelled_data, teacher):
         torch.testing.assert_close(images, again[:30])
 
 
-def test_the_data_are_matched_beside_a_teacher_unless_they_are_its_images(labelled_data, teacher):
+def test_moments_of_the_data_beside_a_teacher(labelled_data, teacher):
     of_data = make_loss(masked_generator(), labelled_data).terms[0]
-    beside = make_loss(masked_generator(), labelled_data, teacher=teacher).terms[0]
+    beside = make_loss(masked_generator(), labelled_data, teacher=teacher, reference='data').terms[0]
+    of_teacher = make_loss(masked_generator(), labelled_data, teacher=teacher, samples=90).terms[0]
     assert torch.equal(beside.mean, of_data.mean)
     assert torch.equal(beside.variance, of_data.variance)
-    own_images = dict(teacher_dataset.arguments(teacher, pickles.load(teacher)['G_ema'], 1, None))
-    by_default = make_loss(masked_generator(), own_images, teacher=teacher, samples=90).terms[0]
-    named = make_loss(masked_generator(), own_images, reference='teacher', teacher=teacher, samples=90).terms[0]
-    assert torch.equal(by_default.mean, named.mean)
-    assert not torch.equal(by_default.mean, of_data.mean)
+    assert not torch.equal(of_teacher.mean, of_data.mean)
+    with pytest.raises(UserError, match=r'truncation_psi=0\.5 needs --loss-arg reference=teacher'):
+        make_loss(masked_generator(), labelled_data, teacher=teacher, reference='data', truncation_psi=0.5)
 
 
 def test_the_teachers_images_are_truncated_as_everywhere(teacher, labelled_data):
     given = dict(training_set_kwargs=labelled_data, embedding=EMBEDDING, truncation_psi=0.5)
-    of_teacher = MomentMatching(reference='teacher', teacher=teacher, **given)
-    source, _samples = of_teacher._source(None, torch.device('cpu'))
+    source, _samples = MomentMatching(teacher=teacher, **given)._source(None, torch.device('cpu'))
     assert source.facts['truncation'] == 0.5
-    for others in (dict(), dict(teacher=teacher), dict(teacher=teacher, reference='data')):
-        with pytest.raises(UserError, match=r'truncation_psi=0\.5 needs --loss-arg reference=teacher'):
-            MomentMatching(**given, **others)
-    with pytest.raises(UserError, match=r'reference=teacher needs --teacher'):
-        MomentMatching(reference='teacher', **given)
+    with pytest.raises(UserError, match=r'truncation_psi=0\.5 needs --loss-arg teacher=PKL'):
+        MomentMatching(**given)
 
 
 def test_moments_are_computed_once(labelled_data, monkeypatch):
@@ -455,9 +449,12 @@ def test_a_label_with_one_image(tmp_path, make_dataset_zip):
     )
     with pytest.raises(UserError, match='1 images of label 1'):
         make_loss(masked_generator(), labelled_data)
-    plan = Plan('', dnnlib.EasyDict(device='cpu'))
-    with pytest.raises(UserError, match=r'has 1 of the two images or more of label 1 .* reference=teacher'):
-        list(MomentMatching(training_set_kwargs=labelled_data, embedding=EMBEDDING).check(plan))
+    plan = Plan('', dnnlib.EasyDict(device='cpu', batch_size=4, batch_gpu=4, num_gpus=1))
+    given = dict(training_set_kwargs=labelled_data, embedding=EMBEDDING)
+    with pytest.raises(UserError, match=r'has 1 of the two images or more of label 1 .* per_class=false'):
+        list(MomentMatching(**given).check(plan))
+    for others in (dict(per_class=False), dict(teacher='teacher.pkl')):
+        assert list(MomentMatching(**given, **others).check(plan)) == []
 
 
 # --- Processes --------------------------------------------------------------------------------------------------------
