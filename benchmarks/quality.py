@@ -98,6 +98,9 @@ METHODS = {
     'regression-moments-data': Method(
         'RegressionLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data'), adversarial=False
     ),
+    'moments-data': Method(
+        'MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data'), adversarial=False
+    ),
     'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
 }
 # Not the paper's, which the others are compared with.
@@ -131,6 +134,7 @@ IN_WORDS = {
     'regression-moments': 'the same distance and moment matching, without D',
     'images-moments-data': 'the same distance and moments of the data',
     'regression-moments-data': 'the same distance and moments of the data, without D',
+    'moments-data': 'moments of the data alone, without D',
     'nickel-images': 'NICKEL, images throughout',
 }
 FULL, NONE = 'full', 'none'  # What students are trained on: all of the data, or the teacher's images. Or P%.
