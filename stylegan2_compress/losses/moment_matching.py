@@ -267,7 +267,7 @@ class MomentMatching(Method):
 
     def _source(self, networks: Networks, device: torch.device) -> tuple[Source, int | None]:
         """The images to match, and how many of them; None for all."""
-        if self.matches_data:
+        if self.teacher is None or self.matches_data:
             return DatasetImages(self._data(), device=device), self.samples
         source = TeacherImages(
             self.teacher,
