@@ -123,8 +123,7 @@ def notes_on_few_images(options: DistillOptions, count: int) -> list[str]:
     ada = '' if options.aug == 'ada' else 'augment them with --aug=ada, or '
     return [
         f'--data has {count} images, few enough for a discriminator to know them by heart: {ada}leave --data out, '
-        "which trains with the teacher's own images instead; or train without a discriminator, as `With few images` in "
-        'docs/distill.md does.'
+        "which trains with the teacher's own images instead."
     ]
 
 
