@@ -92,9 +92,6 @@ METHODS = {
     'regression-moments': Method(
         'RegressionLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS, adversarial=False
     ),
-    'images-moments-data': Method(
-        'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data')
-    ),
     'regression-moments-data': Method(
         'RegressionLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data'), adversarial=False
     ),
@@ -132,7 +129,6 @@ IN_WORDS = {
     'images-moments-slow': 'the same, v at a fifth of its rate',
     'regression': 'the same distance alone, without D',
     'regression-moments': 'the same distance and moment matching, without D',
-    'images-moments-data': 'the same distance and moments of the data',
     'regression-moments-data': 'the same distance and moments of the data, without D',
     'moments-data': 'moments of the data alone, without D',
     'nickel-images': 'NICKEL, images throughout',
@@ -284,7 +280,7 @@ def main(outdir: str, size: str | None, jobs: int, minutes: float | None, at: in
     seeds = range(settings.seed, settings.seed + settings.repeats)
     measured = {student_of(row) for row in ruler.rows if row.get('kimg') == settings.kimg}
     students = itertools.product(seeds, settings.ratios, settings.methods, settings.trained_on)
-    students = [student for student in students if student not in measured]
+    students = [student for student in students if student not in measured and is_possible(student)]
     train = functools.partial(train_student, settings, outdir, teacher, end)
     for student, snapshots in zip(students, in_processes(train, students, jobs), strict=True):
         seed, ratio, name, trained_on = student
@@ -297,6 +293,12 @@ def main(outdir: str, size: str | None, jobs: int, minutes: float | None, at: in
         if (name, trained_on) == (settings.methods[-1], settings.trained_on[-1]) and student != students[-1]:
             ruler.write_report(at)
     ruler.write_report(at)
+
+
+def is_possible(student: tuple[int, float, str, str]) -> bool:
+    """Not if it is to match data that it does not see."""
+    _seed, _ratio, name, trained_on = student
+    return trained_on != NONE or 'reference=data' not in METHODS[name].arguments
 
 
 def in_processes(function, arguments: list, jobs: int):
@@ -506,7 +508,6 @@ class Ruler:
         self.head = torch.jit.load(outdir / 'classifier.pt').head
         self.reals = features.data_features(self.embedding, self.training_set_kwargs, self.device)
         self.pixels = Pixels(training_set)
-        self.of_teacher = None  # Features of its images, once they are needed.
         self.others = {spec: embeddings.load(spec, self.device) for spec in settings.also}
         self.path = outdir / 'results.json'
         self.rows = json.loads(self.path.read_text()) if self.path.exists() else []
@@ -536,7 +537,7 @@ class Ruler:
         fakes, c = self._fakes(G, self.settings.seed + 1)
         seen = features.embed(self.embedding, fakes, self.device, count, row['name'])
         row.update(self._distances(seen, self.reals))
-        row['fd teacher'] = frechet_distance(seen, self._features_of_teacher())
+        row['fd teacher'] = frechet_distance(seen, self._features_of_teacher)
         row['fd pixels'] = self._fd_pixels(fakes)
         if G.c_dim:
             classes = self.head(torch.from_numpy(seen)).argmax(1)
@@ -553,16 +554,15 @@ class Ruler:
         c = samples.draw_labels(self.training_set_kwargs, G.c_dim, self.settings.samples, seed)
         return list(samples.fakes(G, samples.latents(G, self.settings.samples, seed), c, noise_seed=seed)), c
 
+    @functools.cached_property
     def _features_of_teacher(self) -> np.ndarray:
         """Of images of other latents than those that are measured."""
         from stylegan2_compress import pickles
         from stylegan2_compress.evaluation import features
 
-        if self.of_teacher is None:
-            G = pickles.load(self.teacher)['G_ema'].to(self.device)
-            fakes, _c = self._fakes(G, self.settings.seed + 2)
-            self.of_teacher = features.embed(self.embedding, fakes, self.device, self.settings.samples, 'teacher')
-        return self.of_teacher
+        G = pickles.load(self.teacher)['G_ema'].to(self.device)
+        fakes, _c = self._fakes(G, self.settings.seed + 2)
+        return features.embed(self.embedding, fakes, self.device, self.settings.samples, 'teacher')
 
     def _distances(self, features: np.ndarray, reals: np.ndarray) -> dict[str, float]:
         from stylegan2_compress.evaluation import distances
@@ -578,7 +578,7 @@ class Ruler:
         self.path.write_text(json.dumps(self.rows, indent=1))
 
     def write_report(self, at: int | None) -> None:
-        """Table (see `last_by_method`), curves and images of what has been measured so far."""
+        """Table (see `table`), curves and images of what has been measured so far."""
         (self.outdir / 'table.md').write_text(table(self.rows, at))
         settings = {(row['ratio'], setting_of(row)) for row in self.rows if 'seed' in row}
         for ratio, trained_on in sorted(settings):

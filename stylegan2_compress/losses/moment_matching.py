@@ -196,26 +196,27 @@ class MomentMatching(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.truncation_psi != 1 and self.matches_data:
+        if self.truncation_psi != 1 and self.matched_teacher is None:
             needed = 'teacher=PKL' if self.teacher is None else 'reference=teacher'
             raise UserError(f'--loss-arg truncation_psi={self.truncation_psi:g} needs --loss-arg {needed}.')
 
     @property
-    def matches_data(self) -> bool:
-        return self.teacher is None or self.reference == 'data'
+    def matched_teacher(self) -> str | None:
+        """The network pickle whose images are the reference; None if the data set is."""
+        return self.teacher if self.reference == 'teacher' else None
 
     def check(self, plan: Plan) -> Iterable[str]:
-        if self.matches_data:
+        if self.matched_teacher is None:
             require_data(self._data())
         training_set = dnnlib.util.construct_class_by_name(**self._data())
         if self.per_class and not training_set.has_labels:
             raise UserError('--loss-arg per_class=true needs labels: --cond=1 turns them on where the data has any.')
-        if self.matches_data and self.samples is not None and self.samples > len(training_set):
+        if self.matched_teacher is None and self.samples is not None and self.samples > len(training_set):
             raise UserError(
                 f'--loss-arg samples={self.samples} is more than the {len(training_set)} images of the data set.'
             )
         by_label = training_set.has_labels if self.per_class is None else self.per_class
-        if self.matches_data and by_label:
+        if self.matched_teacher is None and by_label:
             require_images_of_each_label(training_set)
         embedding = plan.resources.embedding(self.embedding, plan.device)
         LayerFeatures(embedding, training_set.image_shape, self.layers, self.pool, plan.device)
@@ -267,10 +268,11 @@ class MomentMatching(Method):
 
     def _source(self, networks: Networks, device: torch.device) -> tuple[Source, int | None]:
         """The images to match, and how many of them; None for all."""
-        if self.teacher is None or self.matches_data:
+        teacher = self.matched_teacher
+        if teacher is None:
             return DatasetImages(self._data(), device=device), self.samples
         source = TeacherImages(
-            self.teacher,
+            teacher,
             networks,
             truncation_psi=self.truncation_psi,
             training_set_kwargs=self.training_set_kwargs,
