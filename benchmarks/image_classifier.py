@@ -4,12 +4,14 @@
 
 Every tenth image is held out, and the accuracy is on those. Writes `classifier.pt`, a TorchScript file that takes
 images as our embeddings hand them over (`torchscript:classifier.pt@size=32`): `forward` gives 128 features, `classify`
-logits.
+logits, `places` features that say where.
 """
 
 import json
+import math
 import os
 import time
+from collections.abc import Iterator
 
 import click
 import numpy as np
@@ -47,7 +49,16 @@ class ImageClassifier(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features [N, 128] of images [N, 3, H, W]."""
-        return self.stages(self.stem_norm(self.stem(x)).relu()).mean(dim=[2, 3])
+        return self.maps(x).mean(dim=[2, 3])
+
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """The features before the mean, [N, 128, H / 8, W / 8]."""
+        return self.stages(self.stem_norm(self.stem(x)).relu())
+
+    @torch.jit.export
+    def places(self, x: torch.Tensor) -> torch.Tensor:
+        """A quarter of the features at each of 4×4 places, [N, 512], as in sFID (Nash et al., ICML 2021)."""
+        return torch.nn.functional.adaptive_avg_pool2d(self.maps(x)[:, :32], [4, 4]).flatten(1)
 
     @torch.jit.export
     def classify(self, x: torch.Tensor) -> torch.Tensor:
@@ -65,30 +76,17 @@ def train(data: str, outdir: str, epochs: int, seed: int) -> dict:
         seed: of weights, order and augmentation.
     """
     start = time.time()
-    torch.manual_seed(seed)
     images, labels = load(data)
-    held_out = torch.arange(len(images)) % 10 == 9
-    network = ImageClassifier(int(labels.max()) + 1)
-    total_steps = epochs * len(images[~held_out].split(128))
-    opt = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=0.2, total_steps=total_steps, pct_start=0.2)
-    for epoch in range(epochs):
-        network.train()
-        for batch in torch.where(~held_out)[0][torch.randperm(int((~held_out).sum()))].split(128):
-            loss = torch.nn.functional.cross_entropy(
-                network.classify(augment(images[batch])), labels[batch], label_smoothing=0.05
-            )
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            schedule.step()
-        accuracy = measure(network, images[held_out], labels[held_out])
+    test = held_out(len(images))
+
+    for epoch, network in enumerate(fit(images[~test], labels[~test], epochs, seed)):
+        accuracy = measure(network, images[test], labels[test])
         print(f'epoch {epoch + 1}: accuracy on held-out images {accuracy:.4f}', flush=True)
     torch.jit.script(network.eval()).save(os.path.join(outdir, 'classifier.pt'))
     facts = dict(
         accuracy=accuracy,
-        held_out=int(held_out.sum()),
-        training_images=int((~held_out).sum()),
+        held_out=int(test.sum()),
+        training_images=int((~test).sum()),
         epochs=epochs,
         seed=seed,
         minutes=round((time.time() - start) / 60, 1),
@@ -96,6 +94,32 @@ def train(data: str, outdir: str, epochs: int, seed: int) -> dict:
     with open(os.path.join(outdir, 'classifier.json'), 'w') as file:
         json.dump(facts, file, indent=2)
     return facts
+
+
+def held_out(count: int) -> torch.Tensor:
+    """Which of so many images nothing is trained on: every tenth."""
+    return torch.arange(count) % 10 == 9
+
+
+def fit(
+    images: torch.Tensor, labels: torch.Tensor, epochs: int, seed: int, batch: int = 128
+) -> Iterator[ImageClassifier]:
+    """Train a classifier on uint8 images [N, 3, H, W] of classes [N]; the network after each epoch."""
+    torch.manual_seed(seed)
+    network = ImageClassifier(int(labels.max()) + 1)
+    steps = epochs * math.ceil(len(images) / batch)
+    opt = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=0.2, total_steps=steps, pct_start=0.2)
+    for _epoch in range(epochs):
+        network.train()
+        for some in torch.randperm(len(images)).split(batch):
+            logits = network.classify(augment(images[some]))
+            loss = torch.nn.functional.cross_entropy(logits, labels[some], label_smoothing=0.05)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            schedule.step()
+        yield network
 
 
 def load(data: str) -> tuple[torch.Tensor, torch.Tensor]:

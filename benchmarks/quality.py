@@ -4,12 +4,16 @@
     python benchmarks/quality.py --data cifar10.zip --outdir runs/quality --size smoke    # does it run: a minute
 
 Needs a labelled dataset zip in the host's format, any. In turn: trains a classifier on its labels
-(`image_classifier.py`), whose features measure everything and train nothing, beside a second space, the principal
-components of the pixels ("fd teacher" is the distance to the teacher's images in place of the data's); trains a
-teacher with the host's own loss, unless `--teacher` names one; prunes it; trains a student for each ratio, method and
-choice of training images (`--trained-on`), `--repeats` times; measures the snapshots; and writes `table.md`,
-`results.json`, `curves-*.png` and `images-*.png` into the output directory, anew after each ratio. The table compares
-each method with the best that is not the paper's, seed by seed.
+(`image_classifier.py`), whose features measure everything and train nothing; trains a teacher with the host's own
+loss, unless `--teacher` names one; prunes it; trains a student for each ratio, method and choice of training images
+(`--trained-on`), `--repeats` times; measures the snapshots; and writes `table.md`, `results.json`, `curves-*.png` and
+`images-*.png` into the output directory, anew after each ratio. A second table there compares each method with the best
+that is not the paper's, seed by seed.
+
+Beside the Fréchet distance to the data in the classifier's features: "fd teacher", to the teacher's images; "fd
+places", in features that keep their places, as sFID does; "fd pixels", in principal components of the pixels; and, of
+the snapshots that the table shows, the classification accuracy score (CAS; Ravuri and Vinyals, NeurIPS 2019), how many
+real images are recognised by a classifier that was trained on generated ones and nothing else.
 
 Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, what was
 interrupted is continued exactly, and the files of what was measured are not needed any more. `--jobs` trains several
@@ -32,108 +36,11 @@ from pathlib import Path
 import click
 import image_classifier
 import numpy as np
-import PIL.Image
-import PIL.ImageDraw
-import scipy.stats
 import torch
+from quality_methods import FULL, METHODS, NONE
+from quality_report import comparison, draw_curves, draw_images, file_of, grouped, setting_of, table
 
 from stylegan2_compress import host
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the table per ratio."""
-
-    loss: str
-    start: str = 'teacher'  # Where D starts: the teacher's, or from scratch.
-    embeds: bool = False  # Takes DiME's arguments.
-    estimator: str = 'moments'  # DiME's.
-    weight: float = 1  # DiME's, in units of --weight.
-    layers: bool = False  # Takes an embedding that shows its layers.
-    arguments: tuple[str, ...] = ()  # Further ones; {…} is filled in, see `filled_in`.
-    balanced: bool = False  # DiME finds its weights.
-    adversarial: bool = True  # Trains against a discriminator.
-
-
-RBF = dict(estimator='rbf', weight=0.2)  # Moments pull 0.18 to 0.27 times as hard (estimator_weights.py).
-SQUARED = dict(estimator='squared-moments', weight=0.04)
-MEMORY, LARGE = ('memory={memory}',), ('large_batch={large_batch}',)
-IMAGES = ('images=3', 'images_kimg={images_kimg:g}', 'images_embedding={layers_embedding}')
-MOMENTS = ('normalize=true', 'moments_penalty=1')
-DUAL = dict(start='scratch', embeds=True)
-METHODS = {
-    'adversarial': Method('AdversarialLoss', start='scratch'),
-    'teacher-d': Method('AdversarialLoss'),
-    'images': Method('ImageDistillationLoss', layers=True),
-    'stylekd': Method('StyleKDLoss', layers=True),
-    'itgc': Method('ITGCLoss', layers=True),
-    'gcc': Method('GCCLoss'),
-    'dime': Method('DiMELoss', embeds=True),
-    'dime-rbf': Method('DiMELoss', embeds=True, **RBF),
-    'nickel': Method('NICKELLoss', start='scratch'),
-    'both': Method('NickelDimeLoss', start='scratch', embeds=True),
-    'both-rbf': Method('NickelDimeLoss', start='scratch', embeds=True, **RBF),
-    'both-teacher-d': Method('NickelDimeLoss', embeds=True, arguments=('student_d=teacher',)),
-    'dime-memory': Method('DiMELoss', embeds=True, arguments=MEMORY),
-    'both-memory': Method('NickelDimeLoss', **DUAL, arguments=MEMORY),
-    'both-squared': Method('NickelDimeLoss', **DUAL, **SQUARED),
-    'both-squared-memory': Method('NickelDimeLoss', **DUAL, **SQUARED, arguments=MEMORY),
-    'both-rbf-memory': Method('NickelDimeLoss', **DUAL, **RBF, arguments=MEMORY),
-    'both-rbf-large': Method('NickelDimeLoss', **DUAL, **RBF, arguments=LARGE),
-    'both-rbf-balance': Method('NickelDimeLoss', **DUAL, **RBF, balanced=True, arguments=('balance=0.5', *MEMORY)),
-    'both-images': Method('NickelDimeLoss', **DUAL, arguments=IMAGES),
-    'both-rbf-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=IMAGES),
-    'both-rbf-memory-images': Method('NickelDimeLoss', **DUAL, **RBF, arguments=(*MEMORY, *IMAGES)),
-    'images-moments': Method('ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS),
-    'images-moments-slow': Method(
-        'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'moving_average_lr=2e-6')
-    ),
-    'regression': Method('RegressionLoss', layers=True, adversarial=False),
-    'regression-moments': Method(
-        'RegressionLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS, adversarial=False
-    ),
-    'regression-moments-data': Method(
-        'RegressionLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data'), adversarial=False
-    ),
-    'moments-data': Method(
-        'MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data'), adversarial=False
-    ),
-    'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
-}
-# Not the paper's, which the others are compared with.
-OTHERS = ('adversarial', 'teacher-d', 'images', 'regression', 'stylekd', 'itgc', 'gcc')
-IN_WORDS = {
-    'adversarial': 'adversarial only, D from scratch',
-    'teacher-d': "adversarial only, the teacher's D",
-    'images': 'L1 and perceptual distance to the teacher’s images',
-    'stylekd': 'StyleKD',
-    'itgc': 'ITGC',
-    'gcc': 'GCC, its distillation',
-    'dime': 'DiME',
-    'dime-rbf': 'DiME, Gaussian kernel',
-    'nickel': 'NICKEL',
-    'both': 'NICKEL and DiME',
-    'both-rbf': 'NICKEL and DiME, Gaussian kernel',
-    'both-teacher-d': "NICKEL and DiME, both D the teacher's",
-    'dime-memory': 'DiME, memory',
-    'both-memory': 'NICKEL and DiME, memory',
-    'both-squared': 'NICKEL and DiME, squared moments',
-    'both-squared-memory': 'NICKEL and DiME, squared moments, memory',
-    'both-rbf-memory': 'NICKEL and DiME, Gaussian kernel, memory',
-    'both-rbf-large': 'NICKEL and DiME, Gaussian kernel, large batches',
-    'both-rbf-balance': 'NICKEL and DiME, Gaussian kernel, memory, balanced',
-    'both-images': 'NICKEL and DiME, images',
-    'both-rbf-images': 'NICKEL and DiME, Gaussian kernel, images',
-    'both-rbf-memory-images': 'NICKEL and DiME, Gaussian kernel, memory, images',
-    'images-moments': 'the same distance and moment matching',
-    'images-moments-slow': 'the same, v at a fifth of its rate',
-    'regression': 'the same distance alone, without D',
-    'regression-moments': 'the same distance and moment matching, without D',
-    'regression-moments-data': 'the same distance and moments of the data, without D',
-    'moments-data': 'moments of the data alone, without D',
-    'nickel-images': 'NICKEL, images throughout',
-}
-FULL, NONE = 'full', 'none'  # What students are trained on: all of the data, or the teacher's images. Or P%.
 
 
 @dataclass(frozen=True)
@@ -163,6 +70,7 @@ class Settings:
     images_kimg: float  # Not a share of `kimg`, which may grow.
     statistics: int
     samples: int
+    cas_samples: int
     also: tuple[str, ...]
     mirror: bool
     seed: int
@@ -179,13 +87,15 @@ SIZES = dict(
     smoke=dict(
         teacher=None, teacher_kimg=1, channel_base=64, channel_max=8, epochs=1,
         ratios=(0.5,), methods=('adversarial', 'both'), kimg=1, batch=64, lr=0.004, lr_decay=0.0, gamma=0.02,
-        ema_kimg=1.0, embedding=SMALL, layers_embedding=SMALL, weight=1.0, statistics=64, samples=64, also=(),
+        ema_kimg=1.0, embedding=SMALL, layers_embedding=SMALL, weight=1.0, statistics=64, samples=64,
+        cas_samples=256, also=(),
         trained_on=(FULL,), images_kimg=0.5,
     ),
     cpu=dict(
         teacher=None, teacher_kimg=150, channel_base=1024, channel_max=64, epochs=6,
         ratios=RATIOS, methods=tuple(METHODS), kimg=24, batch=16, lr=0.004, lr_decay=0.0, gamma=0.02, ema_kimg=1.0,
-        embedding=SMALL, layers_embedding=SMALL, weight=1.0, statistics=10000, samples=5000, also=(),
+        embedding=SMALL, layers_embedding=SMALL, weight=1.0, statistics=10000, samples=5000,
+        cas_samples=40000, also=(),
         trained_on=(FULL,), images_kimg=12.0,
     ),
     gpu=dict(
@@ -193,7 +103,7 @@ SIZES = dict(
         teacher_kimg=25000, channel_base=32768, channel_max=512, epochs=20,
         ratios=RATIOS, methods=tuple(METHODS), kimg=3000, batch=64, lr=0.0025, lr_decay=0.0, gamma=0.01, ema_kimg=50.0,
         embedding='dino_resnet50', layers_embedding=SMALL, weight=20.0, statistics=50000, samples=50000,
-        also=('inception',), trained_on=(FULL,), images_kimg=1000.0,
+        cas_samples=50000, also=('inception',), trained_on=(FULL,), images_kimg=1000.0,
     ),
 )  # fmt: skip
 
@@ -251,15 +161,20 @@ def shares(_context, _parameter, text: str | None) -> tuple[str, ...] | None:
 @click.option('--images-kimg', type=float, help='Over how many thousand images the weight of `…-images` falls to 0.')
 @click.option('--statistics', type=click.IntRange(2), help='Teacher images that DiME’s moments are of.')
 @click.option('--samples', type=click.IntRange(2), help='Images that each number is of.')
+@click.option('--cas-samples', type=click.IntRange(128), help='Images that a classifier is trained on, for CAS.')
 @click.option('--also', callback=listed(str), help='Embeddings for further Fréchet distances, such as inception.')
 @click.option('--mirror/--no-mirror', default=True, show_default=True)
 @click.option('--seed', default=0, show_default=True)
 @click.option('--device', help='[default: CUDA where there is one]')
 @click.option('--cuda-graphs/--no-cuda-graphs', default=False, show_default=True, help='Record the steps of students.')
 @click.option('--jobs', type=click.IntRange(1), default=1, show_default=True, help='Students that train at a time.')
-@click.option('--at', metavar='KIMG', type=int, help='Table of snapshots after so many  [default: the last of each]')
+@click.option(
+    '--at', metavar='A,B,…', callback=listed(int), help='Table of snapshots after so many kimg  [default: the last]'
+)
 @click.option('--minutes', type=float, help='Start no further training after so many minutes  [default: no limit]')
-def main(outdir: str, size: str | None, jobs: int, minutes: float | None, at: int | None, **options) -> None:
+def main(
+    outdir: str, size: str | None, jobs: int, minutes: float | None, at: tuple[int, ...] | None, **options
+) -> None:
     host.activate(host.find_or_fetch().path)
     from stylegan2_compress.host import devices
 
@@ -505,8 +420,10 @@ class Ruler:
         training_set, self.training_set_kwargs = datasets.open_training_set(settings.data)
         spec = f'torchscript:{outdir / "classifier.pt"}'
         self.embedding = embeddings.load(f'{spec}@size={training_set.resolution}', self.device)
+        self.places = embeddings.load(f'{spec}#places@size={training_set.resolution}', self.device)
         self.head = torch.jit.load(outdir / 'classifier.pt').head
         self.reals = features.data_features(self.embedding, self.training_set_kwargs, self.device)
+        self.reals_places = features.data_features(self.places, self.training_set_kwargs, self.device)
         self.pixels = Pixels(training_set)
         self.others = {spec: embeddings.load(spec, self.device) for spec in settings.also}
         self.path = outdir / 'results.json'
@@ -517,14 +434,8 @@ class Ruler:
             half, rest = self.reals[order[:count]], self.reals[order[count:]]
             self._add(dict(name='data', **self._distances(half, rest)))
 
-    def _fd_pixels(self, fakes: list[torch.Tensor]) -> float:
-        from stylegan2_compress.evaluation.distances import frechet_distance
-
-        return frechet_distance(np.concatenate([self.pixels(part) for part in fakes]), self.pixels.reals)
-
     def measure(self, pkl: str | Path, row: dict) -> None:
         """Add what was measured of a snapshot to a row, and the row to the results, unless the snapshot is in them."""
-        from stylegan2_compress import pickles
         from stylegan2_compress.evaluation import features
         from stylegan2_compress.evaluation.distances import frechet_distance
         from stylegan2_compress.host import profiling
@@ -532,37 +443,70 @@ class Ruler:
         row['file'] = str(Path(pkl).relative_to(self.outdir)) if self.outdir in Path(pkl).parents else str(pkl)
         if any(other.get('file') == row['file'] for other in self.rows):
             return
-        G = pickles.load(pkl)['G_ema'].to(self.device)
-        count = self.settings.samples
-        fakes, c = self._fakes(G, self.settings.seed + 1)
-        seen = features.embed(self.embedding, fakes, self.device, count, row['name'])
+        G = self._load(row)
+        fakes, c = self._fakes(G, self.settings.samples, self.settings.seed + 1)
+        embed = functools.partial(features.embed, images=fakes, device=self.device, count=len(c), label=row['name'])
+        seen = embed(self.embedding)
         row.update(self._distances(seen, self.reals))
         row['fd teacher'] = frechet_distance(seen, self._features_of_teacher)
-        row['fd pixels'] = self._fd_pixels(fakes)
+        row['fd places'] = frechet_distance(embed(self.places), self.reals_places)
+        row['fd pixels'] = frechet_distance(np.concatenate([self.pixels(part) for part in fakes]), self.pixels.reals)
         if G.c_dim:
             classes = self.head(torch.from_numpy(seen)).argmax(1)
             row['recognised'] = (classes == c.argmax(1)).float().mean().item()
         for spec, embedding in self.others.items():
             reals = features.data_features(embedding, self.training_set_kwargs, self.device)
-            others = features.embed(embedding, fakes, self.device, count, row['name'])
-            row[f'fd {spec}'] = frechet_distance(others, reals)
+            row[f'fd {spec}'] = frechet_distance(embed(embedding), reals)
         self._add(row | dict(parameters=profiling.parameters(G), macs=profiling.macs(G)))
 
-    def _fakes(self, G, seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def complete(self, row: dict) -> None:
+        """Measure what a row lacks and takes long, the score, unless its file is gone."""
+        if 'CAS' in row or not (row['name'] == 'data' or file_of(row, self.outdir)):
+            return
+        [network] = image_classifier.fit(*self._training_images(row), epochs=1, seed=self.settings.seed)
+        images, labels = self._data
+        test = image_classifier.held_out(len(images))
+        row['CAS'] = image_classifier.measure(network, images[test], labels[test])
+        print(f'{row["name"]}, {row.get("file", "")}: CAS {row["CAS"]:.3f}', flush=True)
+        self._save()
+
+    def _load(self, row: dict):
+        """The generator that a row is of."""
+        from stylegan2_compress import pickles
+
+        return pickles.load(file_of(row, self.outdir))['G_ema'].to(self.device)
+
+    def _fakes(self, G, count: int, seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
         from stylegan2_compress.evaluation import samples
 
-        c = samples.draw_labels(self.training_set_kwargs, G.c_dim, self.settings.samples, seed)
-        return list(samples.fakes(G, samples.latents(G, self.settings.samples, seed), c, noise_seed=seed)), c
+        c = samples.draw_labels(self.training_set_kwargs, G.c_dim, count, seed)
+        return list(samples.fakes(G, samples.latents(G, count, seed), c, noise_seed=seed)), c
 
     @functools.cached_property
     def _features_of_teacher(self) -> np.ndarray:
         """Of images of other latents than those that are measured."""
-        from stylegan2_compress import pickles
         from stylegan2_compress.evaluation import features
 
-        G = pickles.load(self.teacher)['G_ema'].to(self.device)
-        fakes, _c = self._fakes(G, self.settings.seed + 2)
-        return features.embed(self.embedding, fakes, self.device, self.settings.samples, 'teacher')
+        G = self._load(dict(name='teacher', file=self.teacher))
+        fakes, c = self._fakes(G, self.settings.samples, self.settings.seed + 2)
+        return features.embed(self.embedding, fakes, self.device, len(c), 'teacher')
+
+    def _training_images(self, row: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the classifier of the score is trained on: uint8 images and classes, of a generator or of the data."""
+        from stylegan2_compress.images import to_uint8
+
+        count, seed = self.settings.cas_samples, self.settings.seed + 3
+        if row['name'] == 'data':
+            images, labels = self._data
+            order = np.random.default_rng(seed).permutation(np.flatnonzero(~image_classifier.held_out(len(images))))
+            return images[order[:count]], labels[order[:count]]
+        fakes, c = self._fakes(self._load(row), count, seed)
+        images = torch.cat([torch.from_numpy(to_uint8(part)) for part in fakes])
+        return images.expand(-1, 3, -1, -1), c.argmax(1).cpu()
+
+    @functools.cached_property
+    def _data(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return image_classifier.load(self.settings.data)
 
     def _distances(self, features: np.ndarray, reals: np.ndarray) -> dict[str, float]:
         from stylegan2_compress.evaluation import distances
@@ -575,11 +519,17 @@ class Ruler:
     def _add(self, row: dict) -> None:
         print(json.dumps(row), flush=True)
         self.rows.append(row)
+        self._save()
+
+    def _save(self) -> None:
         self.path.write_text(json.dumps(self.rows, indent=1))
 
-    def write_report(self, at: int | None) -> None:
-        """Table (see `table`), curves and images of what has been measured so far."""
-        (self.outdir / 'table.md').write_text(table(self.rows, at))
+    def write_report(self, at: tuple[int, ...] | None) -> None:
+        """Tables, curves and images of what has been measured so far."""
+        shown = grouped(self.rows, at)
+        for row in itertools.chain(*shown.values()):
+            self.complete(row)
+        (self.outdir / 'table.md').write_text(f'{table(shown)}\n{comparison(shown)}')
         settings = {(row['ratio'], setting_of(row)) for row in self.rows if 'seed' in row}
         for ratio, trained_on in sorted(settings):
             of_ratio = [row for row in self.rows if row.get('ratio') == ratio]
@@ -617,157 +567,9 @@ class Pixels:
         return ((images.cpu().clamp(-1, 1).flatten(1).double() - self.mean) @ self.components).numpy()
 
 
-def table(rows: list[dict], at: int | None) -> str:
-    """Snapshots as Markdown: mean and standard deviation over seeds, the best of each setting in bold.
-
-    Of each method the last, or that after `at` thousand images. The last column is the difference to the best of
-    `OTHERS`, of which seeds are compared in pairs.
-    """
-    others = list(dict.fromkeys(key for row in rows for key in row if key.startswith('fd ')))
-    titles = ['ratio', 'MACs', '', 'trained on', 'kimg', 'seeds', 'Fréchet distance', 'recognised', 'density']
-    titles += ['coverage', *others, 's per thousand', 'beside the best other (95 %)']
-    lines = [f'| {" | ".join(titles)} |', f'| {" | ".join(["---"] * len(titles))} |']
-    groups = last_by_method(rows if at is None else [row for row in rows if row.get('kimg', at) == at])
-    for (ratio, trained_on, name), group in groups.items():
-        beside = {key[2]: other for key, other in groups.items() if key[:2] == (ratio, trained_on)}
-        rivals = [mean(other, 'frechet_distance') for other in beside.values()]
-        best = trained_on != '' and mean(group, 'frechet_distance') == min(rivals)
-        fd = spread(group, 'frechet_distance', '{:.2f}')
-        cells = [
-            '' if ratio is None else f'{ratio:g}',
-            f'{group[0]["macs"]:,}' if 'macs' in group[0] else '',
-            IN_WORDS.get(name, name),
-            trained_on,
-            str(group[0].get('kimg', '')),
-            str(len(group)) if 'seed' in group[0] else '',
-            f'**{fd}**' if best else fd,
-            spread(group, 'recognised', '{:.1%}'),
-            spread(group, 'density', '{:.2f}'),
-            spread(group, 'coverage', '{:.2f}'),
-            *(spread(group, key, '{:.2f}') for key in others),
-            seconds(group),
-            '' if name in OTHERS else difference(group, [beside[other] for other in OTHERS if other in beside]),
-        ]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines) + '\n'
-
-
-def difference(rows: list[dict], others: list[list[dict]]) -> str:
-    """How much nearer than the best other, in per cent, with the interval of the mean of pairs of the same seed."""
-    if not others:
-        return ''
-    best = {row['seed']: row for row in min(others, key=lambda other: mean(other, 'frechet_distance'))}
-    pairs = [(row['frechet_distance'], best[row['seed']]['frechet_distance']) for row in rows if row['seed'] in best]
-    if not pairs:
-        return ''
-    ours, theirs = np.array(pairs).T
-    share = 100 / theirs.mean()
-    if len(pairs) == 1:
-        return f'{share * (ours - theirs).mean():+.0f} %'
-    half = scipy.stats.t.ppf(0.975, len(pairs) - 1) * scipy.stats.sem(ours - theirs)
-    low, middle, high = (share * ((ours - theirs).mean() + each) for each in (-half, 0, half))
-    return f'{middle:+.0f} % [{low:+.0f}, {high:+.0f}]'
-
-
-def seconds(rows: list[dict]) -> str:
-    """The median of training times per thousand images, of the rows that have them."""
-    times = [row['sec_per_kimg'] for row in rows if 'sec_per_kimg' in row]
-    return f'{np.median(times):.2g}' if times else ''
-
-
 def student_of(row: dict) -> tuple[int | None, float | None, str, str]:
     """Which student a row was measured of."""
     return row.get('seed'), row.get('ratio'), row['name'], setting_of(row)
-
-
-def setting_of(row: dict) -> str:
-    """What the student of a row was trained on; empty of what was not trained here."""
-    return row.get('trained_on', FULL) if 'seed' in row else ''
-
-
-def last_by_method(rows: list[dict]) -> dict[tuple[float | None, str, str], list[dict]]:
-    """By ratio, training images and method, in the table's order: for each seed the snapshot after as many images as
-    any has seen."""
-    groups = {}
-    for row in rows:
-        groups.setdefault((row.get('ratio'), setting_of(row), row['name']), []).append(row)
-    names = ['data', 'teacher', 'pruned', *METHODS]
-    order = sorted(groups, key=lambda key: (key[0] or 0, key[1] not in ('', FULL), key[1], names.index(key[2])))
-    kimg = {key: max(row.get('kimg', 0) for row in groups[key]) for key in order}
-    return {key: [row for row in groups[key] if row.get('kimg', 0) == kimg[key]] for key in order}
-
-
-def mean(rows: list[dict], name: str) -> float:
-    return float(np.mean([row[name] for row in rows]))
-
-
-def spread(rows: list[dict], name: str, form: str) -> str:
-    """Mean and, of several, standard deviation; nothing where it was not measured."""
-    if any(name not in row for row in rows):
-        return ''
-    deviation = float(np.std([row[name] for row in rows], ddof=1)) if len(rows) > 1 else None
-    return form.format(mean(rows, name)) + ('' if deviation is None else f' ± {form.format(deviation)}')
-
-
-COLOURS = ('#4269d0', '#efb118', '#ff725c', '#6cc5b0', '#1b7f79', '#3ca951', '#a463f2', '#5b2a9d', '#9c6b4e')
-
-
-def draw_curves(
-    rows: list[dict], title: str, path: Path, width: int = 560, height: int = 360, margin: int = 48
-) -> None:
-    """Fréchet distance, on a logarithmic axis, over thousands of images: a point per seed, a line through the means."""
-    rows = [row for row in rows if row['name'] in METHODS]
-    if not rows:
-        return
-    heights = [math.log10(row['frechet_distance']) for row in rows]
-    low, high, longest = min(heights), max(heights) + 1e-3, max(row['kimg'] for row in rows)
-    picture = PIL.Image.new('RGB', (width + 200, height), 'white')
-    draw = PIL.ImageDraw.Draw(picture)
-
-    def place(kimg: float, distance: float) -> tuple[float, float]:
-        up = (math.log10(distance) - low) / (high - low)
-        return margin + kimg / longest * (width - 2 * margin), height - margin - up * (height - 2 * margin)
-
-    draw.rectangle([margin, margin, width - margin, height - margin], outline='#888')
-    draw.text((margin, 8), f'{title}: Frechet distance over thousand images', fill='black')
-    for kimg in sorted({row['kimg'] for row in rows}):
-        draw.text((place(kimg, 10**low)[0] - 6, height - margin + 6), str(kimg), fill='black')
-    for distance in (10**low, 10 ** ((low + high) / 2), 10**high):
-        draw.text((4, place(0, distance)[1] - 6), f'{distance:.3g}', fill='black')
-    for index, name in enumerate(name for name in METHODS if any(row['name'] == name for row in rows)):
-        mine = [row for row in rows if row['name'] == name]
-        at = {kimg: [row for row in mine if row['kimg'] == kimg] for kimg in sorted({row['kimg'] for row in mine})}
-        means = [place(kimg, mean(some, 'frechet_distance')) for kimg, some in at.items()]
-        colour = COLOURS[index % len(COLOURS)]
-        draw.line(means, fill=colour, width=2)
-        for x, y in [place(row['kimg'], row['frechet_distance']) for row in mine]:
-            draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
-        if mine:
-            draw.text((width, margin + 14 * index), name, fill=colour)
-    picture.save(path)
-
-
-def draw_images(outdir: Path, rows: list[dict], path: Path, columns: int = 20) -> None:
-    """The same latents through each generator whose file is still there: one per row, named on the left."""
-    from stylegan2_compress import images, pickles
-    from stylegan2_compress.evaluation import samples
-
-    strips = []
-    for row in rows:
-        file = outdir / row['file']
-        if not file.exists() and row['name'] != 'teacher':
-            continue
-        G = pickles.load(file if file.exists() else row['file'])['G_ema']  # A teacher may be a URL.
-        fakes, _labels = samples.generate(G, columns, seed=0)
-        strips.append((row['name'], images.grid(images.to_uint8(fakes), columns=columns)))
-    wide, high = strips[0][1].width * 2, strips[0][1].height * 2
-    margin = 12 + 6 * max(len(name) for name, _strip in strips)  # The default font's letters are up to 6 wide.
-    picture = PIL.Image.new('RGB', (wide + margin, high * len(strips)), 'white')
-    draw = PIL.ImageDraw.Draw(picture)
-    for index, (name, strip) in enumerate(strips):
-        draw.text((4, index * high + high // 2 - 6), name, fill='black')
-        picture.paste(strip.resize((wide, high), PIL.Image.Resampling.NEAREST), (margin, index * high))
-    picture.save(path)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,201 @@
+"""What `quality.py` writes of its rows: tables, curves and images."""
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import scipy.stats
+from quality_methods import FULL, IN_WORDS, METHODS, OTHERS
+
+Groups = dict[tuple[float | None, str, int | None, str], list[dict]]  # Ratio, training images, kimg, method.
+
+
+def grouped(rows: list[dict], at: tuple[int, ...] | None) -> Groups:
+    """The rows of a table, of one student per seed: the last snapshots of each method, or those after `at` kimg."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row.get('ratio'), setting_of(row), row.get('kimg'), row['name']), []).append(row)
+    last = {}
+    for ratio, trained_on, kimg, name in groups:
+        last[ratio, trained_on, name] = max(kimg or 0, last.get((ratio, trained_on, name), 0))
+
+    def is_shown(ratio, trained_on, kimg, name) -> bool:
+        return kimg is None or (kimg in at if at else kimg == last[ratio, trained_on, name])
+
+    def place(key) -> tuple:
+        ratio, trained_on, kimg, name = key
+        names = ['data', 'teacher', 'pruned', *METHODS]
+        return ratio or 0, trained_on not in ('', FULL), trained_on, kimg or 0, names.index(name)
+
+    return {key: groups[key] for key in sorted(groups, key=place) if is_shown(*key)}
+
+
+def table(shown: Groups) -> str:
+    """Markdown: mean and standard deviation over seeds, the nearest of each setting in bold."""
+    others = list(
+        dict.fromkeys(key for row in itertools.chain(*shown.values()) for key in row if key.startswith('fd '))
+    )
+    titles = ['ratio', 'trained on', 'kimg', '', 'seeds', 'Fréchet distance', 'each', *others]
+    titles += ['CAS', 'recognised', 'coverage', 's per thousand']
+    lines = line(titles) + line(['---'] * len(titles))
+    for (ratio, trained_on, kimg, name), rows in shown.items():
+        best = 'seed' in rows[0] and mean(rows, 'frechet_distance') == min(
+            mean(other, 'frechet_distance') for key, other in shown.items() if key[:3] == (ratio, trained_on, kimg)
+        )
+        fd = spread(rows, 'frechet_distance', '{:.2f}')
+        lines += line(
+            [
+                '' if ratio is None else f'{ratio:g}',
+                trained_on,
+                str(kimg or ''),
+                IN_WORDS.get(name, name) + (f', {rows[0]["macs"]:,} MACs' if name in ('teacher', 'pruned') else ''),
+                str(len(rows)) if 'seed' in rows[0] else '',
+                f'**{fd}**' if best else fd,
+                ', '.join(f'{row["frechet_distance"]:.2f}' for row in rows) if len(rows) > 1 else '',
+                *(spread(rows, key, '{:.3g}') for key in others),
+                spread(rows, 'CAS', '{:.1%}'),
+                spread(rows, 'recognised', '{:.1%}'),
+                spread(rows, 'coverage', '{:.2f}'),
+                seconds(rows),
+            ]
+        )
+    return lines
+
+
+def comparison(shown: Groups) -> str:
+    """Markdown: each method beside the nearest of `OTHERS` after as many images, seed by seed."""
+    columns = {'Fréchet distance': 'frechet_distance', 'fd places': 'fd places', 'fd pixels': 'fd pixels'}
+    points = {'CAS, points': 'CAS', 'recognised, points': 'recognised'}
+    titles = ['ratio', 'trained on', 'kimg', 'beside the best other (95 %)', 'pairs', *columns, *points]
+    lines = line(titles) + line(['---'] * len(titles))
+    for (ratio, trained_on, kimg, name), rows in shown.items():
+        others = [shown[key] for key in shown if key[:3] == (ratio, trained_on, kimg) and key[3] in OTHERS]
+        if 'seed' not in rows[0] or name in OTHERS or not others:
+            continue
+        best = min(others, key=lambda other: mean(other, 'frechet_distance'))
+        pairs = [(row, other) for row in rows for other in best if row['seed'] == other['seed']]
+        if pairs:
+            lines += line(
+                [
+                    f'{ratio:g}',
+                    trained_on,
+                    str(kimg),
+                    f'{IN_WORDS[name]}, beside {IN_WORDS[best[0]["name"]]}',
+                    str(len(pairs)),
+                    *(difference(pairs, key, relative=True) for key in columns.values()),
+                    *(difference(pairs, key, relative=False) for key in points.values()),
+                ]
+            )
+    return lines
+
+
+def line(cells: list[str]) -> str:
+    return f'| {" | ".join(cells)} |\n'
+
+
+def difference(pairs: list[tuple[dict, dict]], key: str, relative: bool) -> str:
+    """The mean difference in per cent of the others' mean or in points, and of several pairs its 95 % interval."""
+    if not all(key in row for pair in pairs for row in pair):
+        return ''
+    ours, theirs = np.array([[row[key] for row in pair] for pair in pairs]).T
+    form, unit, scale = ('{:+.0f}', ' %', 100 / theirs.mean()) if relative else ('{:+.1f}', '', 100)
+    middle = scale * (ours - theirs).mean()
+    if len(pairs) == 1:
+        return form.format(middle) + unit
+    half = scale * scipy.stats.t.ppf(0.975, len(pairs) - 1) * scipy.stats.sem(ours - theirs)
+    return f'{form}{unit} [{form}, {form}]'.format(middle, middle - half, middle + half)
+
+
+def seconds(rows: list[dict]) -> str:
+    """The median of training times per thousand images, of the rows that have them."""
+    times = [row['sec_per_kimg'] for row in rows if 'sec_per_kimg' in row]
+    return f'{np.median(times):.2g}' if times else ''
+
+
+def file_of(row: dict, outdir: Path) -> Path | str | None:
+    """The file that a row was measured of, if it is still there; a teacher's is elsewhere, and may be a URL."""
+    file = row.get('file')
+    if file is not None and (outdir / file).exists():
+        return outdir / file
+    return file if row['name'] == 'teacher' else None
+
+
+def setting_of(row: dict) -> str:
+    """What the student of a row was trained on; empty of what was not trained here."""
+    return row.get('trained_on', FULL) if 'seed' in row else ''
+
+
+def mean(rows: list[dict], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))
+
+
+def spread(rows: list[dict], name: str, form: str) -> str:
+    """Mean and, of several, standard deviation; nothing where it was not measured."""
+    if any(name not in row for row in rows):
+        return ''
+    deviation = float(np.std([row[name] for row in rows], ddof=1)) if len(rows) > 1 else None
+    return form.format(mean(rows, name)) + ('' if deviation is None else f' ± {form.format(deviation)}')
+
+
+COLOURS = ('#4269d0', '#efb118', '#ff725c', '#6cc5b0', '#1b7f79', '#3ca951', '#a463f2', '#5b2a9d', '#9c6b4e')
+
+
+def draw_curves(
+    rows: list[dict], title: str, path: Path, width: int = 560, height: int = 360, margin: int = 48
+) -> None:
+    """Fréchet distance, on a logarithmic axis, over thousands of images: a point per seed, a line through the means."""
+    rows = [row for row in rows if row['name'] in METHODS]
+    if not rows:
+        return
+    heights = [math.log10(row['frechet_distance']) for row in rows]
+    low, high, longest = min(heights), max(heights) + 1e-3, max(row['kimg'] for row in rows)
+    picture = PIL.Image.new('RGB', (width + 200, height), 'white')
+    draw = PIL.ImageDraw.Draw(picture)
+
+    def place(kimg: float, distance: float) -> tuple[float, float]:
+        up = (math.log10(distance) - low) / (high - low)
+        return margin + kimg / longest * (width - 2 * margin), height - margin - up * (height - 2 * margin)
+
+    draw.rectangle([margin, margin, width - margin, height - margin], outline='#888')
+    draw.text((margin, 8), f'{title}: Frechet distance over thousand images', fill='black')
+    for kimg in sorted({row['kimg'] for row in rows}):
+        draw.text((place(kimg, 10**low)[0] - 6, height - margin + 6), str(kimg), fill='black')
+    for distance in (10**low, 10 ** ((low + high) / 2), 10**high):
+        draw.text((4, place(0, distance)[1] - 6), f'{distance:.3g}', fill='black')
+    for index, name in enumerate(name for name in METHODS if any(row['name'] == name for row in rows)):
+        mine = [row for row in rows if row['name'] == name]
+        at = {kimg: [row for row in mine if row['kimg'] == kimg] for kimg in sorted({row['kimg'] for row in mine})}
+        means = [place(kimg, mean(some, 'frechet_distance')) for kimg, some in at.items()]
+        colour = COLOURS[index % len(COLOURS)]
+        draw.line(means, fill=colour, width=2)
+        for x, y in [place(row['kimg'], row['frechet_distance']) for row in mine]:
+            draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
+        if mine:
+            draw.text((width, margin + 14 * index), name, fill=colour)
+    picture.save(path)
+
+
+def draw_images(outdir: Path, rows: list[dict], path: Path, columns: int = 20) -> None:
+    """The same latents through each generator whose file is still there: one per row, named on the left."""
+    from stylegan2_compress import images, pickles
+    from stylegan2_compress.evaluation import samples
+
+    strips = []
+    for row in rows:
+        file = file_of(row, outdir)
+        if file is None:
+            continue
+        G = pickles.load(file)['G_ema']
+        fakes, _labels = samples.generate(G, columns, seed=0)
+        strips.append((row['name'], images.grid(images.to_uint8(fakes), columns=columns)))
+    wide, high = strips[0][1].width * 2, strips[0][1].height * 2
+    margin = 12 + 6 * max(len(name) for name, _strip in strips)  # The default font's letters are up to 6 wide.
+    picture = PIL.Image.new('RGB', (wide + margin, high * len(strips)), 'white')
+    draw = PIL.ImageDraw.Draw(picture)
+    for index, (name, strip) in enumerate(strips):
+        draw.text((4, index * high + high // 2 - 6), name, fill='black')
+        picture.paste(strip.resize((wide, high), PIL.Image.Resampling.NEAREST), (margin, index * high))
+    picture.save(path)
