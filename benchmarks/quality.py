@@ -530,15 +530,15 @@ class Ruler:
         for row in itertools.chain(*shown.values()):
             self.complete(row)
         (self.outdir / 'table.md').write_text(f'{table(shown)}\n{comparison(shown)}')
-        settings = {(row['ratio'], setting_of(row)) for row in self.rows if 'seed' in row}
-        for ratio, trained_on in sorted(settings):
+        for ratio in sorted({row['ratio'] for row in self.rows if 'seed' in row}):
             of_ratio = [row for row in self.rows if row.get('ratio') == ratio]
-            mine = [row for row in of_ratio if setting_of(row) in ('', trained_on)]
-            on = suffix_of(trained_on)
-            draw_curves(mine, f'ratio {ratio:g}, data {trained_on}', self.outdir / f'curves-{ratio:g}{on}.png')
-            of_one_seed = [row for row in mine if row.get('seed', self.settings.seed) == self.settings.seed]
-            last = {row['name']: row for row in [self.rows[1], *of_one_seed]}
-            draw_images(self.outdir, list(last.values()), self.outdir / f'images-{ratio:g}{on}.png')
+            draw_curves(self.rows, ratio, self.outdir / f'curves-{ratio:g}.png')
+            for trained_on in {setting_of(row) for row in of_ratio} - {''}:
+                mine = [row for row in of_ratio if setting_of(row) in ('', trained_on)]
+                of_one_seed = [row for row in mine if row.get('seed', self.settings.seed) == self.settings.seed]
+                last = {row['name']: row for row in [self.rows[1], *of_one_seed]}
+                path = self.outdir / f'images-{ratio:g}{suffix_of(trained_on)}.png'
+                draw_images(self.outdir, list(last.values()), path)
 
 
 class Pixels:

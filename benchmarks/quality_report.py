@@ -1,14 +1,19 @@
 """What `quality.py` writes of its rows: tables, curves and images."""
 
 import itertools
-import math
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import scipy.stats
 from quality_methods import FULL, IN_WORDS, METHODS, OTHERS
+
+matplotlib.use('agg')  # Where there is no screen, too.
+
+FD = 'frechet_distance'
 
 Groups = dict[tuple[float | None, str, int | None, str], list[dict]]  # Ratio, training images, kimg, method.
 
@@ -42,10 +47,10 @@ def table(shown: Groups) -> str:
     titles += ['CAS', 'recognised', 'coverage', 's per thousand']
     lines = line(titles) + line(['---'] * len(titles))
     for (ratio, trained_on, kimg, name), rows in shown.items():
-        best = 'seed' in rows[0] and mean(rows, 'frechet_distance') == min(
-            mean(other, 'frechet_distance') for key, other in shown.items() if key[:3] == (ratio, trained_on, kimg)
+        best = 'seed' in rows[0] and mean(rows, FD) == min(
+            mean(other, FD) for key, other in shown.items() if key[:3] == (ratio, trained_on, kimg)
         )
-        fd = spread(rows, 'frechet_distance', '{:.2f}')
+        fd = spread(rows, FD, '{:.2f}')
         lines += line(
             [
                 '' if ratio is None else f'{ratio:g}',
@@ -54,7 +59,7 @@ def table(shown: Groups) -> str:
                 IN_WORDS.get(name, name) + (f', {rows[0]["macs"]:,} MACs' if name in ('teacher', 'pruned') else ''),
                 str(len(rows)) if 'seed' in rows[0] else '',
                 f'**{fd}**' if best else fd,
-                ', '.join(f'{row["frechet_distance"]:.2f}' for row in rows) if len(rows) > 1 else '',
+                ', '.join(f'{row[FD]:.2f}' for row in rows) if len(rows) > 1 else '',
                 *(spread(rows, key, '{:.3g}') for key in others),
                 spread(rows, 'CAS', '{:.1%}'),
                 spread(rows, 'recognised', '{:.1%}'),
@@ -67,7 +72,7 @@ def table(shown: Groups) -> str:
 
 def comparison(shown: Groups) -> str:
     """Markdown: each method beside the nearest of `OTHERS` after as many images, seed by seed."""
-    columns = {'Fréchet distance': 'frechet_distance', 'fd places': 'fd places', 'fd pixels': 'fd pixels'}
+    columns = {'Fréchet distance': FD, 'fd places': 'fd places', 'fd pixels': 'fd pixels'}
     points = {'CAS, points': 'CAS', 'recognised, points': 'recognised'}
     titles = ['ratio', 'trained on', 'kimg', 'beside the best other (95 %)', 'pairs', *columns, *points]
     lines = line(titles) + line(['---'] * len(titles))
@@ -75,7 +80,7 @@ def comparison(shown: Groups) -> str:
         others = [shown[key] for key in shown if key[:3] == (ratio, trained_on, kimg) and key[3] in OTHERS]
         if 'seed' not in rows[0] or name in OTHERS or not others:
             continue
-        best = min(others, key=lambda other: mean(other, 'frechet_distance'))
+        best = min(others, key=lambda other: mean(other, FD))
         pairs = [(row, other) for row in rows for other in best if row['seed'] == other['seed']]
         if pairs:
             lines += line(
@@ -140,42 +145,48 @@ def spread(rows: list[dict], name: str, form: str) -> str:
     return form.format(mean(rows, name)) + ('' if deviation is None else f' ± {form.format(deviation)}')
 
 
-COLOURS = ('#4269d0', '#efb118', '#ff725c', '#6cc5b0', '#1b7f79', '#3ca951', '#a463f2', '#5b2a9d', '#9c6b4e')
+def draw_curves(rows: list[dict], ratio: float, path: Path) -> None:
+    """Fréchet distance over images at one ratio, a panel for each choice of training images.
+
+    A point per seed, a line through the means. Where any method has several seeds, those with one are left out.
+    """
+    students = [row for row in rows if row.get('ratio') == ratio and 'seed' in row]
+    points = grouped(students, tuple(row['kimg'] for row in students))
+    least = min(2, max(map(len, points.values())))
+    curves = {}
+    for (_ratio, trained_on, kimg, name), some in points.items():
+        curves.setdefault(trained_on, {}).setdefault(name, {})[kimg] = some
+    names = [name for name in METHODS if any(is_several(panel.get(name, {}), least) for panel in curves.values())]
+    figure, axes = plt.subplots(
+        1, len(curves), sharey=True, squeeze=False, figsize=(4.5 * len(curves), 4.5), layout='constrained'
+    )
+    for panel, (trained_on, of_panel) in zip(axes[0], curves.items(), strict=True):
+        panel.axhline(
+            mean([row for row in rows if row['name'] == 'teacher'], FD), color='grey', ls='--', label='teacher'
+        )
+        for index, name in enumerate(names):
+            curve = of_panel.get(name, {})
+            if not is_several(curve, least):
+                continue
+            means = [mean(some, FD) for some in curve.values()]
+            panel.plot(curve.keys(), means, color=f'C{index}', label=IN_WORDS[name])
+            dots = [(row['kimg'], row[FD]) for some in curve.values() for row in some]
+            panel.scatter(*zip(*dots, strict=True), s=10, color=f'C{index}')
+        panel.set(title=f'ratio {ratio:g}, trained on {trained_on}', xlabel='thousand images', yscale='log')
+        panel.set_xscale('log', base=2)
+        panel.xaxis.set_major_formatter('{x:g}')
+    axes[0, 0].set_ylabel('Fréchet distance')
+    axes[0, 0].yaxis.set_major_formatter('{x:g}')
+    axes[0, 0].yaxis.set_minor_formatter('{x:g}')
+    labels = {label: line for panel in axes[0] for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(labels.values(), labels.keys(), loc='outside lower center', ncols=3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
-def draw_curves(
-    rows: list[dict], title: str, path: Path, width: int = 560, height: int = 360, margin: int = 48
-) -> None:
-    """Fréchet distance, on a logarithmic axis, over thousands of images: a point per seed, a line through the means."""
-    rows = [row for row in rows if row['name'] in METHODS]
-    if not rows:
-        return
-    heights = [math.log10(row['frechet_distance']) for row in rows]
-    low, high, longest = min(heights), max(heights) + 1e-3, max(row['kimg'] for row in rows)
-    picture = PIL.Image.new('RGB', (width + 200, height), 'white')
-    draw = PIL.ImageDraw.Draw(picture)
-
-    def place(kimg: float, distance: float) -> tuple[float, float]:
-        up = (math.log10(distance) - low) / (high - low)
-        return margin + kimg / longest * (width - 2 * margin), height - margin - up * (height - 2 * margin)
-
-    draw.rectangle([margin, margin, width - margin, height - margin], outline='#888')
-    draw.text((margin, 8), f'{title}: Frechet distance over thousand images', fill='black')
-    for kimg in sorted({row['kimg'] for row in rows}):
-        draw.text((place(kimg, 10**low)[0] - 6, height - margin + 6), str(kimg), fill='black')
-    for distance in (10**low, 10 ** ((low + high) / 2), 10**high):
-        draw.text((4, place(0, distance)[1] - 6), f'{distance:.3g}', fill='black')
-    for index, name in enumerate(name for name in METHODS if any(row['name'] == name for row in rows)):
-        mine = [row for row in rows if row['name'] == name]
-        at = {kimg: [row for row in mine if row['kimg'] == kimg] for kimg in sorted({row['kimg'] for row in mine})}
-        means = [place(kimg, mean(some, 'frechet_distance')) for kimg, some in at.items()]
-        colour = COLOURS[index % len(COLOURS)]
-        draw.line(means, fill=colour, width=2)
-        for x, y in [place(row['kimg'], row['frechet_distance']) for row in mine]:
-            draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
-        if mine:
-            draw.text((width, margin + 14 * index), name, fill=colour)
-    picture.save(path)
+def is_several(curve: dict[int, list[dict]], least: int) -> bool:
+    """Whether some snapshots of a method are of so many seeds."""
+    return max(map(len, curve.values()), default=0) >= least
 
 
 def draw_images(outdir: Path, rows: list[dict], path: Path, columns: int = 20) -> None:

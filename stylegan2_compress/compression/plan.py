@@ -141,7 +141,7 @@ def use_networks(plan: Plan, name: str, data: Mapping, trains_D: bool) -> None:
     Args:
         plan: whose `args` get `G_kwargs` and `D_kwargs`.
         name: of the network file, for errors.
-        data: its contents.
+        data: its contents, with a StyleGAN2 generator as G_ema.
         trains_D: whether the run needs a D that has learned something.
 
     Raises:
@@ -149,7 +149,6 @@ def use_networks(plan: Plan, name: str, data: Mapping, trains_D: bool) -> None:
     """
     args = plan.args
     precision = Precision.of_generator(args.G_kwargs)
-    require_generator(name, data)
     for network in ('G', 'D'):
         if data[network] is None:
             raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
