@@ -460,8 +460,9 @@ class Ruler:
         self._add(row | dict(parameters=profiling.parameters(G), macs=profiling.macs(G)))
 
     def complete(self, row: dict) -> None:
-        """Measure what a row lacks and takes long, the score, unless its file is gone."""
-        if 'CAS' in row or not (row['name'] == 'data' or file_of(row, self.outdir)):
+        """Measure what a row lacks and takes long, the score, unless its file is gone or has no labels."""
+        is_there = row['name'] == 'data' or ('recognised' in row and file_of(row, self.outdir) is not None)
+        if 'CAS' in row or not is_there:
             return
         [network] = image_classifier.fit(*self._training_images(row), epochs=1, seed=self.settings.seed)
         images, labels = self._data

@@ -1,6 +1,5 @@
 """What `quality.py` writes of its rows: tables, curves and images."""
 
-import itertools
 from pathlib import Path
 
 import matplotlib
@@ -40,9 +39,7 @@ def grouped(rows: list[dict], at: tuple[int, ...] | None) -> Groups:
 
 def table(shown: Groups) -> str:
     """Markdown: mean and standard deviation over seeds, the nearest of each setting in bold."""
-    others = list(
-        dict.fromkeys(key for row in itertools.chain(*shown.values()) for key in row if key.startswith('fd '))
-    )
+    others = sorted({key for rows in shown.values() for row in rows for key in row if key.startswith('fd ')})
     titles = ['ratio', 'trained on', 'kimg', '', 'seeds', 'Fréchet distance', 'each', *others]
     titles += ['CAS', 'recognised', 'coverage', 's per thousand']
     lines = line(titles) + line(['---'] * len(titles))
