@@ -530,7 +530,7 @@ class Ruler:
         shown = grouped(self.rows, at)
         for row in itertools.chain(*shown.values()):
             self.complete(row)
-        (self.outdir / 'table.md').write_text(f'{table(shown)}\n{comparison(shown)}')
+        (self.outdir / 'table.md').write_text(f'{table(shown)}\n\n{comparison(shown)}\n')
         for ratio in sorted({row['ratio'] for row in self.rows if 'seed' in row}):
             of_ratio = [row for row in self.rows if row.get('ratio') == ratio]
             draw_curves(self.rows, ratio, self.outdir / f'curves-{ratio:g}.png')

@@ -39,40 +39,39 @@ def grouped(rows: list[dict], at: tuple[int, ...] | None) -> Groups:
 
 def table(shown: Groups) -> str:
     """Markdown: mean and standard deviation over seeds, the nearest of each setting in bold."""
+    from stylegan2_compress.evaluation.tables import render
+
     others = sorted({key for rows in shown.values() for row in rows for key in row if key.startswith('fd ')})
-    titles = ['ratio', 'trained on', 'kimg', '', 'seeds', 'Fréchet distance', 'each', *others]
-    titles += ['CAS', 'recognised', 'coverage', 's per thousand']
-    lines = line(titles) + line(['---'] * len(titles))
+    lines = []
     for (ratio, trained_on, kimg, name), rows in shown.items():
         best = 'seed' in rows[0] and mean(rows, FD) == min(
             mean(other, FD) for key, other in shown.items() if key[:3] == (ratio, trained_on, kimg)
         )
         fd = spread(rows, FD, '{:.2f}')
-        lines += line(
-            [
-                '' if ratio is None else f'{ratio:g}',
-                trained_on,
-                str(kimg or ''),
-                IN_WORDS.get(name, name) + (f', {rows[0]["macs"]:,} MACs' if name in ('teacher', 'pruned') else ''),
-                str(len(rows)) if 'seed' in rows[0] else '',
-                f'**{fd}**' if best else fd,
-                ', '.join(f'{row[FD]:.2f}' for row in rows) if len(rows) > 1 else '',
-                *(spread(rows, key, '{:.3g}') for key in others),
-                spread(rows, 'CAS', '{:.1%}'),
-                spread(rows, 'recognised', '{:.1%}'),
-                spread(rows, 'coverage', '{:.2f}'),
-                seconds(rows),
-            ]
+        lines.append(
+            {
+                'ratio': '' if ratio is None else f'{ratio:g}',
+                'trained on': trained_on,
+                'kimg': str(kimg or ''),
+                '': IN_WORDS.get(name, name) + (f', {rows[0]["macs"]:,} MACs' if name in ('teacher', 'pruned') else ''),
+                'seeds': str(len(rows)) if 'seed' in rows[0] else '',
+                'Fréchet distance': f'**{fd}**' if best else fd,
+                'each': ', '.join(f'{row[FD]:.2f}' for row in rows) if len(rows) > 1 else '',
+                **{key: spread(rows, key, '{:.3g}') for key in others},
+                'CAS': spread(rows, 'CAS', '{:.1%}'),
+                'recognised': spread(rows, 'recognised', '{:.1%}'),
+                'coverage': spread(rows, 'coverage', '{:.2f}'),
+                's per thousand': seconds(rows),
+            }
         )
-    return lines
+    return render(lines, 'markdown')
 
 
 def comparison(shown: Groups) -> str:
-    """Markdown: each method beside the nearest of `OTHERS` after as many images, seed by seed."""
-    columns = {'Fréchet distance': FD, 'fd places': 'fd places', 'fd pixels': 'fd pixels'}
-    points = {'CAS, points': 'CAS', 'recognised, points': 'recognised'}
-    titles = ['ratio', 'trained on', 'kimg', 'beside the best other (95 %)', 'pairs', *columns, *points]
-    lines = line(titles) + line(['---'] * len(titles))
+    """Markdown: each method beside the nearest of `OTHERS` after as many images, seed by seed; empty without any."""
+    from stylegan2_compress.evaluation.tables import render
+
+    lines = []
     for (ratio, trained_on, kimg, name), rows in shown.items():
         others = [shown[key] for key in shown if key[:3] == (ratio, trained_on, kimg) and key[3] in OTHERS]
         if 'seed' not in rows[0] or name in OTHERS or not others:
@@ -80,22 +79,21 @@ def comparison(shown: Groups) -> str:
         best = min(others, key=lambda other: mean(other, FD))
         pairs = [(row, other) for row in rows for other in best if row['seed'] == other['seed']]
         if pairs:
-            lines += line(
-                [
-                    f'{ratio:g}',
-                    trained_on,
-                    str(kimg),
-                    f'{IN_WORDS[name]}, beside {IN_WORDS[best[0]["name"]]}',
-                    str(len(pairs)),
-                    *(difference(pairs, key, relative=True) for key in columns.values()),
-                    *(difference(pairs, key, relative=False) for key in points.values()),
-                ]
+            lines.append(
+                {
+                    'ratio': f'{ratio:g}',
+                    'trained on': trained_on,
+                    'kimg': str(kimg),
+                    'beside the best other (95 %)': f'{IN_WORDS[name]}, beside {IN_WORDS[best[0]["name"]]}',
+                    'pairs': str(len(pairs)),
+                    'Fréchet distance': difference(pairs, FD, relative=True),
+                    'fd places': difference(pairs, 'fd places', relative=True),
+                    'fd pixels': difference(pairs, 'fd pixels', relative=True),
+                    'CAS, points': difference(pairs, 'CAS', relative=False),
+                    'recognised, points': difference(pairs, 'recognised', relative=False),
+                }
             )
-    return lines
-
-
-def line(cells: list[str]) -> str:
-    return f'| {" | ".join(cells)} |\n'
+    return render(lines, 'markdown') if lines else ''
 
 
 def difference(pairs: list[tuple[dict, dict]], key: str, relative: bool) -> str:
