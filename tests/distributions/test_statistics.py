@@ -217,6 +217,7 @@ def _train_one_step(rank: int, directory: str) -> None:
     accumulator.update(images.split([3, 5])[rank])
     accumulator.merge_processes(distributed.world())
     torch.save({**results, 'accumulated': accumulator.moments()}, f'{directory}/rank{rank}.pt')
+    del network  # Else it holds the group last, and joins Gloo's threads with the GIL, which they may wait for.
     torch.distributed.destroy_process_group()
 
 
