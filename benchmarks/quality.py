@@ -523,7 +523,10 @@ class Ruler:
         self._save()
 
     def _save(self) -> None:
-        self.path.write_text(json.dumps(self.rows, indent=1))
+        from stylegan2_compress.files import atomic_write
+
+        with atomic_write(self.path) as file:  # Hours of training are in it.
+            file.write(json.dumps(self.rows, indent=1).encode())
 
     def write_report(self, at: tuple[int, ...] | None) -> None:
         """Tables, curves and images of what has been measured so far."""

@@ -68,7 +68,10 @@ def table(shown: Groups) -> str:
 
 
 def comparison(shown: Groups) -> str:
-    """Markdown: each method beside the nearest of `OTHERS` after as many images, seed by seed; empty without any."""
+    """Markdown: each method beside one of `OTHERS` after as many images, seed by seed; empty without any.
+
+    That is the nearest to the data, over these seeds, of those that have the most of the method's seeds.
+    """
     from stylegan2_compress.evaluation.tables import render
 
     lines = []
@@ -76,23 +79,25 @@ def comparison(shown: Groups) -> str:
         others = [shown[key] for key in shown if key[:3] == (ratio, trained_on, kimg) and key[3] in OTHERS]
         if 'seed' not in rows[0] or name in OTHERS or not others:
             continue
-        best = min(others, key=lambda other: mean(other, FD))
-        pairs = [(row, other) for row in rows for other in best if row['seed'] == other['seed']]
-        if pairs:
-            lines.append(
-                {
-                    'ratio': f'{ratio:g}',
-                    'trained on': trained_on,
-                    'kimg': str(kimg),
-                    'beside the best other (95 %)': f'{IN_WORDS[name]}, beside {IN_WORDS[best[0]["name"]]}',
-                    'pairs': str(len(pairs)),
-                    'Fréchet distance': difference(pairs, FD, relative=True),
-                    'fd places': difference(pairs, 'fd places', relative=True),
-                    'fd pixels': difference(pairs, 'fd pixels', relative=True),
-                    'CAS, points': difference(pairs, 'CAS', relative=False),
-                    'recognised, points': difference(pairs, 'recognised', relative=False),
-                }
-            )
+        paired = [[(row, other) for row in rows for other in one if row['seed'] == other['seed']] for one in others]
+        most = max(map(len, paired))
+        if most == 0:
+            continue
+        pairs = min((p for p in paired if len(p) == most), key=lambda p: mean([other for _, other in p], FD))
+        lines.append(
+            {
+                'ratio': f'{ratio:g}',
+                'trained on': trained_on,
+                'kimg': str(kimg),
+                'beside the best other (95 %)': f'{IN_WORDS[name]}, beside {IN_WORDS[pairs[0][1]["name"]]}',
+                'pairs': str(len(pairs)),
+                'Fréchet distance': difference(pairs, FD, relative=True),
+                'fd places': difference(pairs, 'fd places', relative=True),
+                'fd pixels': difference(pairs, 'fd pixels', relative=True),
+                'CAS, points': difference(pairs, 'CAS', relative=False),
+                'recognised, points': difference(pairs, 'recognised', relative=False),
+            }
+        )
     return render(lines, 'markdown') if lines else ''
 
 

@@ -1,4 +1,7 @@
-"""The standing benchmarks run: `gpu.py` and, as a part of it, `speed.py` (`quality.py` is in test_evaluation.py)."""
+"""The standing benchmarks run: `gpu.py` and, as a part of it, `speed.py` (`quality.py` is in test_evaluation.py).
+
+And what `quality.py` makes of its numbers is what it says.
+"""
 
 import json
 import os
@@ -44,3 +47,24 @@ def test_the_report_of_a_gpu_needs_one(tmp_path):
         'Error: there is no GPU here, or torch cannot use it; --device cpu --size smoke shows what would run.\n'
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_methods_are_compared_in_pairs_of_one_seed(monkeypatch):
+    """With the nearest of the others that have the most of its seeds: here not the one that is nearest on one seed."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import quality_report
+
+    def rows(name, *distances):
+        common = dict(name=name, ratio=0.9, trained_on='none', kimg=8, recognised=0.5)
+        return [dict(common, seed=seed, frechet_distance=d) for seed, d in enumerate(distances)]
+
+    ours = rows('images-moments', 1.0, 1.4, 1.2)
+    others = rows('images', 2.0, 2.0, 2.6) + rows('adversarial', 3.0, 3.0, 3.0) + rows('stylekd', 1.0)
+    shown = quality_report.grouped(ours + others, None)
+    (line,) = quality_report.comparison(shown).splitlines()[2:]
+    cells = [cell.strip() for cell in line.strip('|').split(' | ')]
+    assert cells[3] == 'image distillation, moments of the teacher, beside image distillation'
+    assert cells[4] == '3'
+    # Differences -1, -0.6 and -1.4: a mean of -1, a standard error of 0.4 / sqrt(3), and t is 4.3027; of 2.2.
+    assert cells[5] == '-45 % [-91, -0]'
+    assert cells[-1] == '+0.0 [+0.0, +0.0]'

@@ -17,7 +17,6 @@ SMALL = dict(
     RATIO=0.9,
     KIMG=1,
     BATCH=64,
-    LOSS='stylegan2_compress.DiMELoss',
     EMBEDDING='module:tiny_embeddings:tiny@size=16',
     SAMPLES=20,
 )
