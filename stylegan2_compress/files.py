@@ -22,6 +22,8 @@ try:
 except ImportError:  # Windows has none.
     fcntl = None
 
+_not_to_replace: set[str] = set()  # Files that were not there when a command was checked, which may last hours.
+
 
 def status(path: str | os.PathLike, purpose: str = 'read') -> os.stat_result | None:
     """What the system says of a path; None where nothing is. `Path.exists` and its like raise what no user understands.
@@ -145,6 +147,8 @@ def check_output(path: str, force: bool, endings: Sequence[str], inputs: Iterabl
         endings: that say the format which is written.
         inputs: what the command reads, which no file replaces.
 
+    A file that appears there later is not replaced either: `atomic_write` and `collected` then refuse.
+
     Raises:
         UserError: the file exists, is a directory or one of the inputs, is in a directory that cannot be written to,
             or has a name that says another format.
@@ -157,6 +161,11 @@ def check_output(path: str, force: bool, endings: Sequence[str], inputs: Iterabl
     if status(path, 'write') is not None and not force:
         raise UserError(f'{path} exists: name another file, or add --force to replace it.')
     _require_writable_parent(path)
+    (_not_to_replace.discard if force else _not_to_replace.add)(os.path.realpath(path))
+
+
+def _has_appeared(path: Path) -> bool:
+    return os.fspath(path) in _not_to_replace and os.path.lexists(path)
 
 
 def check_ending(path: str, endings: Sequence[str]) -> None:
@@ -230,7 +239,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     file keeps its permissions.
 
     Raises:
-        UserError: the file cannot be written (no such directory, no permission, disk full).
+        UserError: the file cannot be written (no such directory, no permission, disk full), or `check_output` saw none
+            of its name and now there is one; then what was to be written is beside it, under another name.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f'.{target.name[:200]}.{secrets.token_hex(8)}.tmp')
@@ -244,9 +254,14 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if _has_appeared(target):
+            other = target.with_name(f'{target.stem}-{secrets.token_hex(4)}{target.suffix}')
+            os.replace(temporary, other)
+            raise UserError(f'{path} has appeared while this was made, and was not replaced: see {other}.')
         if target.is_file():
             os.chmod(temporary, target.stat().st_mode & 0o7777)
         os.replace(temporary, target)
+        _not_to_replace.discard(os.fspath(target))
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -318,7 +333,8 @@ def collected(path: str | os.PathLike, earlier: Collection[str] | None = None) -
             None replaces those of the same names.
 
     Raises:
-        UserError: they cannot be written, or one would replace a file that is not one of the earlier ones.
+        UserError: they cannot be written, or one would replace a file that is not one of the earlier ones, or one that
+            `check_output` did not see.
     """
     target = Path(os.path.realpath(path))
     existing = next(each for each in [target, *target.parents] if os.path.exists(each))
@@ -329,9 +345,13 @@ def collected(path: str | os.PathLike, earlier: Collection[str] | None = None) -
             new = {file.relative_to(temporary).as_posix(): file for file in found}
             if earlier is not None:
                 _make_room(target, earlier, new)
+            for name in new:
+                if _has_appeared(target / name):
+                    raise UserError(f'{target / name} has appeared while this was made: name another directory.')
             for name, file in new.items():
                 make_directory((target / name).parent)
                 os.replace(file, target / name)
+                _not_to_replace.discard(os.fspath(target / name))
             make_directory(target)  # Of no files.
     except OSError as error:
         if error.errno is None:

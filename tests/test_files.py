@@ -67,6 +67,43 @@ def test_an_error_that_is_not_about_this_file_is_not_disguised(tmp_path):
     assert _names(tmp_path) == []
 
 
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
+    """Between the check of a command and what it writes, hours may pass."""
+    path = tmp_path / 'a.pkl'
+    files.check_output(str(path), force=False, endings=['.pkl'])
+
+    def write():
+        with files.atomic_write(path) as file:
+            file.write(b'hours of work')
+            path.write_bytes(b'mine')
+
+    with pytest.raises(UserError, match=r'has appeared .* was not replaced: see .*a-\w{8}\.pkl\.'):
+        write()
+    assert path.read_bytes() == b'mine'
+    (other,) = set(_names(tmp_path)) - {'a.pkl'}
+    assert (tmp_path / other).read_bytes() == b'hours of work'
+    files.check_output(str(path), force=True, endings=['.pkl'])
+    with files.atomic_write(path) as file:
+        file.write(b'new')
+    assert path.read_bytes() == b'new'
+
+
+def test_a_file_that_appears_meanwhile_stops_a_directory(tmp_path):
+    for name in 'ab':
+        files.check_output(str(tmp_path / f'{name}.png'), force=False, endings=['.png'])
+
+    def write():
+        with files.collected(tmp_path) as directory:
+            for name in 'ab':
+                (directory / f'{name}.png').write_bytes(b'new')
+            (tmp_path / 'b.png').write_bytes(b'mine')
+
+    with pytest.raises(UserError, match=r'b\.png has appeared while this was made: name another directory'):
+        write()
+    assert _names(tmp_path) == ['b.png']
+    assert (tmp_path / 'b.png').read_bytes() == b'mine'
+
+
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / 'a.pkl'
     path.write_bytes(b'old')

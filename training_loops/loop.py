@@ -1,5 +1,7 @@
 """Training: steps, and what happens once per tick. The loops of this package share it."""
 
+import os
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -145,7 +147,7 @@ def stop(run: Run) -> None:
     what = 'measures the last snapshot and continues' if run.progress.unmeasured else 'continues'
     raise Stopped(
         f'Stopped at {run.progress.cur_nimg / 1000:g} kimg, with everything saved; the same command with '
-        f'--resume={run.options.run_dir} {what} from there.'
+        f'--resume={shlex.quote(os.fspath(run.options.run_dir))} {what} from there.'
     )
 
 

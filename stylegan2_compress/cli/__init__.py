@@ -4,6 +4,11 @@ Nothing here imports torch, so that `--help`, and refusals of what needs no look
 """
 
 import importlib
+import os
+import signal
+import sys
+import threading
+from typing import Any, NoReturn
 
 import click
 
@@ -42,6 +47,37 @@ class Commands(click.Group):
             return None
         module, _colon, function = COMMANDS[cmd_name].partition(':')
         return getattr(importlib.import_module(f'{__name__}.{module}'), function)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        open_missing_streams()
+        if threading.current_thread() is threading.main_thread():
+            end_with_signals()
+        return super().main(*args, **kwargs)
+
+
+def open_missing_streams() -> None:
+    """Let what is printed go nowhere where standard streams are closed, and no file that is written be one of them."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number, which is this one.
+    for name in ('stdout', 'stderr'):
+        for each in (name, f'__{name}__'):
+            if getattr(sys, each) is None:
+                setattr(sys, each, open(os.devnull, 'w'))  # noqa: SIM115  (open as long as the process lives)
+
+
+def end_with_signals() -> None:
+    """Let signals that end a process do so as errors do: temporary files are deleted. (Runs save their state.)"""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    for name in ('SIGTERM', 'SIGHUP'):  # Windows has no SIGHUP.
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 @click.group(cls=Commands, context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 120})

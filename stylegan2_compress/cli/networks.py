@@ -124,9 +124,7 @@ def prune(force, trust, host_dir, **options):
 
 @click.command()
 @click.argument('files', nargs=-1, required=True, metavar='PKL|RUN_DIR|URL…')
-@click.option(
-    '--batch', type=click.IntRange(1, 10**6), default=16, show_default=True, help='Measure at 1 and this size.'
-)
+@click.option('--batch', type=click.IntRange(1, 10**6), metavar='N', help='Measure at 1 and this size.  [default: 16]')
 @click.option('--layers', is_flag=True, help='Show every layer.')
 @click.option(
     '--runtime',

@@ -81,6 +81,8 @@ def plan_distillation(options: DistillOptions) -> Plan:
         if 'loop' not in plan.args:
             option = name.replace('_', '-')
             raise UserError(f"--{option}={value} is for our loops, not for the host's: leave one out.")
+    if options.metric_samples is not None and not metrics:
+        raise UserError(f'--metric-samples={options.metric_samples} is about --metrics: name some, or leave it out.')
     plan.args.update(options.given('metric_samples', 'track'))
     if options.cuda_graphs:
         planning.record(plan)

@@ -12,7 +12,7 @@ from training.networks import Generator
 from stylegan2_compress import distributed, embeddings, pickles
 from stylegan2_compress.arguments import given_options, require_choice
 from stylegan2_compress.compression import plan as planning
-from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, LAYER_MOMENTS, PRESETS, TicketOptions
+from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, LAYER_MOMENTS, PRESETS, WEIGHT_INIT, TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
@@ -117,7 +117,8 @@ def check_names(options: TicketOptions) -> None:
             f'--density={options.density} is for rules that go layer by layer; {options.rule} compares all weights '
             'together.'
         )
-    require_choice('--weight-init', options.weight_init, masks.WEIGHT_INITS)
+    if options.weight_init is not None:
+        require_choice('--weight-init', options.weight_init, masks.WEIGHT_INITS)
     if options.score_init is not None:
         require_choice('--score-init', options.score_init, masks.SCORE_INITS)
 
@@ -138,7 +139,7 @@ def set_generator(plan: Plan, options: TicketOptions, G: Generator | None) -> No
     args = plan.args
     if options.teacher is None or G is None:
         use_shape(args, options.shape())
-        args.G_kwargs.weight_init = options.weight_init
+        args.G_kwargs.weight_init = options.weight_init or WEIGHT_INIT
     else:
         check_against_data('--teacher', options.teacher, G, args.training_set_kwargs)
         precision = Precision.of_generator(args.G_kwargs)

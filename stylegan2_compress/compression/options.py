@@ -15,6 +15,9 @@ from stylegan2_compress.runs.trackers import TRACKERS, require_tracker
 HOST_LOSS = 'training.loss.StyleGAN2Loss'
 DEFAULT_RATIO = 0.7
 ONLY = ('G_ema',)
+WEIGHT_INIT = 'signed-constant'
+# What the criteria look at, of the options of pruning that are for some; the others look at all of them.
+JUDGED_BY = {'l1': (), 'l1-styled': ('seed',), 'random': ('seed',)}
 ABOUT_THE_COMMAND = ('outdir', 'resume', 'dry_run')  # Options that do not change what a run is.
 
 
@@ -343,7 +346,9 @@ class TicketOptions(TrainingOptions):
         False,
         flag=True,
     )
-    weight_init: str = argument('signed-constant, kaiming-normal, gaussian.', 'signed-constant', metavar='NAME')
+    weight_init: str | None = argument(
+        'signed-constant, kaiming-normal, gaussian.', None, default_text=WEIGHT_INIT, metavar='NAME'
+    )
     score_init: str | None = argument(
         'kaiming-uniform, uniform, unit.', None, default_text='what the rule wants', metavar='NAME'
     )
@@ -387,6 +392,10 @@ class TicketOptions(TrainingOptions):
         name_network_files(self, 'teacher')
         if self.reference == 'teacher' and self.teacher is None:
             raise UserError('--reference=teacher needs --teacher=PKL.')
+        if self.weight_init is not None and self.teacher is not None:
+            raise UserError(
+                f"--weight-init={self.weight_init} and --teacher exclude each other: the weights are the teacher's."
+            )
         for name, value in self.shape().items():
             if self.teacher is not None:
                 raise UserError(
@@ -452,9 +461,9 @@ class PruneOptions:
         metavar='NAME',
     )
     init: str = argument('Then change the weights: none, svs, or an importable name.', 'none', metavar='NAME')
-    samples: int = argument('Images to judge by.', 400, least=1, most=10**7)
-    batch: int = argument('Images at a time.', 8, least=1)
-    seed: int = argument('Seed of the criterion.', 0, least=0, most=2**32 - 1)
+    samples: int | None = argument('Images to judge by.', None, least=1, most=10**7, default_text='400')
+    batch: int | None = argument('Images at a time.', None, least=1, default_text='8')
+    seed: int | None = argument('Seed of the criterion.', None, least=0, most=2**32 - 1, default_text='0')
     mask: str | None = argument(
         'TorchScript: images [N,C,H,W] in [-1,1] to content masks [N,1,H,W].', None, metavar='FILE.pt'
     )
@@ -473,6 +482,14 @@ class PruneOptions:
             raise UserError('Say either --ratio or --widths, one of the two.')
         if self.mask is not None and self.criterion != 'content-aware':
             raise UserError(f'--mask has no meaning for the criterion {self.criterion}, only for content-aware.')
+        for name in self.judging():
+            if name not in JUDGED_BY.get(self.criterion, ('samples', 'batch', 'seed')):
+                raise UserError(f'--{name} has no meaning for the criterion {self.criterion}: leave it out.')
+
+    def judging(self) -> dict[str, int]:
+        """The arguments of `pruning.CriterionOptions` that are given."""
+        given = dict(samples=self.samples, batch=self.batch, seed=self.seed)
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -507,5 +524,5 @@ class StatsOptions:
             raise UserError('Say whose images to look at: --teacher or --data.')
         if self.teacher is None and self.truncation != 1:
             raise UserError(f'--truncation={self.truncation:g} goes with --teacher, whose images it changes.')
-        if self.data is None and self.mirror:
-            raise UserError('--mirror=true goes with --data, whose images it doubles.')
+        if self.mirror and (self.data is None or self.teacher is not None):
+            raise UserError('--mirror=true goes with --data and without --teacher: it doubles the images of the data.')

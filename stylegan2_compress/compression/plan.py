@@ -257,11 +257,15 @@ def values_of(loss: str, loss_class: type, loss_args: tuple[str, ...] | Mapping[
     """Arguments of a loss class by name, from texts `KEY=VALUE` or from values.
 
     Raises:
-        UserError: the class takes no such argument.
+        UserError: the class takes no such argument, or one is given twice.
     """
     offered = method.offered(loss_class)
     is_parsed = isinstance(loss_args, Mapping)
-    given = dict(loss_args if is_parsed else [arguments.split_text('--loss-arg', text) for text in loss_args])
+    pairs = list(loss_args.items()) if is_parsed else [arguments.split_text('--loss-arg', text) for text in loss_args]
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
+        raise UserError(f'--loss-arg {twice}=… is given twice: leave one out.')
     for name in given:
         if name not in offered:
             raise UserError(f'--loss-arg {name}=… is not an argument of {loss}, which takes {", ".join(offered)}.')

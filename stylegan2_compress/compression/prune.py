@@ -26,7 +26,7 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     """
     device = devices.choose(options.device)
     content_mask = None if options.mask is None else pruning.load_content_mask(options.mask, device)
-    criterion_options = pruning.CriterionOptions(options.samples, options.batch, options.seed, content_mask)
+    criterion_options = pruning.CriterionOptions(**options.judging(), content_mask=content_mask)
     data = pickles.load(options.teacher, trust=trust)
     require_generator(options.teacher, data)
     G_ema = data['G_ema']

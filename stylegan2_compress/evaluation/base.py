@@ -30,6 +30,7 @@ class Metric(ABC):
         name: includes the number of images. It is part of a file name, and the names of results begin with it.
         of_teacher: whether the teacher itself is measured, too.
         random_noise: whether networks get random noise, as in the host's metrics; exports have theirs built in.
+        mirrors: whether the data's images count mirrored, too, where that is asked for.
         samples: number of images that the user asked for; None for the metric's own number.
         setting: of the evaluation; there after `prepare`.
     """
@@ -37,6 +38,7 @@ class Metric(ABC):
     name: str
     of_teacher = True
     random_noise = False
+    mirrors = False
 
     def __init__(self, samples: int | None = None):
         self.samples = samples

@@ -39,9 +39,11 @@ def compare(places: list[str], trust: bool = False) -> list[dict[str, object]]:
 def _row(place: str, trust: bool) -> dict[str, object]:
     path = Path(place)
     if files.status(place) is None:
-        raise UserError(f'{place} does not exist: name run directories or network files.')
+        raise UserError(f'{place or "The empty name"} does not exist: name run directories or network files.')
     if exported.is_export(place):
         return _row_of_export(place)
+    if not (path.is_dir() or path.is_file()):
+        raise UserError(f'{place} is a device: name run directories or network files.')
     run = RunDirectory(path if path.is_dir() else path.parent)
     measured = list(records.read(run.path))
     snapshot = _last_snapshot(run, measured) if path.is_dir() else path.name
@@ -79,7 +81,9 @@ def _options(run: RunDirectory, snapshot: str) -> dict[str, object]:
     args = run.read_options()
     if args is None:
         return {}
-    loss, recorded = args.get('loss_kwargs', {}), run.read_inputs()
+    loss, recorded = args.get('loss_kwargs'), run.read_inputs()
+    loss = loss if isinstance(loss, dict) else {}
+    teacher = loss.get('teacher')
     reached = run.kimg_on_record()
     if snapshot not in [path.name for path in run.snapshots()[-1:]] or not reached:
         reached = kimg_of(Path(snapshot))  # Of earlier snapshots, whole thousands are known.
@@ -87,7 +91,7 @@ def _options(run: RunDirectory, snapshot: str) -> dict[str, object]:
     embeddings = loss.get('embeddings') or loss.get('embedding')
     return {
         'loss': str(loss.get('class_name', '')).rpartition('.')[2] or None,
-        'teacher': loss.get('teacher') and re.split(r'[/\\]', loss['teacher'])[-1],
+        'teacher': re.split(r'[/\\]', teacher)[-1] if isinstance(teacher, str) else None,
         'ratio': None if ratio is None else float(ratio),
         'criterion': recorded.get(inputs.CRITERION),
         'embeddings': ', '.join(embeddings) if isinstance(embeddings, list) else embeddings,

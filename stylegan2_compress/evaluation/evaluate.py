@@ -65,6 +65,8 @@ def evaluate(
         UserError: something cannot be measured or written; before anything is.
     """
     chosen = metrics.parse(metric_names, samples)
+    if mirror and not any(metric.mirrors for metric in chosen):
+        raise UserError(f'--mirror changes none of --metrics={metric_names}: leave it out.')
     if seed + repeats > 2**32:
         raise UserError(f'--repeats={repeats} from --seed={seed} on leads beyond 4294967295, the last seed there is.')
     torch_device = devices.choose(device)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def _read(path: Path, key: str) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return file['features'] if str(file['key']) == key else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
         return None
 
 

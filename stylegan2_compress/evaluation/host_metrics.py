@@ -57,6 +57,7 @@ class HostMetric(Metric):
         super().__init__(samples or HOST_SAMPLES)
         self.metric = metric
         self.name = host_name(metric, self.samples)
+        self.mirrors = metric.startswith(MIRRORING) and not metric.endswith('_full')
         self.random_noise = not metric.startswith('ppl')  # Path lengths are of images with constant noise.
 
     def prepare(self, setting: Setting) -> None:
@@ -65,9 +66,7 @@ class HostMetric(Metric):
         downloads.writable_cache(downloads.STATISTICS)
 
     def facts(self) -> dict[str, object]:
-        if not self.metric.startswith(MIRRORING) or self.metric.endswith('_full'):
-            return {}
-        return {MIRROR: bool(self.setting.training_set_kwargs.get('xflip'))}
+        return {MIRROR: bool(self.setting.training_set_kwargs.get('xflip'))} if self.mirrors else {}
 
     def measure(self, G: Generator, seed: int) -> dict[str, float]:
         with tqdm(total=1000, desc=self.name, leave=False, disable=None, bar_format='{l_bar}{bar}| {elapsed}') as bar:

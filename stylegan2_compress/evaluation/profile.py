@@ -17,10 +17,12 @@ from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.runs.directory import network_file
 from stylegan2_compress.tickets import baking
 
+BATCH = 16
+
 
 def profile(
     files: Sequence[str],
-    batch: int = 16,
+    batch: int | None = None,
     layers: bool = False,
     runtimes: Sequence[str] = (),
     no_measure: bool = False,
@@ -32,7 +34,7 @@ def profile(
 
     Args:
         files: network files, URLs, or run directories, whose last snapshots count; the first is compared with.
-        batch: images at a time.
+        batch: images at a time; 16 by default.
         layers: show every layer.
         runtimes: formats of exports to time as well, on the CPU; compared with the first network in the host's code.
         no_measure: only count.
@@ -45,6 +47,9 @@ def profile(
     """
     if no_measure and runtimes:
         raise UserError(f'--runtime={runtimes[0]} and --no-measure exclude each other: leave one out.')
+    if no_measure and batch is not None:
+        raise UserError(f'--batch={batch} and --no-measure exclude each other: leave one out.')
+    batch = BATCH if batch is None else batch
     exporters = {name: exporter(name, f'--runtime={name}') for name in runtimes}
     torch_device = devices.choose(device)
     files = [network_file(file) for file in files]

@@ -1,5 +1,6 @@
 """Records of metrics in the host's format: one file per metric, with a line of JSON per result."""
 
+import errno
 import json
 import os
 import sys
@@ -62,15 +63,29 @@ def append(pkl: str, record: dict, out: str | None = None) -> None:
         out: file for records of several networks, each with its path.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written; it is as it was.
     """
     path = out or _beside(pkl, record['metric'])
     name = pkl if out else os.path.basename(pkl)
+    line = json.dumps(dict(record, snapshot_pkl=name, timestamp=time.time()))
     try:
-        with open(path, 'a') as file:
-            file.write(json.dumps(dict(record, snapshot_pkl=name, timestamp=time.time())) + '\n')
+        _append_line(path, line.encode())
     except OSError as error:
-        raise UserError(f'Cannot write {path}: {error.strerror}.') from error
+        result = json.dumps(record['results'])
+        raise UserError(f'Cannot write {path}: {error.strerror}. The result is {result}.') from error
+
+
+def _append_line(path: str | os.PathLike, line: bytes) -> None:
+    """Append a line, or nothing if there is no room for it; what was cut off before it stays a line of its own."""
+    with open(path, 'a+b', buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b'\n' else b'\n' + line
+        line += b'\n'
+        if file.write(line) != len(line):
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def require_appendable(pkl: str, metric: str) -> None:
@@ -90,10 +105,16 @@ def _beside(pkl: str, metric: str) -> Path:
 
 
 def read(directory: Path) -> Iterator[dict]:
-    """All records in a directory; of lines that are none, cut off or damaged, it is said that they are left out."""
+    """All records in a directory; of lines that are none, cut off or damaged, it is said that they are left out.
+
+    Raises:
+        UserError: a file of records cannot be read.
+    """
     for path in RunDirectory(directory).metrics():
         damaged = 0
-        for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
+        with files.opened(path) as (file, _size):
+            text = file.read().decode('utf-8', errors='replace')
+        for line in text.splitlines():
             record = _parse(line)
             damaged += record is None
             if record is not None:

@@ -1,5 +1,6 @@
 """The options of `generate`. Nothing here imports torch."""
 
+import collections
 import importlib.util
 import os
 import re
@@ -95,7 +96,7 @@ class GenerateOptions:
             raise UserError('--out= is empty: name a file or a directory.')
         if self.destination.lower().endswith(FILE_ENDINGS):
             raise UserError(f'--out={self.out} is no name of a directory: for a grid, end it in {IMAGE}.')
-        twice = next((seed for seed in self.seed_list if self.seed_list.count(seed) > 1), None)
+        twice = next((seed for seed, times in collections.Counter(self.seed_list).items() if times > 1), None)
         if twice is not None:
             raise UserError(f'--seeds={self.seeds} has {twice} twice, and {self.out} would have one image of it.')
 

@@ -143,7 +143,7 @@ def activate(host: str | Path | None = None) -> Host:
             sys.path.insert(0, str(host_to_use.path))
         patches.apply_needed()
         _active = host_to_use
-    if host is not None and Path(host).resolve() != _active.path:
+    if host and Path(host).resolve() != _active.path:
         raise UserError(
             f'--host={host} comes too late: this process already uses {_active.path} ({_active.source}); '
             f'leave --host out or start a new process.'

@@ -60,7 +60,7 @@ TEACHERS = {
 
 def find(name: str) -> Teacher | None:
     """The published network of that name, unless there is a file of that name here."""
-    return None if os.path.exists(name) else TEACHERS.get(name)
+    return None if os.path.isfile(name) else TEACHERS.get(name)
 
 
 def table() -> str:

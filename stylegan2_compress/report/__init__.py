@@ -25,8 +25,10 @@ def write(
         latency: whether to measure how long the networks take for an image.
 
     Raises:
-        UserError: a path is not a run directory, or the report cannot be written.
+        UserError: a path is not a run directory, options contradict each other, or the report cannot be written.
     """
+    if latency and not snapshots:
+        raise UserError('--latency opens networks, and --snapshots=0 opens none: leave one of them out.')
     run_dirs = list({os.path.realpath(run_dir): run_dir for run_dir in run_dirs}.values())
     runs = [reading.read(run_dir) for run_dir in run_dirs]
     path = _destination(run_dirs, out)
@@ -46,6 +48,8 @@ def write(
 def _destination(run_dirs: Sequence[str | os.PathLike], out: str | None) -> Path:
     if out is None:
         path = Path(run_dirs[0] if len(run_dirs) == 1 else '.', FILE_NAME)
+    elif not out:
+        raise UserError('--out= is empty: name a file or a directory.')
     else:
         path = Path(out) if out.endswith('.html') else Path(out, FILE_NAME)
     files.require_writable_directory('--out', os.fspath(path.parent))

@@ -19,7 +19,7 @@ from stylegan2_compress.evaluation import settings
 from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.runs.directory import ERROR, LOST, STUDENT, RunDirectory, kimg_of
 
-GENERATOR = 'stylegan2-compress report'  # What every report says near its beginning.
+GENERATOR = 'stylegan2-compress report'  # What every report is made by, and says near its beginning.
 CHOSEN = 'option.'  # As `runs.inputs` has it, which needs torch.
 
 LOG_TAIL = 1 << 18  # Bytes at the end of log.txt that are looked at.
@@ -140,7 +140,7 @@ def _exports(path: Path) -> list[Path]:
 def is_report(path: Path) -> bool:
     """Whether a file is a report."""
     with files.opened(path) as (file, _size):
-        return GENERATOR.encode() in file.read(2000)
+        return f'<meta name="generator" content="{GENERATOR}"'.encode() in file.read(2000)
 
 
 def _chosen(directory: RunDirectory) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing.connection
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -76,7 +77,8 @@ def full_disk_explained(run_dir: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise errors.UserError(
-            f'Cannot write to {run_dir}: {error.strerror}; make room, and continue with --resume={run_dir}.'
+            f'Cannot write to {run_dir}: {error.strerror}; make room, and continue with '
+            f'--resume={shlex.quote(os.fspath(run_dir))}.'
         ) from error
 
 

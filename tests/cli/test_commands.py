@@ -1,5 +1,7 @@
 """The table of commands: help and early refusals come without torch."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -66,3 +68,47 @@ def test_every_entry_of_the_table_is_a_command_of_that_name(name):
 
 def test_a_command_that_does_not_exist():
     assert main.get_command(click.Context(main), 'compress') is None
+
+
+SAVE_AND_WAIT = """
+import sys, time
+import click
+from stylegan2_compress import cli, files
+
+@click.command()
+def wait():
+    with files.collected(sys.argv[2]) as directory, files.atomic_write(sys.argv[3]):
+        (directory / 'a').write_bytes(b'')
+        click.echo('ready')
+        time.sleep(60)
+
+cli.main.add_command(wait)
+cli.Commands.get_command = lambda self, ctx, name: self.commands[name]
+cli.main(['wait'])
+"""
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no signals')
+@pytest.mark.parametrize('number', [signal.SIGTERM, getattr(signal, 'SIGHUP', None)])
+def test_a_signal_that_ends_a_command_leaves_no_temporary_files(tmp_path, number):
+    command = [sys.executable, '-c', SAVE_AND_WAIT, 'wait', str(tmp_path / 'images'), str(tmp_path / 'a.png')]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == 'ready\n'
+        assert len(list(tmp_path.iterdir())) == 2
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 128 + number
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='closes descriptors in a shell')
+def test_streams_may_be_closed(tmp_path):
+    """As in `nohup … >&- 2>&- &`; and what is written next is not taken for standard output."""
+    script = (
+        'import os, sys; from stylegan2_compress.cli import main\n'
+        'main(["teachers"], standalone_mode=False)\n'
+        'print("out"); print("err", file=sys.stderr)\n'
+        f'assert open({str(tmp_path / "file")!r}, "w").fileno() > 2'
+    )
+    done = subprocess.run(['sh', '-c', '"$0" -c "$1" <&- >&- 2>&-', sys.executable, script], check=False)
+    assert done.returncode == 0
+    assert (tmp_path / 'file').read_bytes() == b''

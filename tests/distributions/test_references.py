@@ -291,7 +291,10 @@ def test_a_foreign_file_is_refused_by_what_differs(make_teacher, make_data, embe
     for wrong_source, wrong_embedding, kwargs, sentence in cases:
         with pytest.raises(UserError, match=sentence):
             statistics.read_statistics(file, wrong_source, wrong_embedding, **kwargs)
-    for content in (b'', b'no such thing', (tmp_path / 'teacher.pkl').read_bytes()):
+    written = file.read_bytes()
+    begin = len(written) // 2
+    damaged = [written[: begin - gap] + written[begin:] for gap in (1, 26, 200)]
+    for content in (b'', b'no such thing', (tmp_path / 'teacher.pkl').read_bytes(), *damaged):
         file.write_bytes(content)
         with pytest.raises(UserError, match='holds no statistics'):
             statistics.read_statistics(file, source, embedding)

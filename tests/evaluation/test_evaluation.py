@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import zipfile
 from pathlib import Path
@@ -124,8 +125,10 @@ def test_without_samples_the_host_is_asked_for_what_it_does_itself(metric, place
             return result
 
         monkeypatch.setattr(module, name, compute)
-    ours = evaluate([copies[0]], str(place / 'data.zip'), metric, device='cpu', mirror=True)[0].values
-    theirs = metric_main.calc_metric(metric, **vars(host_options(place, None, xflip=True)) | {'progress': None})
+    mirror = metric in ('fid50k', 'kid50k', 'pr50k3')
+    xflip = {'xflip': True} if mirror else {}
+    ours = evaluate([copies[0]], str(place / 'data.zip'), metric, device='cpu', mirror=mirror)[0].values
+    theirs = metric_main.calc_metric(metric, **vars(host_options(place, None, **xflip)) | {'progress': None})
     assert calls[0] == calls[1]
     assert {name: value for name, (value,) in ours.items()} == theirs.results
 
@@ -349,6 +352,38 @@ def test_lines_that_are_no_results_are_left_out_and_counted(tmp_path, capsys, li
     (tmp_path / 'metric-fid.jsonl').write_text(f'{line}\n{json.dumps(good)}\n')
     assert list(records.read(tmp_path)) == [good]
     assert capsys.readouterr().err == f'{tmp_path}/metric-fid.jsonl: 1 line left out, which is no result of a metric.\n'
+
+
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path):
+    record = dict(results=dict(fid=1.5), metric='fid', seed=0)
+    stump = '{"results": {"fid": 1'
+    (tmp_path / 'metric-fid.jsonl').write_text(stump)
+    for _ in range(2):
+        records.append(str(tmp_path / 'a.pkl'), record)
+    assert [each['results'] for each in records.read(tmp_path)] == [dict(fid=1.5)] * 2
+    assert (tmp_path / 'metric-fid.jsonl').read_text().startswith(f'{stump}\n{{')
+
+
+def test_a_result_that_cannot_be_written_is_in_the_error_and_leaves_the_file(tmp_path):
+    """A limit on the size of files is as a full disk: the first bytes fit."""
+    resource = pytest.importorskip('resource')
+    (tmp_path / 'metric-fid.jsonl').write_text('{}\n')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r'Cannot write .*metric-fid.jsonl: .*\. The result is \{"fid": 1.5\}\.'):
+            records.append(str(tmp_path / 'a.pkl'), dict(results=dict(fid=1.5), metric='fid', seed=0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert (tmp_path / 'metric-fid.jsonl').read_text() == '{}\n'
+
+
+def test_records_that_cannot_be_read_are_a_sentence(tmp_path):
+    (tmp_path / 'metric-fid.jsonl').mkdir()
+    with pytest.raises(UserError, match=r'metric-fid\.jsonl is a directory, not a file\.'):
+        list(records.read(tmp_path))
 
 
 def test_results_go_where_they_can_be_written(place, copies, tmp_path, monkeypatch):
@@ -632,6 +667,13 @@ def test_compare_reads_runs_of_the_hosts(run_dir):
     assert row['parameters'] == sum(parameter.numel() for parameter in G.parameters())
     (first,) = compare([str(run_dir / 'network-snapshot-000000.pkl')])
     assert first['fid50k_full'] == 100
+
+
+@pytest.mark.parametrize('loss', [None, 'StyleGAN2Loss', dict(teacher=3)])
+def test_compare_leaves_out_options_that_are_none(run_dir, loss):
+    (run_dir / 'training_options.json').write_text(json.dumps(dict(loss_kwargs=loss, batch_size=8)))
+    (row,) = compare([str(run_dir)])
+    assert (row['loss'], row['teacher'], row['gamma'], row['batch']) == (None, None, None, 8)
 
 
 def test_compare_takes_the_last_snapshot_whatever_else_was_measured(run_dir, place):

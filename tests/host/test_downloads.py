@@ -249,6 +249,14 @@ def test_names_that_the_host_has_for_a_network_mean_the_same_here():
     assert {name: teachers.TEACHERS[name].url for name in named} == named
 
 
+def test_a_file_hides_a_network_of_its_name_and_a_directory_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'cifar10').mkdir()
+    (tmp_path / 'ffhq256').write_bytes(b'')
+    assert teachers.find('cifar10') is teachers.TEACHERS['cifar10']
+    assert teachers.find('ffhq256') is None
+
+
 def test_every_network_stands_in_the_table_once():
     urls = [teacher.url for teacher in teachers.TEACHERS.values()]
     assert len(set(urls)) == len(urls)

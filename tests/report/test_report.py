@@ -440,10 +440,11 @@ def test_where_it_is_written(make_run, tmp_path, monkeypatch):
     assert report.write([run_dir, other], snapshots=0).resolve() == tmp_path / 'report.html'
     assert report.write([run_dir], out='new/place', snapshots=0).resolve() == tmp_path / 'new/place/report.html'
     assert report.write([run_dir], out='new/name.html', snapshots=0).resolve() == tmp_path / 'new/name.html'
-    (tmp_path / 'mine.html').write_text('<p>My page.</p>')
-    with pytest.raises(UserError, match='is not a report'):
-        report.write([run_dir], out=str(tmp_path / 'mine.html'), snapshots=0)
-    assert (tmp_path / 'mine.html').read_text() == '<p>My page.</p>'
+    for mine in ('<p>My page.</p>', '<!doctype html><p>To see a run: stylegan2-compress report runs/00000-a'):
+        (tmp_path / 'mine.html').write_text(mine)
+        with pytest.raises(UserError, match='is not a report'):
+            report.write([run_dir], out=str(tmp_path / 'mine.html'), snapshots=0)
+        assert (tmp_path / 'mine.html').read_text() == mine
     with pytest.raises(UserError, match=r'cannot be written to, because of .*mine\.html'):
         report.write([run_dir], out=str(tmp_path / 'mine.html' / 'x'), snapshots=0)
 
