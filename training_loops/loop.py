@@ -222,6 +222,8 @@ def adapt_augmentation(p: torch.Tensor, ada_stats: Collector, options: SimpleNam
     """Move the strength p of the augmentation towards the target of ADA (StyleGAN2-ADA, section 3)."""
     ada_stats.update()
     direction = np.sign(ada_stats['Loss/signs/real'] - options.ada_target)
+    if np.isnan(direction):  # All steps since then were left out.
+        return
     change = direction * (options.batch_size * options.ada_interval) / (options.ada_kimg * 1000)
     p.copy_((p + change).clamp(min=0))
 

@@ -59,7 +59,8 @@ def find_ticket(data: str, outdir: str, **options) -> str:
     plan = plan_search(chosen)
     run_dir = planning.run(plan, chosen.outdir, chosen.resume, chosen.dry_run)
     if not chosen.dry_run:  # Under torchrun, only rank 0 is left.
-        keep_tickets(run_dir, chosen.compared_in, chosen.eval_samples, plan.device)
+        # The processes that trained have ended, so that a GPU is free, however many there were.
+        keep_tickets(run_dir, chosen.compared_in, chosen.eval_samples, devices.choose(chosen.device))
     return run_dir
 
 

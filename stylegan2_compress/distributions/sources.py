@@ -164,7 +164,7 @@ class DatasetImages(Source):
     @functools.cached_property
     def _classes(self) -> np.ndarray:
         """The class of every image of the data set: each label's images are asked for by themselves."""
-        return datasets.labels(self.training_set).argmax(1)
+        return datasets.labels(self.training_set).classes()
 
 
 def _orders(members: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
@@ -178,25 +178,27 @@ class LabelSource:
     Without a training set, classes are equally likely. For a generator without labels, they are empty.
 
     Attributes:
+        labels: of which it draws.
         fingerprint: SHA-256 of all labels in hexadecimal; empty for a generator without labels.
     """
 
     def __init__(self, c_dim: int, training_set_kwargs: Mapping | None):
-        self.table = np.eye(c_dim, dtype=np.float32) if c_dim else np.zeros([1, 0], np.float32)
         if c_dim and training_set_kwargs:
             # Mirrored images repeat the labels, which does not change their distribution.
             training_set = dnnlib.util.construct_class_by_name(**{**training_set_kwargs, 'xflip': False})
-            self.table = datasets.labels(training_set)
-        self.fingerprint = hashlib.sha256(self.table.tobytes()).hexdigest() if c_dim else ''
+            self.labels = datasets.labels(training_set)
+        else:
+            self.labels = datasets.Labels(np.eye(c_dim, dtype=np.float32) if c_dim else np.zeros([1, 0], np.float32))
+        self.fingerprint = self.labels.sha256 if c_dim else ''
 
     def draw(self, count: int, rnd: np.random.Generator, device: torch.device) -> torch.Tensor:
         """[count, c_dim] float32."""
-        return torch.from_numpy(self.table[rnd.integers(len(self.table), size=count)]).to(device)
+        return torch.from_numpy(self.labels[rnd.integers(len(self.labels), size=count)]).to(device)
 
     def of_class(self, label: int, classes: int) -> 'LabelSource':
         """A source of one label of `classes`. Keeps the fingerprint, which is that of the whole distribution."""
         one = copy.copy(self)
-        one.table = np.eye(classes, dtype=np.float32)[label : label + 1]
+        one.labels = datasets.Labels(np.eye(classes, dtype=np.float32)[label : label + 1])
         return one
 
 

@@ -92,5 +92,5 @@ def draw_labels(training_set_kwargs: dict, c_dim: int, count: int, seed: int) ->
     """Labels [count, c_dim], drawn at random from those of the data, as in the host's metrics."""
     if not c_dim:
         return torch.zeros([count, 0])
-    table = datasets.labels(dnnlib.util.construct_class_by_name(**training_set_kwargs))
-    return torch.from_numpy(table[np.random.default_rng([seed, 1]).integers(len(table), size=count)])
+    labels = datasets.labels(dnnlib.util.construct_class_by_name(**training_set_kwargs))
+    return torch.from_numpy(labels[np.random.default_rng([seed, 1]).integers(len(labels), size=count)])

@@ -7,7 +7,7 @@ import os
 import traceback
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import dnnlib
@@ -98,14 +98,56 @@ def _unreadable(training_set: Dataset, index: int) -> str | None:
     return None
 
 
-def labels(training_set: Dataset) -> np.ndarray:
-    """[N, label_dim]: the label of every image of a dataset in its order, mirrored images included.
+class Labels:
+    """Labels of images, each different one once: a million of a thousand classes would take gigabytes.
+
+    `labels[indices]` are those of images [len(indices), label_dim].
+
+    Args:
+        each: label [label_dim] of every image, in order.
+
+    Attributes:
+        rows: [K, label_dim], the different ones.
+        index: [N], which of them each image has.
+        sha256: of all labels as one array, in hexadecimal.
+    """
+
+    def __init__(self, each: Iterable[np.ndarray]):
+        hashed, places, rows, index = hashlib.sha256(), {}, [], []
+        for label in each:
+            content = label.tobytes()
+            hashed.update(content)
+            index.append(places.setdefault(content, len(rows)))
+            if index[-1] == len(rows):
+                rows.append(label)
+        self.rows = np.stack(rows)
+        self.index = np.array(index)
+        self.sha256 = hashed.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, indices: np.ndarray | slice) -> np.ndarray:
+        return self.rows[self.index[indices]]
+
+    def classes(self) -> np.ndarray:
+        """[N]: the class of every image, of one-hot labels."""
+        return self.rows.argmax(1)[self.index]
+
+    def shares(self) -> list[float]:
+        """The mean of all labels: of classes, which share of the images has each."""
+        counts = np.bincount(self.index, minlength=len(self.rows))
+        return (counts @ self.rows.astype(np.float64) / len(self)).tolist()
+
+
+def labels(training_set: Dataset) -> Labels:
+    """The label of every image of a dataset in its order, mirrored images included.
 
     Of a dataset that says so itself, all that can be drawn (`label_table`).
     """
     if hasattr(training_set, 'label_table'):
-        return training_set.label_table
-    return np.stack([training_set.get_label(index) for index in range(len(training_set))])
+        return Labels(training_set.label_table)
+    return Labels(training_set.get_label(index) for index in range(len(training_set)))
 
 
 def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:

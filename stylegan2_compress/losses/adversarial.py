@@ -82,9 +82,9 @@ class AdversarialLoss(MethodLoss):
             return 'the augmentation pads images by as much as it moves them'
         return super().obstacle(phase)
 
-    def _averages(self) -> Iterable[torch.Tensor]:
+    def _averages(self, phase: str) -> Iterable[torch.Tensor]:
         yield self.pl_mean
-        yield from super()._averages()
+        yield from super()._averages(phase)
 
     # --- One method per backward pass ---------------------------------------------------------------------------
 

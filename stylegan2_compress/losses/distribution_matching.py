@@ -55,6 +55,7 @@ class DistributionMatching(Term):
         self.balance = balance
         self.floors = floors
         self.large_batch = large_batch
+        self.makes_its_own = large_batch is not None
         self.join = join
         self.weights: Sequence = [weight for _network, _distance, weight in self.parts]
         self.taken = 0  # Steps of the generator.
@@ -76,8 +77,8 @@ class DistributionMatching(Term):
             values = self._distances(features)
         elif is_first_round and self.large_batch.is_due(self.nimg):
             networks, distances, weights = zip(*self.parts, strict=True)
-            where = self.nimg, len(batch.images)
-            values, features = self.large_batch.backward(*where, networks, distances, weights, batch.images.device)
+            where = self.nimg, len(batch.z)
+            values, features = self.large_batch.backward(*where, networks, distances, weights, batch.z.device)
         else:
             return []
         if self.balance is not None and self.floors is not None and is_first_round:

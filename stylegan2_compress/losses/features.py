@@ -40,6 +40,37 @@ def block_outputs(network: torch.nn.Module, names: Iterable[str]) -> Iterator[di
             hook.remove()
 
 
+class _Enough(Exception):
+    """Ends a forward pass."""
+
+
+def maps_alone(
+    synthesis: torch.nn.Module, ws: torch.Tensor, names: Collection[str], precision: Mapping[str, bool]
+) -> dict[str, torch.Tensor]:
+    """Feature maps of synthesis blocks, as `block_outputs` has them, without the blocks after the last of these.
+
+    Args:
+        synthesis: not wrapped in DistributedDataParallel.
+        ws: styles [N, num_ws, w_dim].
+        names: of blocks.
+        precision: arguments of the forward pass.
+    """
+
+    def stop(_block, _inputs, _outputs):
+        raise _Enough
+
+    last = max(names, key=lambda name: int(name[1:]))
+    with block_outputs(synthesis, names) as maps:
+        hook = getattr(synthesis, last).register_forward_hook(stop)  # After the one that records.
+        try:
+            synthesis(ws, **precision)
+        except _Enough:
+            return maps
+        finally:
+            hook.remove()
+    raise AssertionError('the last block was not reached')
+
+
 def teacher_ws(G: Generator, batch: Batch) -> torch.Tensor:
     """Styles [N, num_ws, w_dim] of a teacher for the student's latents, mixed in the same way."""
     ws = G.mapping(batch.z, batch.c)

@@ -15,6 +15,7 @@ from stylegan2_compress.losses.terms import Batch, Summand, Term, total
 from stylegan2_compress.losses.trained_beside import TermWithNetwork, TrainedBeside
 from stylegan2_compress.runs.plan import Plan
 
+LARGE = 256  # Side of images of which half and more of the gradient was seen to be lost in FP16 (128 pixels: not seen).
 SMALLEST = 8  # Side of the smaller ones of the feature maps that are compared.
 
 
@@ -105,6 +106,12 @@ class GCC(Method):
             raise UserError(
                 f'--teacher={self.teacher} holds no discriminator, whose feature maps GCC compares; give one that does.'
             )
+        is_mixed = plan.args['G_kwargs'].get('synthesis_kwargs', {}).get('num_fp16_res')
+        if is_mixed and plan.args['training_set_kwargs'].get('resolution', 0) >= LARGE:
+            return [
+                f'From {LARGE} pixels on, GCC takes means over so many entries that FP16 rounds most of its gradient '
+                'away: --fp32=1 keeps them.'
+            ]
         return ()
 
     def adapt(self, plan: Plan) -> None:

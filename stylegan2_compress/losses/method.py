@@ -199,7 +199,7 @@ class MethodLoss(Loss):
 
     def begin_round(self, phase: str, images: int) -> None:
         """Take note of what the round may change, count images, and tell the terms at the first round of a step."""
-        self.steps.begin(self._averages())
+        self.steps.begin(self._averages(phase))
         if phase in MAIN_G:
             if self.is_first_round:
                 for term in self.terms:
@@ -221,11 +221,12 @@ class MethodLoss(Loss):
         obstacles = (term.obstacle() for term in self.terms if term.takes_part_in(phase))
         return next(filter(None, obstacles), '')
 
-    def _averages(self) -> Iterable[torch.Tensor]:
-        """What forward passes change beside gradients: the average of W, and what terms keep."""
+    def _averages(self, phase: str) -> Iterable[torch.Tensor]:
+        """What a phase's forward passes change beside gradients: the average of W, and what its terms keep."""
         yield from (buffer for name, buffer in self.G_mapping.named_buffers() if name.endswith('w_avg'))
         for term in self.terms:
-            yield from term.averages()
+            if term.takes_part_in(phase):
+                yield from term.averages()
 
     def end_round(self, phase: str, sync: bool) -> None:
         """End a round; after the last one of a phase decide whether its step is used.

@@ -297,7 +297,7 @@ def require_images_of_each_label(training_set) -> None:
     Raises:
         UserError: there are fewer than two.
     """
-    counts = np.bincount(labels(training_set).argmax(1), minlength=training_set.label_dim)
+    counts = np.bincount(labels(training_set).classes(), minlength=training_set.label_dim)
     if counts.min() < 2:
         label = int(counts.argmin())
         raise UserError(

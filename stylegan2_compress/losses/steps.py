@@ -16,8 +16,8 @@ class Steps:
     """Decides phase by phase whether the gradients may be used.
 
     While gradients accumulate, nothing waits for the device: `check` takes note of scalars, `report` keeps back what
-    `training_stats` is to get. `end` then looks at all of it at once, in agreement with the other processes, which is
-    the one time per phase that Python waits. If a scalar is not finite, the gradients are dropped, so that neither the
+    `training_stats` is to get. `end` then looks at all of it at once, in agreement with the other processes, for which
+    Python waits once per phase. If a scalar is not finite, the gradients are dropped, so that neither the
     host's loop nor ours moves a weight; running averages are what they were before the phase; and nothing is reported,
     because the totals of the host's statistics would never be finite again, and ADA would follow them.
 

@@ -12,7 +12,7 @@ from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
-from stylegan2_compress.losses.features import TeacherPass, block_outputs, require_same_latents
+from stylegan2_compress.losses.features import TeacherPass, maps_alone, require_same_latents
 from stylegan2_compress.losses.images import ImageDistillation
 from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.terms import Batch, Summand, Term, total
@@ -37,14 +37,15 @@ def principal_directions(G: Generator, sides: Collection[int], count: int) -> to
     Returns:
         [directions, w_dim], of unit length.
     """
-    directions = []
+    directions, device = [], next(G.parameters()).device
     for side in sides:
         block = getattr(G.synthesis, f'b{side}')
-        rows = torch.cat([layer.affine.weight.double() for layer in (block.conv0, block.conv1)])
+        # On the CPU: not every device has double precision, or eigenvectors.
+        rows = torch.cat([layer.affine.weight.cpu().double() for layer in (block.conv0, block.conv1)])
         rows = normalize(rows, dim=1)
         _values, vectors = torch.linalg.eigh(rows.T @ rows)  # In rising order of eigenvalues.
         directions.append(vectors.T.flip(0)[:count])
-    return torch.cat(directions).float()
+    return torch.cat(directions).float().to(device)
 
 
 def divergence(student: tuple[torch.Tensor, torch.Tensor], teacher: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -106,9 +107,10 @@ class LatentRelations(Term):
     def generator(self, batch: Batch) -> list[Summand]:
         taught = self.teacher(batch)
         offsets = self.offsets(batch.images)
-        wanted = self.teacher.at(taught.ws + offsets).maps
-        with block_outputs(self.synthesis, self.watched) as moved:
-            self.synthesis(batch.ws + offsets, **self.precision)  # pyright: ignore[reportOptionalOperand]  # G phases have them.
+        with torch.no_grad():
+            wanted = maps_alone(self.teacher.G.synthesis, taught.ws + offsets, self.watched, self.teacher.precision)
+        ws = batch.ws + offsets  # pyright: ignore[reportOptionalOperand]  # G phases have them.
+        moved = maps_alone(self.synthesis, ws, self.watched, self.precision)
         loss = total(
             divergence((batch.maps[name], moved[name]), (taught.maps[name], wanted[name])) for name in self.watched
         )

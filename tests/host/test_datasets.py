@@ -1,5 +1,6 @@
 """What we ask of the host's data sets: which they are, and what their images are called."""
 
+import hashlib
 import multiprocessing
 import shutil
 import zipfile
@@ -37,9 +38,12 @@ def test_data_are_known_by_their_contents(make_dataset_zip, tmp_path):
 def test_labels_are_those_of_the_images(make_dataset_zip, tmp_path, xflip):
     data = make_dataset_zip(tmp_path, n=4, labels=3)  # Classes 0, 1, 2, 0.
     found = datasets.labels(ImageFolderDataset(str(data), use_labels=True, xflip=xflip))
-    assert found.dtype == np.float32
-    assert found.argmax(1).tolist() == [0, 1, 2, 0] * (2 if xflip else 1)
-    assert datasets.labels(ImageFolderDataset(str(data), xflip=xflip)).shape == (8 if xflip else 4, 0)
+    assert found[:].dtype == np.float32
+    assert found[:].argmax(1).tolist() == found.classes().tolist() == [0, 1, 2, 0] * (2 if xflip else 1)
+    assert found.rows.tolist() == np.eye(3).tolist()
+    assert found.shares() == [0.5, 0.25, 0.25]
+    assert found.sha256 == hashlib.sha256(found[:].tobytes()).hexdigest()
+    assert datasets.labels(ImageFolderDataset(str(data), xflip=xflip))[:].shape == (8 if xflip else 4, 0)
 
 
 def test_the_death_of_a_worker_has_nothing_to_do_with_images(make_dataset_zip, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from stylegan2_compress import pickles
 from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
-from stylegan2_compress.losses import energy, gcc, itgc, stylekd
+from stylegan2_compress.losses import energy, features, gcc, itgc, stylekd
 from stylegan2_compress.losses.terms import Batch, StyleMixing
 
 SIDE, BATCH = 16, 4
@@ -236,6 +236,35 @@ def test_directions_are_the_first_right_singular_vectors_of_affine_weights(make_
         alike = np.abs(directions.double().numpy() @ right[:3].T)  # Up to the sign.
         np.testing.assert_allclose(alike, np.eye(3), atol=1e-5)
     assert len(stylekd.principal_directions(G, [8], 99)) == 16
+
+
+def test_maps_alone_are_those_of_the_whole_pass_and_take_no_more_than_they_need(make_generator):
+    G = make_generator(3, img_resolution=32, synthesis_kwargs=WIDE)
+    ws, precision = torch.randn([2, G.num_ws, 16]), dict(noise_mode='const')
+    with features.block_outputs(G.synthesis, ['b8', 'b16']) as expected:
+        G.synthesis(ws, **precision)
+    passed = []
+    G.synthesis.b32.register_forward_hook(lambda *_: passed.append('b32'))
+    found = features.maps_alone(G.synthesis, ws, ['b16', 'b8'], precision)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    found['b16'].sum().backward()
+    assert G.synthesis.b16.conv1.weight.grad is not None
+    assert not passed
+    G.synthesis(ws, **precision)
+    assert passed == ['b32']  # Nothing is left that stops a pass.
+
+
+@pytest.mark.parametrize(
+    ('resolution', 'num_fp16_res', 'is_told'), [(256, 4, True), (512, 4, True), (128, 4, False), (256, 0, False)]
+)
+def test_gcc_says_what_it_loses_in_fp16(resolution, num_fp16_res, is_told):
+    networks = {'teacher.pkl': dict(D=torch.nn.Identity())}
+    args = dict(G_kwargs=dict(synthesis_kwargs=dict(num_fp16_res=num_fp16_res)))
+    args['training_set_kwargs'] = dict(resolution=resolution)
+    plan = types.SimpleNamespace(resources=types.SimpleNamespace(networks=networks), args=args)
+    notes = list(gcc.GCC(teacher='teacher.pkl').check(plan))
+    assert [note.endswith(': --fp32=1 keeps them.') for note in notes] == [True] * is_told
 
 
 @pytest.mark.parametrize(

@@ -399,7 +399,7 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
     for changes, sentence in [
         (dict(loss_args=run['loss_args'] + ('samples=41',)), 'samples 40, not 41'),
         (dict(loss_args=run['loss_args'][:1] + run['loss_args'][2:]), 'truncation 0.5, not 1'),
-        (dict(loss_args=run['loss_args'] + ('reference=data', 'truncation_psi=1')), 'data none'),
+        (dict(loss_args=run['loss_args'][:1] + run['loss_args'][2:] + ('reference=data',)), 'data none'),
         (dict(kernels, loss_args=(*run['loss_args'], 'estimator=rbf', 'bank=11')), 'bank=11 needs more'),
         (dict(subset=5), 'labels'),
     ]:

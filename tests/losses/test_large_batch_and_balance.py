@@ -14,7 +14,7 @@ from stylegan2_compress.distributions.statistics import Statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses import balance as balancing
 from stylegan2_compress.losses.balance import Balance
-from stylegan2_compress.losses.dime import DiMELoss
+from stylegan2_compress.losses.dime import DiMELoss, DistanceLoss
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
 from stylegan2_compress.losses.estimators import ESTIMATORS
 from stylegan2_compress.losses.large_batch import LargeBatch
@@ -172,6 +172,17 @@ def test_dime_is_exact_under_gradient_accumulation(teacher):
     assert difference() > 20 * exact
 
 
+def test_a_loss_of_nothing_but_large_batches_makes_no_other_images(teacher):
+    G = pickles.load(teacher)['G'].train().requires_grad_(True)
+    made = []
+    G.synthesis.register_forward_hook(lambda _module, inputs, _images: made.append(len(inputs[0])))
+    given = dict(teacher=teacher, embeddings=TINY, samples=8, large_batch=16, batch_size=8)
+    found = steps(DistanceLoss('cpu', G.mapping, G.synthesis, **given), 0, 2)
+    assert made == [8, 8] * 2  # In the first of two steps: without gradient, and with it.
+    assert found[0][-1] is not None
+    assert found[1] == [None] * len(found[1])
+
+
 def test_a_large_batch_that_is_not_finite_is_left_out(teacher, capsys):
     loss = build(teacher, large_batch=8, batch_size=8)
     (network, _distance, _weight) = loss.terms[0].parts[0]
@@ -313,19 +324,38 @@ def beside_a_round():
     return [parameter.grad for parameter in parameters]
 
 
-def _process(rank, directory):
+def alone(teacher):
+    """Gradients of a step, in two rounds, of a loss that has no other than the large batch's."""
+    rank, processes = distributed.rank(), distributed.world_size()
+    G = pickles.load(teacher)['G'].train().requires_grad_(True)
+    modules = [G.mapping, G.synthesis]
+    if processes > 1:
+        modules = [torch.nn.parallel.DistributedDataParallel(each, broadcast_buffers=False) for each in modules]
+    given = dict(teacher=teacher, embeddings=TINY, samples=8, large_batch=16, batch_size=8)
+    loss = DistanceLoss('cpu', *modules, **given)
+    for index, z in enumerate(torch.randn([2, 8, 16], generator=torch.Generator().manual_seed(4)).chunk(2)):
+        own = z[0].chunk(2 * processes)[rank]
+        loss.accumulate_gradients('Gmain', None, None, own, torch.zeros(len(own), 0), index == 1, 1)
+    return [parameter.grad for parameter in G.parameters()]
+
+
+def _process(rank, directory, teacher):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
-    torch.save(of_this_process() | dict(step=beside_a_round()), f'{directory}/{rank}.pt')
+    found = of_this_process() | dict(step=beside_a_round(), alone=alone(teacher))
+    torch.save(found, f'{directory}/{rank}.pt')
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.usefixtures('forked_processes')
-def test_two_processes_are_one(tmp_path):
-    torch.multiprocessing.spawn(_process, args=(str(tmp_path),), nprocs=2)
-    expected = of_this_process() | dict(step=beside_a_round())
+def test_two_processes_are_one(tmp_path, teacher):
+    torch.multiprocessing.spawn(_process, args=(str(tmp_path), teacher), nprocs=2)
+    expected = of_this_process() | dict(step=beside_a_round(), alone=alone(teacher))
+    assert all(gradient is not None and gradient.any() for gradient in expected['alone'][-4:])
     for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f'{rank}.pt'), expected)
+        found = torch.load(tmp_path / f'{rank}.pt')
+        torch.testing.assert_close(found.pop('alone'), expected['alone'], rtol=1e-3, atol=1e-5)  # In float32.
+        torch.testing.assert_close(found, {name: each for name, each in expected.items() if name != 'alone'})
     assert len(expected['before']) == 8
 
 

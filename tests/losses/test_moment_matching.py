@@ -45,6 +45,12 @@ def masked_generator(c_dim=3, **changes):
     )
 
 
+def test_what_may_change_in_a_phase_is_kept_of_it_and_no_other(labelled_data):
+    """Of large networks, the state of moment matching takes gigabytes."""
+    loss = make_loss(masked_generator(), labelled_data)
+    assert [len(list(loss._averages(phase))) for phase in ('Gmain', 'Gboth', 'Greg', 'Dmain')] == [9, 9, 1, 1]
+
+
 def make_loss(G, labelled_data, **changes):
     defaults = dict(training_set_kwargs=labelled_data, total_kimg=1, embedding=EMBEDDING)
     return MomentMatchingLoss('cpu', G.mapping, G.synthesis, **(defaults | changes))

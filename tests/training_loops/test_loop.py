@@ -164,6 +164,22 @@ def test_gradient_accumulation_equals_one_round(arguments, tmp_path):
             torch.testing.assert_close(whole[name], halves[name], rtol=1e-3, atol=1e-4)
 
 
+class Collected(dict):
+    """Statistics that nothing is added to."""
+
+    def update(self):
+        pass
+
+
+def test_ada_stays_where_no_step_has_told_it_anything():
+    """As after steps that were all left out, whose mean is not a number."""
+    p = torch.tensor(0.25)
+    options = SimpleNamespace(ada_target=0.6, batch_size=4, ada_interval=1, ada_kimg=0.4)
+    for sign, expected in [(np.nan, 0.25), (1.0, 0.26), (np.nan, 0.26), (0.0, 0.25)]:
+        loop.adapt_augmentation(p, Collected({'Loss/signs/real': sign}), options)
+        assert float(p) == pytest.approx(expected)
+
+
 def test_ada_strength_follows_the_target(arguments, tmp_path):
     changes = dict(
         augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), ada_interval=1, ada_kimg=0.4
