@@ -186,7 +186,7 @@ def test_a_batch_that_memory_does_not_hold(files, monkeypatch):
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: types.SimpleNamespace(available=10**7))
     message = refused('profile', files[0], '--batch', 1000, '--device', 'cpu', unchanged=files[0].parent)
     assert f'--batch=1000 of {files[0]} takes about' in message
-    run('profile', files[0], '--batch', 1000, '--device', 'cpu', '--no-measure')
+    run('profile', files[0], '--device', 'cpu', '--no-measure')
     run('profile', files[0], '--batch', 1, '--device', 'cpu')
 
 
