@@ -161,7 +161,10 @@ def check_output(path: str, force: bool, endings: Sequence[str], inputs: Iterabl
     if status(path, 'write') is not None and not force:
         raise UserError(f'{path} exists: name another file, or add --force to replace it.')
     _require_writable_parent(path)
-    (_not_to_replace.discard if force else _not_to_replace.add)(os.path.realpath(path))
+    if force:
+        _not_to_replace.discard(os.path.realpath(path))
+    else:
+        _not_to_replace.add(os.path.realpath(path))
 
 
 def _has_appeared(path: Path) -> bool:
