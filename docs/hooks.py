@@ -16,6 +16,7 @@ SHOWN = [
     'CONTRIBUTING.md',
     'CHANGELOG.md',
     'benchmarks/README.md',
+    'benchmarks/cifar10/table.md',
     'examples/compress_a_stylegan2.ipynb',
     *sorted(ROOT.glob('benchmarks/*.png')),
 ]
