@@ -13,6 +13,7 @@ from quality_methods import FULL, IN_WORDS, METHODS, OTHERS
 matplotlib.use('agg')  # Where there is no screen, too.
 
 FD = 'frechet_distance'
+COLOURS = [matplotlib.colormaps['tab20'](index) for index in (*range(0, 20, 2), *range(1, 20, 2))]  # Pale ones last.
 
 Groups = dict[tuple[float | None, str, int | None, str], list[dict]]  # Ratio, training images, kimg, method.
 
@@ -169,9 +170,9 @@ def draw_curves(rows: list[dict], ratio: float, path: Path) -> None:
             if not is_several(curve, least):
                 continue
             means = [mean(some, FD) for some in curve.values()]
-            panel.plot(curve.keys(), means, color=f'C{index}', label=IN_WORDS[name])
+            panel.plot(curve.keys(), means, color=COLOURS[index % len(COLOURS)], label=IN_WORDS[name])
             dots = [(row['kimg'], row[FD]) for some in curve.values() for row in some]
-            panel.scatter(*zip(*dots, strict=True), s=10, color=f'C{index}')
+            panel.scatter(*zip(*dots, strict=True), s=10, color=COLOURS[index % len(COLOURS)])
         panel.set(title=f'ratio {ratio:g}, trained on {trained_on}', xlabel='thousand images', yscale='log')
         panel.set_xscale('log', base=2)
         panel.xaxis.set_major_formatter('{x:g}')
