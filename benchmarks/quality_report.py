@@ -1,5 +1,6 @@
 """What `quality.py` writes of its rows: tables, curves and images."""
 
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -165,14 +166,14 @@ def draw_curves(rows: list[dict], ratio: float, path: Path) -> None:
         panel.axhline(
             mean([row for row in rows if row['name'] == 'teacher'], FD), color='grey', ls='--', label='teacher'
         )
-        for index, name in enumerate(names):
+        for name, colour in zip(names, itertools.cycle(COLOURS)):
             curve = of_panel.get(name, {})
             if not is_several(curve, least):
                 continue
             means = [mean(some, FD) for some in curve.values()]
-            panel.plot(curve.keys(), means, color=COLOURS[index % len(COLOURS)], label=IN_WORDS[name])
+            panel.plot(curve.keys(), means, color=colour, label=IN_WORDS[name])
             dots = [(row['kimg'], row[FD]) for some in curve.values() for row in some]
-            panel.scatter(*zip(*dots, strict=True), s=10, color=COLOURS[index % len(COLOURS)])
+            panel.scatter(*zip(*dots, strict=True), s=10, color=colour)
         panel.set(title=f'ratio {ratio:g}, trained on {trained_on}', xlabel='thousand images', yscale='log')
         panel.set_xscale('log', base=2)
         panel.xaxis.set_major_formatter('{x:g}')

@@ -7,6 +7,8 @@ import os
 import secrets
 import stat
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
@@ -21,6 +23,9 @@ try:
     import fcntl
 except ImportError:  # Windows has none.
     fcntl = None
+
+# What NumPy raises of damaged .npz files.
+DAMAGED_NPZ = (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile)
 
 _not_to_replace: set[str] = set()  # Files that were not there when a command was checked, which may last hours.
 

@@ -16,9 +16,18 @@ HOST_LOSS = 'training.loss.StyleGAN2Loss'
 DEFAULT_RATIO = 0.7
 ONLY = ('G_ema',)
 WEIGHT_INIT = 'signed-constant'
-# What the criteria look at, of the options of pruning that are for some; the others look at all of them.
+# Options of pruning that are for criteria, and the criteria that do not look at all of them.
+JUDGING = ('samples', 'batch', 'seed')
 JUDGED_BY = {'l1': (), 'l1-styled': ('seed',), 'random': ('seed',)}
 ABOUT_THE_COMMAND = ('outdir', 'resume', 'dry_run')  # Options that do not change what a run is.
+
+
+class Options:
+    """What the dataclasses of options share."""
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """The options of these names that are not None."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class MethodOptions:
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class TrainingOptions(Options):
     """What every run of ours takes.
 
     Raises:
@@ -117,10 +126,6 @@ class TrainingOptions:
     def lr_decay_kimg(self, total_kimg: float) -> dict[str, list[float]]:
         """The argument of our loops for `lr_decay`, in a run of that length; nothing if rates stay as they are."""
         return {'lr_decay_kimg': [total_kimg * (1 - self.lr_decay), total_kimg]} if self.lr_decay else {}
-
-    def given(self, *names: str) -> dict[str, Any]:
-        """The options of these names that are not None."""
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def require_outside_data(data: str | None, outdir: str, resume: str | None) -> None:
@@ -444,7 +449,7 @@ class TicketOptions(TrainingOptions):
 
 
 @dataclass(frozen=True)
-class PruneOptions:
+class PruneOptions(Options):
     """The options of `prune`."""
 
     teacher: str = argument('Network pickle whose G_ema is pruned.', metavar='PKL|RUN_DIR|URL')
@@ -482,14 +487,9 @@ class PruneOptions:
             raise UserError('Say either --ratio or --widths, one of the two.')
         if self.mask is not None and self.criterion != 'content-aware':
             raise UserError(f'--mask has no meaning for the criterion {self.criterion}, only for content-aware.')
-        for name in self.judging():
-            if name not in JUDGED_BY.get(self.criterion, ('samples', 'batch', 'seed')):
+        for name in self.given(*JUDGING):
+            if name not in JUDGED_BY.get(self.criterion, JUDGING):
                 raise UserError(f'--{name} has no meaning for the criterion {self.criterion}: leave it out.')
-
-    def judging(self) -> dict[str, int]:
-        """The arguments of `pruning.CriterionOptions` that are given."""
-        given = dict(samples=self.samples, batch=self.batch, seed=self.seed)
-        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)

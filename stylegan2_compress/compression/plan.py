@@ -261,11 +261,12 @@ def values_of(loss: str, loss_class: type, loss_args: tuple[str, ...] | Mapping[
     """
     offered = method.offered(loss_class)
     is_parsed = isinstance(loss_args, Mapping)
-    pairs = list(loss_args.items()) if is_parsed else [arguments.split_text('--loss-arg', text) for text in loss_args]
-    given = dict(pairs)
-    if len(given) < len(pairs):
-        twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
-        raise UserError(f'--loss-arg {twice}=… is given twice: leave one out.')
+    pairs = loss_args.items() if is_parsed else [arguments.split_text('--loss-arg', text) for text in loss_args]
+    given = {}
+    for name, value in pairs:
+        if name in given:
+            raise UserError(f'--loss-arg {name}=… is given twice: leave one out.')
+        given[name] = value
     for name in given:
         if name not in offered:
             raise UserError(f'--loss-arg {name}=… is not an argument of {loss}, which takes {", ".join(offered)}.')

@@ -4,7 +4,7 @@ import torch
 
 from stylegan2_compress import pickles, pruning
 from stylegan2_compress.compression.convert import images_only
-from stylegan2_compress.compression.options import PruneOptions
+from stylegan2_compress.compression.options import JUDGING, PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices, profiling
 from stylegan2_compress.host.networks import require_arguments_of_the_host, require_finite, require_generator
@@ -26,7 +26,7 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     """
     device = devices.choose(options.device)
     content_mask = None if options.mask is None else pruning.load_content_mask(options.mask, device)
-    criterion_options = pruning.CriterionOptions(**options.judging(), content_mask=content_mask)
+    criterion_options = pruning.CriterionOptions(**options.given(*JUDGING), content_mask=content_mask)
     data = pickles.load(options.teacher, trust=trust)
     require_generator(options.teacher, data)
     G_ema = data['G_ema']

@@ -4,8 +4,6 @@ import functools
 import hashlib
 import json
 import sys
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -201,7 +199,7 @@ def read_statistics(
             _refuse_differences(path, source, images, wanted, leave_out)
             _refuse_differences(path, source, key['embeddings'][index], _embedding_facts(embedding))
             m1, m2, features = (torch.from_numpy(archive[f'{index}/{name}']) for name in ('m1', 'm2', 'bank'))
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (*files.DAMAGED_NPZ, TypeError) as error:
         raise UserError(f'{path} holds no statistics: write them with `stylegan2-compress stats`.') from error
     bank = max(len(features), 2) if bank is None else bank
     if len(features) < bank:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,7 +74,7 @@ def _read(path: Path, key: str) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return file['features'] if str(file['key']) == key else None
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
+    except files.DAMAGED_NPZ:
         return None
 
 

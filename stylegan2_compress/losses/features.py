@@ -111,16 +111,10 @@ class TeacherPass:
     def __call__(self, batch: Batch) -> Taught:
         if self._taught is None or self._batch() is not batch:
             self._batch = weakref.ref(batch)
-            with torch.no_grad():
-                self._taught = self.at(teacher_ws(self.G, batch))
+            with torch.no_grad(), block_outputs(self.G.synthesis, self._watched) as maps:
+                ws = teacher_ws(self.G, batch)
+                self._taught = Taught(ws, self.G.synthesis(ws, **self.precision), maps)
         return self._taught
-
-    @torch.no_grad()
-    def at(self, ws: torch.Tensor) -> Taught:
-        """What the teacher makes of styles [N, num_ws, w_dim]."""
-        with block_outputs(self.G.synthesis, self._watched) as maps:
-            images = self.G.synthesis(ws, **self.precision)
-        return Taught(ws, images, maps)
 
 
 def require_same_latents(method: str, teacher: str, G: Generator, args: dict) -> None:

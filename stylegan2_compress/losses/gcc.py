@@ -8,6 +8,7 @@ import torch
 from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.features import TeacherPass, block_outputs, require_same_latents
 from stylegan2_compress.losses.method import Context, Method
@@ -106,7 +107,7 @@ class GCC(Method):
             raise UserError(
                 f'--teacher={self.teacher} holds no discriminator, whose feature maps GCC compares; give one that does.'
             )
-        is_mixed = plan.args['G_kwargs'].get('synthesis_kwargs', {}).get('num_fp16_res')
+        is_mixed = Precision.of_generator(plan.args['G_kwargs']).num_fp16_res > 0
         if is_mixed and plan.args['training_set_kwargs'].get('resolution', 0) >= LARGE:
             return [
                 f'From {LARGE} pixels on, GCC takes means over so many entries that FP16 rounds most of its gradient '
