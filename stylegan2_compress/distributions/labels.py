@@ -58,7 +58,7 @@ def labelled_statistics(
 def shares_of(source: Source, classes: int) -> list[float]:
     """How many of a source's images have each of so many labels, as shares of all."""
     if isinstance(source, TeacherImages):
-        return source.labels.labels.shares()
+        return source.labels.drawn.shares()
     if isinstance(source, DatasetImages):
         return [source.of_class(label, classes).size / source.size for label in range(classes)]
     raise TypeError(f'{type(source).__name__} does not say what labels its images have')

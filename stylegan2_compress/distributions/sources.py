@@ -178,7 +178,7 @@ class LabelSource:
     Without a training set, classes are equally likely. For a generator without labels, they are empty.
 
     Attributes:
-        labels: of which it draws.
+        drawn: the labels that it draws from.
         fingerprint: SHA-256 of all labels in hexadecimal; empty for a generator without labels.
     """
 
@@ -186,19 +186,19 @@ class LabelSource:
         if c_dim and training_set_kwargs:
             # Mirrored images repeat the labels, which does not change their distribution.
             training_set = dnnlib.util.construct_class_by_name(**{**training_set_kwargs, 'xflip': False})
-            self.labels = datasets.labels(training_set)
+            self.drawn = datasets.labels(training_set)
         else:
-            self.labels = datasets.Labels(np.eye(c_dim, dtype=np.float32) if c_dim else np.zeros([1, 0], np.float32))
-        self.fingerprint = self.labels.sha256 if c_dim else ''
+            self.drawn = datasets.Labels(np.eye(c_dim, dtype=np.float32) if c_dim else np.zeros([1, 0], np.float32))
+        self.fingerprint = self.drawn.sha256 if c_dim else ''
 
     def draw(self, count: int, rnd: np.random.Generator, device: torch.device) -> torch.Tensor:
         """[count, c_dim] float32."""
-        return torch.from_numpy(self.labels[rnd.integers(len(self.labels), size=count)]).to(device)
+        return torch.from_numpy(self.drawn[rnd.integers(len(self.drawn), size=count)]).to(device)
 
     def of_class(self, label: int, classes: int) -> 'LabelSource':
         """A source of one label of `classes`. Keeps the fingerprint, which is that of the whole distribution."""
         one = copy.copy(self)
-        one.labels = datasets.Labels(np.eye(classes, dtype=np.float32)[label : label + 1])
+        one.drawn = datasets.Labels(np.eye(classes, dtype=np.float32)[label : label + 1])
         return one
 
 

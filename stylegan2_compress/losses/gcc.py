@@ -111,7 +111,7 @@ class GCC(Method):
         if is_mixed and plan.args['training_set_kwargs'].get('resolution', 0) >= LARGE:
             return [
                 f'From {LARGE} pixels on, GCC takes means over so many entries that FP16 rounds most of its gradient '
-                'away: --fp32=1 keeps them.'
+                'away: --fp32=1 keeps it.'
             ]
         return ()
 

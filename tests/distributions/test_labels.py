@@ -109,7 +109,7 @@ def test_labels_that_no_image_has_take_no_rows_and_rare_ones_no_more_than_their_
         teacher, dict(G=G, D=make_discriminator(c_dim=4), G_ema=G, training_set_kwargs=None, augment_pipe=None)
     )
     source = sources.TeacherImages(teacher)
-    source.labels.labels = datasets.Labels(np.eye(4, dtype=np.float32)[[0] * 31 + [2]])
+    source.labels.drawn = datasets.Labels(np.eye(4, dtype=np.float32)[[0] * 31 + [2]])
     shares = labels.shares_of(source, 4)
     assert shares == [31 / 32, 0, 1 / 32, 0]
     network = embeddings.load(EMBEDDING, 'cpu')

@@ -123,7 +123,7 @@ def test_labels_are_those_of_a_reference_without_a_data_set(make_teacher):
     assert sources.LabelSource(3, uniform).fingerprint == sources.LabelSource(3, None).fingerprint
     other = sources.LabelSource(3, given)
     assert other.fingerprint != sources.LabelSource(3, None).fingerprint
-    assert other.labels.shares() == [0.25, 0.75, 0]
+    assert other.drawn.shares() == [0.25, 0.75, 0]
 
 
 def test_labels_of_a_dataset_json(make_teacher, tmp_path):

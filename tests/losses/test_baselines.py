@@ -264,7 +264,7 @@ def test_gcc_says_what_it_loses_in_fp16(resolution, num_fp16_res, is_told):
     args['training_set_kwargs'] = dict(resolution=resolution)
     plan = types.SimpleNamespace(resources=types.SimpleNamespace(networks=networks), args=args)
     notes = list(gcc.GCC(teacher='teacher.pkl').check(plan))
-    assert [note.endswith(': --fp32=1 keeps them.') for note in notes] == [True] * is_told
+    assert [note.endswith(': --fp32=1 keeps it.') for note in notes] == [True] * is_told
 
 
 @pytest.mark.parametrize(
