@@ -131,9 +131,18 @@ def teacher(tmp_path, make_generator, make_discriminator):
 
 
 def _write_dataset_zip(
-    directory: Path, n: int = 16, resolution: int = 16, channels: int = 3, labels: int = 0, name: str = 'data.zip'
+    directory: Path,
+    n: int = 16,
+    resolution: int = 16,
+    channels: int = 3,
+    labels: int = 0,
+    name: str = 'data.zip',
+    vectors: bool = False,
 ) -> Path:
-    """Write `n` random PNGs (and, for `labels` > 0, that many classes in dataset.json) and return the zip's path."""
+    """Write `n` random PNGs and return the zip's path.
+
+    For `labels` > 0, dataset.json has that many classes, or with `vectors` so many numbers for each image.
+    """
     rnd = np.random.RandomState(0)
     path = Path(directory, name)
     with zipfile.ZipFile(path, 'w') as archive:
@@ -143,6 +152,7 @@ def _write_dataset_zip(
             png = io.BytesIO()
             PIL.Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(png, format='png')
             archive.writestr(fname, png.getvalue())
-        classes = [[fname, i % labels] for i, fname in enumerate(fnames)] if labels else None
-        archive.writestr('dataset.json', json.dumps({'labels': classes}))
+        of_images = [rnd.rand(labels).tolist() if vectors else i % labels for i in range(n)] if labels else None
+        pairs = None if of_images is None else list(zip(fnames, of_images, strict=True))
+        archive.writestr('dataset.json', json.dumps({'labels': pairs}))
     return path

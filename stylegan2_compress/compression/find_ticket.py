@@ -16,6 +16,7 @@ from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, LAYER_MOME
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
+from stylegan2_compress.host.datasets import has_classes
 from stylegan2_compress.host.networks import (
     check_against_data,
     class_name,
@@ -90,7 +91,7 @@ def plan_search(options: TicketOptions) -> Plan:
     if options.distance != LAYER_MOMENTS:
         plan.name += f'-{options.distance}'
     set_generator(plan, options, G)
-    loss, loss_args = loss_of(options, has_labels=plan.args.training_set_kwargs.use_labels)
+    loss, loss_args = loss_of(options, plan.args.training_set_kwargs)
     # A large batch makes steps of the scores as rare as it is large.
     set_options(plan.args, options, device, images_of_a_step=loss_args.get('large_batch') or plan.args.batch_size)
     planning.use_loss(plan, loss, loss_args)
@@ -183,12 +184,12 @@ def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.dev
         devices.prepare_without_cuda(args)
 
 
-def loss_of(options: TicketOptions, has_labels: bool) -> tuple[str, dict]:
+def loss_of(options: TicketOptions, training_set_kwargs: dict) -> tuple[str, dict]:
     """Importable name and arguments of the loss; those that are given go before ours.
 
     Args:
         options: settled ones.
-        has_labels: whether the generator takes labels.
+        training_set_kwargs: the data set of the run.
 
     Raises:
         UserError: one of the arguments does not exist.
@@ -200,7 +201,7 @@ def loss_of(options: TicketOptions, has_labels: bool) -> tuple[str, dict]:
     else:
         loss = DISTANCE_LOSS
         ours = dict(estimator=options.distance, embeddings=options.embedding, reference=options.reference)
-        ours.update(by_label=has_labels, memory=MEMORY)
+        ours.update(by_label=has_classes(training_set_kwargs), memory=MEMORY)
         given = planning.values_of(loss, DistanceLoss, options.loss_args)
         if given.get('large_batch'):
             ours['memory'] = 0

@@ -37,14 +37,18 @@ def same_label(x: Tensor, y: Tensor, kernel: Kernel, labels: int) -> Tensor:
     """k(x, y) of pairs with the same label, and 0 of others: features and labels are equal together, or not.
 
     Args:
-        x, y: features [n, dim + labels] and [m, dim + labels], the last columns of which are one-hot labels.
+        x, y: features [n, dim + labels] and [m, dim + labels], the last columns of which are one-hot labels, or such
+            labels times weights.
         kernel: of the features.
         labels: how many there are.
     """
     return (x[:, -labels:] @ y[:, -labels:].T) * kernel(x[:, :-labels], y[:, :-labels])
 
 
-def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.25, 0.5, 1, 2, 4), rows: int = 2048) -> list[float]:
+ROWS = 2048  # Of reference features that bandwidths are found by.
+
+
+def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.25, 0.5, 1, 2, 4), rows: int = ROWS) -> list[float]:
     """Bandwidths for `rbf` by the median heuristic: s^2 = multiple * median |y_i - y_j|^2 over pairs of rows.
 
     At the median distance the five default terms of the kernel are exp(-2), exp(-1), exp(-1/2), exp(-1/4) and

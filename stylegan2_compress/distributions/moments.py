@@ -1,11 +1,10 @@
 """Moments of feature vectors: tensors in, tensors out. `distributed` explains gradients with several processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from stylegan2_compress import distributed
 from stylegan2_compress.distributed import Group, sum_over_processes, sum_with_gradient
 from stylegan2_compress.host import devices
 
@@ -25,6 +24,23 @@ def moments(x: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor]:
     return m1, m2
 
 
+def moments_by_label(x: Tensor, labels: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """What the images of each label add to the first two raw moments, and the label's share of the images.
+
+    Args:
+        x: features [N, dim]; N may differ between processes.
+        labels: [N, labels], one-hot.
+        group: processes whose batches count as one; None for this process only.
+
+    Returns:
+        Two tensors [labels, dim] and one [labels].
+    """
+    labels = labels.to(x)
+    sums = sum_with_gradient(torch.cat([labels.T @ x, labels.T @ x.square(), labels.sum(0)[:, None]], dim=1), group)
+    m1, m2, shares = (sums / sums[:, -1].sum()).tensor_split([x.shape[1], 2 * x.shape[1]], dim=1)
+    return m1, m2, shares[:, 0]
+
+
 def moment_distance(x: Tensor, m1: Tensor, m2: Tensor, group: Group | None = None) -> Tensor:
     """DiME's loss for one embedding: mean_d |a1 - m1| + mean_d |a2 - m2|, for the moments a1 and a2 of the batch.
 
@@ -40,12 +56,12 @@ def moment_distance(x: Tensor, m1: Tensor, m2: Tensor, group: Group | None = Non
 
 
 def distance_of_moments(a1: Tensor, a2: Tensor, m1: Tensor, m2: Tensor) -> Tensor:
-    """mean_d |a1 - m1| + mean_d |a2 - m2|: a scalar, of moments [dim]."""
-    return (a1 - m1.to(a1)).abs().mean() + (a2 - m2.to(a2)).abs().mean()
+    """mean_d |a1 - m1| + mean_d |a2 - m2|, of moments [dim]; of those of labels, [labels, dim], the sum over these."""
+    return (a1 - m1.to(a1)).abs().mean(-1).sum() + (a2 - m2.to(a2)).abs().mean(-1).sum()
 
 
 def straight_through(
-    distance: Callable[[Tensor, Tensor], Tensor], x: Tensor, past: Tensor, group: Group | None = None
+    distance: Callable[..., Tensor], own: Sequence[Tensor], past: Sequence[Tensor], share: float
 ) -> Tensor:
     """A distance of the moments of a batch and earlier features together, with the gradient through the batch alone.
 
@@ -54,18 +70,15 @@ def straight_through(
     direction is that of many images, and the strength that of the batch.
 
     Args:
-        distance: from m1 and m2 [dim] to a scalar.
-        x: features [N, dim] of the batch, N the same in all processes of the group.
-        past: features [M, dim] of earlier batches, the same in all processes.
-        group: processes whose batches count as one; None for this process only.
+        distance: from moments to a scalar.
+        own: moments of the batch.
+        past: those of the earlier features.
+        share: of the batch among all features.
 
     Returns:
         A scalar.
     """
-    own = moments(x, group)
-    images = len(x) * distributed.size_of(group)
-    share = images / (images + len(past))
-    together = [a.detach().lerp(p, 1 - share).requires_grad_() for a, p in zip(own, moments(past.to(x)), strict=True)]
+    together = [a.detach().lerp(p, 1 - share).requires_grad_() for a, p in zip(own, past, strict=True)]
     with torch.enable_grad():
         value = distance(*together)
         slopes = torch.autograd.grad(value, together)

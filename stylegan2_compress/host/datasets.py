@@ -150,6 +150,12 @@ def labels(training_set: Dataset) -> Labels:
     return Labels(training_set.get_label(index) for index in range(len(training_set)))
 
 
+def has_classes(training_set_kwargs: Mapping) -> bool:
+    """Whether a dataset has labels that are classes, and not vectors of any other kind, which the host takes, too."""
+    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
+    return training_set.has_labels and training_set.has_onehot_labels
+
+
 def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
     """The dataset at `path`, a directory or zip of images, and its class name and constructor arguments.
 

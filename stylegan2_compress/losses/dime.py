@@ -11,6 +11,7 @@ import torch
 from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument, is_number, value_as_text
 from stylegan2_compress.distributions import labels, statistics
+from stylegan2_compress.distributions.labels import LabelledStatistics
 from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import (
     REFERENCES,
@@ -24,6 +25,7 @@ from stylegan2_compress.distributions.sources import (
 from stylegan2_compress.distributions.statistics import Statistics
 from stylegan2_compress.embeddings import Embedding, parse, split
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.datasets import has_classes
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.balance import Balance, Floors
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
@@ -196,6 +198,8 @@ class DiME(Method):
     def check(self, plan: Plan) -> Iterable[str]:
         if self.by_label and not plan.args['training_set_kwargs'].get('use_labels'):
             raise UserError('--loss-arg by_label=true needs a generator that takes labels: --cond=1 turns them on.')
+        if self.by_label and not has_classes(plan.args['training_set_kwargs']):
+            raise UserError('--loss-arg by_label=true needs labels that are classes, and those of --data are vectors.')
         batch, at_once = plan.args['batch_size'], plan.args['batch_gpu'] * plan.args['num_gpus']
         if self.has_bank and self.is_unbiased and max(at_once, self.large_batch) < 2:
             raise UserError(
@@ -236,9 +240,8 @@ class DiME(Method):
         shares = labels.shares_of(source, classes) if classes else []
         references = self._reference(source, networks, shares)
         distances = [self._distance(reference, shares) for reference in references]
-        join = (labels.beside_labels if self.has_bank else labels.at_labels) if classes else None
-        widths = [network.dim + classes if self.has_bank else network.dim * max(classes, 1) for network in networks]
-        memories = [FeatureMemory(self.memory, width, context.device) for width in widths]
+        of_all = [each.of_all() if isinstance(each, LabelledStatistics) else each for each in references]
+        memories = [FeatureMemory(self.memory, network.dim + classes, context.device) for network in networks]
         balance = floors = None
         if self.balance is not None:
             if context.D is None:
@@ -253,11 +256,11 @@ class DiME(Method):
                 source if self.refresh else None,
                 self.refresh,
                 memories if self.memory else (),
-                [Spread(network.spec, each) for network, each in zip(networks, references, strict=True)],
+                [Spread(network.spec, each) for network, each in zip(networks, of_all, strict=True)],
                 balance,
                 floors,
                 self._large_batch(context) if self.large_batch else None,
-                join=join,
+                by_label=self.by_label,
             )
         ]
 
@@ -290,7 +293,7 @@ class DiME(Method):
 
     def _reference(
         self, source: Source, networks: Sequence[Embedding], shares: Sequence[float] = ()
-    ) -> list[Statistics]:
+    ) -> list[Statistics] | list[LabelledStatistics]:
         """What to match, of each embedding: from the user's file, or made and cached; with labels if they have shares.
 
         Raises:
@@ -314,7 +317,9 @@ class DiME(Method):
             return bank, bank
         return self.samples or source.size or TEACHER_SAMPLES, 0
 
-    def _distance(self, reference: Statistics, shares: Sequence[float]) -> Callable[..., torch.Tensor]:
+    def _distance(
+        self, reference: Statistics | LabelledStatistics, shares: Sequence[float]
+    ) -> Callable[..., torch.Tensor]:
         choices = [self.is_unbiased] if self.has_bank else []
         return ESTIMATORS[self.estimator].build(*choices, reference, shares)
 

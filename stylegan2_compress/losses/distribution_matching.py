@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from stylegan2_compress.distributions.labels import beside_labels
 from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import Source
 from stylegan2_compress.embeddings import Embedding
@@ -29,7 +30,7 @@ class DistributionMatching(Term):
         balance: that makes the weights, instead of λ_k.
         floors: of the distances, for `balance`.
         large_batch: whose images are looked at instead of the batch's.
-        join: of features and labels, `labels.at_labels` or `beside_labels`, whose distances these are; None without.
+        by_label: whether distances are those of features `labels.beside_labels`.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class DistributionMatching(Term):
         balance: Balance | None = None,
         floors: Floors | None = None,
         large_batch: LargeBatch | None = None,
-        join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        by_label: bool = False,
     ):
         self.parts = list(zip(networks, distances, weights, strict=True))
         self.source = source
@@ -56,7 +57,7 @@ class DistributionMatching(Term):
         self.floors = floors
         self.large_batch = large_batch
         self.makes_its_own = large_batch is not None
-        self.join = join
+        self.by_label = by_label
         self.weights: Sequence = [weight for _network, _distance, weight in self.parts]
         self.taken = 0  # Steps of the generator.
         self.nimg = 0
@@ -72,9 +73,7 @@ class DistributionMatching(Term):
         is_first_round, self.is_first_round = self.is_first_round, False
         if self.large_batch is None:
             features = [batch.features(network) for network, _distance, _weight in self.parts]
-            if self.join is not None:
-                features = [self.join(each, batch.c) for each in features]
-            values = self._distances(features)
+            values = self._distances([beside_labels(each, batch.c) for each in features] if self.by_label else features)
         elif is_first_round and self.large_batch.is_due(self.nimg):
             networks, distances, weights = zip(*self.parts, strict=True)
             where = self.nimg, len(batch.z)

@@ -8,6 +8,7 @@ import torch
 
 from stylegan2_compress import distributed
 from stylegan2_compress.distributions import mmd, moments
+from stylegan2_compress.distributions.labels import LabelledStatistics
 from stylegan2_compress.distributions.statistics import Statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.terms import total
@@ -16,30 +17,45 @@ from stylegan2_compress.losses.terms import total
 class MomentDistance:
     """mean |a1 − m1| + mean |a2 − m2|: a1 and a2 are the first two raw moments of the batch, m1 and m2 the reference's.
 
-    What the paper's code computes. With labels, it is the sum over them, each by its share, and the features are those
-    of `labels.at_labels`. A small batch has a distance from its own distribution, too, of the order of
+    What the paper's code computes. A small batch has a distance from its own distribution, too, of the order of
     1/√batch; its gradient pulls single images to the mean. With features of the past, the distance is that of the
     moments of both together, see `moments.straight_through`.
 
+    With labels, features are those of `labels.beside_labels`, and the distance is the sum over labels of
+    mean |a1 − q m1| + mean |a2 − q m2|: a1 and a2 are what the label's images add to the moments, and q is how many of
+    the images have the label. That is the batch's own q and not the reference's: how often a label is drawn is chance,
+    and against the reference's share, means nearer to zero would be the best answer to it.
+
     Args:
-        reference: whose moments are used.
+        reference: whose moments are used, a `LabelledStatistics` with labels.
         shares: of the labels; none of features alone.
     """
 
-    def __init__(self, reference: Statistics, shares: Sequence[float] = ()):
-        self.reference = reference
-        self.labels = len(shares) or 1
+    def __init__(self, reference: Statistics | LabelledStatistics, shares: Sequence[float] = ()):
+        self.wanted = reference.m1, reference.m2
+        self.labels = len(shares)
 
     def __call__(self, features: torch.Tensor, past: torch.Tensor | None = None) -> torch.Tensor:
         """Distance of features [N, dim], and of those of earlier steps [M, dim], which get no gradient."""
         group = distributed.world()
+        own = self._moments(features, group)
         if past is None or not len(past):
-            return self.of_moments(*moments.moments(features, group))
-        return moments.straight_through(self.of_moments, features, past, group)
+            return self.of_moments(*own)
+        images = len(features) * distributed.size_of(group)
+        share = images / (images + len(past))
+        return moments.straight_through(self.of_moments, own, self._moments(past.to(features)), share)
 
-    def of_moments(self, a1: torch.Tensor, a2: torch.Tensor) -> torch.Tensor:
-        """Distance of moments [dim] from the reference's."""
-        return self.labels * moments.distance_of_moments(a1, a2, self.reference.m1, self.reference.m2)
+    def of_moments(self, a1: torch.Tensor, a2: torch.Tensor, q: torch.Tensor | None = None) -> torch.Tensor:
+        """Distance of moments [dim] from the reference's; of those of labels [labels, dim] with q [labels]."""
+        return moments.distance_of_moments(a1, a2, *self._wanted_at(q))
+
+    def _moments(self, features: torch.Tensor, group: distributed.Group | None = None) -> tuple[torch.Tensor, ...]:
+        if not self.labels:
+            return moments.moments(features, group)
+        return moments.moments_by_label(features[:, : -self.labels], features[:, -self.labels :], group)
+
+    def _wanted_at(self, q: torch.Tensor | None) -> Sequence[torch.Tensor]:
+        return self.wanted if q is None else [q[:, None] * moment.to(q) for moment in self.wanted]
 
 
 class SquaredMomentDistance(MomentDistance):
@@ -47,20 +63,24 @@ class SquaredMomentDistance(MomentDistance):
 
     σ1² is the mean variance of the entries of the features over the reference, and σ2² that of their squares if they
     are normally distributed: the mean of 2 v² + 4 m1² v for entries with variance v. (Divided by its own variance each,
-    entries that hardly vary would rule: EfficientNet has many.)
+    entries that hardly vary would rule: EfficientNet has many.) With labels, it is the sum over these of
+    (a1 − q m1)² and (a2 − q m2)², and variances are those within labels.
     """
 
-    def __init__(self, reference: Statistics, shares: Sequence[float] = ()):
-        super().__init__(reference)
+    def __init__(self, reference: Statistics | LabelledStatistics, shares: Sequence[float] = ()):
+        super().__init__(reference, shares)
         self.factor = number_of_labels(shares)
-        variance = (reference.m2 - reference.m1.square()).clamp_min(0)
-        of_squares = 2 * variance.square() + 4 * reference.m1.square() * variance
-        self.variances = [each.mean().clamp_min(torch.finfo(torch.float32).tiny) for each in (variance, of_squares)]
+        m1, m2 = self.wanted
+        variance = (m2 - m1.square()).clamp_min(0)
+        of_squares = 2 * variance.square() + 4 * m1.square() * variance
+        means = [each.mean(-1) for each in (variance, of_squares)]
+        if shares:
+            means = [(each * each.new_tensor(shares)).sum() for each in means]
+        self.variances = [mean.clamp_min(torch.finfo(torch.float32).tiny) for mean in means]
 
-    def of_moments(self, a1: torch.Tensor, a2: torch.Tensor) -> torch.Tensor:
-        wanted = self.reference.m1, self.reference.m2
-        pairs = zip((a1, a2), wanted, self.variances, strict=True)
-        squares = total((a - m.to(a)).square().mean() / variance.to(a) for a, m, variance in pairs)
+    def of_moments(self, a1: torch.Tensor, a2: torch.Tensor, q: torch.Tensor | None = None) -> torch.Tensor:
+        pairs = zip((a1, a2), self._wanted_at(q), self.variances, strict=True)
+        squares = total((a - m.to(a)).square().mean(-1).sum() / variance.to(a) for a, m, variance in pairs)
         return self.factor * squares / 2
 
 
@@ -76,18 +96,24 @@ class KernelDistance:
         shares: of the labels, with which features are those of `labels.beside_labels`; none of features alone.
     """
 
-    def __init__(self, kernel: str, unbiased: bool, reference: Statistics, shares: Sequence[float] = ()):
+    def __init__(
+        self, kernel: str, unbiased: bool, reference: Statistics | LabelledStatistics, shares: Sequence[float] = ()
+    ):
         labels = len(shares)
+        # Rows of a bank with labels are in the order of these: bandwidths have to see some of each.
+        features = reference.bank[:: -(-len(reference.bank) // mmd.ROWS), :-labels] if labels else reference.bank
         try:
-            self.kernel = mmd.KERNELS[kernel](reference.bank[:, :-labels] if labels else reference.bank)
+            self.kernel = mmd.KERNELS[kernel](features)
         except ValueError as error:
             raise UserError(f'--loss-arg estimator={kernel} has nothing to go by: {error}.') from error
-        if labels:
-            self.kernel = partial(mmd.same_label, kernel=self.kernel, labels=labels)
         self.factor = number_of_labels(shares)
         self.unbiased = unbiased
         self.bank = reference.bank
-        self.within = mmd.mean_within(self.bank, self.kernel, self.unbiased)
+        if not labels:
+            self.within = mmd.mean_within(self.bank, self.kernel, self.unbiased)
+        else:
+            self.within = self._within_labels(shares)
+            self.kernel = partial(mmd.same_label, kernel=self.kernel, labels=labels)
 
     def __call__(self, features: torch.Tensor, past: torch.Tensor | None = None) -> torch.Tensor:
         """Distance of features [N, dim]; with those of earlier steps [M, dim], see `mmd.mmd2`."""
@@ -102,8 +128,18 @@ class KernelDistance:
             group=distributed.world(),
         )
 
+    def _within_labels(self, shares: Sequence[float]) -> torch.Tensor:
+        """Σ share² E k(y, y') of the bank's rows of each label: pairs of all images with a label in common."""
+        features, labels = self.bank.tensor_split([-len(shares)], dim=1)
+        used = [label for label, share in enumerate(shares) if share]
+        parts = (features[labels[:, label] > 0] for label in used)
+        return total(
+            shares[label] ** 2 * mmd.mean_within(part, self.kernel, self.unbiased)
+            for label, part in zip(used, parts, strict=True)
+        )
+
     def fill(self, bank: torch.Tensor) -> None:
-        """Use other features [bank, dim] of the reference."""
+        """Use other features [bank, dim] of the reference, without labels."""
         self.bank.copy_(bank)
         self.within.copy_(mmd.mean_within(bank, self.kernel, self.unbiased))
 

@@ -13,7 +13,7 @@ from stylegan2_compress.distributions import layer_features, moments
 from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.distributions.sources import REFERENCES, DatasetImages, Source, TeacherImages, require_data
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host.datasets import labels
+from stylegan2_compress.host.datasets import has_classes, labels
 from stylegan2_compress.losses.adam_average import AdamAverage
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.masks import Masks
@@ -156,7 +156,7 @@ class MomentMatching(Method):
         'Whether moments are taken for each label on its own, over the images of that label in a batch; not in the '
         'paper.',
         None,
-        default_text='if the generator takes labels',
+        default_text='if the generator takes labels, and they are classes',
     )
     teacher: str | None = argument(
         'Network pickle whose images are the reference.', None, default_text='`--teacher`; else the data set is'
@@ -211,12 +211,13 @@ class MomentMatching(Method):
         training_set = dnnlib.util.construct_class_by_name(**self._data())
         if self.per_class and not training_set.has_labels:
             raise UserError('--loss-arg per_class=true needs labels: --cond=1 turns them on where the data has any.')
+        if self.per_class and not training_set.has_onehot_labels:
+            raise UserError('--loss-arg per_class=true needs labels that are classes, and those of --data are vectors.')
         if self.matched_teacher is None and self.samples is not None and self.samples > len(training_set):
             raise UserError(
                 f'--loss-arg samples={self.samples} is more than the {len(training_set)} images of the data set.'
             )
-        by_label = training_set.has_labels if self.per_class is None else self.per_class
-        if self.matched_teacher is None and by_label:
+        if self.matched_teacher is None and self._goes_by_class(training_set.label_dim):
             require_images_of_each_label(training_set)
         embedding = plan.resources.embedding(self.embedding, plan.device)
         LayerFeatures(embedding, training_set.image_shape, self.layers, self.pool, plan.device)
@@ -247,8 +248,7 @@ class MomentMatching(Method):
         features = LayerFeatures(
             context.embedding(self.embedding), shape, self.layers, self.pool, device=context.device
         )
-        per_class = mapping.c_dim > 0 if self.per_class is None else self.per_class
-        classes = mapping.c_dim if per_class else 0
+        classes = mapping.c_dim if self._goes_by_class(mapping.c_dim) else 0
         source, samples = self._source(context.networks, context.device)
         mean, variance = layer_features.reference_moments(features, source, samples, classes)
         return [
@@ -279,6 +279,12 @@ class MomentMatching(Method):
             device=device,
         )
         return source, self.samples or TEACHER_SAMPLES
+
+    def _goes_by_class(self, c_dim: int) -> bool:
+        """Whether moments are taken for each label; without a data set, labels are taken to be classes."""
+        if self.per_class is not None:
+            return self.per_class
+        return c_dim > 0 and (self.training_set_kwargs is None or has_classes(self.training_set_kwargs))
 
     def _data(self) -> dict:
         """Class name and arguments of the data set.

@@ -186,7 +186,10 @@ def test_too_few_vectors_are_refused():
 LOSSES = {
     'moments': lambda x, y, group: moments.moment_distance(x, *moments.moments(y), group),
     'moments with a past': lambda x, y, group: moments.straight_through(
-        lambda a1, a2: moments.distance_of_moments(a1, a2, *moments.moments(y)), x, y - 1, group
+        lambda a1, a2: moments.distance_of_moments(a1, a2, *moments.moments(y)),
+        moments.moments(x, group),
+        moments.moments(y - 1),
+        len(x) * distributed.size_of(group) / (len(x) * distributed.size_of(group) + len(y)),
     ),
     'cubic with a past': lambda x, y, group: mmd.mmd2(x, y, mmd.cubic, past=y - 1, group=group),
     **{

@@ -295,9 +295,9 @@ def test_data_as_reference_need_no_teacher(teacher, data):
     networks = pickles.load(teacher)
     modules = dict(G_mapping=networks['G'].mapping, G_synthesis=networks['G'].synthesis, D=networks['D'])
     loss = DiMELoss('cpu', embeddings=SPEC, reference='data', training_set_kwargs=kwargs, **modules)
-    reference = loss.terms[0].parts[0][1].reference
+    mean, _square = loss.terms[0].parts[0][1].wanted
     images = torch.cat([sources.DatasetImages(kwargs).draw(0)[0]])[:12]
-    torch.testing.assert_close(reference.m1, colours()(images).double().mean(0))
+    torch.testing.assert_close(mean, colours()(images).double().mean(0))
     kernel = DiMELoss(
         'cpu', embeddings=SPEC, reference='data', training_set_kwargs=kwargs, estimator='cubic', **modules
     )

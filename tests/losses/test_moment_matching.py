@@ -19,6 +19,7 @@ from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.embeddings import vgg
 from stylegan2_compress.errors import DivergedError, UserError
 from stylegan2_compress.losses.adam_average import AdamAverage
+from stylegan2_compress.losses.dime import DistanceLoss
 from stylegan2_compress.losses.moment_matching import PAPER_RATE, MomentMatching, MomentMatchingLoss
 from stylegan2_compress.losses.terms import Batch
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
@@ -461,6 +462,22 @@ def test_a_label_with_one_image(tmp_path, make_dataset_zip):
         list(MomentMatching(**given).check(plan))
     for others in (dict(per_class=False), dict(teacher='teacher.pkl')):
         assert list(MomentMatching(**given, **others).check(plan)) == []
+
+
+def test_labels_that_are_no_classes(tmp_path, make_dataset_zip, labelled_data):
+    """But vectors, which the host takes, too: moments are those of all images together."""
+    vectors = dict(labelled_data, path=str(make_dataset_zip(tmp_path, n=23, labels=3, vectors=True, name='v.zip')))
+    loss = make_loss(masked_generator(), vectors)
+    assert loss.terms[0].classes == 0
+    assert len(loss.terms[0].mean) == 1
+    assert make_loss(masked_generator(), labelled_data).terms[0].classes == 3
+    given = dict(embedding=EMBEDDING, training_set_kwargs=vectors)
+    assert checked(MomentMatchingLoss, **given) == []
+    with pytest.raises(UserError, match='per_class=true needs labels that are classes'):
+        checked(MomentMatchingLoss, **given, per_class=True)
+    args = dict(batch_size=4, batch_gpu=4, num_gpus=1, device='cpu', training_set_kwargs=vectors)
+    with pytest.raises(UserError, match='by_label=true needs labels that are classes'):
+        checked(DistanceLoss, args, embeddings=EMBEDDING, reference='data', training_set_kwargs=vectors, by_label=True)
 
 
 # --- Processes --------------------------------------------------------------------------------------------------------
