@@ -115,9 +115,11 @@ class Embedding(nn.Module):
     def fingerprint(self) -> str:
         """SHA-256 of spec, preprocessing and weights in hexadecimal: equal fingerprints mean equal features.
 
-        The exception is code whose numbers are not weights, for example in a `module:` factory.
+        The exception is code whose numbers are not weights, for example in a `module:` factory. Of a TorchScript
+        archive, all of the file counts.
         """
-        digest = hashlib.sha256(f'{self.spec} {dataclasses.astuple(self.preprocessing)}'.encode())
+        contents = getattr(self.network, 'contents', '')
+        digest = hashlib.sha256(f'{self.spec} {dataclasses.astuple(self.preprocessing)}{contents}'.encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}'.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stylegan2_compress import files
 from stylegan2_compress.embeddings import weights
 from stylegan2_compress.embeddings.preprocessing import CLIP, LIKELY, Preprocessing
 from stylegan2_compress.embeddings.specs import DTYPES, Spec
@@ -30,11 +31,19 @@ _SCALAR_TYPES = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfl
 
 
 class Scripted(nn.Module):
-    """One method of an archive."""
+    """One method of an archive.
 
-    def __init__(self, archive: torch.jit.ScriptModule, method: str = 'forward', **arguments):
+    Attributes:
+        contents: SHA-256 of the file, in hexadecimal: an archive may have its weights in its code (`torch.jit.freeze`).
+
+    Raises:
+        UserError: the file is not a TorchScript archive.
+    """
+
+    def __init__(self, spec: Spec, path: str, device: torch.device, method: str = 'forward', **arguments):
         super().__init__()
-        self.archive = archive
+        self.archive = read(spec, path, device)
+        self.contents = files.sha256(path)
         self.method = method
         self.arguments = arguments
 
@@ -44,17 +53,17 @@ class Scripted(nn.Module):
 
 def load_inception(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `inception`: the 2048 features of the host's FID and KID."""
-    return Scripted(read(spec, weights.local_path(spec, INCEPTION), device), return_features=True), DETECTOR
+    return Scripted(spec, weights.local_path(spec, INCEPTION), device, return_features=True), DETECTOR
 
 
 def load_vgg16(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `vgg16`: the 4096 features of the host's precision and recall."""
-    return Scripted(read(spec, weights.local_path(spec, VGG16), device), return_features=True), DETECTOR
+    return Scripted(spec, weights.local_path(spec, VGG16), device, return_features=True), DETECTOR
 
 
 def load_clip_rn50(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `clip_rn50`: OpenAI's archive, 1024 features."""
-    return Scripted(read(spec, weights.local_path(spec, CLIP_RN50), device), 'encode_image'), CLIP_224
+    return Scripted(spec, weights.local_path(spec, CLIP_RN50), device, 'encode_image'), CLIP_224
 
 
 def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
@@ -63,10 +72,10 @@ def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     path = location
     if _is_url(location):
         path = weights.download(spec, location, 'download it yourself and use its path')
-    archive = read(spec, path, device)
-    if not hasattr(archive, method):
+    network = Scripted(spec, path, device, method)
+    if not hasattr(network.archive, method):
         raise UserError(f'Embedding {spec} has no method {method!r} in {location}: use another one after the #.')
-    return Scripted(archive, method), LIKELY
+    return network, LIKELY
 
 
 def check(spec: Spec) -> None:

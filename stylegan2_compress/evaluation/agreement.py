@@ -44,9 +44,10 @@ class Agreement(Metric):
                 )
 
     def facts(self) -> dict[str, object]:
-        if self.embedding is None:
-            return {}
-        return dict(embedding=self.embedding.spec, fingerprint=self.embedding.fingerprint)
+        facts: dict[str, object] = dict(teacher=self.setting.teacher_sha256)
+        if self.embedding is not None:
+            facts.update(embedding=self.embedding.spec, fingerprint=self.embedding.fingerprint)
+        return facts
 
     @torch.no_grad()
     def measure(self, G: Generator, seed: int) -> dict[str, float]:

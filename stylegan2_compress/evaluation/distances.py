@@ -17,7 +17,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
         x, y: features [N, dim], [M, dim].
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    sigma_x, sigma_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    sigma_x, sigma_y = (np.atleast_2d(np.cov(each, rowvar=False)) for each in (x, y))
     eigenvalues = np.real(scipy.linalg.eigvals(sigma_x @ sigma_y)).clip(min=0)
     difference = x.mean(axis=0) - y.mean(axis=0)
     return float(difference @ difference + np.trace(sigma_x) + np.trace(sigma_y) - 2 * np.sqrt(eigenvalues).sum())
@@ -64,7 +64,8 @@ def density_coverage(
     Returns:
         Density, coverage.
     """
-    reals, fakes = (torch.as_tensor(each, dtype=torch.float32, device=device) for each in (real, fake))
+    centre = np.mean(real, axis=0)  # Does not change distances, and keeps their precision.
+    reals, fakes = (torch.as_tensor(each - centre, dtype=torch.float32, device=device) for each in (real, fake))
     inside = covered = 0
     for centres in reals.split(rows):
         # The nearest is the vector itself.

@@ -1,12 +1,14 @@
 """Generators to make images with, by whatever names them: network files, run directories, URLs, names, exports."""
 
+import os
 from typing import Any
 
 from training.networks import Generator
 
-from stylegan2_compress import pickles
+from stylegan2_compress import files, pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.export import exported
+from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.runs.directory import network_file
 
@@ -31,6 +33,11 @@ def open_generator(file: str, trust: bool = False) -> Any:
     contents = pickles.load(file, trust=trust)
     require_generator(file, contents)
     return contents['G_ema'].eval().requires_grad_(False)
+
+
+def sha256(file: str) -> str:
+    """Of the contents of a network file, or of the record of an export, which has those of its files; hexadecimal."""
+    return files.sha256(os.path.join(file, RECORD) if exported.is_export(file) else pickles.local_file(file))
 
 
 def require_same_latents(file: str, G: Generator, first_file: str, first: Generator, way_out: str) -> None:

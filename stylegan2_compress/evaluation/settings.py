@@ -9,8 +9,8 @@ BY_SEED = dict[str, float]
 
 
 def setting_of(record: Mapping[str, Any]) -> str:
-    """What a result depends on beside the network and the seed: the data, whether mirrored, and the embedding."""
-    return json.dumps([record.get(name) for name in (DATA, MIRROR, 'fingerprint')])
+    """What a result depends on beside the network and the seed: the data, whether mirrored, embedding and teacher."""
+    return json.dumps([record.get(name) for name in (DATA, MIRROR, 'fingerprint', 'teacher')])
 
 
 def seed_of(record: Mapping[str, Any]) -> str:

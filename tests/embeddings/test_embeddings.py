@@ -456,6 +456,18 @@ def test_torchscript_file(tmp_path, method, dim):
     assert torch.autograd.gradcheck(embedding, (x,))
 
 
+def test_weights_in_the_code_of_an_archive_are_part_of_the_fingerprint(tmp_path):
+    """Where `torch.jit.freeze` has put them: two networks, one after the other at the same path."""
+    fingerprints = []
+    for _network in range(2):
+        torch.jit.freeze(torch.jit.script(Classifier().eval())).save(str(tmp_path / 'net.pt'))
+        first, again = (load(f'torchscript:{tmp_path}/net.pt@size=9') for _ in range(2))
+        assert not first.network.state_dict()
+        assert first.fingerprint == again.fingerprint
+        fingerprints.append(first.fingerprint)
+    assert fingerprints[0] != fingerprints[1]
+
+
 def test_torchscript_url_comes_from_the_hosts_cache(tmp_path, in_cache):
     torch.jit.script(Classifier()).save(str(tmp_path / 'net.pt'))
     in_cache('https://example.com/net.pt', tmp_path / 'net.pt')

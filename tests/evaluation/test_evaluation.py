@@ -1,6 +1,7 @@
 """Evaluation: our numbers against the host's, closed forms and other implementations; records, tables, bad input."""
 
 import csv
+import hashlib
 import io
 import json
 import multiprocessing
@@ -229,6 +230,21 @@ def test_density_and_coverage_at_their_ends():
     real = np.random.default_rng(0).standard_normal([50, 4])
     assert distances.density_coverage(real, real)[1] == 1
     assert distances.density_coverage(real, real + 100) == (0, 0)
+
+
+def test_features_far_from_zero():
+    """As some networks have them: distances are those around zero."""
+    real, fake = np.random.default_rng(0).standard_normal([2, 60, 4])
+    expected = distances.density_coverage(real, fake)
+    assert distances.density_coverage(real + 1e5, fake + 1e5) == pytest.approx(expected, abs=0.02)
+    assert expected[1] > 0.5
+
+
+def test_frechet_distance_of_one_feature():
+    x, y = np.random.default_rng(0).standard_normal([2, 100, 1])
+    y = 2 * y + 3
+    expected = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
+    assert distances.frechet_distance(x, y) == pytest.approx(expected)
 
 
 class Layers(torch.nn.Module):
@@ -471,6 +487,12 @@ def test_agreement_with_the_teacher(place, copies):
     assert found[2].values['agreement0.02k_pixels'][0] == pytest.approx((x - y).abs().mean().item(), abs=0.005)
 
 
+def test_the_teacher_is_on_record(place, copies):
+    evaluate(copies, str(place / 'data.zip'), 'agreement', samples=20, device='cpu')
+    (record,) = (each for each in records.read(Path(copies[1]).parent) if each['metric'] == 'agreement0.02k')
+    assert record['teacher'] == hashlib.sha256(Path(copies[0]).read_bytes()).hexdigest()
+
+
 def test_agreement_in_features(place, copies, monkeypatch):
     monkeypatch.setattr(embeddings, 'load', lambda _spec, _device: layered())
     monkeypatch.setattr(embeddings, 'parse', lambda text: text)
@@ -692,10 +714,10 @@ def test_compare_takes_the_newest_of_each_seed(run_dir):
 
 
 def test_compare_averages_results_of_one_setting(run_dir):
-    """Other data, other mirroring and another embedding of the same name are other settings; the newest counts."""
+    """So are other data, other mirroring, another embedding of the same name and another teacher; the newest counts."""
     pkl = str(run_dir / 'network-snapshot-000025.pkl')
     first = dict(data='a.zip', mirror=False)
-    for change in (dict(data='b.zip'), dict(mirror=True), dict(fingerprint='0123')):
+    for change in (dict(data='b.zip'), dict(mirror=True), dict(fingerprint='0123'), dict(teacher='0123')):
         for more in (dict(seed=0, value=14.0), dict(seed=1, value=13.0), dict(seed=0, value=21.0, **change)):
             about = first | more
             records.append(pkl, dict(results=dict(fid50k=about.pop('value')), metric='fid50k', **about))
