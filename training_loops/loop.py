@@ -13,6 +13,7 @@ from metrics import metric_main
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import DivergedError, Stopped
+from stylegan2_compress.evaluation.data_statistics import of_the_data
 from stylegan2_compress.evaluation.names import more_is_better
 from stylegan2_compress.host import devices
 from stylegan2_compress.losses.method import MethodLoss
@@ -310,16 +311,17 @@ def evaluate(run: Run) -> None:
     for metric in options.metrics:
         if is_hosts(metric):  # Which draws what it needs: in each process its own, after an interruption as without.
             data.seed_everything(options.random_seed, data.METRICS, run.progress.cur_nimg, options.rank)
-            result = metric_main.calc_metric(
-                metric=metric,
-                G=run.G_ema,
-                G_kwargs=devices.precision(run.device),
-                dataset_kwargs=options.training_set_kwargs,
-                num_gpus=options.num_gpus,
-                rank=options.rank,
-                device=run.device,
-                cache=can_cache,
-            )
+            with of_the_data():
+                result = metric_main.calc_metric(
+                    metric=metric,
+                    G=run.G_ema,
+                    G_kwargs=devices.precision(run.device),
+                    dataset_kwargs=options.training_set_kwargs,
+                    num_gpus=options.num_gpus,
+                    rank=options.rank,
+                    device=run.device,
+                    cache=can_cache,
+                )
         elif options.rank == 0:
             result = run.own_metrics.measure(metric, run.G_ema)
         else:

@@ -24,6 +24,7 @@ from training.networks import Generator
 from stylegan2_compress.embeddings.torchscript import INCEPTION, VGG16
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.base import Metric, Setting
+from stylegan2_compress.evaluation.data_statistics import of_the_data
 from stylegan2_compress.evaluation.names import HOST_SAMPLES, host_name
 from stylegan2_compress.evaluation.settings import MIRROR
 from stylegan2_compress.host import downloads
@@ -73,7 +74,7 @@ class HostMetric(Metric):
             progress = metric_utils.ProgressMonitor(
                 progress_fn=lambda done, _total: bar.update(min(done, bar.total) - bar.n)
             )
-            with generating(self.samples), seeding(seed):
+            with generating(self.samples), seeding(seed), of_the_data():
                 result = metric_main.calc_metric(
                     metric=self.metric,
                     G=G,

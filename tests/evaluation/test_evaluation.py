@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -183,13 +184,45 @@ def test_data_statistics_are_those_in_the_hosts_cache(place, copies):
     assert sorted(cache.iterdir()) == before
 
 
+def test_statistics_of_other_data_at_the_same_path_are_not_taken(copies, tmp_path, make_dataset_zip, monkeypatch):
+    """The host finds those that it has by the path as it was given, in whatever directory."""
+    found, expected = {}, {}
+    for name, count in [('a', 40), ('b', 50)]:
+        (tmp_path / name).mkdir()
+        make_dataset_zip(tmp_path / name, n=count, labels=2)
+        data = str(tmp_path / name / 'data.zip')
+        expected[name] = evaluate([copies[1]], data, 'fid50k_full', samples=20, device='cpu')
+    computed = metric_utils.get_feature_detector
+    calls = []
+    monkeypatch.setattr(metric_utils, 'get_feature_detector', lambda **given: calls.append(given) or computed(**given))
+    for name in 'abb':
+        monkeypatch.chdir(tmp_path / name)
+        found[name] = evaluate([copies[1]], 'data.zip', 'fid50k_full', samples=20, device='cpu')
+        assert found[name][0].values == expected[name][0].values
+    assert found['a'][0].values != found['b'][0].values
+    assert len(calls) == 2 + 2 + 1  # Of generated images, and of the data unless there are those of the same.
+
+
+def test_statistics_that_the_host_has_made_are_taken_if_they_are_newer_than_the_data(place, copies, tmp_path):
+    data = str(shutil.copy(place / 'data.zip', tmp_path / 'other.zip'))
+    evaluate([copies[0]], data, 'fid50k_full', samples=20, device='cpu')
+    (cached,) = (place / 'dnnlib' / 'gan-metrics').glob('other-*.pkl')
+    for age, is_taken in [(-60, True), (60, False)]:
+        (mark,) = cached.parent.glob('other-*.pkl.data')
+        mark.unlink()
+        made = cached.stat().st_mtime_ns
+        os.utime(data, (time.time() + age, time.time() + age))
+        evaluate([copies[0]], data, 'fid50k_full', samples=20, device='cpu')
+        assert (cached.stat().st_mtime_ns == made) == is_taken
+
+
 def test_without_a_place_for_statistics_of_the_data_numbers_are_the_same(place, copies, tmp_path, monkeypatch, capsys):
     given = dict(samples=64, seed=5, device='cpu')
     expected = evaluate([copies[1]], str(place / 'data.zip'), 'fid50k_full', **given)[0].values
     with detectors.in_the_place_of_the_hosts(tmp_path / 'dnnlib'):
         (tmp_path / 'dnnlib' / 'gan-metrics').write_text('a file in its place')
         assert evaluate([copies[1]], str(place / 'data.zip'), 'fid50k_full', **given)[0].values == expected
-        statistics = list(Path(dnnlib.make_cache_dir_path('gan-metrics')).iterdir())
+        statistics = list(Path(dnnlib.make_cache_dir_path('gan-metrics')).glob('*.pkl'))
     assert capsys.readouterr().err.startswith(f'Cannot write to the cache {tmp_path}/dnnlib (File exists): until')
     assert len(statistics) == 1
 
