@@ -28,7 +28,10 @@ def cache_dir(*parts: str) -> Path:
 
 def _conventional() -> Path:
     named = os.environ.get('LOCALAPPDATA' if os.name == 'nt' else 'XDG_CACHE_HOME')
-    return Path(named) if named else Path.home() / '.cache'
+    try:
+        return Path(named) if named else Path.home() / '.cache'
+    except RuntimeError:  # A user without a home, as in some containers.
+        return Path(tempfile.gettempdir(), '.cache')
 
 
 def make_ours_writable(part: str) -> Path:

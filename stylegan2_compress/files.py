@@ -251,7 +251,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
             of its name and now there is one; then what was to be written is beside it, under another name.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f'.{target.name[:200]}.{secrets.token_hex(8)}.tmp')
+    beginning = os.fsencode(target.name)[:200].decode(errors='ignore')  # Names are limited to 255 bytes.
+    temporary = target.with_name(f'.{beginning}.{secrets.token_hex(8)}.tmp')
     try:
         # os.open and not tempfile: the mode must follow the umask, as for any file the user makes.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, 'O_BINARY', 0), 0o666)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def test_a_cache_that_can_be_written_is_used_without_a_word(tmp_path, monkeypatc
     caches.try_to_cache('statistics', 'b.npz', lambda path: path.write_text('b'))
     assert (tmp_path / 'new' / 'statistics' / 'b.npz').read_text() == 'b'
     assert capsys.readouterr().err == ''
+
+
+def test_a_user_without_a_home_has_a_cache_for_now(monkeypatch):
+    def nowhere():
+        raise RuntimeError('Could not determine home directory.')
+
+    for variable in ('STYLEGAN2_COMPRESS_CACHE', 'XDG_CACHE_HOME', 'LOCALAPPDATA'):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, 'home', nowhere)
+    assert caches.cache_dir('statistics').is_relative_to(tempfile.gettempdir())
 
 
 def test_on_a_full_disk_what_was_computed_is_used(tmp_path, monkeypatch, capsys):

@@ -28,6 +28,13 @@ def test_written_bytes_appear_under_the_name_and_nothing_else_stays(tmp_path):
     assert _names(tmp_path) == ['a.pkl']
 
 
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    path = tmp_path / ('学' * 83 + '.pkl')  # Of 253 bytes.
+    with files.atomic_write(path) as file:
+        file.write(b'new')
+    assert path.read_bytes() == b'new'
+
+
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / 'a.pkl'
     path.write_bytes(b'old')

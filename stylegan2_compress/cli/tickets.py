@@ -15,6 +15,11 @@ teacher_option = click.option(
 )
 
 
+trust_option = click.option(
+    '--trust', is_flag=True, help='Run the code that the file has or names, such as the module of a mask rule.'
+)
+
+
 @click.group()
 def ticket():
     """Tickets: generators of frozen weights in about half a bit per weight.
@@ -28,9 +33,10 @@ def ticket():
 @click.argument('source', metavar='PKL|RUN_DIR|URL')
 @click.argument('dest', metavar='TICKET', type=click.Path(dir_okay=False))
 @click.option('--network', default='G_ema', show_default=True, metavar='G|G_ema', help='Which of the two.')
+@trust_option
 @force_option
 @host_option
-def save(source, dest, network, force, host_dir):
+def save(source, dest, network, trust, force, host_dir):
     """Write the ticket of a masked generator in a network pickle of find-ticket's; of a run directory, in the last one.
 
     \b
@@ -41,16 +47,17 @@ def save(source, dest, network, force, host_dir):
         raise UserError(f'--network={network} does not exist; there are G and G_ema.')
     source = network_file(source)
     check_output(dest, force, ['.ticket'], inputs=[source])
-    click.echo(load('compression.ticket_files:save_ticket', host_dir)(source, dest, network))
+    click.echo(load('compression.ticket_files:save_ticket', host_dir)(source, dest, network, trust))
 
 
 @ticket.command('load')
 @click.argument('source', metavar='TICKET')
 @click.argument('dest', metavar='PKL', type=click.Path(dir_okay=False))
 @teacher_option
+@trust_option
 @force_option
 @host_option
-def load_ticket(source, dest, teacher, force, host_dir):
+def load_ticket(source, dest, teacher, trust, force, host_dir):
     """Write the masked generator of a ticket, weights, scores and all, as a network pickle.
 
     Scores are 1 for the weights that the ticket keeps and 0 for the others. For images, `ticket bake` is the better
@@ -61,17 +68,20 @@ def load_ticket(source, dest, teacher, force, host_dir):
       stylegan2-compress ticket load face.ticket masked.pkl
     """
     check_output(dest, force, NETWORK_FILES, inputs=[source, teacher])
-    load('compression.ticket_files:write_networks', host_dir)(source, dest, teacher)
+    load('compression.ticket_files:write_networks', host_dir)(source, dest, teacher, trust=trust)
 
 
 @ticket.command()
-@click.argument('source', metavar='TICKET')
+@click.argument('source', metavar='TICKET|PKL|RUN_DIR|URL')
 @click.argument('dest', metavar='PKL', type=click.Path(dir_okay=False))
 @teacher_option
+@trust_option
 @force_option
 @host_option
-def bake(source, dest, teacher, force, host_dir):
-    """Write the generator of a ticket as an ordinary network pickle, masks multiplied out.
+def bake(source, dest, teacher, trust, force, host_dir):
+    """Write the generator of a ticket, or a snapshot of find-ticket's, as an ordinary network pickle.
+
+    Masks are multiplied out.
 
     The host opens it, with generate.py for example, without this package. Its discriminator is a
     placeholder that has learnt nothing.
@@ -84,20 +94,22 @@ def bake(source, dest, teacher, force, host_dir):
       # A ticket in a teacher's weights needs the teacher.
       stylegan2-compress ticket bake --teacher ffhq256.pkl face.ticket face.pkl
     """
+    source = network_file(source)
     check_output(dest, force, NETWORK_FILES, inputs=[source, teacher])
-    load('compression.ticket_files:write_networks', host_dir)(source, dest, teacher, baked=True)
+    load('compression.ticket_files:write_networks', host_dir)(source, dest, teacher, baked=True, trust=trust)
 
 
 @ticket.command()
 @click.argument('source', metavar='TICKET')
 @click.option('--layers', is_flag=True, help='Show how many weights of every layer are kept.')
 @click.option('--json', 'as_json', is_flag=True, help='As JSON, for machines.')
+@trust_option
 @host_option
-def show(source, layers, as_json, host_dir):
+def show(source, layers, as_json, trust, host_dir):
     """Show what a ticket holds: where weights come from, how many are kept, what it was measured at.
 
     \b
     Example:
       stylegan2-compress ticket show --layers face.ticket
     """
-    click.echo(load('compression.ticket_files:describe', host_dir)(source, layers, as_json))
+    click.echo(load('compression.ticket_files:describe', host_dir)(source, layers, as_json, trust))

@@ -1,6 +1,7 @@
 """`find-ticket`: from a data set to a mask, and to the best and the last ticket of a run."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dnnlib
@@ -9,7 +10,7 @@ import torch
 from tqdm import tqdm
 from training.networks import Generator
 
-from stylegan2_compress import distributed, embeddings, pickles
+from stylegan2_compress import distributed, embeddings, files, pickles
 from stylegan2_compress.arguments import given_options, require_choice
 from stylegan2_compress.compression import plan as planning
 from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, LAYER_MOMENTS, PRESETS, WEIGHT_INIT, TicketOptions
@@ -31,7 +32,7 @@ from stylegan2_compress.networks import masked as masks
 from stylegan2_compress.runs.directory import KIMG_PER_TICK, RunDirectory
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
-from stylegan2_compress.tickets import baking
+from stylegan2_compress.tickets import baking, ticket_file
 from stylegan2_compress.tickets.ticket_file import Ticket
 from stylegan2_compress.training_loops import snapshots
 
@@ -99,6 +100,7 @@ def plan_search(options: TicketOptions) -> Plan:
     if options.cuda_graphs:
         planning.record(plan)
     masked_G = build(plan.args.G_kwargs, plan.args.training_set_kwargs)
+    ticket_file.require_readable(masked_G)
     require_kept_weights(masked_G, options.keep)
     plan.student = None if G is None else starting_networks(masked_G, G, plan.args.training_set_kwargs)
     return plan
@@ -279,7 +281,8 @@ def starting_networks(G: masks.ScoreMaskedGenerator, dense: Generator, training_
 def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device) -> None:
     """Compare the snapshots of a run, G_ema of each, with its data; keep the best and the last as tickets.
 
-    The measure is the Fréchet distance in the features of an embedding; the numbers go to `tickets.jsonl`.
+    The measure is the Fréchet distance in the features of an embedding; the numbers go to `tickets.jsonl`. Of a rule
+    that keeps fewer and fewer weights, the best is of the snapshots that keep no more than asked for.
 
     Raises:
         UserError: the run has no snapshots.
@@ -292,7 +295,7 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
     network = embeddings.load(embedding, device)
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     reals = features_of(network, samples.reals(training_set), device)
-    records, best = [], None
+    records: list[dict[str, Any]] = []
     for path in tqdm(paths, desc='Comparing snapshots', disable=None):
         G = pickles.load(path, device=device)['G_ema'].eval()
         z, c = samples.latents(G, count, seed=0), samples.draw_labels(training_set_kwargs, G.c_dim, count, seed=0)
@@ -302,21 +305,29 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
             'frechet_distance': distances.frechet_distance(features_of(network, samples.fakes(G, z, c), device), reals),
             'embedding': network.spec,
             'samples': count,
+            'kept': int(sum(mask.sum() for part in G.parts for mask in part.masks().values())),
         }
         records.append(facts)
-        if best is None or facts['frechet_distance'] < best[0]['frechet_distance']:
-            best = facts, G.cpu()
-    last = records[-1], G.cpu()
-    with open(f'{run_dir}/tickets.jsonl', 'w') as file:
-        file.writelines(json.dumps(facts) + '\n' for facts in records)
-    for name, (facts, G) in [('best', best), ('last', last)]:
+    with files.atomic_write(f'{run_dir}/tickets.jsonl') as file:
+        file.write(''.join(json.dumps(facts) + '\n' for facts in records).encode())
+    rule = masks.rule_of(G.mapping.rule)
+    candidates = records if not rule.scheduled else [facts for facts in records if facts['kept'] <= allowed(G, records)]
+    best = min(candidates, key=lambda facts: facts['frechet_distance'])
+    for name, facts in [('best', best), ('last', records[-1])]:
         path = f'{run_dir}/{name}.ticket'
         where = f'{facts["network"]} of {facts["snapshot"]}, Fréchet distance {facts["frechet_distance"]:.4g}'
-        if not masks.rule_of(G.mapping.rule).scored:
+        if not rule.scored:
             print(f'{name}: {where}; no ticket, because the rule trains weights')
             continue
+        G = pickles.load(f'{run_dir}/{facts["snapshot"]}')['G_ema']
         size = Ticket.from_generator(G, facts).write(path)
         print(f'{path}: {size:,} bytes, {where} in {network.spec}')
+
+
+def allowed(G: masks.ScoreMaskedGenerator, records: Sequence[Mapping[str, Any]]) -> int:
+    """How many weights the best ticket of a scheduled rule may keep: what was asked for, or what was reached."""
+    total = sum(part.tensor(name).numel() for part in G.parts for name in part.names)
+    return max(round(G.mapping.keep * total), min(facts['kept'] for facts in records))
 
 
 def features_of(network, batches, device: torch.device) -> np.ndarray:

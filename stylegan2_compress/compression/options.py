@@ -384,9 +384,9 @@ class TicketOptions(TrainingOptions):
     )
     z_dim: int | None = argument('Width of z, of random weights.', None, least=1, most=2**14)
     w_dim: int | None = argument('Width of w, of random weights.', None, least=1, most=2**14)
-    channel_base: int | None = argument('Channels times resolution, of random weights.', None, least=1, most=2**24)
+    channel_base: int | None = argument('Channels times resolution, of random weights.', None, least=1, most=2**20)
     channel_max: int | None = argument('Most channels of a layer, of random weights.', None, least=1, most=2**14)
-    mapping_layers: int | None = argument('Layers of the mapping network, of random weights.', None, least=1, most=1000)
+    mapping_layers: int | None = argument('Layers of the mapping network, of random weights.', None, least=1, most=100)
     eval_embedding: str | None = argument(
         'In whose features snapshots are compared.', None, default_text='the same', metavar='SPEC'
     )

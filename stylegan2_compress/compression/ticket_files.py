@@ -3,21 +3,24 @@
 import json
 from pathlib import Path
 
-from stylegan2_compress import pickles
+from stylegan2_compress import files, pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.networks import class_name, require_generator
+from stylegan2_compress.networks.masked import ScoreMaskedGenerator
+from stylegan2_compress.pickles import report
 from stylegan2_compress.tickets import baking
-from stylegan2_compress.tickets.ticket_file import Ticket
+from stylegan2_compress.tickets.ticket_file import Ticket, is_ticket
 from stylegan2_compress.training_loops import snapshots
 
 
-def save_ticket(source: str, dest: str, network: str = 'G_ema') -> str:
+def save_ticket(source: str, dest: str, network: str = 'G_ema', trust: bool = False) -> str:
     """Write the ticket of a masked generator in a network file.
 
     Args:
         source: network file or URL.
         dest: file to write.
         network: 'G' or 'G_ema'.
+        trust: run the code that the file has or names.
 
     Returns:
         One line about its size.
@@ -25,38 +28,57 @@ def save_ticket(source: str, dest: str, network: str = 'G_ema') -> str:
     Raises:
         UserError: the network is not masked, or its weights could not be brought back.
     """
-    data = pickles.load(source)
+    ticket = Ticket.from_generator(
+        _masked(source, network, trust), {'snapshot': files.public_name(source), 'network': network}
+    )
+    return f'{ticket.write(dest):,} bytes for {ticket.kept:,} of {ticket.total:,} weights'
+
+
+def _masked(source: str, network: str, trust: bool) -> ScoreMaskedGenerator:
+    """A masked generator of a network file.
+
+    Raises:
+        UserError: it is not masked.
+    """
+    data = pickles.load(source, trust=trust)
     require_generator(source, data)
     if class_name(data[network]) != 'ScoreMaskedGenerator':
         raise UserError(
             f'{source} holds a {class_name(data[network])}, whose weights are not masked: tickets are made of '
             "find-ticket's network snapshots."
         )
-    ticket = Ticket.from_generator(data[network], {'snapshot': source, 'network': network})
-    return f'{ticket.write(dest):,} bytes for {ticket.kept:,} of {ticket.total:,} weights'
+    return data[network]
 
 
-def write_networks(source: str, dest: str, teacher: str | None = None, baked: bool = False) -> None:
+def write_networks(
+    source: str, dest: str, teacher: str | None = None, baked: bool = False, trust: bool = False
+) -> None:
     """Write the generator of a ticket as a network pickle, with a placeholder for D.
 
     Args:
-        source: ticket.
+        source: ticket; to be baked, also a network file with a masked G_ema.
         dest: file to write.
         teacher: network file that the weights are from, if they are not random.
         baked: whether masks are multiplied out, which makes it an ordinary generator of the host's.
+        trust: run the code that the file has or names.
 
     Raises:
         UserError: the ticket cannot be read, or not without a teacher, or with that one.
     """
-    G = Ticket.read(source).generator(source, teacher)
+    if baked and not is_ticket(local := pickles.local_file(source)):
+        if teacher is not None:
+            raise UserError(f'{source} is no ticket, and has its weights itself: leave --teacher out.')
+        G = _masked(local, 'G_ema', trust)
+    else:
+        G = Ticket.read(source, trust).generator(source, teacher)
     if baked:
         G = baking.bake(G)
-    pickles.save(dest, snapshots.generator_alone(dict(G_ema=G.eval().requires_grad_(False), training_set_kwargs={})))
+    pickles.save(dest, snapshots.generator_alone(dict(G_ema=G.eval().requires_grad_(False), training_set_kwargs=None)))
 
 
-def describe(source: str, layers: bool = False, as_json: bool = False) -> str:
+def describe(source: str, layers: bool = False, as_json: bool = False, trust: bool = False) -> str:
     """What a ticket holds, as text or JSON; with `layers`, how many weights of each are kept."""
-    ticket = Ticket.read(source)
+    ticket = Ticket.read(source, trust)
     arguments = ticket.arguments
     sparsity = {name: [int(mask.sum()), mask.size] for name, mask in ticket.masks.items()}
     if as_json:
@@ -81,4 +103,4 @@ def describe(source: str, layers: bool = False, as_json: bool = False) -> str:
         lines += [
             f'{name:40} {kept:>10,} of {all_:>10,}  {kept / all_:7.2%}' for name, (kept, all_) in sparsity.items()
         ]
-    return '\n'.join(lines)
+    return '\n'.join(map(report.printable, lines))

@@ -37,16 +37,17 @@ def layer_costs(G: torch.nn.Module) -> list[LayerCost]:
     costs = []
     for name, module in G.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        if not own:
+        weight = own.get('weight', dict(module.named_buffers(recurse=False)).get('weight'))  # A buffer where masked.
+        if not own and weight is None:
             continue
         macs = 0
-        if 'weight' in own:
+        if weight is not None:
             pixels = 1
-            if own['weight'].ndim == 4:
+            if weight.ndim == 4:
                 block: Any = G.get_submodule(name.rpartition('.')[0])
                 pixels = (block.resolution // getattr(module, 'up', 1)) ** 2
-            macs = own['weight'].numel() * pixels
-        main = own.get('weight', next(iter(own.values())))
+            macs = weight.numel() * pixels
+        main = weight if weight is not None else next(iter(own.values()))
         costs.append(LayerCost(name, tuple(main.shape), sum(p.numel() for p in own.values()), macs))
     return costs
 

@@ -263,8 +263,9 @@ class ScoreMasked(torch.nn.Module):
         scores, weight = self.tensor(name, '_scores'), self.tensor(name)
         if rule_of(self.rule).signed:
             return StraightThrough.apply(scores, weight, torch.where(scores < 0, -mask.to(weight), mask))
-        # The magnitude's gradient is the straight-through one; a score below zero gets it with its sign turned.
-        return StraightThrough.apply(scores.abs(), weight, mask)
+        # The magnitude's gradient is the straight-through one; a score below zero gets it with its sign turned. (By way
+        # of `abs`, a score of zero would get none.)
+        return StraightThrough.apply(torch.where(scores < 0, -scores, scores), weight, mask)
 
     def forward(self, *args, **kwargs):
         return torch.func.functional_call(self.dense, self.masked_weights(), args, kwargs)
@@ -565,7 +566,7 @@ def erdos_renyi_kernel(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[st
 
 
 def erdos_renyi_odds(shapes: 'dict[str, torch.Size]', keep: float) -> 'dict[str, float]':
-    """The same, of the odds that a weight is kept: share / (1 - share), so that no layer keeps all unless all do.
+    """The same, of the odds that a weight is kept: share / (1 - share), so that no layer's share is 1 unless all are.
 
     For small shares there is no difference. But a layer that keeps all of its weights, which do not train, has nothing
     to find.

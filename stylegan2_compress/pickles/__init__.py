@@ -170,8 +170,8 @@ def _way_out(error: Mismatch | UnknownClass) -> str:
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:
-    return os.fspath(path).endswith('.safetensors')
+    return files.public_name(os.fspath(path)).endswith('.safetensors')
 
 
 def _is_state_dicts(path: str | os.PathLike) -> bool:
-    return os.fspath(path).endswith(('.pt', '.pth'))
+    return files.public_name(os.fspath(path)).endswith(('.pt', '.pth'))

@@ -310,7 +310,10 @@ def check_rule(rule: Any) -> None:
         return
     module, _dot, attribute = rule.rpartition('.')
     if module and (module not in sys.modules or attribute not in vars(sys.modules[module])):
-        raise Refused(f'names the mask rule {rule!r} of a module that is not imported: `import {module}` first')
+        raise Refused(
+            f'names the mask rule {rule!r} of a module that is not imported: `import {module}` first, or if you trust '
+            'it, make an ordinary network with `stylegan2-compress ticket bake --trust`'
+        )
 
 
 def fill(

@@ -90,10 +90,10 @@ class Report:
                 lines.append(f'  {name:<20} {module.class_name:<24} {module.parameters:>12,}  {shape}'.rstrip())
         lines += ['', f'training_set_kwargs: {self.training_set_kwargs}', '']
         lines += [f'Suspicious: {item}.' for item in self.suspicious] or ['Nothing suspicious.']
-        return '\n'.join(map(_printable, lines))
+        return '\n'.join(map(printable, lines))
 
 
-def _printable(line: str) -> str:
+def printable(line: str) -> str:
     """The line without control characters: names come from the file and must not move the cursor or end the line."""
     return ''.join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
 

@@ -34,7 +34,14 @@ MAGIC = b'\x89SG2TICKET\r\n'
 PLAIN, SIGNED, TRAINED_UNMASKED = VERSIONS = 1, 2, 3
 MAX_HEADER = 1 << 20
 MAX_WEIGHTS = 1 << 27
+ARGUMENTS = {'seed', 'weight_init', 'teacher', 'rule', 'keep'}  # On record in every ticket, whatever their defaults.
 TRAINED = 'w_avg'  # The one tensor besides scores that every search changes: the average of W, for truncation.
+
+
+def is_ticket(path: str | os.PathLike) -> bool:
+    """Whether a file begins as tickets do."""
+    with files.opened(path) as (file, _size):
+        return file.read(len(MAGIC)) == MAGIC
 
 
 @dataclass(frozen=True)
@@ -85,14 +92,15 @@ class Ticket:
         rule = arguments['rule']
         if not rule_of(rule).scored:
             raise UserError(
-                f'The rule {rule} trains weights, which no seed restores: keep the network pickle or bake it.'
+                f'The rule {rule} trains weights, which no seed restores: keep the network pickle, or make an ordinary '
+                'one of it with `ticket bake`.'
             )
         G.update_masks()
         weights = weights_sha256(G)
         if arguments['teacher'] is None and weights_sha256(ScoreMaskedGenerator(**arguments)) != weights:
             raise UserError(
                 f'The weights of this generator are not those of its seed {arguments["seed"]}, so a ticket cannot '
-                'restore them: keep the network pickle or bake it.'
+                'restore them: keep the network pickle, or make an ordinary one of it with `ticket bake`.'
             )
         masks = {name: mask.cpu().numpy() for name, mask in G.masks().items()}
         turned = {name: turned.cpu().numpy() for name, turned in G.turned().items()}
@@ -105,12 +113,16 @@ class Ticket:
         return cls(arguments, weights, masks, turned, trained, facts or {})
 
     @classmethod
-    def read(cls, path: str | os.PathLike) -> 'Ticket':
+    def read(cls, path: str | os.PathLike, trust: bool = False) -> 'Ticket':
         """Read a file. Nothing in it is executed, and it takes no more memory than its masks need.
+
+        Args:
+            path: of the file.
+            trust: import the module of a mask rule that it names.
 
         Raises:
             UserError: it is not a ticket, has a later version, is damaged or inconsistent, or names a mask rule in a
-                module that is not imported.
+                module that is not imported, or cannot be.
         """
         with files.opened(path) as (file, _size):
             content = file.read()
@@ -130,6 +142,8 @@ class Ticket:
             if length > MAX_HEADER:
                 raise ValueError('its header is too long')
             header = json.loads(body[start : start + length])
+            if trust:
+                rule_of(header['arguments']['rule'])
             return _decoded(header, memoryview(body)[start + length :], version)
         except Refused as error:
             raise UserError(f'{path} {error}. Nothing in it was run.') from error
@@ -182,9 +196,10 @@ class Ticket:
             raise UserError(
                 f'{path} cannot be restored: its weights come out differently here than where the ticket was made.'
             )
+        trained = dict(G.trained())
         for name, _part, layer, leaf in G.tensors():
-            if name in self.trained:
-                getattr(layer, leaf).copy_(torch.from_numpy(self.trained[name].copy()))
+            if leaf == TRAINED:
+                trained[name] = getattr(layer, leaf)
             if name in self.masks:
                 mask = torch.from_numpy(self.masks[name])
                 scores = getattr(layer, f'{leaf}_scores').copy_(mask)
@@ -192,10 +207,12 @@ class Ticket:
                     scores[torch.from_numpy(self.turned[name])] = -1
                 if hasattr(layer, f'{leaf}_alive'):
                     getattr(layer, f'{leaf}_alive').copy_(mask)
-        for name, tensor in G.trained().items():
+        for name, tensor in trained.items():
             if name not in self.trained or self.trained[name].shape != tuple(tensor.shape):
                 raise UserError(f'{path} is not a valid ticket: it lacks {name}, which was trained.')
             tensor.copy_(torch.from_numpy(self.trained[name].copy()))
+        for name in self.trained.keys() - trained.keys():
+            raise UserError(f'{path} is not a valid ticket: it changes {name[:100]!r}, which no search trains.')
         G.update_masks()
         for name, mask in G.masks().items():
             if not np.array_equal(mask.numpy(), self.masks[name]):
@@ -239,6 +256,21 @@ def version_of(arguments: dict) -> int:
     return SIGNED if rule_of(arguments['rule']).signed else PLAIN
 
 
+def require_readable(G: ScoreMaskedGenerator) -> None:
+    """Refuse a generator whose ticket nobody could read, before it is searched for.
+
+    Raises:
+        UserError: it is too large.
+    """
+    try:
+        weight_shapes(bound_arguments(G, defaults=True))
+    except (Malformed, ValueError) as error:
+        raise UserError(
+            f'This generator is larger than tickets can be ({rebuild.one_line(error)}): lower --channel-max, '
+            '--channel-base, --w-dim or --mapping-layers.'
+        ) from error
+
+
 def weight_shapes(arguments: dict) -> dict[str, tuple[int, ...]]:
     """Shapes of the masked weights by name, of a generator that is built without memory for its weights.
 
@@ -272,6 +304,8 @@ def _decoded(header: dict, payload: memoryview, version: int) -> Ticket:
         Malformed, Refused: see `weight_shapes`.
         ValueError, KeyError, TypeError, AttributeError: they do not fit together.
     """
+    if lacking := ARGUMENTS - header['arguments'].keys():
+        raise ValueError(f'it does not say its {", ".join(sorted(lacking))}')
     shapes = weight_shapes(header['arguments'])
     if list(header['masks']) != list(shapes):
         raise ValueError('its masks are not those of its generator')

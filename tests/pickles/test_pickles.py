@@ -698,6 +698,16 @@ def test_a_url_is_read_through_the_hosts_cache(pkl, data, tmp_path, monkeypatch,
     assert pickles.inspect(url).sha256 == pickles.sha256(pkl)
 
 
+def test_the_format_of_a_url_is_told_by_its_path(data, tmp_path, monkeypatch):
+    """The links of a download page end in a query."""
+    monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'cache'))
+    pickles.save(tmp_path / 'a.safetensors', data)
+    with served(tmp_path) as address:
+        url = f'{address}/a.safetensors?download=true'
+        assert_same_data(pickles.load(url), data)
+        assert pickles.inspect(url).networks.keys() == pickles.inspect(tmp_path / 'a.safetensors').networks.keys()
+
+
 # --- inspect and convert ------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from stylegan2_compress import host, pickles
 from stylegan2_compress.compression.find_ticket import find_ticket, plan_search
 from stylegan2_compress.compression.options import DISTANCES, MOST_LR, PRESETS, TicketOptions
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import bound_arguments
 from stylegan2_compress.losses.estimators import ESTIMATORS
 from stylegan2_compress.losses.masks import Masks, MaskSchedule
@@ -261,7 +262,10 @@ def test_a_ticket_of_a_rule_from_another_module(tmp_path, monkeypatch):
     del sys.modules['other_rules']
     with pytest.raises(UserError, match=r"names the mask rule 'other_rules\.Mine' of .*: `import other_rules` first"):
         Ticket.read(path)
+    assert 'ticket bake --trust' in refused('ticket', 'show', path, unchanged=tmp_path)
     assert 'other_rules' not in sys.modules
+    run('ticket', 'bake', '--trust', path, tmp_path / 'baked.pkl')
+    torch.testing.assert_close(images(pickles.load(tmp_path / 'baked.pkl')['G_ema']), images(G))
 
 
 class WeightsTrain(Rule):
@@ -381,6 +385,7 @@ def test_forged_files_are_refused_without_effort(tmp_path):
         lambda header: header['trained'].update({'mapping.w_avg': [10**12]}),
         lambda header: header['trained'].update({'mapping.w_avg': [-1]}),
         lambda header: header.update(arguments=[1]),
+        *(lambda header, name=name: header['arguments'].pop(name) for name in ('seed', 'teacher', 'keep')),
     ]:
         forge(path, ticket, edit)
         with pytest.raises(UserError, match=r'a\.ticket is not a valid ticket'):
@@ -396,6 +401,44 @@ def test_forged_files_are_refused_without_effort(tmp_path):
     forge(path, ticket, version=4)
     with pytest.raises(UserError, match='version 4'):
         Ticket.read(path)
+
+
+def test_nothing_but_what_searches_train_is_put_into_a_generator(tmp_path):
+    ticket, path = Ticket.from_generator(make()), tmp_path / 'a.ticket'
+    for name, shape, said in [
+        ('mapping.fc0.weight', (16, 16), "changes 'mapping.fc0.weight', which no search trains"),
+        ('mapping.w_avg', (3,), 'lacks mapping.w_avg'),
+    ]:
+        more = {**ticket.trained, name: np.full(shape, 7, np.float32)}
+        dataclasses.replace(ticket, trained=more).write(path)
+        with pytest.raises(UserError, match=said):
+            Ticket.read(path).generator(path)
+
+
+def test_show_prints_no_control_characters(tmp_path):
+    path = tmp_path / 'a.ticket'
+    Ticket.from_generator(make(), {'snapshot': 'a\x1b[2J\nmask     99 of 100'}).write(path)
+    assert 'snapshot: a\\x1b[2J\\nmask     99 of 100\n' in run('ticket', 'show', path)
+
+
+def test_a_generator_whose_ticket_could_not_be_read_is_not_searched_for(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(ticket_file, 'MAX_WEIGHTS', 5000)
+    with pytest.raises(UserError, match=r'This generator is larger than tickets can be \(.* more than 5,000 weights\)'):
+        search(data, tmp_path / 'runs', **SMALL)
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_a_snapshot_is_baked_as_its_ticket_is(tmp_path):
+    """And one of a rule that trains weights, of which there are no tickets."""
+    for rule in ('edge-popup', 'imp'):
+        G = make(rule=rule)
+        pickles.save(tmp_path / 'snapshot.pkl', dict(G=G, G_ema=G, D=None, training_set_kwargs=None, augment_pipe=None))
+        run('ticket', 'bake', '--force', tmp_path / 'snapshot.pkl', tmp_path / 'plain.pkl')
+        baked = pickles.load(tmp_path / 'plain.pkl')
+        assert type(baked['G_ema']).__name__ == 'Generator'
+        torch.testing.assert_close(images(baked['G_ema']), images(G))
+        assert baked['training_set_kwargs'] is None
+        assert f'{profiling.macs(baked["G_ema"]):,} MACs' in run('inspect', tmp_path / 'snapshot.pkl')
 
 
 @pytest.mark.parametrize('rule', ['edge-popup', 'signed-edge-popup'])
@@ -536,7 +579,11 @@ def test_find_ticket_from_random_weights(tmp_path, data, rule, capsys):
         assert 'no ticket' in capsys.readouterr().out
         return
     best, last = (Ticket.read(f'{run_dir}/{name}.ticket') for name in ('best', 'last'))
+    if rule == 'gem-miner':  # Keeps fewer and fewer, and the others are compared as long as they keep too many.
+        assert compared[0]['kept'] > compared[-1]['kept'] == round(0.2 * best.total)
+        compared = [facts for facts in compared if facts['kept'] <= round(0.2 * best.total)]
     assert best.facts == min(compared, key=lambda facts: facts['frechet_distance'])
+    assert best.kept == best.facts['kept']
     G = pickles.load(snapshots[-1])['G_ema']
     assert torch.equal(images(last.generator('last.ticket')), images(G))
     start = ScoreMaskedGenerator(**last.arguments)
@@ -735,7 +782,8 @@ def test_bad_input_to_ticket(tmp_path, ticket, make_generator, make_discriminato
         (['save', plain, tmp_path / 'b.ticket'], 'holds a Generator'),
         (['save', '--network=D', plain, tmp_path / 'b.ticket'], '--network=D'),
         (['bake', ticket, plain], 'exists'),
-        (['bake', plain, tmp_path / 'x.pkl'], 'is not a ticket'),
+        (['bake', plain, tmp_path / 'x.pkl'], 'holds a Generator, whose weights are not masked'),
+        (['bake', '--teacher', plain, plain, tmp_path / 'x.pkl'], 'is no ticket, and has its weights itself'),
         (['bake', tmp_path / 'none.ticket', tmp_path / 'x.pkl'], 'Cannot read'),
         (['load', '--teacher', plain, ticket, tmp_path / 'x.pkl'], 'leave --teacher out'),
         (['load', ticket, tmp_path / 'nowhere' / 'x.pkl'], 'Cannot write'),
