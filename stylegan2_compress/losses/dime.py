@@ -6,6 +6,7 @@ Here are the arguments and what they mean for a run; the term is in `distributio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import dnnlib
 import torch
 
 from stylegan2_compress import distributed
@@ -222,6 +223,11 @@ class DiME(Method):
             self._reference(source, networks)
         samples, bank = self._counts(source)
         check_size(source, f'--loss-arg {"bank" if bank else "samples"}', samples)
+        if self._mixes_labels(plan, at_once):
+            yield (
+                'DiME compares images of all labels together, and students lost their classes by it: --loss-arg '
+                'by_label=true compares them with those of their label.'
+            )
         if at_once < batch and not (self.has_bank or self.memory or self.large_batch):
             yield (
                 f'DiME takes moments over {at_once} images at a time, not over the batch of {batch}. If memory allows, '
@@ -229,6 +235,15 @@ class DiME(Method):
                 f'large_batch={batch} compares the whole batch, memory={16 * batch} lets earlier images count, and '
                 'estimator=rbf is right on average.'
             )
+
+    def _mixes_labels(self, plan: Plan, at_once: int) -> bool:
+        """Whether labels do not count where they could: classes, of which a round has about an image each or more."""
+        kwargs = plan.args.get('training_set_kwargs', {})
+        by_label_or_excluded = self.by_label, self.statistics, self.refresh, self.balance, self.large_batch
+        if any(by_label_or_excluded) or not kwargs.get('use_labels'):
+            return False
+        training_set = dnnlib.util.construct_class_by_name(**kwargs)
+        return training_set.has_onehot_labels and training_set.label_dim <= at_once
 
     def terms(self, context: Context) -> Sequence[Term]:
         source = self._source(context.networks, context.device)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from plans import checked
 
 from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.distributions import labels, sources
@@ -181,6 +182,17 @@ def test_one_image_of_a_label_is_refused(tmp_path, make_dataset_zip):
         labels.labelled_statistics(
             sources.DatasetImages(labelled_data), [embeddings.load(EMBEDDING, 'cpu')], [0.5, 0.25, 0.25], samples=4
         )
+
+
+def test_a_run_that_mixes_labels_says_so(labelled_data):
+    def warnings(batch=4, **more):
+        args = dict(batch_size=batch, batch_gpu=batch, num_gpus=1, device='cpu', training_set_kwargs=labelled_data)
+        given = dict(training_set_kwargs=labelled_data, embeddings=EMBEDDING, reference='data', **more)
+        return checked(DistanceLoss, args, **given)
+
+    (said,) = warnings()
+    assert said.endswith('--loss-arg by_label=true compares them with those of their label.')
+    assert warnings(by_label=True) == warnings(balance=0.5) == warnings(batch=2) == []
 
 
 def test_the_loss_compares_by_label(labelled_data, make_generator):

@@ -476,8 +476,10 @@ def test_labels_that_are_no_classes(tmp_path, make_dataset_zip, labelled_data):
     with pytest.raises(UserError, match='per_class=true needs labels that are classes'):
         checked(MomentMatchingLoss, **given, per_class=True)
     args = dict(batch_size=4, batch_gpu=4, num_gpus=1, device='cpu', training_set_kwargs=vectors)
+    of_data = dict(embeddings=EMBEDDING, reference='data', training_set_kwargs=vectors)
     with pytest.raises(UserError, match='by_label=true needs labels that are classes'):
-        checked(DistanceLoss, args, embeddings=EMBEDDING, reference='data', training_set_kwargs=vectors, by_label=True)
+        checked(DistanceLoss, args, **of_data, by_label=True)
+    assert checked(DistanceLoss, args, **of_data) == []
 
 
 # --- Processes --------------------------------------------------------------------------------------------------------
