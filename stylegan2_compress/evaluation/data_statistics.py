@@ -12,6 +12,7 @@ import dnnlib
 from metrics import metric_utils
 
 from stylegan2_compress import files
+from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets, downloads
 
 MARK = '.data'  # Ends the name of the file that says of which data the statistics beside it are.
@@ -50,7 +51,7 @@ def _compute(compute, opts, detector_url, detector_kwargs, **more):
             cached.unlink(missing_ok=True)
     stats = compute(opts, detector_url, detector_kwargs, **more)
     for cached in _cached(digest):
-        with files.atomic_write(_mark(cached)) as file:
+        with contextlib.suppress(UserError), files.atomic_write(_mark(cached)) as file:  # No run ends for a mark.
             file.write(_identity(data).encode())
     return stats
 
