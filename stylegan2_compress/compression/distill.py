@@ -17,6 +17,7 @@ from stylegan2_compress.runs import inputs
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
+from stylegan2_compress.training_loops.metrics import is_hosts
 
 FEW_IMAGES = 2000  # Of a data set, which discriminators come to know.
 
@@ -83,6 +84,11 @@ def plan_distillation(options: DistillOptions) -> Plan:
             raise UserError(f"--{option}={value} is for our loops, not for the host's: leave one out.")
     if options.metric_samples is not None and not metrics:
         raise UserError(f'--metric-samples={options.metric_samples} is about --metrics: name some, or leave it out.')
+    if options.metric_samples is not None and all(map(is_hosts, metrics)):
+        raise UserError(
+            f'--metric-samples={options.metric_samples} is about our metrics, such as fd:efficientnet_lite0, and those of '
+            'the host take 50,000 images: leave it out.'
+        )
     plan.args.update(options.given('metric_samples', 'track'))
     if options.cuda_graphs:
         planning.record(plan)

@@ -151,7 +151,10 @@ def use_networks(plan: Plan, name: str, data: Mapping, trains_D: bool) -> None:
     precision = Precision.of_generator(args.G_kwargs)
     for network in ('G', 'D'):
         if data[network] is None:
-            raise UserError(f'{name} has no {network} to train; `stylegan2-compress prune` writes pickles that have.')
+            way_out = 'name a file that has one'
+            if network == 'D':
+                way_out += ', or a loss without one, such as --loss=stylegan2_compress.RegressionLoss'
+            raise UserError(f'{name} has no {network} to train: {way_out}.')
         require_finite(name, data[network], network)
     if trains_D and is_placeholder(data['D']):
         raise UserError(f'{name} has a placeholder for D, because it is for making images: name one with a trained D.')

@@ -94,6 +94,11 @@ def extend_train(module: HostTrain) -> None:
         plan.chosen = given_options(options) | hosts_own
         plan.name, plan.args = host_setup(**params)
         planning.compress(plan, options)
+        if options.teacher is not None and options.loss is None:
+            raise UserError(
+                f'--teacher={options.teacher} is for a loss that learns from it: add one, such as '
+                '--loss=stylegan2_compress.DiMELoss.'
+            )
 
     module.main.callback = callback
     module.main.params.extend(our_options)

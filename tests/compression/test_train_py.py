@@ -122,6 +122,7 @@ def test_trains_with_dime_and_the_snapshot_needs_nothing_of_ours(tmp_path, check
         (['--resume=nowhere.pkl'], 'Cannot read nowhere.pkl'),
         (['--resume=teacher.pkl'], '--resume=teacher.pkl has a G of other shapes'),
         (['--teacher=teacher.pkl', '--cond=0'], 'label dimensions 3'),
+        (['--teacher=teacher.pkl'], 'is for a loss that learns from it'),
         (['--seed=-1'], '--seed=-1 must be'),
         (['--data=text.zip'], 'dataset.json that cannot be used'),
         (['--data=odd.zip'], 'resolution 12'),
