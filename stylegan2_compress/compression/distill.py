@@ -86,8 +86,8 @@ def plan_distillation(options: DistillOptions) -> Plan:
         raise UserError(f'--metric-samples={options.metric_samples} is about --metrics: name some, or leave it out.')
     if options.metric_samples is not None and all(map(is_hosts, metrics)):
         raise UserError(
-            f'--metric-samples={options.metric_samples} is about our metrics, such as fd:efficientnet_lite0, and those of '
-            'the host take 50,000 images: leave it out.'
+            f'--metric-samples={options.metric_samples} is about our metrics, such as fd:efficientnet_lite0, and those '
+            'of the host take 50,000 images: leave it out.'
         )
     plan.args.update(options.given('metric_samples', 'track'))
     if options.cuda_graphs:
