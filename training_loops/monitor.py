@@ -74,6 +74,7 @@ class Monitor:
         self.run_start = self.tick_start = time.time()
         self.maintenance = 0.0
         self.tick_start_nimg = 0
+        self.pace_start: tuple[float, int] | None = None  # When the second tick began, and after how many images.
         self.collector = Collector(regex='.*')
 
     def begin(self, cur_nimg: int = 0) -> None:
@@ -178,7 +179,9 @@ class Monitor:
         self.bar.set_postfix_str(', '.join(shown))
         if self.bar.disable:
             if self.tick_start_nimg:  # The first tick is one step, of all phases and slow: it foretells nothing.
-                left = dnnlib.util.format_time(max(self.total_nimg - cur_nimg, 0) * seconds)
+                since, since_nimg = self.pace_start = self.pace_start or (self.tick_start, self.tick_start_nimg)
+                pace = (time.time() - since) / (cur_nimg - since_nimg)  # With snapshots and metrics in between.
+                left = dnnlib.util.format_time(max(self.total_nimg - cur_nimg, 0) * pace)
                 shown.append(f'{left} left')
             print(f'  {", ".join(shown)}', flush=True)
 

@@ -4,16 +4,20 @@ import os
 import re
 import sys
 import threading
+import time
 import warnings
 
 import pytest
+import torch
 from tiny_runs import EMBEDDING, loop_arguments
 
 from stylegan2_compress import pickles
 from stylegan2_compress.compression.options import StatsOptions
 from stylegan2_compress.compression.stats import write_statistics
 from stylegan2_compress.evaluation.evaluate import evaluate
+from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops.distillation import training_loop
+from stylegan2_compress.training_loops.monitor import Monitor
 
 pty = pytest.importorskip('pty')
 termios = pytest.importorskip('termios')
@@ -96,3 +100,22 @@ def test_evaluate_and_stats_show_how_far_they_are(
     for what in ('data features', 'generator features', 'Reference statistics'):
         assert re.search(rf'{what}\S*: +0%', shown), what
         assert not re.search(rf'{what}\S*: +10[1-9]%', shown), what
+
+
+def test_the_time_that_is_left_counts_what_is_between_ticks(tmp_path, monkeypatch, capsys):
+    """Snapshots and metrics come again: a tick of 10 s after 30 s of them, twice, makes 40 s for the third."""
+    now, said = [0.0], []
+    monkeypatch.setattr(time, 'time', lambda: now[0])
+    monitor = Monitor(RunDirectory(tmp_path), 4, torch.device('cpu'))
+    monitor.begin()
+    monitor.bar.disable = True
+    for cur_nimg, between in [(0, 30), (1000, 30), (2000, 30), (3000, 0)]:
+        now[0] += 10
+        monitor._show_losses({}, cur_nimg or 16)
+        said.append(capsys.readouterr().out.strip())
+        monitor.tick_start_nimg, monitor.tick_start = cur_nimg or 16, now[0]
+        now[0] += between
+        monitor.count_as_maintenance(between)
+    monitor.close()
+    assert 'left' not in said[0]
+    assert [text.rpartition(', ')[2] for text in said[1:]] == ['30s left', '50s left', '30s left']
