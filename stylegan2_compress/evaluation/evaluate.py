@@ -15,7 +15,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import measuring, metrics, records
 from stylegan2_compress.evaluation import samples as images
 from stylegan2_compress.evaluation.base import Metric, Setting
-from stylegan2_compress.evaluation.generators import open_generator, require_same_latents, resolve, sha256
+from stylegan2_compress.evaluation.generators import open_generator, require_same_latents, resolve
 from stylegan2_compress.evaluation.tables import number, render
 from stylegan2_compress.export import exported
 from stylegan2_compress.export.record import RECORD
@@ -90,7 +90,7 @@ def evaluate(
     if out is not None:
         require_appendable(out)
     dataset_kwargs = datasets.metric_dataset_kwargs(data, generators[0], mirror)
-    setting = Setting(dataset_kwargs, torch_device, generators[0], sha256(files[0]))
+    setting = Setting(dataset_kwargs, torch_device, generators[0], files[0])
     for metric in chosen:
         metric.prepare(setting)
         if not metric.of_teacher and set(files) == {files[0]}:

@@ -16,7 +16,7 @@ from stylegan2_compress import host
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import metrics, records, samples
 from stylegan2_compress.evaluation.base import Metric, Setting
-from stylegan2_compress.evaluation.generators import open_generator, sha256
+from stylegan2_compress.evaluation.generators import open_generator
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Worker:
         self.device = device
         self.teacher = open_generator(question.teacher, question.trust)
         self.chosen = metrics.parse(question.metric_names, question.samples)
-        setting = Setting(question.training_set_kwargs, device, self.teacher, sha256(question.teacher))
+        setting = Setting(question.training_set_kwargs, device, self.teacher, question.teacher)
         for metric in self.chosen:
             metric.prepare(setting)
         self.file, self.G = question.teacher, self.teacher
