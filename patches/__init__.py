@@ -21,6 +21,7 @@ REPAIRS = (
     'bias_act_on_cpu',
     'conv_layers_on_cpu',
     'metrics_on_cpu',
+    'distances_on_cpu',
     'statistics_in_single_precision',
     'ppl_in_fp32',
     'percentile',

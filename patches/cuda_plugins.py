@@ -6,10 +6,13 @@ import shlex
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
+from unittest import mock
 
 import torch
 from torch.utils import cpp_extension
+from torch.utils.file_baton import FileBaton
 from torch_utils.ops import bias_act, upfirdn2d
 
 WHAT = 'upfirdn2d and bias_act: one attempt to build the CUDA kernels, one sentence if it fails'
@@ -44,7 +47,7 @@ def _attempt_once(op: ModuleType) -> Callable[[], bool]:
 
     def _init() -> bool:
         if not outcomes:
-            with warnings.catch_warnings(record=True) as caught:
+            with warnings.catch_warnings(record=True) as caught, _waiting_is_told():
                 warnings.simplefilter('always')
                 outcomes.append(build())
             if not outcomes[0]:
@@ -54,6 +57,28 @@ def _attempt_once(op: ModuleType) -> Callable[[], bool]:
         return outcomes[0]
 
     return _init
+
+
+def _waiting_is_told() -> AbstractContextManager:
+    """Say so when torch waits for another process that compiles, as it did for ever for one that was killed.
+
+    Since torch 2.14 the system lets go of what a killed process has locked, and nothing is to be told.
+    """
+    if not hasattr(cpp_extension, 'FileBaton'):
+        return nullcontext()
+    return mock.patch.object(cpp_extension, 'FileBaton', _LockThatTells)
+
+
+class _LockThatTells(FileBaton):
+    """Torch's lock of the directory that it compiles in: a file, which a killed process leaves behind."""
+
+    def wait(self) -> None:
+        print(
+            f'\nWaiting for {self.lock_file_path}, because another process compiles the CUDA kernels. If none does, '
+            'one was killed: delete that file.',
+            flush=True,
+        )
+        super().wait()
 
 
 def _sentence(name: str) -> str:

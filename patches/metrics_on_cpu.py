@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 
 import torch
@@ -38,7 +39,8 @@ def _with_plain_loader(compute: Callable) -> Callable:
     @functools.wraps(compute)
     def compute_feature_stats_for_dataset(*args, data_loader_kwargs: dict | None = None, **kwargs):
         if data_loader_kwargs is None:
-            data_loader_kwargs = {'num_workers': 3, 'prefetch_factor': 2}
+            # Torch warns of more workers than cores.
+            data_loader_kwargs = {'num_workers': min(3, os.cpu_count() or 1), 'prefetch_factor': 2}
         return compute(*args, data_loader_kwargs=data_loader_kwargs, **kwargs)
 
     return compute_feature_stats_for_dataset

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import traceback
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,11 +53,14 @@ def _is_of_data(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def reading(training_set: Dataset) -> Iterator[None]:
+def reading(training_set: Dataset, indices: Iterable[int]) -> Iterator[None]:
     """If something fails in the block, name the image of the dataset that cannot be read, if there is one.
 
-    The host checks only the first image when it opens a dataset. Errors that are of no image, such as a worker's death,
-    are left alone at once: to try all images of a large dataset takes hours.
+    The host checks only the first image when it opens a dataset. Its error does not say which image it is of.
+
+    Args:
+        training_set: of whose images some are read in the block, here or in a worker.
+        indices: those.
 
     Raises:
         UserError: an image is damaged, or differs from the first in size or number of channels.
@@ -66,9 +68,9 @@ def reading(training_set: Dataset) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_of_an_image(error) or not hasattr(training_set, '_image_fnames'):
+        if not hasattr(training_set, '_image_fnames'):
             raise
-        for index in range(len(training_set)):
+        for index in indices:
             reason = _unreadable(training_set, index)
             if reason is not None:
                 name = training_set._image_fnames[training_set.get_details(index).raw_idx]
@@ -76,15 +78,7 @@ def reading(training_set: Dataset) -> Iterator[None]:
                     f'The image {name} in --data={training_set._path} cannot be used ({reason}); make the dataset with '
                     f"the host's dataset_tool.py."
                 ) from error
-        raise  # All images can be read: something else is wrong.
-
-
-def _is_of_an_image(error: Exception) -> bool:
-    """Whether an error was raised while a dataset was asked for an image, here or in a data loader's worker.
-
-    Of an error in a worker, the message is its traceback.
-    """
-    return ', in __getitem__' in ''.join(traceback.format_exception(error))
+        raise  # All can be read: something else is wrong.
 
 
 def _unreadable(training_set: Dataset, index: int) -> str | None:

@@ -54,3 +54,12 @@ def precision(device: torch.device) -> dict[str, bool]:
     On a CPU the host's FP16 blocks are not faster, and some of their operations do not exist.
     """
     return {} if device.type == 'cuda' else {'force_fp32': True}
+
+
+def set_backends(cudnn_benchmark: bool = True, allow_tf32: bool = False) -> None:
+    """Set the switches of cuDNN, which are global; by default as the host's calc_metrics.py does.
+
+    Torch computes convolutions in TF32 until that is switched off.
+    """
+    torch.backends.cudnn.benchmark = cudnn_benchmark
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allow_tf32

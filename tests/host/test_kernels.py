@@ -1,13 +1,17 @@
 """Which of the host's CUDA kernels are in use: what is said, where, and what to install. No GPU is needed here."""
 
+import re
 import shutil
+import threading
 import warnings
 from contextlib import nullcontext
+from unittest import mock
 
 import pytest
 import torch
 from commands import run
 from torch.utils import cpp_extension
+from torch.utils.file_baton import FileBaton
 from torch_utils import custom_ops
 from torch_utils.ops import bias_act, upfirdn2d
 
@@ -230,3 +234,33 @@ def test_host_command_says_which_kernels_are_in_use_and_the_way_out(build, on_cu
     assert ('Host kernels: reference operations' in report) == on_cuda
     assert ('\n  install the CUDA toolkit 13.0' in report) == on_cuda
     assert bool(tried) == on_cuda
+
+
+@pytest.mark.skipif(not hasattr(cpp_extension, 'FileBaton'), reason='the system lets go of the lock of this torch')
+def test_who_waits_for_a_process_that_was_killed_is_told(build, tmp_path, capsys):
+    build()
+    said = []
+
+    def get_plugin(module_name, sources, **build_kwargs):
+        lock = tmp_path / f'{module_name}-lock'
+        lock.touch()
+        baton = cpp_extension.FileBaton(str(lock))
+        assert not baton.try_acquire()
+        threading.Timer(0.3, lock.unlink).start()
+        baton.wait()
+        said.append(capsys.readouterr().out)
+        return object()
+
+    with mock.patch.object(custom_ops, 'get_plugin', get_plugin):
+        kernels.load(torch.device('cuda'))
+    names = [re.search(r'Waiting for .*/(\w+)-lock, because', text)[1] for text in said]
+    assert names == ['upfirdn2d_plugin', 'bias_act_plugin']
+    assert cpp_extension.FileBaton is FileBaton
+
+
+def test_a_torch_that_has_no_such_lock_compiles(build, monkeypatch):
+    """As from 2.14 on."""
+    monkeypatch.delattr(cpp_extension, 'FileBaton', raising=False)
+    tried = build()
+    assert str(load_quietly()) == 'Host kernels: upfirdn2d and bias_act compiled'
+    assert tried == ['upfirdn2d_plugin', 'bias_act_plugin']
