@@ -24,7 +24,8 @@ def convert(source: str, dest: str, trust: bool = False, only: str | None = None
     data = networks_for(dest, network_file(source), trust, only)
     pickles.save(dest, data)
     if dest.endswith('.pkl') and data['D'] is None:
-        print(f'{dest} has no discriminator, without which the host opens no pickle; we do.', file=sys.stderr)
+        way_out = '; `convert --only G_ema` writes one that it opens' if data['G_ema'] is not None else ''
+        print(f'{dest} has no discriminator, without which the host opens no pickle; we do{way_out}.', file=sys.stderr)
 
 
 def networks_for(dest: str, source: str, trust: bool = False, only: str | None = None) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def networks_for(dest: str, source: str, trust: bool = False, only: str | None =
     Raises:
         UserError: the source cannot be read, or has no G_ema to write alone.
     """
-    data = pickles.load(source, trust=trust)
+    data = pickles.load(source, trust=trust, as_stored=True)
     if only is None:
         return data
     require_generator(source, data)

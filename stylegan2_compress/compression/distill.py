@@ -1,9 +1,12 @@
 """`distill`: from a teacher pickle, and a data set if there is one, to a run, with defaults read off the teacher."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import dnnlib
+import torch
 
 from stylegan2_compress import distributed, pruning
 from stylegan2_compress.arguments import given_options
@@ -73,7 +76,11 @@ def plan_distillation(options: DistillOptions) -> Plan:
         ratio = DEFAULT_RATIO if options.ratio is None else options.ratio
         widths = pruning.widths_for_ratio(G, ratio)
         criterion = options.criterion or 'l1'
-        student = pruning.make_student(teacher, widths, criterion)
+        student = pruning.make_student(teacher, widths)
+        if criterion != 'l1':
+            on_device = pruning.CriterionOptions(device=devices.choose(options.device))
+            pruning.find_criterion(criterion, G, on_device)
+            plan.choose = partial(pruned, teacher, widths, criterion, on_device)
         plan.student_from = {inputs.RATIO: f'{ratio:g}', inputs.CRITERION: criterion}
         plan.name += f'-ratio{ratio:g}'
     planning.compress(plan, replace(options, loop=OUR_LOOP if options.loop is None else options.loop), student)
@@ -102,6 +109,14 @@ def plan_distillation(options: DistillOptions) -> Plan:
     elif options.data is not None:
         plan.notes += notes_on_few_images(options, plan.args.training_set_kwargs.max_size)
     return plan
+
+
+def pruned(teacher: Mapping, widths: Mapping[str, int], criterion: str, on_device: pruning.CriterionOptions) -> dict:
+    """G and G_ema of a student whose channels are chosen by a criterion, which may take minutes on a GPU."""
+    student = pruning.make_student(teacher, widths, criterion, on_device)
+    if on_device.device.type == 'cuda':
+        torch.cuda.empty_cache()  # Perhaps it is other processes that train there.
+    return {name: student[name] for name in ('G', 'G_ema')}
 
 
 def own_images(options: DistillOptions, G) -> tuple[str, dnnlib.EasyDict]:

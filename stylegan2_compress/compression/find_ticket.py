@@ -292,6 +292,7 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
         raise UserError(f'{run_dir} has no snapshots any more, of which tickets could be made.')
     with open(f'{run_dir}/training_options.json') as file:
         training_set_kwargs = json.load(file)['training_set_kwargs']
+    devices.set_backends()
     network = embeddings.load(embedding, device)
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     reals = features_of(network, samples.reals(training_set), device)

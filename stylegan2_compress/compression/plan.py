@@ -108,6 +108,7 @@ def run(plan: Plan, outdir: str, resume: str | None = None, dry_run: bool = Fals
             plan.name,
             plan.args,
             student=plan.student,
+            choose=plan.choose,
             resume=resume,
             dry_run=dry_run,
             networks=plan.resources.networks,
@@ -290,10 +291,11 @@ def parse_metrics(text: str) -> list[str]:
     """
     if text.lower() in ('', 'none'):
         return []
-    for metric in metrics.parse(text, None):
+    names = metrics.names(text)
+    for name, metric in zip(names, metrics.parse(text, None), strict=True):
         if not metric.of_teacher:
-            raise UserError(f'--metrics={metric.name} compares two networks: measure it with `evaluate`.')
-    return [name.strip() for name in text.split(',')]
+            raise UserError(f'--metrics={name} compares two networks: measure it with `evaluate`.')
+    return names
 
 
 def require_metrics(names: list[str], plan: Plan) -> None:

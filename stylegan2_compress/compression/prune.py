@@ -26,7 +26,7 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     """
     device = devices.choose(options.device)
     content_mask = None if options.mask is None else pruning.load_content_mask(options.mask, device)
-    criterion_options = pruning.CriterionOptions(**options.given(*JUDGING), content_mask=content_mask)
+    criterion_options = pruning.CriterionOptions(**options.given(*JUDGING), content_mask=content_mask, device=device)
     data = pickles.load(options.teacher, trust=trust)
     require_generator(options.teacher, data)
     G_ema = data['G_ema']
@@ -41,10 +41,7 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     else:
         widths = pruning.widths_from_text(G_ema, options.widths)
     widths = pruning.rounded_up(G_ema, widths, options.multiple_of)
-    G_ema.to(device)
     student = pruning.make_student(data, widths, options.criterion, criterion_options, options.init)
-    for network in (student['G'], student['G_ema']):
-        network.cpu()
     is_pickle = options.out.endswith('.pkl')
     pickles.save(options.out, student if options.only is None else images_only(student, is_pickle))
     lines = []

@@ -20,6 +20,7 @@ def write_statistics(options: StatsOptions) -> str:
         UserError: there are fewer images than that, or a file or embedding cannot be loaded.
     """
     device = devices.choose(options.device)
+    devices.set_backends()
     training_set_kwargs = None
     if options.data is not None:
         _training_set, training_set_kwargs = datasets.open_training_set(options.data)

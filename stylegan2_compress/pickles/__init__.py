@@ -9,6 +9,7 @@ The dictionaries have the host's keys: G, D, G_ema, training_set_kwargs, augment
 """
 
 import contextlib
+import itertools
 import os
 import warnings
 from collections.abc import Iterator
@@ -29,7 +30,9 @@ from stylegan2_compress.pickles.rebuild import Mismatch
 KEYS = ('G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe')
 
 
-def load(path: str | os.PathLike, trust: bool = False, device: str | torch.device = 'cpu') -> dict[str, Any]:
+def load(
+    path: str | os.PathLike, trust: bool = False, device: str | torch.device = 'cpu', as_stored: bool = False
+) -> dict[str, Any]:
     """Read the networks in a pickle, a safetensors file or a `.pt` file of state dicts.
 
     Nothing in the file is executed: networks become instances of the local host's classes, or of ours, built from the
@@ -42,10 +45,11 @@ def load(path: str | os.PathLike, trust: bool = False, device: str | torch.devic
             `hf://OWNER/REPOSITORY/FILE`.
         trust: let the host load a pickle instead, which runs the code in it.
         device: where to put the networks.
+        as_stored: leave weights of other precisions than FP32, in which the host computes from FP32 weights only.
 
     Returns:
-        The file's dictionary with at least `KEYS`; None for what the file lacks. Networks are as stored: the host
-        stores them in eval mode and with `requires_grad` off.
+        The file's dictionary with at least `KEYS`; None for what the file lacks. Networks are as stored in all else:
+        the host stores them in eval mode and with `requires_grad` off.
 
     Raises:
         UserError: the file cannot be read, or contains no networks.
@@ -53,6 +57,7 @@ def load(path: str | os.PathLike, trust: bool = False, device: str | torch.devic
     local = local_file(path)
     with files.opened(local) as (file, size):
         data = _read(path, local, file, size, trust)
+    data = data if as_stored else _in_fp32(data)
     return {key: value.to(device) if isinstance(value, torch.nn.Module) else value for key, value in data.items()}
 
 
@@ -67,7 +72,16 @@ def load_with_sha256(path: str | os.PathLike) -> tuple[dict[str, Any], str]:
     local = local_file(path)
     with files.opened(local) as (file, size):
         digest = files.sha256_of_open(file)
-        return _read(path, local, file, size), digest
+        return _in_fp32(_read(path, local, file, size)), digest
+
+
+def _in_fp32(data: dict[str, Any]) -> dict[str, Any]:
+    """The contents of a file after all weights of networks were made FP32, in place."""
+    for network in filter(lambda value: isinstance(value, torch.nn.Module), data.values()):
+        tensors = itertools.chain(network.parameters(), network.buffers())
+        if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors):
+            network.float()
+    return data
 
 
 def _read(path: str | os.PathLike, local: str, file: BufferedIOBase, size: int, trust: bool = False) -> dict[str, Any]:
@@ -137,9 +151,12 @@ def local_file(path: str | os.PathLike) -> str:
     """The path of a file on this machine; what is named otherwise is downloaded, see `host.downloads.local_file`.
 
     Raises:
-        UserError: it cannot be downloaded.
+        UserError: it cannot be downloaded, or is a directory.
     """
-    return downloads.local_file(os.fspath(path))
+    local = downloads.local_file(os.fspath(path))
+    if os.path.isdir(local):
+        raise UserError(f'{path} is a directory without network-snapshot-*.pkl: name a network file.')
+    return local
 
 
 @contextlib.contextmanager

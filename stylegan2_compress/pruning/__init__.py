@@ -3,7 +3,7 @@
 from stylegan2_compress.pruning.content import ContentMask, load_content_mask
 from stylegan2_compress.pruning.criteria import CRITERIA, Criterion, CriterionOptions, Scores
 from stylegan2_compress.pruning.initialization import INITIALIZATIONS, Initialization
-from stylegan2_compress.pruning.student import make_student, require_prunable
+from stylegan2_compress.pruning.student import find_criterion, make_student, require_prunable
 from stylegan2_compress.pruning.surgery import masks_from_scores, prune, rounded_up, widths_for_ratio, widths_from_text
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     'CriterionOptions',
     'Initialization',
     'Scores',
+    'find_criterion',
     'load_content_mask',
     'make_student',
     'masks_from_scores',

@@ -5,7 +5,7 @@ All of them score a channel by the weights that read it, see `graph.readers`.
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from tqdm import tqdm
@@ -29,12 +29,14 @@ class CriterionOptions:
         seed: seed of everything drawn at random.
         content_mask: from images [N, C, H, W] in [−1, 1] to masks [N, 1, H, W], 1 on the content that `content-aware`
             has to preserve and 0 elsewhere; None is 1 everywhere.
+        device: where `make_student` gives the generator to the criterion.
     """
 
     samples: int = 400
     batch: int = 8
     seed: int = 0
     content_mask: ContentMask | None = None
+    device: torch.device = field(default_factory=lambda: torch.device('cpu'))
 
 
 Scores = dict[str, torch.Tensor]

@@ -10,7 +10,7 @@ import torch
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.networks import class_name
 from stylegan2_compress.pruning import graph
-from stylegan2_compress.pruning.criteria import CRITERIA, CriterionOptions
+from stylegan2_compress.pruning.criteria import CRITERIA, Criterion, CriterionOptions
 from stylegan2_compress.pruning.initialization import INITIALIZATIONS
 from stylegan2_compress.pruning.surgery import masks_from_scores, prune
 from stylegan2_compress.registry import lookup
@@ -39,16 +39,26 @@ def make_student(
     Raises:
         UserError: there is no such criterion or initialization, or the scores are none, do not fit or are not finite.
     """
-    score_channels = lookup('--criterion', criterion, CRITERIA)
-    initialize = lookup('--init', init, INITIALIZATIONS)
     G_ema, options = teacher['G_ema'], options or CriterionOptions()
-    require_function('--criterion', criterion, score_channels, G_ema, options)
+    score_channels = find_criterion(criterion, G_ema, options)
+    initialize = lookup('--init', init, INITIALIZATIONS)
     require_function('--init', init, initialize, G_ema)
-    scores = score_channels(G_ema, options)
+    scores = score_channels(copy.deepcopy(G_ema).to(options.device), options)
     check_scores(scores, graph.widths(G_ema), criterion)
-    student = prune(G_ema, masks_from_scores(scores, widths))
+    student = prune(G_ema, masks_from_scores({name: score.cpu() for name, score in scores.items()}, widths))
     initialize(student)
     return dict(teacher, G=student, G_ema=copy.deepcopy(student))
+
+
+def find_criterion(name: str, G: torch.nn.Module, options: CriterionOptions) -> Criterion:
+    """The criterion of a name in `CRITERIA`, or of an importable name.
+
+    Raises:
+        UserError: there is none, or it cannot be called with this generator and these options.
+    """
+    criterion = lookup('--criterion', name, CRITERIA)
+    require_function('--criterion', name, criterion, G, options)
+    return criterion
 
 
 def require_prunable(file: str, G: torch.nn.Module) -> None:

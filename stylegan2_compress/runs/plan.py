@@ -1,5 +1,6 @@
 """A run before it starts."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import dnnlib
@@ -17,6 +18,7 @@ class Plan:
         args: keyword arguments of the training loop, without `run_dir` and `rank`; what `training_options.json` says.
         resources: network files and embeddings.
         student: contents of the network pickle that the run starts from, where that is yet to be written.
+        choose: makes the G and G_ema of `student`, where that may take long; until then, it has others of their shapes.
         student_from: how it is made from the teacher, by the names that `inputs.json` has for it.
         chosen: the options that were given, as text by their names on the command line.
         notes: sentences for the user that are printed when the run starts.
@@ -26,6 +28,7 @@ class Plan:
     args: dnnlib.EasyDict
     resources: Resources = field(default_factory=Resources)
     student: dict | None = None
+    choose: Callable[[], Mapping] | None = None
     student_from: dict[str, str] = field(default_factory=dict)
     chosen: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import dnnlib
@@ -39,6 +39,7 @@ def continue_or_start(
     args: dict,
     *,
     student: dict | None = None,
+    choose: Callable[[], Mapping] | None = None,
     resume: str | None = None,
     dry_run: bool = False,
     networks: Networks | None = None,
@@ -53,6 +54,7 @@ def continue_or_start(
         desc: what follows the number in the name of a new run directory.
         args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
         student: contents of a network pickle that the run starts from; written to its own directory.
+        choose: makes its G and G_ema, where that may take long: only for a run that is new.
         resume: None starts a new run, or continues the one that this torchrun has begun; 'latest' continues the newest
             one in `outdir` that has the same options and reads the same contents, if possible one with a training
             state, and starts one if there is none, or if that was to be longer; a run directory continues that one.
@@ -82,6 +84,9 @@ def continue_or_start(
             existing = run_to_continue(outdir, args, student, resume, reads)
             if existing is not None:
                 states.require_one(existing)
+            start = student
+            if choose is not None and existing is None and not dry_run:
+                start = {**(student or {}), **choose()}
             run = existing or (RunDirectory.next if dry_run else RunDirectory.create)(outdir, desc)
             if not dry_run:
                 held.enter_context(run.claimed())
@@ -97,7 +102,7 @@ def continue_or_start(
                 given = {f'{inputs.CHOSEN}{name}': value for name, value in chosen.items()}
                 if torchrun_id is not None:
                     given[inputs.TORCHRUN] = torchrun_id
-                write_start(run, what_runs, student, {**reads, **given})
+                write_start(run, what_runs, start, {**reads, **given})
             return run
 
         run = distributed.result_of_rank_zero(prepare)

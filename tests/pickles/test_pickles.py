@@ -159,7 +159,19 @@ def test_tensors_keep_dtype_and_strides_and_may_be_parts_of_larger_ones(data, tm
     G.mapping.fc0.weight = torch.nn.Parameter(torch.randn([40, 40])[3:19, 5:37:2], requires_grad=False)
     G.mapping.fc1.weight = torch.nn.Parameter(torch.randn([16, 16], dtype=torch.float64).t(), requires_grad=False)
     path = write(tmp_path / 'a.pkl', {**data, 'G': G})
-    assert_same(pickles.load(path)['G'], load_by_host(path)['G'])
+    assert_same(pickles.load(path, as_stored=True)['G'], load_by_host(path)['G'])
+
+
+def test_weights_of_other_precisions_are_used_in_fp32(data, tmp_path):
+    halved = {**data, 'G_ema': copy.deepcopy(data['G_ema']).half()}
+    path = write(tmp_path / 'half.pkl', halved)
+    used = [pickles.load(path), pickles.load_with_sha256(path)[0], pickles.load(path, trust=True)]
+    expected = copy.deepcopy(halved['G_ema']).float()
+    for each in used:
+        assert_same(each['G_ema'], expected)
+        assert images(each['G_ema']).dtype == torch.float32
+    run('convert', path, tmp_path / 'half.safetensors')
+    assert_same(pickles.load(tmp_path / 'half.safetensors', as_stored=True)['G_ema'], halved['G_ema'])
 
 
 def test_pickles_of_the_first_torch_versions_are_read(data, tmp_path):
@@ -523,7 +535,7 @@ def test_every_bit_survives(data, tmp_path):
     G.mapping.fc1.bias.data = torch.randn([16], dtype=torch.float64)
     for name in ('a.pkl', 'a.safetensors'):
         pickles.save(tmp_path / name, {'G': G})
-        assert_same(pickles.load(tmp_path / name)['G'], G)
+        assert_same(pickles.load(tmp_path / name, as_stored=True)['G'], G)
 
 
 def test_what_is_not_in_the_arguments_survives_as_well(data, tmp_path):

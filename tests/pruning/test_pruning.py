@@ -392,6 +392,23 @@ class LeftHalf(torch.nn.Module):
         return mask
 
 
+def test_a_criterion_is_given_a_copy_on_the_device_of_the_options(make_lively, monkeypatch):
+    seen = []
+
+    def destructive(G, options):
+        seen.append((next(G.parameters()).device, options.device))
+        scores = pruning.CRITERIA['l1'](G, options)
+        torch.nn.init.zeros_(G.synthesis.b4.const)
+        return scores
+
+    monkeypatch.setitem(pruning.CRITERIA, 'destructive', destructive)
+    G = make_lively()
+    before = G.synthesis.b4.const.clone()
+    pruning.make_student(dict(G_ema=G), pruning.widths_for_ratio(G, 0.5), 'destructive')
+    assert torch.equal(G.synthesis.b4.const, before)
+    assert seen == [(torch.device('cpu'), torch.device('cpu'))]
+
+
 def test_content_mask_file(tmp_path, make_lively):
     torch.jit.script(LeftHalf()).save(tmp_path / 'mask.pt')
     masks = [LeftHalf(), pruning.load_content_mask(tmp_path / 'mask.pt'), None]

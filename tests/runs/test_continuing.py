@@ -371,8 +371,14 @@ def begin(tmp_path, monkeypatch):
         loop='idle.training_loop', num_gpus=1, total_kimg=5, batch_size=4, loss_kwargs=dict(r1_gamma=1),
         training_set_kwargs=dict(path='data.zip'),
     )  # fmt: skip
-    return lambda resume=None, student=None, student_from={}, **changes: continue_or_start(
-        str(tmp_path / 'runs'), 'name', args | changes, resume=resume, student=student, student_from=student_from
+    return lambda resume=None, student=None, student_from={}, choose=None, **changes: continue_or_start(
+        str(tmp_path / 'runs'),
+        'name',
+        args | changes,
+        resume=resume,
+        student=student,
+        student_from=student_from,
+        choose=choose,
     )
 
 
@@ -637,6 +643,20 @@ def test_a_run_keeps_its_own_student(begin, make_generator, tmp_path):
     assert pickles.load(f'{run_dir}/student.pkl')['G_ema'].z_dim == 16
     assert begin(student=networks, resume='latest') == run_dir
     assert begin(resume='latest') != run_dir
+
+
+def test_channels_are_chosen_once_and_before_anything_is_written(begin, make_generator, tmp_path):
+    def fail():
+        raise UserError('These scores are none.')
+
+    networks = dict(G=make_generator(), D=None, G_ema=make_generator(), training_set_kwargs=None, augment_pipe=None)
+    chosen = dict(G=make_generator(z_dim=8), G_ema=make_generator(z_dim=8))
+    with pytest.raises(UserError, match='These scores are none'):
+        begin(student=networks, choose=fail)
+    assert not (tmp_path / 'runs').exists()
+    run_dir = begin(student=networks, choose=lambda: chosen)
+    assert pickles.load(f'{run_dir}/student.pkl')['G_ema'].z_dim == 8
+    assert begin(student=networks, choose=fail, resume='latest') == run_dir
 
 
 @pytest.mark.parametrize(('number', 'kind'), [(errno.ENOSPC, UserError), (errno.EACCES, PermissionError)])

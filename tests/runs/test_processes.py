@@ -189,6 +189,17 @@ def test_no_process_calls_a_collective_that_the_other_does_not(directory, cases,
     assert 'tiny' in (tmp_path / f'run{len(runs) - 1}' / 'metric-tiny.jsonl').read_text()
 
 
+def test_processes_wait_for_rank_zero_in_their_store_as_long_as_in_collectives(monkeypatch):
+    """NCCL looks there for what rank 0 writes in its first collective, after it has compiled kernels; gloo does not."""
+    joined = []
+    monkeypatch.setattr(torch.distributed, 'init_process_group', lambda *_args, **kwargs: joined.append(kwargs))
+    monkeypatch.setattr(distributed.training_stats, 'init_multiprocessing', lambda **_kwargs: None)
+    store, _port = distributed.open_store()
+    assert store.timeout < distributed.PATIENCE
+    distributed.join('cpu', 0, 1, store)
+    assert joined[0]['timeout'] == joined[0]['store'].timeout == distributed.PATIENCE
+
+
 def test_a_process_that_is_alone_exchanges_nothing():
     x = torch.tensor([1.0, -2.0], requires_grad=True)
     assert (distributed.rank(), distributed.world_size(), distributed.is_rank_zero()) == (0, 1, True)
