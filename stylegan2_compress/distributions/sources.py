@@ -40,6 +40,11 @@ class Source(ABC):
     chunk: int
     options: str
 
+    @property
+    def of_label(self) -> str:
+        """' of label 3' if all images have that one, for messages."""
+        return f' of label {self.facts["label"]}' if 'label' in self.facts else ''
+
     @abstractmethod
     def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Chunk `index`: images [chunk, C, H, W] in [-1, 1] and labels [chunk, c_dim]."""
@@ -148,8 +153,9 @@ class DatasetImages(Source):
 
     def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         positions = range(index * self.chunk, (index + 1) * self.chunk)
-        with datasets.reading(self.training_set):
-            chosen = [self.training_set[self._order(pos // self.size)[pos % self.size]] for pos in positions]
+        indices = [self._order(pos // self.size)[pos % self.size] for pos in positions]
+        with datasets.reading(self.training_set, indices):
+            chosen = [self.training_set[index] for index in indices]
         images, labels = (torch.from_numpy(np.stack(each)).to(self.device) for each in zip(*chosen, strict=True))
         return images.to(torch.float32) / 127.5 - 1, labels
 
@@ -219,10 +225,9 @@ def check_size(source: Source, option: str, count: int) -> None:
         UserError: `count`, which `option` gave, is too large, or there is one image.
     """
     if count < 2:  # No option may say so: it is all that the data set has.
-        of_label = f' of label {source.facts["label"]}' if 'label' in source.facts else ''
         raise UserError(
-            f'The data set has {count} image{"" if count == 1 else "s"}{of_label}, which is too few: statistics are of '
-            'several.'
+            f'The data set has {count} image{"" if count == 1 else "s"}{source.of_label}, which is too few: '
+            'statistics are of several.'
         )
     if source.size is not None and count > source.size:
         raise UserError(f'{option}={count} is more than the {source.size} images of the data set: use at most that.')

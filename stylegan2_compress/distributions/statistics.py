@@ -105,7 +105,7 @@ def compute_statistics(source: Source, embeddings: Sequence[Features], samples: 
     banks = [torch.zeros([bank, embedding.dim], device=source.device) for embedding in embeddings]
     chunks = range(-(-samples // source.chunk))[rank::processes]
     if rank == 0:
-        print(f'Computing reference statistics over {samples:,} images...')
+        print(f'Computing reference statistics over {samples:,} images{source.of_label}...')
     # The host's Logger replaces sys.stderr and would log the bar.
     quiet = rank != 0 or not (sys.__stderr__ and sys.__stderr__.isatty())
     for index in tqdm(chunks, desc='Reference statistics', file=sys.__stderr__, disable=quiet):

@@ -1,7 +1,5 @@
 """Distance between the images of teacher and student for the same z: `agreement`, `agreement:SPEC`."""
 
-import functools
-
 import torch
 from tqdm import tqdm
 from training.networks import Generator
@@ -9,7 +7,7 @@ from training.networks import Generator
 from stylegan2_compress import embeddings
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.evaluation import generators, samples
+from stylegan2_compress.evaluation import samples
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.names import count_text, slug
 
@@ -46,15 +44,10 @@ class Agreement(Metric):
                 )
 
     def facts(self) -> dict[str, object]:
-        facts: dict[str, object] = dict(teacher=self.teacher_sha256)
+        facts: dict[str, object] = dict(teacher=self.setting.teacher_sha256)
         if self.embedding is not None:
             facts.update(embedding=self.embedding.spec, fingerprint=self.embedding.fingerprint)
         return facts
-
-    @functools.cached_property
-    def teacher_sha256(self) -> str:
-        """Of the teacher's file, which is read when the first result is recorded."""
-        return generators.sha256(self.setting.teacher_file)
 
     @torch.no_grad()
     def measure(self, G: Generator, seed: int) -> dict[str, float]:

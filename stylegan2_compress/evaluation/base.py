@@ -17,7 +17,7 @@ class Setting:
     training_set_kwargs: dict  # Arguments of the host's data set, as its calc_metrics.py makes them.
     device: torch.device
     teacher: 'Generator'  # The first generator.
-    teacher_file: str = ''  # Where it is from; not known in training.
+    teacher_sha256: str = ''  # Of its file, in hexadecimal; not known in training.
     reals: dict = field(default_factory=dict)  # Features of all images of the data, by the embedding's fingerprint.
     latest: dict = field(default_factory=dict)  # The features computed last, for metrics of the same images.
 

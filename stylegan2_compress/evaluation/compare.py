@@ -60,13 +60,15 @@ def _row(place: str, trust: bool) -> dict[str, object]:
         G = baking.plain(contents['G_ema'])
         row['parameters'] = profiling.parameters(G)
         row['MACs'] = profiling.macs(G)
-    return row | _results(record for record in measured if Path(record['snapshot_pkl']).name == snapshot)
+    own = [record for record in measured if Path(record['snapshot_pkl']).name == snapshot]
+    return row | _results(settings.of_file(own, file))
 
 
 def _row_of_export(place: str) -> dict[str, object]:
     generator = exported.read_record(place)['generator']
     row: dict[str, object] = {'run': place, 'parameters': generator.get('parameters'), 'MACs': generator.get('macs')}
-    return row | _results(record for record in records.read(Path(place)) if record['snapshot_pkl'] == RECORD)
+    own = [record for record in records.read(Path(place)) if record['snapshot_pkl'] == RECORD]
+    return row | _results(settings.of_file(own, Path(place, RECORD)))
 
 
 def _last_snapshot(run: RunDirectory, measured: list[dict]) -> str | None:

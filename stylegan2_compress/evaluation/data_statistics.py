@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from unittest import mock
 
 import dnnlib
 from metrics import metric_utils
@@ -26,12 +27,9 @@ def of_the_data() -> Iterator[None]:
     The host finds them by the path as it was given: those of `data.zip` in one directory by `data.zip` in another. They
     are taken if a mark beside them names the same files, or without a mark if they are newer than the data.
     """
-    compute = metric_utils.compute_feature_stats_for_dataset
-    metric_utils.compute_feature_stats_for_dataset = functools.partial(_compute, compute)
-    try:
+    compute = functools.partial(_compute, metric_utils.compute_feature_stats_for_dataset)
+    with mock.patch.object(metric_utils, 'compute_feature_stats_for_dataset', compute):
         yield
-    finally:
-        metric_utils.compute_feature_stats_for_dataset = compute
 
 
 def _compute(compute, opts, detector_url, detector_kwargs, **more):

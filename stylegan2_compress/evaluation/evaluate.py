@@ -15,7 +15,8 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import measuring, metrics, records
 from stylegan2_compress.evaluation import samples as images
 from stylegan2_compress.evaluation.base import Metric, Setting
-from stylegan2_compress.evaluation.generators import open_generator, require_same_latents, resolve
+from stylegan2_compress.evaluation.generators import open_generator, require_same_latents, resolve, sha256
+from stylegan2_compress.evaluation.settings import SHA256
 from stylegan2_compress.evaluation.tables import number, render
 from stylegan2_compress.export import exported
 from stylegan2_compress.export.record import RECORD
@@ -70,10 +71,10 @@ def evaluate(
     if seed + repeats > 2**32:
         raise UserError(f'--repeats={repeats} from --seed={seed} on leads beyond 4294967295, the last seed there is.')
     torch_device = devices.choose(device)
+    files = list(dict.fromkeys(resolve(file) for file in files))
     processes = min(distributed.number_of_processes(gpus, str(torch_device)), len(files) * repeats)
     if processes > 1 and torch_device.index is not None:
         raise UserError(f'--device={device} is one GPU: leave out --gpus, or name the device cuda.')
-    files = [resolve(file) for file in files]
     training_set, kwargs = datasets.open_training_set(data)
     if len(training_set) < 2:
         raise UserError(f'--data={data} has one image, and distributions are of several: name the data it is from.')
@@ -90,15 +91,19 @@ def evaluate(
     if out is not None:
         require_appendable(out)
     dataset_kwargs = datasets.metric_dataset_kwargs(data, generators[0], mirror)
-    setting = Setting(dataset_kwargs, torch_device, generators[0], files[0])
-    for metric in chosen:
+    digests = {file: sha256(file) for file in files}
+    teacher_sha256 = digests[files[0]]
+    setting = Setting(dataset_kwargs, torch_device, generators[0], teacher_sha256)
+    for name, metric in zip(metrics.names(metric_names), chosen, strict=True):
         metric.prepare(setting)
-        if not metric.of_teacher and set(files) == {files[0]}:
-            raise UserError(f'--metrics={metric.name} compares other networks with the first one: name a second one.')
+        if not metric.of_teacher and len(files) == 1:
+            raise UserError(f'--metrics={name} compares other networks with the first one: name a second one.')
 
     tell_of_noise(dict(zip(files, generators, strict=True)), chosen)
-    measuring.set_backends()
-    question = measuring.Question(metric_names, samples, files[0], data, dataset_kwargs, trust)
+    devices.set_backends()
+    question = measuring.Question(
+        metric_names, samples, files[0], teacher_sha256, os.path.abspath(data), dataset_kwargs, trust
+    )
     seeds = range(seed, seed + repeats)
     measured = {file: Measured(file, {}) for file in files}
     with contextlib.ExitStack() as stack:
@@ -112,7 +117,7 @@ def evaluate(
             answers = _one_by_one(question, dict(zip(files, generators, strict=True)), seeds, chosen, torch_device)
         for file, its_records in answers:
             for record in its_records:
-                for name, value in _keep(record, file, out).items():
+                for name, value in _keep(record | {SHA256: digests[file]}, file, out).items():
                     measured[file].values.setdefault(name, []).append(value)
     return [measured[file] for file in files]
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import dnnlib
 import numpy as np
@@ -92,7 +93,9 @@ def generating(samples: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module, name, argument in COMPUTED_BY:
             compute = getattr(module, name)
-            stack.enter_context(_replaced(module, name, functools.partial(_call_with, compute, {argument: samples})))
+            stack.enter_context(
+                mock.patch.object(module, name, functools.partial(_call_with, compute, {argument: samples}))
+            )
         yield
 
 
@@ -113,7 +116,7 @@ def seeding(seed: int) -> Iterator[None]:
         _seed_all(seed)
         return compute(*args, **kwargs)
 
-    with _replaced(metric_utils, 'compute_feature_stats_for_generator', compute_seeded):
+    with mock.patch.object(metric_utils, 'compute_feature_stats_for_generator', compute_seeded):
         _seed_all(seed)  # For path lengths, which compute no such features.
         yield
 
@@ -121,17 +124,6 @@ def seeding(seed: int) -> Iterator[None]:
 def _seed_all(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002  (the host draws from it)
     torch.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def _replaced(module, name: str, value) -> Iterator[None]:
-    """Replace an attribute of a module while the context is open."""
-    original = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, original)
 
 
 def require_detector(metric: str) -> None:

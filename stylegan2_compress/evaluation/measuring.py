@@ -17,6 +17,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import metrics, records, samples
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.generators import open_generator
+from stylegan2_compress.host import devices
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Question:
 
     Attributes:
         metric_names, samples: see `metrics.parse`.
-        teacher: the first file.
-        data: as the user named it.
+        teacher, teacher_sha256: the first file, and what is in it.
+        data: its absolute path.
         training_set_kwargs: arguments of the host's data set for it.
         trust: run unknown code that files contain.
     """
@@ -34,6 +35,7 @@ class Question:
     metric_names: str
     samples: int | None
     teacher: str
+    teacher_sha256: str
     data: str
     training_set_kwargs: dict
     trust: bool
@@ -43,12 +45,6 @@ class Question:
         for metric in chosen:
             if metric.of_teacher or file != self.teacher:
                 yield records.measured(metric, G, seed, data=self.data)
-
-
-def set_backends() -> None:
-    """As in the host's calc_metrics.py."""
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 # --- Several processes ------------------------------------------------------------------------------------------------
@@ -83,6 +79,7 @@ def in_processes(
         results = [pool.submit(_answer, *job) for job in jobs]
         for (file, _seed), result in zip(tqdm(jobs, desc='networks', leave=False, disable=None), results, strict=True):
             yield file, result.result()
+        pool.shutdown()  # They end by themselves: killed, they would leave semaphores behind.
     except concurrent.futures.BrokenExecutor as error:
         raise UserError(
             f'--gpus={processes}: a process was ended from outside, for lack of memory perhaps; try fewer.'
@@ -101,7 +98,7 @@ class _Worker:
         self.device = device
         self.teacher = open_generator(question.teacher, question.trust)
         self.chosen = metrics.parse(question.metric_names, question.samples)
-        setting = Setting(question.training_set_kwargs, device, self.teacher, question.teacher)
+        setting = Setting(question.training_set_kwargs, device, self.teacher, question.teacher_sha256)
         for metric in self.chosen:
             metric.prepare(setting)
         self.file, self.G = question.teacher, self.teacher
@@ -131,7 +128,7 @@ def _start(host_dir: str, question: Question, places, threads: int | None) -> No
     device = torch.device(places.get())
     if device.type == 'cuda':
         torch.cuda.set_device(device)
-    set_backends()
+    devices.set_backends()
     _worker = _Worker(question, device)
 
 

@@ -29,8 +29,13 @@ METRICS: dict[str, Callable[..., Metric]] = {
 }
 
 
+def names(text: str) -> list[str]:
+    """The names in a comma-separated list, as they were given."""
+    return [name.strip() for name in text.split(',')]
+
+
 def parse(text: str, samples: int | None) -> list[Metric]:
-    """Metrics from their names, separated by commas.
+    """Metrics from their names, separated by commas; in this order.
 
     Args:
         text: names of `METRICS`, or importable dotted names of subclasses of `Metric`.
@@ -39,10 +44,10 @@ def parse(text: str, samples: int | None) -> list[Metric]:
     Raises:
         UserError: a name does not exist, or two names have the same results.
     """
-    metrics = [_metric(name.strip(), samples) for name in text.split(',')]
-    names = [metric.name for metric in metrics]
-    for name in names:
-        if names.count(name) > 1:
+    metrics = [_metric(name, samples) for name in names(text)]
+    called = [metric.name for metric in metrics]
+    for name in called:
+        if called.count(name) > 1:
             raise UserError(f'--metrics={text} has two whose results are called {name}: evaluate them one by one.')
     return metrics
 

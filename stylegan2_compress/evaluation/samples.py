@@ -83,8 +83,9 @@ def quantised(images: torch.Tensor) -> torch.Tensor:
 def reals(training_set, batch: int = 64) -> Iterator[torch.Tensor]:
     """Batches of all images [N, C, H, W] in [-1, 1] of one of the host's data sets, in its order."""
     for start in range(0, len(training_set), batch):
-        with datasets.reading(training_set):
-            images = [training_set[index][0] for index in range(start, min(start + batch, len(training_set)))]
+        indices = range(start, min(start + batch, len(training_set)))
+        with datasets.reading(training_set, indices):
+            images = [training_set[index][0] for index in indices]
         yield torch.from_numpy(np.stack(images)).float() / 127.5 - 1
 
 

@@ -1,16 +1,42 @@
 """Which results on record can be averaged, or be on one curve: those of one setting. Nothing here imports torch."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-DATA, MIRROR = 'data', 'mirror'  # Entries of records; none of a metric that mirrors no images.
+from stylegan2_compress import files
+
+# Entries of records: absolute path, whether mirrored (none of a metric that mirrors no images), of the network's file.
+DATA, MIRROR, SHA256 = 'data', 'mirror', 'sha256'
 BY_SEED = dict[str, float]
+Record = TypeVar('Record', bound=Mapping[str, Any])
 
 
 def setting_of(record: Mapping[str, Any]) -> str:
     """What a result depends on beside the network and the seed: the data, whether mirrored, embedding and teacher."""
     return json.dumps([record.get(name) for name in (DATA, MIRROR, 'fingerprint', 'teacher')])
+
+
+def of_file(records: Iterable[Record], file: Path) -> list[Record]:
+    """Those of a network file's records that are of what is in it now, and not of what it was replaced with.
+
+    Those that do not say count, as those do of a file that is gone. If some are left out, that is said on stderr.
+
+    Args:
+        records: of whatever had the file's name.
+    """
+    found = list(records)
+    if not file.is_file() or not any(SHA256 in record for record in found):
+        return found
+    sha256 = files.sha256(file)
+    kept = [record for record in found if record.get(SHA256, sha256) == sha256]
+    if len(kept) < len(found):
+        count = len(found) - len(kept)
+        what = '1 result is' if count == 1 else f'{count} results are'
+        print(f'{file}: {what} of another file that had this name, and left out.', file=sys.stderr)
+    return kept
 
 
 def seed_of(record: Mapping[str, Any]) -> str:

@@ -183,7 +183,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     """Names and values of the main options, as far as they are known."""
     batch, batch_gpu, num_gpus = (run.option(name) for name in ('batch_size', 'batch_gpu', 'num_gpus'))
     split = f', {batch_gpu} at a time' if batch_gpu not in (None, batch) else ''
-    split += f', {num_gpus} GPUs' if num_gpus not in (None, 1) else ''
+    split += f', {num_gpus} processes' if num_gpus not in (None, 1) else ''
     facts = [
         ('Loss', _class(run.option('loss_kwargs', 'class_name'))),
         ('Embeddings', run.option('loss_kwargs', 'embeddings')),

@@ -20,7 +20,7 @@ from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.runs.directory import ERROR, LOST, STUDENT, RunDirectory, kimg_of
 
 GENERATOR = 'stylegan2-compress report'  # What every report is made by, and says near its beginning.
-CHOSEN = 'option.'  # As `runs.inputs` has it, which needs torch.
+CHOSEN, DIRECTORY = 'option.', 'directory'  # As `runs.inputs` has them, which needs torch.
 
 LOG_TAIL = 1 << 18  # Bytes at the end of log.txt that are looked at.
 DEEPEST = 50  # Levels of JSON.
@@ -108,7 +108,8 @@ def _read(path: Path) -> Run:
     notes = []
     options = _read_options(directory.options_path, notes)
     statistics, last_tick = _read_statistics(directory.stats_path, notes)
-    metrics, start, last_metric = _read_metrics(directory, _training_data(options), notes)
+    data = _training_data(options, directory.read_inputs().get(DIRECTORY))
+    metrics, start, last_metric = _read_metrics(directory, data, notes)
     log = directory.log_path
     last_sign = max(last_tick, last_metric, log.stat().st_mtime if log.is_file() else 0)
     last_sign = last_sign or max(file.stat().st_mtime for file in directory.existing_files())
@@ -200,10 +201,12 @@ def _read_statistics(file: Path, notes: list[str]) -> tuple[dict[str, list[Point
     return {name: points for name, points in curves.items() if points}, timestamp
 
 
-def _training_data(options: dict) -> dict[str, object]:
+def _training_data(options: dict, started_in: object) -> dict[str, object]:
     """The data that results in training are about, whose records do not name it."""
     path = _get(options.get('training_set_kwargs'), 'path')
-    return {} if path is None else {settings.DATA: path}
+    if not isinstance(path, str):
+        return {}
+    return {settings.DATA: os.path.normpath(os.path.join(started_in, path)) if isinstance(started_in, str) else path}
 
 
 def _read_metrics(
@@ -248,7 +251,7 @@ def results_beside(file: Path) -> dict[str, float]:
     own = [
         {**line, 'results': _numbers(line.get('results'))} for line in lines if line.get('snapshot_pkl') == file.name
     ]
-    return {name: fmean(values) for name, values in settings.newest(own).items()}
+    return {name: fmean(values) for name, values in settings.newest(settings.of_file(own, file)).items()}
 
 
 def _numbers(results: object) -> dict[str, float]:
@@ -316,10 +319,18 @@ def _state(run: Run, log: list[str], silence: float) -> State:
         return State(
             'stopped', f'Stopped {where}: nothing was written for {duration(silence)}, and the log names no error.'
         )
-    left = _last(run.statistics, 'Timing/sec_per_kimg')
-    if kimg is None or total is None or left is None:
+    pace = _pace(run)
+    if kimg is None or total is None or pace is None:
         return State('running', f'Running, {where}.')
-    return State('running', f'Running, {where}; about {duration((total - kimg) * left)} left.')
+    return State('running', f'Running, {where}; about {duration((total - kimg) * pace)} left.')
+
+
+def _pace(run: Run) -> float | None:
+    """Seconds per thousand images, with snapshots and metrics in between where there are ticks enough to know."""
+    times = run.statistics.get('Timing/total_sec', [])[1:]  # The first tick is one step, and slow.
+    if len(times) > 1 and times[-1].kimg > times[0].kimg:
+        return (times[-1].value - times[0].value) / (times[-1].kimg - times[0].kimg)
+    return _last(run.statistics, 'Timing/sec_per_kimg')
 
 
 def _error_line(log: list[str]) -> str | None:

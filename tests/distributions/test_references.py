@@ -8,6 +8,7 @@ import dnnlib
 import numpy as np
 import pytest
 import torch
+from two_processes import in_two_processes
 
 from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.distributions import moments, sources, statistics
@@ -305,11 +306,10 @@ def test_a_foreign_file_is_refused_by_what_differs(make_teacher, make_data, embe
 # --- Two processes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_share_the_work(tmp_path, make_teacher, embedding):
     """The numbers of one process, to rounding, in both; each chunk is made once, and one file written."""
     make_teacher()
-    torch.multiprocessing.spawn(_share, args=(str(tmp_path),), nprocs=2)
+    in_two_processes(_share, str(tmp_path))
     source = teacher_images(str(tmp_path / 'teacher.pkl'))
     alone = statistics.compute_statistics(source, [embedding], samples=70, bank=50)[0]
     found = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
@@ -325,9 +325,7 @@ def test_two_processes_share_the_work(tmp_path, make_teacher, embedding):
 
 
 def _share(rank, directory):
-    torch.set_num_threads(1)
     os.environ['STYLEGAN2_COMPRESS_CACHE'] = f'{directory}/cache{rank}'
-    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
     source, drawn = teacher_images(f'{directory}/teacher.pkl'), []
     draw = source.draw
     source.draw = lambda index: drawn.append(index) or draw(index)
@@ -339,7 +337,6 @@ def _share(rank, directory):
         torch.distributed.all_reduce(count)
         results.append(([found.m1, found.m2, found.bank], int(count)))
     torch.save(results, f'{directory}/{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
 def test_labels_follow_the_training_set(tmp_path, make_dataset_zip):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from two_processes import in_two_processes
 
 from stylegan2_compress import distributed
 from stylegan2_compress.distributions import mmd, moments
@@ -198,12 +199,11 @@ LOSSES = {
 }
 
 
-@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(tmp_path):
     """With DistributedDataParallel, which averages gradients, and without any factor by the caller."""
     images, reference = normal(8, 3), normal(9, 4)
     torch.save((images, reference), tmp_path / 'data.pt')
-    torch.multiprocessing.spawn(_train_one_step, args=(str(tmp_path),), nprocs=2)
+    in_two_processes(_train_one_step, str(tmp_path))
     assert distributed.world() is None
     expected = {**_values_and_gradients(images, reference, _network()), 'accumulated': moments.moments(images)}
     for rank in range(2):
@@ -211,7 +211,6 @@ def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(tmp_path):
 
 
 def _train_one_step(rank: int, directory: str) -> None:
-    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
     images, reference = torch.load(f'{directory}/data.pt')
     network = torch.nn.parallel.DistributedDataParallel(_network())
     results = _values_and_gradients(images.chunk(2)[rank], reference, network)
@@ -220,8 +219,6 @@ def _train_one_step(rank: int, directory: str) -> None:
     accumulator.update(images.split([3, 5])[rank])
     accumulator.merge_processes(distributed.world())
     torch.save({**results, 'accumulated': accumulator.moments()}, f'{directory}/rank{rank}.pt')
-    del network  # Else it holds the group last, and joins Gloo's threads with the GIL, which they may wait for.
-    torch.distributed.destroy_process_group()
 
 
 def _network() -> torch.nn.Module:

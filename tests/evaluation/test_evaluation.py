@@ -32,6 +32,7 @@ from metrics import (
 from torch_utils import training_stats
 
 from stylegan2_compress import embeddings, pickles
+from stylegan2_compress.compression.plan import parse_metrics
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, features, metrics, names, records, samples, tables
@@ -42,6 +43,7 @@ from stylegan2_compress.host import datasets
 from stylegan2_compress.losses.features import TeacherPass
 from stylegan2_compress.losses.images import ImageMatching
 from stylegan2_compress.losses.terms import Batch, StyleMixing
+from stylegan2_compress.report import reading
 from stylegan2_compress.runs.directory import RunDirectory
 
 REPOSITORY = Path(__file__).parents[2]
@@ -509,7 +511,9 @@ def test_images_are_looked_at_only_while_they_are_measured(place, copies):
 def test_agreement_with_the_teacher(place, copies):
     """Zero for the teacher's copy; for another network the mean over pairs of images of the same z."""
     same = shutil.copy(copies[0], Path(copies[0]).parent / 'copy.pkl')
-    found = evaluate([copies[0], same, copies[1]], str(place / 'data.zip'), 'agreement', samples=20, device='cpu')
+    files = [copies[0], same, copies[1], copies[1]]  # One of them twice, as globs may have it.
+    found = evaluate(files, str(place / 'data.zip'), 'agreement', samples=20, device='cpu')
+    assert [each.file for each in found] == files[:3]
     assert found[0].values == {}
     assert found[1].values == {'agreement0.02k_pixels': [0]}
     networks = [pickles.load(file)['G_ema'] for file in copies]
@@ -665,6 +669,17 @@ class Impossible(Brightness):
         raise UserError('This cannot be measured.')
 
 
+class OfOthers(Brightness):
+    of_teacher = False
+
+
+def test_a_metric_that_compares_networks_needs_two_and_is_called_by_its_name(place, copies):
+    with pytest.raises(UserError, match=r'^--metrics=test_evaluation\.OfOthers compares other networks with the first'):
+        evaluate([copies[0]], str(place / 'data.zip'), 'test_evaluation.OfOthers', samples=10, device='cpu')
+    with pytest.raises(UserError, match=r'^--metrics=test_evaluation\.OfOthers compares two networks'):
+        parse_metrics('fid50k_full, test_evaluation.OfOthers')
+
+
 @pytest.mark.usefixtures('forked_processes')
 @pytest.mark.parametrize(
     ('name', 'said'),
@@ -760,6 +775,34 @@ def test_compare_averages_results_of_one_setting(run_dir):
     records.append(pkl, dict(results=dict(fid50k=15.0), metric='fid50k', seed=0, **first))
     (row,) = compare([pkl])
     assert row['fid50k'] == 14  # Again the first setting, of which both seeds count.
+
+
+def test_results_are_of_the_network_that_is_there(place, copies, capsys):
+    other, pkl = copies
+    words = ['--data', place / 'data.zip', '--metrics', 'agreement', '--samples', 10, '--device', 'cpu']
+    commands.run('evaluate', other, pkl, *words)
+    (before,) = compare([pkl])
+    assert before['agreement0.01k_pixels'] > 0
+    shutil.copy(other, pkl)
+    (row,) = compare([pkl])
+    assert 'agreement0.01k_pixels' not in row
+    assert f'{pkl}: 1 result is of another file that had this name, and left out.' in capsys.readouterr().err
+    assert reading.results_beside(Path(pkl)) == {}
+    commands.run('evaluate', other, pkl, *words, '--seed', 1)
+    (row,) = compare([pkl])
+    assert row['agreement0.01k_pixels'] == 0  # And no mean of two networks.
+
+
+def test_results_of_one_name_of_the_data_in_two_directories_are_of_two_data_sets(place, copies, tmp_path, monkeypatch):
+    pkl, words = copies[0], ['--metrics', 'fid50k', '--samples', 20, '--device', 'cpu']
+    for number, name in enumerate(['data.zip', './data.zip', '../other/data.zip']):
+        directory = tmp_path / ('other' if number == 2 else 'one')
+        directory.mkdir(exist_ok=True)
+        shutil.copy(place / 'data.zip', directory)
+        monkeypatch.chdir(tmp_path / 'one')
+        commands.run('evaluate', pkl, '--data', name, *words, '--seed', number)
+    paths = [record['data'] for record in records.read(Path(pkl).parent) if record['metric'] == 'fid0.02k']
+    assert paths == [str(tmp_path / each / 'data.zip') for each in ('one', 'one', 'other')]
 
 
 def test_data_and_mirroring_are_on_record(place, copies):

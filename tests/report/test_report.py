@@ -194,6 +194,17 @@ def test_a_run_that_has_just_been_continued_is_alive(make_run):
     assert reading.read(make_run(stats=[tick(1.0, timestamp=0)], log=LOG)).state.word == 'running'
 
 
+@pytest.mark.parametrize(
+    ('ticks', 'left'),
+    [([(1, 60)], '9 min'), ([(1, 60), (2, 100)], '8 min'), ([(1, 60), (2, 100), (4, 300)], '10 min')],
+    ids=['first', 'second', 'with a snapshot in between'],
+)
+def test_the_time_that_is_left_counts_what_is_between_ticks(make_run, ticks, left):
+    stats = [tick(kimg, Timing__total_sec=seconds, Timing__sec_per_kimg=60) for kimg, seconds in ticks]
+    state = reading.read(make_run(options={'total_kimg': 10}, stats=stats, log=LOG)).state
+    assert state.sentence.endswith(f'about {left} left.')
+
+
 def test_a_crash_shows_its_last_error_line(make_run):
     first = TRACEBACK + 'KeyError: 1\n\nDuring handling of the above exception, another exception occurred:\n\n'
     log = LOG + 'bar 1%\rbar 2%\n' + first + TRACEBACK + '\x1b[31mRuntimeError: <b>out of memory</b>\n  in two lines\n'
