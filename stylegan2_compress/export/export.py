@@ -193,8 +193,10 @@ def named(shape: list[int | None]) -> list[int | str]:
 
 def text(out: str, about: dict[str, Any]) -> str:
     """What the command prints."""
-    sizes = ', '.join(f'{name} ({entry["bytes"] / 1e6:.3g} MB)' for name, entry in about['files'].items())
-    lines = [f'{out}: {sizes}', *summary(about)]
+    files_of_it = {name: entry['bytes'] for name, entry in about['files'].items()}
+    sizes = {os.path.basename(out): os.path.getsize(out)} if os.path.isfile(out) else files_of_it
+    listed = ', '.join(f'{name} ({size / 1e6:.3g} MB)' for name, size in sizes.items())
+    lines = [f'{out}: {listed}', *summary(about)]
     if 'teacher' in about:
         lines += [f'teacher: {line}' for line in summary({**about, **about['teacher']})]
     return '\n'.join(lines)

@@ -105,6 +105,8 @@ def test_run_py_makes_the_hosts_image(exported, pkl, name, tmp_path):
     ('arguments', 'sentence'),
     [
         (['--class', '3'], '--class=3 does not exist: there are 3'),
+        (['--psi', 'nan'], '--psi=nan must be a number from -10 to 10'),
+        (['--out', 'image.jpg'], '--out=image.jpg must end in .png'),
         (['--seed', '-1'], '--seed=-1 must be at least 0 and less than 4294967296'),
         (
             ['--out', 'no/such/directory.png'],

@@ -46,6 +46,8 @@ def page(networks, runtime, tmp_path_factory):
     student, teacher = networks
     printed = run('export', student, '--format', 'web', '--single-file', '--teacher', teacher, '--out', out)
     assert 'teacher: ONNX Runtime' in printed
+    assert printed.startswith(f'{out}: page.html (')
+    assert 'run.py' not in printed
     assert [path.name for path in out.parent.iterdir()] == ['page.html']
     return out
 
