@@ -9,6 +9,7 @@ options of a command (`command_options`), the table in the documents (`table`) a
 `training_options.json`.
 """
 
+import ast
 import dataclasses
 import functools
 import inspect
@@ -163,8 +164,8 @@ def split_text(option: str, text: str) -> tuple[str, str]:
 def parse(cls: type, name: str, text: str) -> Any:
     """The value that a text gives to an argument of a dataclass.
 
-    Text stays text where only text is wanted. Everything else is JSON: numbers, `true`, `false`, `null`, lists; what is
-    none of that stays text as well, for `check` to refuse.
+    Text stays text where only text is wanted. Everything else is JSON (numbers, `true`, `false`, `null`, lists), or the
+    same as Python writes it; what is none of that stays text as well, for `check` to refuse.
     """
     kind = kinds_of(cls)[name]
     if kind.is_text and not (text[:1] == text[-1:] == '"' or text[:1] == '[' * kind.several or text == 'null'):
@@ -173,10 +174,14 @@ def parse(cls: type, name: str, text: str) -> Any:
 
 
 def parse_freely(text: str) -> Any:
-    """JSON where it is that, else the text: of arguments whose type is not declared."""
+    """JSON or a literal of Python where it is one, such as `.5` and `True`, else the text."""
     try:
         return json.loads(text)
     except ValueError:
+        pass
+    try:
+        return json.loads(json.dumps(ast.literal_eval(text)))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
 

@@ -14,6 +14,7 @@ sum over processes by R, but each process contributes the dL/dx of its own image
 copies are equal, and so the backward pass needs no communication.
 """
 
+import gc
 import os
 import re
 import sys
@@ -163,6 +164,7 @@ def join(device: str | None, own_rank: int, size: int, store: Store) -> None:
     elif 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(max((os.cpu_count() or 1) // size, 1))
     backend = 'nccl' if on_cuda else 'gloo'
+    store.set_timeout(PATIENCE)  # Else NCCL waits five minutes in the first collective, for which rank 0 may be late.
     torch.distributed.init_process_group(backend, timeout=PATIENCE, rank=own_rank, world_size=size, store=store)
     training_stats.init_multiprocessing(rank=own_rank, sync_device=sync_device if size > 1 else None)
     if own_rank != 0:
@@ -181,7 +183,12 @@ def tell_torchrun(error: BaseException) -> None:
 
 
 def leave() -> None:
-    """End the process group."""
+    """End the process group.
+
+    What else holds it, as a DistributedDataParallel does, is to be gone: whoever lets go of a group last waits, with
+    Python's lock, for the end of gloo's threads, which may be waiting for that lock.
+    """
+    gc.collect()
     torch.distributed.destroy_process_group()
 
 

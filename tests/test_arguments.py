@@ -118,6 +118,8 @@ def test_refusals_of_losses_name_the_argument_as_it_is_given():
         ('size', '16', 16), ('size', 'big', 'big'), ('rate', '1e-3', 1e-3), ('mirror', 'true', True),
         ('weights', '[20, 15]', [20, 15]), ('weights', '3', 3), ('names', '["x", "y"]', ['x', 'y']),
         ('names', 'x,y', 'x,y'),
+        ('rate', '.5', 0.5), ('rate', '1.', 1.0), ('mirror', 'True', True), ('weights', '[.5, 1]', [0.5, 1]),
+        ('weights', '(1, 2)', [1, 2]), ('size', '{1, 2}', '{1, 2}'), ('size', '1+', '1+'), ('path', 'None', 'None'),
     ],
 )  # fmt: skip
 def test_text_stays_text_where_text_is_wanted_and_all_else_is_json(name, text, value):

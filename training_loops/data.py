@@ -6,12 +6,12 @@ images. So a run can start anywhere in the sequence, and several processes compu
 in as many rounds.
 """
 
+import functools
 import itertools
 import random
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -82,7 +82,9 @@ class ShuffledSampler(torch.utils.data.Sampler):
         self.size = size
         self.share = share
         self.start = start
-        self.order = lru_cache(maxsize=2)(lambda epoch: generator(random_seed, ORDER, epoch).permutation(size))
+        self.order = functools.lru_cache(maxsize=2)(
+            lambda epoch: generator(random_seed, ORDER, epoch).permutation(size)
+        )
 
     def __iter__(self) -> Iterator[int]:
         for batch_start in itertools.count(self.start, self.share.batch_size):
@@ -105,17 +107,19 @@ def real_batches(
         device: of the images and labels.
         loader_kwargs: of torch's `DataLoader`.
     """
+    order_from = functools.partial(ShuffledSampler, len(training_set), share, random_seed)
+    batch_size = share.batch_gpu * share.rounds
     loader = torch.utils.data.DataLoader(
         dataset=training_set,
-        sampler=ShuffledSampler(len(training_set), share, random_seed, start),
-        batch_size=share.batch_gpu * share.rounds,
+        sampler=order_from(start),
+        batch_size=batch_size,
         worker_init_fn=_leave_signals_to_the_trainer,
         **loader_kwargs,
     )
     batches = iter(loader)
     try:
-        while True:
-            with datasets.reading(training_set):
+        for batch_start in itertools.count(start, share.batch_size):
+            with datasets.reading(training_set, itertools.islice(order_from(batch_start), batch_size)):
                 images, labels = next(batches)
             images = images.to(device).to(torch.float32) / 127.5 - 1
             yield list(zip(images.split(share.batch_gpu), labels.to(device).split(share.batch_gpu), strict=True))

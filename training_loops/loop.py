@@ -1,5 +1,6 @@
 """Training: steps, and what happens once per tick. The loops of this package share it."""
 
+import math
 import os
 import shlex
 import time
@@ -27,7 +28,7 @@ from stylegan2_compress.training_loops.phases import MovingAverages, Phase
 from stylegan2_compress.training_loops.recording import Rounds
 from stylegan2_compress.training_loops.run import Run
 from stylegan2_compress.training_loops.setup import set_up
-from stylegan2_compress.training_loops.snapshots import ImageGrid, generator_alone, network_snapshot
+from stylegan2_compress.training_loops.snapshots import ImageGrid, generator_alone, network_snapshot, space_for
 
 
 def train(
@@ -255,6 +256,8 @@ def tick(run: Run) -> None:
         save_snapshot(run)
         progress.unmeasured = bool(options.metrics)
     run.monitor.end_tick(run.phases, progress.cur_nimg)
+    if are_saved and progress.cur_tick == 0:
+        tell_space(run)
     if options.progress_fn is not None:
         options.progress_fn(progress.cur_nimg // 1000, options.total_kimg)
     progress.cur_tick += 1
@@ -350,6 +353,15 @@ def save_snapshot(run: Run) -> None:
     """Write a network pickle, on rank 0."""
     if run.options.rank == 0:
         pickles.save(run.directory.snapshot_path(run.progress.cur_nimg), snapshot_contents(run))
+
+
+def tell_space(run: Run) -> None:
+    """Print what all snapshots of a run will take, judged by the first: disks are full after days."""
+    options = run.options
+    ticks = (options.total_kimg - run.progress.cur_nimg / 1000) / options.kimg_per_tick
+    to_come = math.ceil(round(ticks / options.network_snapshot_ticks, 6))
+    if options.rank == 0 and not run.done:
+        print(space_for(run.directory.snapshot_path(run.progress.cur_nimg), to_come))
 
 
 def snapshot_contents(run: Run) -> dict:

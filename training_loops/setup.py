@@ -115,9 +115,7 @@ def load_state(directory: RunDirectory, device: torch.device) -> dict[str, Any] 
 
 def set_backends(options: SimpleNamespace) -> None:
     """Set the switches of cuDNN and of the host's operations, which are global."""
-    torch.backends.cudnn.benchmark = options.cudnn_benchmark
-    torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
-    torch.backends.cudnn.allow_tf32 = options.allow_tf32
+    devices.set_backends(options.cudnn_benchmark, options.allow_tf32)
     conv2d_gradfix.enabled = True
     grid_sample_gradfix.enabled = True
 

@@ -1,6 +1,7 @@
 """Image grids and the contents of network pickles, in the host's formats."""
 
 import copy
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ class ImageGrid:
 
     def __init__(self, training_set, z_dim: int, batch: int, device: torch.device):
         self.columns, self.rows = grid_size(training_set.image_shape)
-        with datasets.reading(training_set):
-            self.reals, labels = zip(*[training_set[index] for index in self._choose(training_set)], strict=True)
+        indices = self._choose(training_set)
+        with datasets.reading(training_set, indices):
+            self.reals, labels = zip(*[training_set[index] for index in indices], strict=True)
         z = torch.randn([self.rows * self.columns, z_dim], device=device)
         c = torch.from_numpy(np.stack(labels)).to(device)
         self.batches = list(zip(z.split(batch), c.split(batch), strict=True))
@@ -124,3 +126,16 @@ def placeholder_discriminator(G: Generator) -> Discriminator:
             c_dim=G.c_dim, img_resolution=G.img_resolution, img_channels=G.img_channels, **copy.deepcopy(PLACEHOLDER)
         )
     return D.eval().requires_grad_(False)
+
+
+def space_for(snapshot_pkl: Path, to_come: int) -> str:
+    """A line on how much space so many more snapshots of a size will take, and how much there is."""
+    size, free = snapshot_pkl.stat().st_size, shutil.disk_usage(snapshot_pkl.parent).free
+    line = f'A snapshot has {_readable(size)}; {to_come} more will take {_readable(size * to_come)}, and '
+    if size * to_come < free:
+        return f'{line}{_readable(free)} are free.'
+    return f'{line}only {_readable(free)} are free: more ticks between them (--snap) take less.'
+
+
+def _readable(nbytes: int) -> str:
+    return f'{nbytes / 1e9:.1f} GB' if nbytes >= 1e9 else f'{nbytes / 1e6:.1f} MB'

@@ -53,13 +53,16 @@ class ImageMatching(Term):
         self.fade_nimg = fade_nimg
         self.mask = mask
         self.share = 1.0  # Of the weights that is left.
+        self.has_begun = False
 
     def before_step(self, nimg: int) -> None:
+        self.has_begun = True
         if self.fade_nimg is not None:
             self.share = max(1 - nimg / self.fade_nimg, 0)
 
     def obstacle(self) -> str:
-        fades = self.fade_nimg is not None and self.share > 0
+        # Before its first step, of which a round alone is not recorded yet, a run that goes on does not know the share.
+        fades = self.fade_nimg is not None and self.has_begun and self.share > 0
         return "the weight of the distance to the teacher's images falls" if fades else ''
 
     def generator(self, batch: Batch) -> list[Summand]:

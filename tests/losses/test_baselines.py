@@ -10,6 +10,7 @@ from float64 import Float64Torch, in_float64
 from plans import checked, compressed
 from torch.nn import functional as F
 from training import networks
+from two_processes import in_two_processes
 
 import stylegan2_compress
 from stylegan2_compress import pickles
@@ -403,9 +404,7 @@ def test_a_step_that_is_left_out_changes_no_energy(student, teacher):
 
 def process(rank, directory, seed=7):
     """Two steps with DistributedDataParallel as the host wraps it."""
-    torch.set_num_threads(1)
     energy.WIDTHS = (4, 6, 8)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
     modules = pickles.load(f'{directory}/student.pkl')
     pair = types.SimpleNamespace(G=modules['G'].train().requires_grad_(True), D=modules['D'].train())
     wrap = torch.nn.parallel.DistributedDataParallel
@@ -422,17 +421,15 @@ def process(rank, directory, seed=7):
     beside = [loss.terms[-2].energy, loss.terms[-1].trained.network]
     trained = [parameter.clone() for network in beside for parameter in network.parameters()]
     torch.save((recorded, trained), f'{directory}/rank{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
-@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_agree(tmp_path, student, teacher):
     """On every gradient, the mean of both, and on what is trained beside, although each draws for itself."""
     pickles.save(
         tmp_path / 'student.pkl',
         dict(G=student.G, D=student.D, G_ema=student.G, training_set_kwargs=None, augment_pipe=None),
     )
-    torch.multiprocessing.spawn(process, args=(str(tmp_path),), nprocs=2)
+    in_two_processes(process, str(tmp_path))
     (first, beside_0), (second, beside_1) = (torch.load(tmp_path / f'rank{rank}.pt') for rank in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
     assert all(torch.equal(*pair) for pair in zip(beside_0, beside_1, strict=True))

@@ -77,6 +77,16 @@ def test_the_gradient_is_that_of_both_distances_and_fades(nimg, share):
     torch.testing.assert_close(found, expected(2 * share), rtol=1e-9, atol=1e-12)
 
 
+def test_only_a_weight_that_falls_is_in_the_way_of_a_recording():
+    """A run that goes on after it has fallen is told nothing else, before its first step either."""
+    term = ImageMatching(None, None, 2.0, 2.0, fade_nimg=2000)
+    assert term.obstacle() == ''
+    term.before_step(0)
+    assert 'falls' in term.obstacle()
+    term.before_step(2000)
+    assert term.obstacle() == ''
+
+
 def test_terms_share_one_pass_of_an_embedding(monkeypatch):
     """Means of layers, the distance in these layers, and their moments: with the gradient of separate passes."""
     embedding = embeddings.load(f'{TINY}@preprocess=raw@dtype=fp64@layers=all', 'cpu')

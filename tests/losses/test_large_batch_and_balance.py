@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from plans import checked
+from two_processes import in_two_processes
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.distributions.memory import FeatureMemory
@@ -340,16 +341,12 @@ def alone(teacher):
 
 
 def _process(rank, directory, teacher):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
     found = of_this_process() | dict(step=beside_a_round(), alone=alone(teacher))
     torch.save(found, f'{directory}/{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
-@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_are_one(tmp_path, teacher):
-    torch.multiprocessing.spawn(_process, args=(str(tmp_path), teacher), nprocs=2)
+    in_two_processes(_process, str(tmp_path), teacher)
     expected = of_this_process() | dict(step=beside_a_round(), alone=alone(teacher))
     assert all(gradient is not None and gradient.any() for gradient in expected['alone'][-4:])
     for rank in range(2):

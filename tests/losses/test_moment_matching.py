@@ -9,6 +9,7 @@ import pytest
 import torch
 from plans import checked
 from torch import nn
+from two_processes import in_two_processes
 
 import stylegan2_compress
 from stylegan2_compress import embeddings, pickles
@@ -360,8 +361,10 @@ def test_moments_of_a_data_set(labelled_data, classes):
     torch.testing.assert_close(variance, torch.stack([g.var(0) for g in groups]).float(), rtol=1e-4, atol=1e-6)
 
 
-def test_moments_of_a_teacher_by_label(labelled_data, teacher):
+def test_moments_of_a_teacher_by_label(labelled_data, teacher, capsys):
     loss = make_loss(masked_generator(), labelled_data, teacher=teacher, samples=90)
+    said = capsys.readouterr().out
+    assert all(f'statistics over 30 images of label {label}...' in said for label in range(3))
     G = pickles.load(teacher)['G_ema']
     source = sources.TeacherImages(teacher, training_set_kwargs=labelled_data)
     for label in range(3):
@@ -504,16 +507,9 @@ def train(directory, labelled_data, rank, processes):
     torch.save((gradients, list(G.parameters()), loss.state_dict()), f'{directory}/{processes}-{rank}.pt')
 
 
-def run_process(rank, directory, labelled_data):
-    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
-    train(directory, labelled_data, rank, 2)
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_are_one_with_twice_the_batch(tmp_path, labelled_data):
     train(tmp_path, labelled_data, 0, 1)
-    torch.multiprocessing.spawn(run_process, args=(str(tmp_path), labelled_data), nprocs=2)
+    in_two_processes(lambda rank: train(tmp_path, labelled_data, rank, 2))
     one, first, second = (torch.load(tmp_path / f'{name}.pt') for name in ('1-0', '2-0', '2-1'))
     for mine, theirs in zip(first[0], second[0], strict=True):
         assert torch.equal(mine, theirs)

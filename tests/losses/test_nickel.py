@@ -18,6 +18,7 @@ from plans import compressed
 from torch_utils import misc, training_stats
 from training import networks
 from training.augment import AugmentPipe
+from two_processes import in_two_processes
 
 from stylegan2_compress import host, pickles
 from stylegan2_compress.compression.distill import distill
@@ -595,19 +596,16 @@ def train_some_steps(directory, rank, processes, batch):
 
 
 def run_process(rank, directory):
-    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
     torch.save(train_some_steps(directory, rank, 2, batch=2), f'{directory}/gradients{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
-@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_are_one_with_twice_the_batch(tmp_path, make_teacher):
     """Every gradient of three steps, in two rounds each."""
     make_teacher(
         G=dict(synthesis_kwargs=dict(channel_base=128, channel_max=8, use_noise=False)),
         D=dict(epilogue_kwargs=dict(mbstd_num_channels=0)),
     )
-    torch.multiprocessing.spawn(run_process, args=(str(tmp_path),), nprocs=2)
+    in_two_processes(run_process, str(tmp_path))
     first, second = (torch.load(tmp_path / f'gradients{rank}.pt') for rank in range(2))
     alone = dict(train_some_steps(str(tmp_path), 0, 1, batch=4))
     first, second = dict(first), dict(second)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch_utils import misc, training_stats
 from training import networks
+from two_processes import in_two_processes
 
 from stylegan2_compress.errors import DivergedError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
@@ -170,8 +171,6 @@ def test_ten_in_a_row_are_the_end():
 
 
 def _train(rank, directory):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
     G, D, loss = build(lambda module: torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False))
     torch.manual_seed(10 + rank)
     (term,) = loss.terms
@@ -184,13 +183,11 @@ def _train(rank, directory):
         found[f'{step} pl_mean'] = loss.pl_mean.clone()
     found['nimg'] = loss.steps.nimg
     torch.save(found, f'{directory}/{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
-@pytest.mark.usefixtures('forked_processes')
 def test_two_processes_agree(tmp_path, capfd):
     """The step that only the second one cannot take is taken by neither, and path lengths have one average."""
-    torch.multiprocessing.spawn(_train, args=(str(tmp_path),), nprocs=2)
+    in_two_processes(_train, str(tmp_path))
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     for step in range(3):
@@ -204,26 +201,18 @@ def test_two_processes_agree(tmp_path, capfd):
     ]
 
 
-@pytest.mark.usefixtures('forked_processes')
 def test_path_length_average_is_that_of_all_lengths(tmp_path):
     """Two processes whose paths differ by a known factor: the average follows the mean of both."""
-    torch.multiprocessing.spawn(_average, args=(str(tmp_path),), nprocs=2)
-    alone = [torch.load(tmp_path / f'alone{rank}.pt') for rank in range(2)]
-    both = [torch.load(tmp_path / f'both{rank}.pt') for rank in range(2)]
+    alone = [_average(rank) for rank in range(2)]
+    in_two_processes(lambda rank: torch.save(_average(rank), tmp_path / f'{rank}.pt'))
+    both = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
     assert alone[0] != alone[1]
     assert both[0] == both[1]
     torch.testing.assert_close(both[0], (alone[0] + alone[1]) / 2)
 
 
-def _average(rank, directory):
-    torch.set_num_threads(1)
-    for kind in ('alone', 'both'):
-        if kind == 'both':
-            torch.distributed.init_process_group(
-                'gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2
-            )
-        G, D, loss = build()
-        torch.manual_seed(rank)
-        accumulate(loss, G, D, 'Greg')
-        torch.save(loss.pl_mean, f'{directory}/{kind}{rank}.pt')
-    torch.distributed.destroy_process_group()
+def _average(rank):
+    G, D, loss = build()
+    torch.manual_seed(rank)
+    accumulate(loss, G, D, 'Greg')
+    return loss.pl_mean

@@ -3,7 +3,6 @@
 Tests whose point is how processes start begin them as users do.
 """
 
-import functools
 import gc
 import io
 import multiprocessing
@@ -16,11 +15,10 @@ import traceback
 from pathlib import Path
 
 import pytest
-import torch
 
 OURS = 'stylegan2_compress', 'training_loops', 'patches'
 THE_HOSTS = 'dnnlib', 'torch_utils', 'training', 'metrics', 'legacy', 'train'
-SECONDS = 600  # After which a script is ended.
+SECONDS = 500  # After which a script is ended, before pytest gives up the test.
 # What the copy collected of this process's garbage might wait for threads that only this one has (of a TCPStore).
 os.register_at_fork(after_in_child=gc.freeze)
 
@@ -30,9 +28,7 @@ def processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch_utils import training_stats
 
     get_context = multiprocessing.get_context
-    forked = functools.partial(torch.multiprocessing.start_processes, start_method='fork')
     monkeypatch.setattr(multiprocessing, 'get_context', lambda name=None: get_context(name and 'fork'))
-    monkeypatch.setattr(torch.multiprocessing, 'spawn', forked)
     for name, value in dict(_sync_called=False, _counters={}, _cumulative={}).items():
         monkeypatch.setattr(training_stats, name, value)
 
@@ -56,6 +52,7 @@ def run_script(directory: Path, name: str, *arguments: str, **variables: str) ->
 
 
 def _run(printed: int, directory: Path, name: str, arguments: tuple[str, ...], variables: dict[str, str]) -> int:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # Which is pytest's in the process that this one is a copy of.
     signal.alarm(SECONDS)
     for stream in (1, 2):
         os.dup2(printed, stream)

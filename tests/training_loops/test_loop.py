@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -79,6 +81,16 @@ def test_snapshots_of_the_generator_alone(arguments, tmp_path):
     assert snapshots.is_placeholder(pickles.load(alone)['D'])
     assert not snapshots.is_placeholder(pickles.load(everything)['D'])
     assert alone.stat().st_size < everything.stat().st_size
+
+
+def test_a_run_says_how_much_space_its_snapshots_will_take(arguments, monkeypatch, capsys):
+    training_loop(**arguments(network_snapshot_ticks=1))  # Ticks end after 1, 3 and 5 steps.
+    assert re.search(
+        r'A snapshot has 0\.\d MB; 2 more will take 0\.\d MB, and \S+ GB are free\.', capsys.readouterr().out
+    )
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _path: SimpleNamespace(free=1000))
+    training_loop(**arguments('other'))
+    assert 'and only 0.0 MB are free: more ticks between them (--snap) take less.' in capsys.readouterr().out
 
 
 def test_rows_of_the_grid_have_one_label_each(arguments, tmp_path):

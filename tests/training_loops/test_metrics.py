@@ -44,7 +44,7 @@ def test_the_numbers_are_those_of_evaluate(tmp_path, data):
     assert in_training[-1]['results'][RESULT] == pytest.approx(measured.values[RESULT][0], rel=1e-6)
     after = json.loads(path.read_text().splitlines()[-1])
     assert 'cur_nimg' not in after
-    assert {name: type(value) for name, value in after.items() if name != 'data'} == {
+    assert {name: type(value) for name, value in after.items() if name not in ('data', 'sha256')} == {
         name: type(value) for name, value in in_training[-1].items() if name != 'cur_nimg'
     }
 
@@ -91,7 +91,7 @@ def test_a_signal_ends_metrics_at_once_and_they_are_made_up_for(tmp_path, data, 
     monkeypatch.setattr(metrics.OwnMetrics, 'measure', interrupted)
     with pytest.raises(Stopped, match='measures the last snapshot and continues'):
         training_loop(**arguments)
-    assert time.monotonic() - asked[-1] < 5  # It would have been a minute.
+    assert time.monotonic() - asked[-1] < 30  # It would have been a minute.
     assert not states.load_latest_state(run)['finished']
     monkeypatch.setattr(metrics.OwnMetrics, 'measure', measure)
     training_loop(**arguments)
