@@ -9,6 +9,7 @@ kernels are chosen and phases are recorded, are left out. Needs a GPU of NVIDIA.
 
 import contextlib
 import io
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -43,6 +44,7 @@ def main(sizes: tuple[str, ...], losses: tuple[str, ...], batch: int | None, ste
         chosen = SIZES[size] | ({} if batch is None else dict(batch=batch))
         for loss in losses:
             with tempfile.TemporaryDirectory() as directory:
+                os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(Path(directory, 'cache'))
                 inputs = write_inputs(Path(directory), **chosen)
                 times = [(time_steps(inputs, loss, False, steps), time_steps(inputs, loss, True, steps))
                          for _ in range(turns)]  # fmt: skip

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ SECONDS = dict(  # At most.
     gpu=dict(kernels=180, tests=240, graphs=180, speed=300), smoke=dict(kernels=300, tests=900, speed=900)
 )
 AT_ONCE = 8  # Tests on one GPU.
+SECONDS_TO_END = 20  # Once the time is over.
 IN_ALL = dict(gpu=480, smoke=1800)
 
 
@@ -152,10 +154,23 @@ def run(command: list[str], seconds: float, **environment: str) -> dict:
         printed, errors = process.communicate(timeout=seconds)
         failure = None if process.returncode == 0 else last_lines(errors or printed, 20)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)  # With all that it started.
-        printed, errors = process.communicate()
+        printed, errors = end(process)
         failure = f'not at its end after {seconds:.0f} seconds'
     return dict(ok=failure is None, printed=without_paths(printed), failure=failure and without_paths(failure))
+
+
+def end(process: subprocess.Popen) -> tuple[str, str]:
+    """End a command and all that it started; what it printed.
+
+    First as Ctrl-C does: tests then report those that have ended, and a compiler's lock is put away, for which the next
+    part, and every later run, would wait for ever.
+    """
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        return process.communicate(timeout=SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.communicate()
 
 
 def last_lines(text: str, count: int) -> str:

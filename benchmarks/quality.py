@@ -178,6 +178,7 @@ def main(
     host.activate(host.find_or_fetch().path)
     from stylegan2_compress.host import devices
 
+    devices.set_backends()
     size = size or devices.choose(options['device']).type.replace('cuda', 'gpu')
     given = {name: value for name, value in options.items() if value is not None}
     settings = Settings(**{'device': None, **SIZES[size], **given})
@@ -389,7 +390,7 @@ def train_student(
             **of_adversarial_loss,
             kimg_per_tick=settings.kimg / 3,
             snap=1,
-            state_kimg=1,
+            state_kimg=max(settings.kimg / 75, 1),
             resume='latest',
             seed=seed,
             workers=1,

@@ -52,6 +52,9 @@ METHODS = {
     'images-moments-slow': Method(
         'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'moving_average_lr=2e-6')
     ),
+    'images-moments-light': Method(
+        'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'moments_weight=0.1')
+    ),
     'regression': Method('RegressionLoss', layers=True, adversarial=False),
     'regression-moments': Method(
         'RegressionLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS, adversarial=False
@@ -92,6 +95,7 @@ IN_WORDS = {
     'both-rbf-memory-images': 'NICKEL and DiME, Gaussian kernel, memory, images',
     'images-moments': 'image distillation, moments of the teacher',
     'images-moments-slow': 'image distillation, moments of the teacher, v at a fifth of its rate',
+    'images-moments-light': 'image distillation, moments of the teacher at a tenth of the weight',
     'regression': 'image distillation without D',
     'regression-moments': 'image distillation without D, moments of the teacher',
     'regression-moments-data': 'image distillation without D, moments of the data',

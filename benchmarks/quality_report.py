@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import scipy.stats
+from matplotlib.ticker import LogLocator
 from quality_methods import FULL, IN_WORDS, METHODS, OTHERS
 
 matplotlib.use('agg')  # Where there is no screen, too.
@@ -179,9 +180,10 @@ def draw_curves(rows: list[dict], ratio: float, path: Path) -> None:
         panel.xaxis.set_major_formatter('{x:g}')
     axes[0, 0].set_ylabel('Fréchet distance')
     axes[0, 0].yaxis.set_major_formatter('{x:g}')
-    axes[0, 0].yaxis.set_minor_formatter('{x:g}')
+    axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 8)))
+    axes[0, 0].yaxis.set_minor_formatter('')
     labels = {label: line for panel in axes[0] for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels.keys(), loc='outside lower center', ncols=3)
+    figure.legend(labels.values(), labels.keys(), loc='outside lower center', ncols=len(curves))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -68,3 +68,30 @@ def test_methods_are_compared_in_pairs_of_one_seed(monkeypatch):
     # Differences -1, -0.6 and -1.4: a mean of -1, a standard error of 0.4 / sqrt(3), and t is 4.3027; of 2.2.
     assert cells[5] == '-45 % [-91, -0]'
     assert cells[-1] == '+0.0 [+0.0, +0.0]'
+
+
+def test_a_part_whose_time_is_over_is_ended_as_by_ctrl_c(monkeypatch):
+    """So that tests tell what they know, and the lock of a compiler is put away."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    script = 'import time\ntry:\n    time.sleep(60)\nfinally:\n    print("put away")'
+    done = gpu.run([sys.executable, '-c', script], 5)
+    assert done == dict(ok=False, printed='put away', failure='not at its end after 5 seconds')
+
+
+def test_differences_over_several_settings_are_one_number_per_seed(tmp_path):
+    common = dict(ratio=0.95, kimg=24)
+    rows = [
+        dict(common, name=name, trained_on=on, seed=seed, frechet_distance=fd)
+        for on in ('full', 'none')
+        for name, fds in (('both', (1.0, 2.0, 9.0)), ('images', (2.0, 4.0)))
+        for seed, fd in enumerate(fds)
+    ]
+    rows[0]['frechet_distance'] = 3.0
+    (tmp_path / 'results.json').write_text(json.dumps(rows))
+    command = [sys.executable, str(BENCHMARKS / 'quality_differences.py'), 'both', 'images', '--results']
+    command += [tmp_path / 'results.json', '--trained-on', 'full,none']
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Means of seeds 0 and 1 are 2 and 2, beside 2 and 4: -1 of 3; the standard error is 1, and t is 12.7062.
+    assert '2 pairs\nfrechet_distance: -33 % [-457, +390]\n' in done.stdout
