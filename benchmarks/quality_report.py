@@ -10,12 +10,25 @@ import PIL.Image
 import PIL.ImageDraw
 import scipy.stats
 from matplotlib.ticker import LogLocator
-from quality_methods import FULL, IN_WORDS, METHODS, OTHERS
+from quality_methods import FULL, IN_WORDS, METHODS, NONE, OTHERS
 
 matplotlib.use('agg')  # Where there is no screen, too.
 
 FD = 'frechet_distance'
-COLOURS = [matplotlib.colormaps['tab20'](index) for index in (*range(0, 20, 2), *range(1, 20, 2))]  # Pale ones last.
+COLOURS = {  # Grey for what others do, blue for the paper's, warm ones for moments.
+    'teacher-d': 'silver',
+    'images': 'dimgrey',
+    'nickel': 'tab:cyan',
+    'both': 'tab:blue',
+    'both-rbf': 'navy',
+    'both-by-label': 'slateblue',
+    'images-moments': 'tab:orange',
+    'images-moments-light': 'tab:red',
+    'regression-moments': 'tab:pink',
+    'regression-moments-data': 'tab:brown',
+}
+OTHER_COLOURS = ('tab:green', 'tab:olive', 'limegreen', 'teal', 'darkkhaki')  # Of the rest.
+PANELS = {FULL: 'all of the data', NONE: 'the teacher’s images'}
 
 Groups = dict[tuple[float | None, str, int | None, str], list[dict]]  # Ratio, training images, kimg, method.
 
@@ -151,46 +164,44 @@ def spread(rows: list[dict], name: str, form: str) -> str:
 def draw_curves(rows: list[dict], ratio: float, path: Path) -> None:
     """Fréchet distance over images at one ratio, a panel for each choice of training images.
 
-    A point per seed, a line through the means. Where any method has several seeds, those with one are left out.
+    Lines through means, and bands of a standard deviation, of the methods that have the most seeds in a panel, after as
+    many images as three of the seeds or all were measured.
     """
     students = [row for row in rows if row.get('ratio') == ratio and 'seed' in row]
-    points = grouped(students, tuple(row['kimg'] for row in students))
-    least = min(2, max(map(len, points.values())))
-    curves = {}
-    for (_ratio, trained_on, kimg, name), some in points.items():
-        curves.setdefault(trained_on, {}).setdefault(name, {})[kimg] = some
-    names = [name for name in METHODS if any(is_several(panel.get(name, {}), least) for panel in curves.values())]
+    panels: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for (_ratio, trained_on, kimg, name), some in grouped(students, tuple(row['kimg'] for row in students)).items():
+        panels.setdefault(trained_on, {}).setdefault(name, {})[kimg] = [row[FD] for row in some]
+    names = [name for name in METHODS if any(name in curves for curves in panels.values())]
+    colours = dict(zip((name for name in names if name not in COLOURS), itertools.cycle(OTHER_COLOURS))) | COLOURS
     figure, axes = plt.subplots(
-        1, len(curves), sharey=True, squeeze=False, figsize=(4.5 * len(curves), 4.5), layout='constrained'
+        1, len(panels), sharey=True, squeeze=False, figsize=(4.5 * len(panels), 4.5), layout='constrained'
     )
-    for panel, (trained_on, of_panel) in zip(axes[0], curves.items(), strict=True):
-        panel.axhline(
-            mean([row for row in rows if row['name'] == 'teacher'], FD), color='grey', ls='--', label='teacher'
-        )
-        for name, colour in zip(names, itertools.cycle(COLOURS)):
-            curve = of_panel.get(name, {})
-            if not is_several(curve, least):
+    for panel, (trained_on, curves) in zip(axes[0], panels.items(), strict=True):
+        most = max(len(values) for curve in curves.values() for values in curve.values())
+        least = min(3, most)
+        for name, curve in curves.items():
+            if max(map(len, curve.values())) < most:
                 continue
-            means = [mean(some, FD) for some in curve.values()]
-            panel.plot(curve.keys(), means, color=colour, label=IN_WORDS[name])
-            dots = [(row['kimg'], row[FD]) for some in curve.values() for row in some]
-            panel.scatter(*zip(*dots, strict=True), s=10, color=colour)
-        panel.set(title=f'ratio {ratio:g}, trained on {trained_on}', xlabel='thousand images', yscale='log')
+            curve = {kimg: values for kimg, values in curve.items() if len(values) >= least}
+            middle = np.array([np.mean(values) for values in curve.values()])
+            deviation = np.array([np.std(values, ddof=min(1, least - 1)) for values in curve.values()])
+            panel.plot(curve.keys(), middle, '.-', color=colours[name], label=IN_WORDS[name])
+            panel.fill_between(
+                curve.keys(), middle - deviation, middle + deviation, color=colours[name], alpha=0.12, linewidth=0
+            )
+        teacher = mean([row for row in rows if row['name'] == 'teacher'], FD)
+        panel.axhline(teacher, color='black', ls=':', label='the teacher itself')
+        panel.set(title=f'trained on {PANELS.get(trained_on, trained_on)}', xlabel='thousand images', yscale='log')
         panel.set_xscale('log', base=2)
         panel.xaxis.set_major_formatter('{x:g}')
-    axes[0, 0].set_ylabel('Fréchet distance')
+    axes[0, 0].set_ylabel(f'Fréchet distance, ratio {ratio:g}')
     axes[0, 0].yaxis.set_major_formatter('{x:g}')
     axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 8)))
     axes[0, 0].yaxis.set_minor_formatter('')
     labels = {label: line for panel in axes[0] for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels.keys(), loc='outside lower center', ncols=len(curves))
+    figure.legend(labels.values(), labels.keys(), loc='outside lower center', ncols=len(panels))
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def is_several(curve: dict[int, list[dict]], least: int) -> bool:
-    """Whether some snapshots of a method are of so many seeds."""
-    return max(map(len, curve.values()), default=0) >= least
 
 
 def draw_images(outdir: Path, rows: list[dict], path: Path, columns: int = 20) -> None:

@@ -371,6 +371,7 @@ def test_processes_that_are_done_may_tidy_up(tmp_path):
     assert sorted(path.name for path in tmp_path.glob('tidied-*')) == ['tidied-0', 'tidied-1']
 
 
+@pytest.mark.slow
 def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, directory, cases):
     """The second process is killed once, in the middle; the run ends as if it had not been."""
     (tmp_path / 'fragile.py').write_text(

@@ -591,6 +591,7 @@ def test_find_ticket_from_random_weights(tmp_path, data, rule, capsys):
     assert not torch.equal(images(start.eval()), images(G))
 
 
+@pytest.mark.slow
 def test_a_search_that_is_continued_finds_the_same_ticket(tmp_path, data):
     given = dict(SMALL, batch=200, lr_decay=0, ema_kimg=0.1)  # By default they follow from the length of the run.
     whole = search(data, tmp_path / 'whole', kimg=2, **given)

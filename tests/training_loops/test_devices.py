@@ -145,6 +145,7 @@ def recordable(monkeypatch):
     return check
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('small_grids', 'own_cache')
 @pytest.mark.parametrize(
     ('name', 'recorded'),
