@@ -1,11 +1,13 @@
 """Loops for the tests of processes: one that runs others, and some that exchange, fail, refuse or never end."""
 
+import contextlib
 import json
 import multiprocessing.util
 import os
 import signal
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 from metrics import frechet_inception_distance, metric_main
@@ -21,17 +23,18 @@ from stylegan2_compress.training_loops.metrics import OwnMetrics
 
 def training_loop(rank, num_gpus, run_dir, device, cases):
     """Run `cases`: a loop's arguments, its name as `loop`, whether path lengths get the `same_noise_for_all` images."""
-    snapshots.grid_size = lambda _shape: (2, 2)
-    for case in cases:
-        case = dict(case)
-        loop = import_named('', case.pop('loop'), [])
-        randn_like = torch.randn_like
-        if case.pop('same_noise_for_all', False):  # Of path lengths: rounds of other sizes draw other noise.
-            torch.randn_like = lambda x: torch.linspace(-1, 1, x[0].numel()).sin().view(1, *x.shape[1:]).expand_as(x)
-        try:
-            loop(rank=rank, num_gpus=num_gpus, **dict(case, device=device))
-        finally:
-            torch.randn_like = randn_like
+    with mock.patch.object(snapshots, 'grid_size', return_value=(2, 2)):  # One of the processes may be pytest's.
+        for case in cases:
+            case = dict(case)
+            loop = import_named('', case.pop('loop'), [])
+            same_noise = case.pop('same_noise_for_all', False)
+            with mock.patch.object(torch, 'randn_like', noise_for_all) if same_noise else contextlib.nullcontext():
+                loop(rank=rank, num_gpus=num_gpus, **dict(case, device=device))
+
+
+def noise_for_all(x):
+    """For path lengths: rounds of other sizes draw other noise."""
+    return torch.linspace(-1, 1, x[0].numel()).sin().view(1, *x.shape[1:]).expand_as(x)
 
 
 def failing(rank, num_gpus, run_dir, device, how):
