@@ -16,7 +16,7 @@ from stylegan2_compress.host import datasets
 from stylegan2_compress.images import to_uint8
 from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import RunDirectory
-from stylegan2_compress.training_loops import data, loop, snapshots
+from stylegan2_compress.training_loops import data, loop
 from stylegan2_compress.training_loops.distillation import training_loop
 
 EMBEDDING = 'module:tiny_embeddings:tiny@size=16'
@@ -162,10 +162,10 @@ def test_a_dataset_json_without_classes(tmp_path, label):
 # --- Runs -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures('small_grids')
 def test_a_stopped_run_goes_on_exactly(make_teacher, tmp_path, monkeypatch):
     """With memories, of features and of nothing else; and the snapshot names no data set."""
     path, G = make_teacher(c_dim=3)
-    monkeypatch.setattr(snapshots, 'grid_size', lambda _shape: (2, 2))
     kwargs = teacher_dataset.arguments(path, G)
     given = dict(total_kimg=0.064, batch_gpu=8, network_snapshot_ticks=1000, training_set_kwargs=kwargs)
     arguments = lambda name: loop_arguments(  # noqa: E731
@@ -195,10 +195,10 @@ def test_a_stopped_run_goes_on_exactly(make_teacher, tmp_path, monkeypatch):
     assert len(kept['terms'][0]['kept'][0]['rows']) == 32
 
 
+@pytest.mark.usefixtures('small_grids')
 @pytest.mark.parametrize('loss', ['training.loss.StyleGAN2Loss', 'stylegan2_compress.DiMELoss'])
-def test_distill_without_data(make_teacher, tmp_path, monkeypatch, capsys, loss):
+def test_distill_without_data(make_teacher, tmp_path, capsys, loss):
     path, _G = make_teacher(c_dim=3)
-    monkeypatch.setattr(snapshots, 'grid_size', lambda _shape: (2, 2))
     loss_args = (f'embeddings={EMBEDDING}', 'samples=8') if 'DiME' in loss else ()
     run_dir = distill(
         path, None, str(tmp_path / 'out'), loss=loss, loss_args=loss_args, kimg=1, batch=100, device='cpu', ratio=0.5,

@@ -291,9 +291,9 @@ def test_a_run_that_diverges_leaves_a_snapshot_without_nan(arguments, tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('small_grids')
 def test_memory_does_not_grow(arguments, monkeypatch):
     """Resident memory from step 50 to step 300, with the state saved every ten steps."""
-    monkeypatch.setattr(snapshots, 'grid_size', lambda _shape: (2, 2))
     process, resident = psutil.Process(), []
 
     def look(*args):
