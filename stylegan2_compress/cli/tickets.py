@@ -51,7 +51,7 @@ def save(source, dest, network, trust, force, host_dir):
 
 
 @ticket.command('load')
-@click.argument('source', metavar='TICKET')
+@click.argument('source', metavar='TICKET|URL')
 @click.argument('dest', metavar='PKL', type=click.Path(dir_okay=False))
 @teacher_option
 @trust_option
@@ -68,7 +68,7 @@ def load_ticket(source, dest, teacher, trust, force, host_dir):
       stylegan2-compress ticket load face.ticket masked.pkl
     """
     check_output(dest, force, NETWORK_FILES, inputs=[source, teacher])
-    load('compression.ticket_files:write_networks', host_dir)(source, dest, teacher, trust=trust)
+    load('compression.ticket_files:load_ticket', host_dir)(source, dest, teacher, trust)
 
 
 @ticket.command()
@@ -96,11 +96,11 @@ def bake(source, dest, teacher, trust, force, host_dir):
     """
     source = network_file(source)
     check_output(dest, force, NETWORK_FILES, inputs=[source, teacher])
-    load('compression.ticket_files:write_networks', host_dir)(source, dest, teacher, baked=True, trust=trust)
+    load('compression.ticket_files:bake', host_dir)(source, dest, teacher, trust)
 
 
 @ticket.command()
-@click.argument('source', metavar='TICKET')
+@click.argument('source', metavar='TICKET|URL')
 @click.option('--layers', is_flag=True, help='Show how many weights of every layer are kept.')
 @click.option('--json', 'as_json', is_flag=True, help='As JSON, for machines.')
 @trust_option

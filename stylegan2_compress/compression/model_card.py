@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from stylegan2_compress import files
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import class_name
@@ -65,7 +66,7 @@ def _made_of(args: Mapping[str, Any]) -> dict[str, str]:
     facts = {}
     data = args.get('training_set_kwargs')
     if isinstance(data, dict) and isinstance(data.get('path'), str):
-        facts['data'] = os.path.basename(data['path'])
+        facts['data'] = files.public_name(data['path'])
     loss = args.get('loss_kwargs')
     if isinstance(loss, dict):
         facts['loss'] = str(loss.get('class_name'))
@@ -75,12 +76,12 @@ def _made_of(args: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, str) and value.startswith(('http://', 'https://')):
+    if not isinstance(value, str) or value.startswith('hf://'):
+        return str(value)
+    if value.startswith(('http://', 'https://')):
         address = urlsplit(value)  # Without a user's name or a query, which may hold keys.
         return f'{address.scheme}://{address.netloc.rpartition("@")[2]}{address.path}'
-    if isinstance(value, str) and not value.startswith('hf://'):
-        return os.path.basename(value.rstrip('/\\')) if os.path.isabs(value) or os.path.exists(value) else value
-    return str(value)
+    return files.public_name(value) if os.path.isabs(value) or os.path.exists(value) else value
 
 
 def _measured(directory: Path, name: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from stylegan2_compress import files, pickles
 from stylegan2_compress.errors import UserError
@@ -50,35 +51,55 @@ def _masked(source: str, network: str, trust: bool) -> ScoreMaskedGenerator:
     return data[network]
 
 
-def write_networks(
-    source: str, dest: str, teacher: str | None = None, baked: bool = False, trust: bool = False
-) -> None:
-    """Write the generator of a ticket as a network pickle, with a placeholder for D.
+def load_ticket(source: str, dest: str, teacher: str | None = None, trust: bool = False) -> None:
+    """Write the masked generator of a ticket as a network pickle, with a placeholder for D.
 
     Args:
-        source: ticket; to be baked, also a network file with a masked G_ema.
+        source: ticket or URL.
         dest: file to write.
         teacher: network file that the weights are from, if they are not random.
-        baked: whether masks are multiplied out, which makes it an ordinary generator of the host's.
-        trust: run the code that the file has or names.
+        trust: run the code that the ticket names.
 
     Raises:
         UserError: the ticket cannot be read, or not without a teacher, or with that one.
     """
-    if baked and not is_ticket(local := pickles.local_file(source)):
-        if teacher is not None:
-            raise UserError(f'{source} is no ticket, and has its weights itself: leave --teacher out.')
-        G = _masked(local, 'G_ema', trust)
+    _write(dest, _of_ticket(source, pickles.local_file(source), teacher, trust))
+
+
+def bake(source: str, dest: str, teacher: str | None = None, trust: bool = False) -> None:
+    """Write the generator of a ticket as an ordinary one of the host's, masks multiplied out, with a placeholder for D.
+
+    Args:
+        source: ticket or network file with a masked G_ema, or URL.
+        dest: file to write.
+        teacher: network file that a ticket's weights are from, if they are not random.
+        trust: run the code that the file has or names.
+
+    Raises:
+        UserError: there is no masked generator, the ticket cannot be read, or not without a teacher, or with that one.
+    """
+    local = pickles.local_file(source)
+    if is_ticket(local):
+        masked = _of_ticket(source, local, teacher, trust)
+    elif teacher is None:
+        masked = _masked(source, 'G_ema', trust)
     else:
-        G = Ticket.read(source, trust).generator(source, teacher)
-    if baked:
-        G = baking.bake(G)
+        raise UserError(f'{source} is no ticket, and has its weights itself: leave --teacher out.')
+    _write(dest, baking.bake(masked))
+
+
+def _of_ticket(source: str, local: str, teacher: str | None, trust: bool) -> ScoreMaskedGenerator:
+    return Ticket.read(local, trust).generator(source, teacher)
+
+
+def _write(dest: str, G: Any) -> None:
     pickles.save(dest, snapshots.generator_alone(dict(G_ema=G.eval().requires_grad_(False), training_set_kwargs=None)))
 
 
 def describe(source: str, layers: bool = False, as_json: bool = False, trust: bool = False) -> str:
     """What a ticket holds, as text or JSON; with `layers`, how many weights of each are kept."""
-    ticket = Ticket.read(source, trust)
+    local = pickles.local_file(source)
+    ticket = Ticket.read(local, trust)
     arguments = ticket.arguments
     sparsity = {name: [int(mask.sum()), mask.size] for name, mask in ticket.masks.items()}
     if as_json:
@@ -88,7 +109,7 @@ def describe(source: str, layers: bool = False, as_json: bool = False, trust: bo
         origin = f'a teacher with SHA-256 {arguments["teacher"]}'
     shape = (arguments[name] for name in ('img_resolution', 'img_channels', 'c_dim'))
     share = ticket.kept / ticket.total
-    bits = 8 * Path(source).stat().st_size / ticket.total
+    bits = 8 * Path(local).stat().st_size / ticket.total
     rule = ', '.join(filter(None, [arguments['rule'], arguments.get('density')]))
     lines = [
         'images   {0}x{0}, {1} channels, {2} labels'.format(*shape),

@@ -47,7 +47,7 @@ def hub(monkeypatch):
 def run_dir(tmp_path, make_generator, make_discriminator):
     """A run's directory with a snapshot, options and results."""
     pkl = tmp_path / 'network-snapshot-000010.pkl'
-    training_set_kwargs = {'path': '/home/me/secret/faces.zip', 'use_labels': False}
+    training_set_kwargs = {'path': '/home/me/secret/faces/', 'use_labels': False}
     networks = snapshot(make_generator(), make_discriminator())
     pickles.save(pkl, networks | {'training_set_kwargs': training_set_kwargs})
     options = {
@@ -73,7 +73,7 @@ def test_the_network_and_a_card_are_uploaded(hub, run_dir, tmp_path):
     assert hub.made == [('org/faces', True)]
     (tmp_path / 'a.safetensors').write_bytes(hub.files['nets/student.safetensors'])
     networks = pickles.load(tmp_path / 'a.safetensors')
-    assert networks['training_set_kwargs'] == {'path': 'faces.zip', 'use_labels': False}
+    assert networks['training_set_kwargs'] == {'path': 'faces', 'use_labels': False}
     assert b'secret' not in hub.files['nets/student.safetensors']
     G = networks['G_ema']
     sha256 = pickles.sha256(tmp_path / 'a.safetensors')
@@ -86,7 +86,7 @@ def test_the_network_and_a_card_are_uploaded(hub, run_dir, tmp_path):
         '| loss | stylegan2_compress.DiMELoss |',
         '| teacher | network-snapshot-000010.pkl |',
         '| stats | https://example.org/nets/a.npz |',
-        '| data | faces.zip |',
+        '| data | faces |',
         '| total_kimg | 10 |',
         '| fid50k_full | 7.25 |',
         f'stylegan2-compress convert {PLACE} network.pkl',

@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import hashlib
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -510,6 +511,18 @@ def test_load_save_bake_and_show(tmp_path, ticket):
         assert text in shown
     layers = json.loads(run('ticket', 'show', '--json', ticket))['layers']
     assert layers['synthesis.b8.conv1.weight'] == [round(0.3 * 16 * 16 * 9), 16 * 16 * 9]
+
+
+def test_tickets_are_taken_by_url(tmp_path, ticket, monkeypatch):
+    """One that was downloaded before, under the name that the host gives it."""
+    url = 'https://example.com/a.ticket'
+    monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'cache'))
+    (tmp_path / 'cache' / 'downloads').mkdir(parents=True)
+    shutil.copy(ticket, tmp_path / 'cache' / 'downloads' / f'{hashlib.md5(url.encode()).hexdigest()}_a.ticket')
+    assert run('ticket', 'show', url) == run('ticket', 'show', ticket)
+    for command in ('load', 'bake'):
+        run('ticket', command, url, tmp_path / f'{command}.pkl')
+        assert torch.equal(images(pickles.load(tmp_path / f'{command}.pkl')['G_ema']), images(make()))
 
 
 def test_other_commands_take_masked_generators_or_say_why_not(tmp_path, ticket):
