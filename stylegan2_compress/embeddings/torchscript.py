@@ -13,14 +13,13 @@ from stylegan2_compress.embeddings import weights
 from stylegan2_compress.embeddings.preprocessing import CLIP, LIKELY, Preprocessing
 from stylegan2_compress.embeddings.specs import DTYPES, Spec
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import downloads
 
 DETECTORS = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/'
 INCEPTION = DETECTORS + 'inception-2015-12-05.pt'
 VGG16 = DETECTORS + 'vgg16.pt'
-CLIP_RN50 = (
-    'https://openaipublic.azureedge.net/clip/models/'
-    'afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt'
-)
+CLIP_RN50_SHA256 = 'afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762'
+CLIP_RN50 = f'https://openaipublic.azureedge.net/clip/models/{CLIP_RN50_SHA256}/RN50.pt'
 
 # The host's detectors resize images themselves, and take values from 0 to 255.
 DETECTOR = Preprocessing(size=None, mean=(0.0,) * 3, std=(1 / 255,) * 3)
@@ -63,7 +62,8 @@ def load_vgg16(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessi
 
 def load_clip_rn50(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     """Load `clip_rn50`: OpenAI's archive, 1024 features."""
-    return Scripted(spec, weights.local_path(spec, CLIP_RN50), device, 'encode_image'), CLIP_224
+    path = weights.local_path(spec, CLIP_RN50, CLIP_RN50_SHA256)
+    return Scripted(spec, path, device, 'encode_image'), CLIP_224
 
 
 def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
@@ -71,7 +71,7 @@ def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
     location, method = _location_and_method(spec)
     path = location
     if _is_url(location):
-        path = weights.download(spec, location, 'download it yourself and use its path')
+        path = downloads.download(location, way_out='download it yourself and use its path')
     network = Scripted(spec, path, device, method)
     if not hasattr(network.archive, method):
         raise UserError(f'Embedding {spec} has no method {method!r} in {location}: use another one after the #.')
@@ -103,11 +103,11 @@ def read(spec: Spec, path: str, device: torch.device) -> torch.jit.ScriptModule:
 
 def _location_and_method(spec: Spec) -> tuple[str, str]:
     location, _hash, method = spec.rest.partition('#')
-    return location, method or 'forward'
+    return location.removeprefix('file://'), method or 'forward'
 
 
 def _is_url(location: str) -> bool:
-    return re.match('(https?|file)://', location) is not None
+    return re.match('https?://', location) is not None
 
 
 def _graphs(archive: torch.jit.ScriptModule) -> Iterator[Any]:  # Of torch.Graph, which is typed without its methods.

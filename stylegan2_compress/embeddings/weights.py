@@ -3,7 +3,6 @@
 import pickle
 from collections.abc import Callable
 
-import dnnlib
 import torch
 from torch import Tensor, nn
 
@@ -12,32 +11,19 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import downloads
 
 
-def local_path(spec: Spec, url: str) -> str:
+def local_path(spec: Spec, url: str, sha256: str | None = None) -> str:
     """Path of a preset's weights: `@weights=PATH` if given, or the cached download.
+
+    Args:
+        spec: of the preset.
+        url: of its weights.
+        sha256: of what is downloaded, if it is known.
 
     Raises:
         UserError: the file cannot be downloaded.
     """
-    return spec.weights or download(spec, url, f'download it yourself and use {spec.name}@weights=PATH')
-
-
-def download(spec: Spec, url: str, way_out: str) -> str:
-    """Path of a URL's content in the host's cache (`DNNLIB_CACHE_DIR`), downloaded if it is not there yet.
-
-    Args:
-        spec: for the error.
-        url: to download.
-        way_out: for the error: what to do if the download fails.
-
-    Raises:
-        UserError: the download fails.
-    """
-    downloads.writable_cache()
-    try:
-        return dnnlib.util.open_url(url, return_filename=True)
-    except (OSError, AssertionError) as error:  # The host asserts that a URL is well-formed.
-        reason = type(error).__name__
-        raise UserError(f'Embedding {spec} cannot download {url} ({reason}): try again, or {way_out}.') from error
+    way_out = f'download it yourself and use {spec.name}@weights=PATH'
+    return spec.weights or downloads.download(url, sha256, way_out)
 
 
 def fill(network: nn.Module, spec: Spec, path: str, renamed: Callable[[str], str | None] = str) -> None:

@@ -2,12 +2,9 @@
 
 import contextlib
 import functools
-import hashlib
-import os
 from collections.abc import Callable, Iterator
 from unittest import mock
 
-import dnnlib
 import numpy as np
 import torch
 from metrics import (
@@ -23,7 +20,6 @@ from tqdm import tqdm
 from training.networks import Generator
 
 from stylegan2_compress.embeddings.torchscript import INCEPTION, VGG16
-from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.data_statistics import of_the_data
 from stylegan2_compress.evaluation.names import HOST_SAMPLES, host_name
@@ -133,13 +129,5 @@ def require_detector(metric: str) -> None:
         UserError: it cannot be downloaded.
     """
     url = next(url for prefix, url in DETECTORS.items() if metric.startswith(prefix))
-    downloads.writable_cache()
-    try:
-        dnnlib.util.open_url(url, return_filename=True, num_attempts=2, verbose=False)
-    except OSError as error:
-        name = f'{hashlib.md5(url.encode()).hexdigest()}_{url.rpartition("/")[2]}'
-        path = os.path.join(dnnlib.make_cache_dir_path('downloads'), name)
-        raise UserError(
-            f'--metrics={metric} needs {url}, which cannot be downloaded ({type(error).__name__}): '
-            f'download it elsewhere and save it as {path}.'
-        ) from error
+    way_out = f'leave out --metrics={metric}, or get the file in another way and save it as {downloads.place_of(url)}'
+    downloads.download(url, way_out=way_out)

@@ -28,6 +28,8 @@ from stylegan2_compress.host import teachers
 CACHE = 'DNNLIB_CACHE_DIR'  # The environment variable that names the host's cache.
 DOWNLOADS, STATISTICS = 'downloads', 'gan-metrics'  # Directories in it: for URLs, and for what metrics know of data.
 
+WAY_OUT = 'get the file in another way and give its path'
+
 _ATTEMPTS = 5
 _TIMEOUT = 30  # Seconds without an answer or a byte.
 _PAUSE = 1.0  # Seconds before the second attempt; twice as long before each further one.
@@ -58,12 +60,13 @@ def local_file(name: str) -> str:
     return download(name) if re.match('https?://', name) else name
 
 
-def download(url: str, sha256: str | None = None) -> str:
+def download(url: str, sha256: str | None = None, way_out: str = WAY_OUT) -> str:
     """The path of a URL's content in the host's cache (`DNNLIB_CACHE_DIR`).
 
     Args:
         url: to download.
         sha256: of the content, in hexadecimal, if it is known. What is in the cache already is not compared.
+        way_out: for the error: what to do where trying again does not help.
 
     Raises:
         UserError: the download fails, or its content has another hash.
@@ -72,13 +75,13 @@ def download(url: str, sha256: str | None = None) -> str:
         return cached
     if 'drive.google.com' in url:  # Its pages want what only the host's code does.
         writable_cache()
-        return _by_the_host(url)
+        return _by_the_host(url, way_out)
     cache = writable_cache()
     partial = cache / f'partial_{_prefix(url)}'  # Not a name that the host takes for a file of its cache.
     with files.locked(f'{partial}.locked', in_use=None):  # The processes of a run download together.
         if (cached := _cached(url)) is not None:
             return cached
-        name, is_whole = _download(url, partial)
+        name, is_whole = _download(url, partial, way_out)
         if sha256 is not None and (found := files.sha256(partial)) != sha256:
             _discard(partial)
             raise UserError(f'{url} has SHA-256 {found}, not the published {sha256}: it was changed on its way here.')
@@ -102,6 +105,11 @@ def cached_file(name: str) -> str | None:
     """
     teacher = teachers.find(name)
     return _cached(name if teacher is None else teacher.url)
+
+
+def place_of(url: str) -> Path:
+    """Where `download`, and the host, look for what was got in another way."""
+    return _cache() / f'{_prefix(url)}_{url.rpartition("/")[2]}'
 
 
 def _cached(url: str) -> str | None:
@@ -128,14 +136,14 @@ def _prefix(url: str) -> str:
     return hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
 
 
-def _by_the_host(url: str) -> str:
+def _by_the_host(url: str, way_out: str) -> str:
     try:
         return dnnlib.util.open_url(url, return_filename=True)
     except (requests.RequestException, OSError, AssertionError) as error:
-        raise UserError(f'Cannot download {url}: get the file in another way and give its path.') from error
+        raise UserError(_sentence(url, type(error).__name__, way_out)) from error
 
 
-def _download(url: str, partial: Path) -> tuple[str, bool]:
+def _download(url: str, partial: Path, way_out: str) -> tuple[str, bool]:
     """Bring `partial` to its full length; returns the name that the file is to have, and whether the length is sure."""
     last: Exception | None = None
     for attempt in range(_ATTEMPTS):
@@ -146,19 +154,19 @@ def _download(url: str, partial: Path) -> tuple[str, bool]:
         except requests.HTTPError as error:
             status = 0 if error.response is None else error.response.status_code
             if status < 500:
-                raise UserError(_sentence(url, f'HTTP status {status}')) from error
+                raise UserError(_sentence(url, f'HTTP status {status}', way_out)) from error
             last = error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             last = error
         except requests.RequestException as error:  # A URL that is none.
-            raise UserError(_sentence(url, type(error).__name__)) from error
+            raise UserError(_sentence(url, type(error).__name__, way_out)) from error
         except OSError as error:
             raise UserError(f'Cannot write {error.filename or partial}: {error.strerror}.') from error
-    raise UserError(_sentence(url, f'{type(last).__name__} {_ATTEMPTS} times')) from last
+    raise UserError(_sentence(url, f'{type(last).__name__} {_ATTEMPTS} times', way_out)) from last
 
 
-def _sentence(url: str, reason: str) -> str:
-    return f'Cannot download {url} ({reason}): try again, or get the file in another way and give its path.'
+def _sentence(url: str, reason: str, way_out: str) -> str:
+    return f'Cannot download {url} ({reason}): try again, or {way_out}.'
 
 
 def _attempt(url: str, partial: Path) -> tuple[str, bool]:

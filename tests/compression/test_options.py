@@ -12,6 +12,7 @@ import dnnlib
 import numpy as np
 import PIL.Image
 import pytest
+import requests
 import torch
 from commands import refused, run
 from plans import compressed
@@ -22,7 +23,7 @@ from stylegan2_compress.compression.options import MethodOptions
 from stylegan2_compress.distributions import sources
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
-from stylegan2_compress.host import configurations, datasets
+from stylegan2_compress.host import configurations, datasets, downloads
 from stylegan2_compress.host.precision import Precision, discriminator_for, generator_for
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.training_loops.data import Share, real_batches
@@ -433,12 +434,14 @@ def test_images_of_a_size_that_no_generator_makes(tmp_path, side):
 
 
 def test_a_metric_without_its_detector_is_refused_before_the_run(tmp_path, monkeypatch, data, make_teacher):
-    def offline(url, **_others):
-        raise OSError(url)
+    def offline(*_args, **_kwargs):
+        raise requests.ConnectionError
 
     teacher = make_teacher()
-    monkeypatch.setattr(dnnlib.util, 'open_url', offline)
-    with pytest.raises(UserError, match=r'--metrics=kid50k_full needs .*inception.*, which cannot be downloaded'):
+    monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'cache'))
+    monkeypatch.setattr(downloads, '_PAUSE', 0)
+    monkeypatch.setattr(requests.Session, 'request', offline)
+    with pytest.raises(UserError, match=r'Cannot download .*inception.*leave out --metrics=kid50k_full'):
         distill(teacher, data, str(tmp_path / 'out'), loss_args=(f'embeddings={SPEC}',), metrics='kid50k_full')
     assert not (tmp_path / 'out').exists()
 

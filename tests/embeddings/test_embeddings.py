@@ -4,7 +4,6 @@ import json
 import zipfile
 
 import detectors
-import dnnlib
 import numpy as np
 import PIL.Image
 import pytest
@@ -16,6 +15,7 @@ from stylegan2_compress import embeddings
 from stylegan2_compress.embeddings import efficientnet, presets, torchscript
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host import downloads
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -510,12 +510,14 @@ def test_detector_urls_are_the_hosts():
 
 
 @pytest.mark.parametrize('name', ['inception', 'clip_rn50', 'dino_resnet50', 'torchscript:https://example.com/a.pt'])
-def test_no_network_says_which_url_and_which_file_would_do(monkeypatch, name):
+def test_no_network_says_which_url_and_which_file_would_do(monkeypatch, tmp_path, name):
     def fail(*_args, **_kwargs):
         raise requests.ConnectionError
 
-    monkeypatch.setattr(dnnlib.util, 'open_url', fail)
-    with pytest.raises(UserError, match=r'https://\S+\.pth? .*(@weights=PATH|its path)'):
+    monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
+    monkeypatch.setattr(downloads, '_PAUSE', 0)
+    monkeypatch.setattr(requests.Session, 'request', fail)
+    with pytest.raises(UserError, match=r'Cannot download https://\S+\.pth? .*(@weights=PATH|its path)'):
         load(name)
 
 

@@ -39,7 +39,7 @@ from stylegan2_compress.evaluation import distances, features, metrics, names, r
 from stylegan2_compress.evaluation.base import Metric
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate, table
-from stylegan2_compress.host import datasets
+from stylegan2_compress.host import datasets, downloads
 from stylegan2_compress.losses.features import TeacherPass
 from stylegan2_compress.losses.images import ImageMatching
 from stylegan2_compress.losses.terms import Batch, StyleMixing
@@ -916,7 +916,8 @@ def test_a_detector_that_cannot_be_had_is_named_with_its_place(place, tmp_path, 
         raise requests.ConnectionError('no network')
 
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
-    monkeypatch.setattr(requests.Session, 'get', offline)
+    monkeypatch.setattr(downloads, '_PAUSE', 0)
+    monkeypatch.setattr(requests.Session, 'request', offline)
     url = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/vgg16.pt'
     said = refused(place, '--metrics', 'pr50k3_full')
     assert url in said
