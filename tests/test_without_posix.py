@@ -33,16 +33,14 @@ for module in pkgutil.walk_packages(stylegan2_compress.__path__, 'stylegan2_comp
             if error.name in MISSING or error.name.startswith('stylegan2_compress'):
                 raise
 
-from stylegan2_compress.runs import launch, resume
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops import snapshots
-from tiny_runs import loop_arguments
+from tiny_runs import loop_arguments, start
 
 snapshots.grid_size = lambda _shape: (2, 2)
 place = pathlib.Path(sys.argv[2])
 arguments = loop_arguments(place / 'run', place / 'data.zip', total_kimg=0.032)
-resume.start_run(dict(arguments, loop='stylegan2_compress.training_loops.distillation.training_loop', num_gpus=1),
-                 arguments['run_dir'])
+start(**arguments)
 assert RunDirectory(arguments['run_dir']).states()
 """
 

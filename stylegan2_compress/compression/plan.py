@@ -103,19 +103,7 @@ def run(plan: Plan, outdir: str, resume: str | None = None, dry_run: bool = Fals
         The run directory.
     """
     with handed_over(plan):
-        return continue_or_start(
-            outdir,
-            plan.name,
-            plan.args,
-            student=plan.student,
-            choose=plan.choose,
-            resume=resume,
-            dry_run=dry_run,
-            networks=plan.resources.networks,
-            student_from=plan.student_from,
-            chosen=plan.chosen,
-            notes=plan.notes,
-        )
+        return continue_or_start(plan, outdir, resume, dry_run)
 
 
 @contextlib.contextmanager

@@ -4,17 +4,18 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import dnnlib
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets
-from stylegan2_compress.pickles.networks import Networks
 from stylegan2_compress.runs import inputs, launch, states
 from stylegan2_compress.runs.directory import OPTIONS, STATES, RunDirectory
+from stylegan2_compress.runs.plan import Plan
 
 LATEST = 'latest'
 
@@ -33,35 +34,31 @@ FROM_MACHINE = {'G_kwargs.synthesis_kwargs.num_fp16_res', 'D_kwargs.num_fp16_res
 FROM_LENGTH = {'G_opt_kwargs.lr', 'ema_kimg', 'lr_decay_kimg', 'loss_kwargs.lr_decay_kimg'}
 
 
-def continue_or_start(
-    outdir: str,
-    desc: str,
-    args: dict,
-    *,
-    student: dict | None = None,
-    choose: Callable[[], Mapping] | None = None,
-    resume: str | None = None,
-    dry_run: bool = False,
-    networks: Networks | None = None,
-    student_from: Mapping[str, str] = MappingProxyType({}),
-    chosen: Mapping[str, str] = MappingProxyType({}),
-    notes: Sequence[str] = (),
-) -> str:
-    """Run a training loop in a new run directory, or continue an existing run; wait for its end.
+@dataclass(frozen=True)
+class Wanted:
+    """What is to run, to be compared with the runs that are there.
+
+    Attributes:
+        args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
+        own_student: whether the run starts from a network file in its own directory.
+        reads: digests of what it reads, see `inputs.fingerprints`, and how its student is made.
+    """
+
+    args: Mapping[str, Any]
+    own_student: bool
+    reads: Mapping[str, str]
+
+
+def continue_or_start(plan: Plan, outdir: str, resume: str | None = None, dry_run: bool = False) -> str:
+    """Run what is planned in a new run directory, or continue an existing run; wait for its end.
 
     Args:
+        plan: what runs.
         outdir: directory of run directories.
-        desc: what follows the number in the name of a new run directory.
-        args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
-        student: contents of a network pickle that the run starts from; written to its own directory.
-        choose: makes its G and G_ema, where that may take long: only for a run that is new.
         resume: None starts a new run, or continues the one that this torchrun has begun; 'latest' continues the newest
             one in `outdir` that has the same options and reads the same contents, if possible one with a training
             state, and starts one if there is none, or if that was to be longer; a run directory continues that one.
         dry_run: print the options, and write and run nothing.
-        networks: network files that are open already.
-        student_from: how `student` was made.
-        chosen: the options that were given, as text by their names; for the record.
 
     Returns:
         The run directory.
@@ -71,73 +68,54 @@ def continue_or_start(
             all its states are damaged. Nothing has been written.
         Stopped, DivergedError: see `training_loops.loop.train`.
     """
-    distributed.join_torchrun(args.get('device'))
+    distributed.join_torchrun(plan.args.get('device'))
     torchrun_id = distributed.torchrun_id()
-    if distributed.restarted_by_torchrun() and (torchrun_id is None or 'loop' not in args):
+    if distributed.restarted_by_torchrun() and (torchrun_id is None or 'loop' not in plan.args):
         resume = resume or LATEST  # Perhaps it is not the one that torchrun started, but there is no telling.
 
+    own_student = plan.student is not None
     with contextlib.ExitStack() as held:
 
         def prepare() -> RunDirectory:
-            reads = inputs.fingerprints(args, networks or Networks(), own_student=student is not None)
-            reads |= student_from
-            existing = run_to_continue(outdir, args, student, resume, reads)
+            reads = inputs.fingerprints(plan.args, plan.resources.networks, own_student)
+            wanted = Wanted(plan.args, own_student, {**reads, **plan.student_from})
+            existing = run_to_continue(outdir, wanted, resume)
             if existing is not None:
                 states.require_one(existing)
-            start = student
-            if choose is not None and existing is None and not dry_run:
-                start = {**(student or {}), **choose()}
-            run = existing or (RunDirectory.next if dry_run else RunDirectory.create)(outdir, desc)
+            start = plan.student
+            if plan.choose is not None and existing is None and not dry_run:
+                start = {**(start or {}), **plan.choose()}
+            run = existing or (RunDirectory.next if dry_run else RunDirectory.create)(outdir, plan.name)
             if not dry_run:
                 held.enter_context(run.claimed())
-            what_runs = in_run_directory(args, run, student)
+            args = in_run_directory(plan.args, run, own_student)
             if dry_run:
-                print(f'\nTraining options:\n{json.dumps(what_runs, indent=2)}')
-            print(summary(what_runs, run))
-            for note in notes:
+                print(f'\nTraining options:\n{json.dumps(args, indent=2)}')
+            print(summary(args, run))
+            for note in plan.notes:
                 print(note)
             if existing is None and resume is not None:
-                print_why_none(outdir, args, student, reads)
+                print_why_none(outdir, wanted)
             if not dry_run:
-                given = {f'{inputs.CHOSEN}{name}': value for name, value in chosen.items()}
+                given = {f'{inputs.CHOSEN}{name}': value for name, value in plan.chosen.items()}
                 if torchrun_id is not None:
                     given[inputs.TORCHRUN] = torchrun_id
-                write_start(run, what_runs, start, {**reads, **given})
+                write_start(run, args, start, {**wanted.reads, **given})
             return run
 
         run = distributed.result_of_rank_zero(prepare)
         if dry_run:
             print('Dry run; exiting.')
         else:
-            launch.run(in_run_directory(args, run, student))
-            print(whats_next(args, run))
+            launch.run(in_run_directory(plan.args, run, own_student))
+            print(whats_next(plan.args, run))
     return os.fspath(run)
 
 
-def start_run(args: dict, run_dir: str | os.PathLike, student: dict | None = None) -> None:
-    """Create a run directory, record its options, and run the loop there; wait for its end.
-
-    Args:
-        args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
-        run_dir: where; what is left of a run there is continued.
-        student: contents of the network pickle at `args.resume_pkl`, which is written first.
-
-    Raises:
-        UserError: all states in the directory are damaged; nothing has been written.
-        Stopped, DivergedError: see `continue_or_start`.
-    """
-    run = RunDirectory(run_dir)
-    args = in_run_directory(args, run, None)
-    states.require_one(run)
-    with run.claimed():
-        write_start(run, args, student, {})
-        launch.run(args)
-
-
-def in_run_directory(args: dict, run: RunDirectory, student: dict | None) -> dict:
-    """The arguments of the loop in a run directory, where it starts from its own copy of `student`."""
-    own_student = {} if student is None else {'resume_pkl': run.student_path}
-    return dnnlib.EasyDict(args, **own_student, run_dir=os.fspath(run))
+def in_run_directory(args: Mapping[str, Any], run: RunDirectory, own_student: bool) -> dict:
+    """The arguments of the loop in a run directory, where it may start from a network file of its own."""
+    start = {'resume_pkl': run.student_path} if own_student else {}
+    return dnnlib.EasyDict(args, **start, run_dir=os.fspath(run))
 
 
 def write_start(run: RunDirectory, args: dict, student: dict | None, reads: Mapping[str, str]) -> None:
@@ -237,18 +215,17 @@ def recorded_options(run: RunDirectory) -> dict | None:
     return args if complete else None
 
 
-def run_to_continue(
-    outdir: str, args: dict, student: dict | None, resume: str | None, reads: Mapping[str, str]
-) -> RunDirectory | None:
+def run_to_continue(outdir: str, wanted: Wanted, resume: str | None) -> RunDirectory | None:
     """The run that `resume` means, None for a new one; see `continue_or_start`."""
+    args = wanted.args
     if resume is None:
-        return torchruns_run(outdir, args, student, reads) if 'loop' in args else None
+        return torchruns_run(outdir, wanted) if 'loop' in args else None
     if 'loop' not in args:
         raise UserError(f"--resume={resume} continues runs of our loops, but this one runs the host's; give --loop.")
     if resume == LATEST:
-        return latest_run(outdir, args, student, reads)
+        return latest_run(outdir, wanted)
     run, old = RunDirectory(resume), options_to_continue(resume)
-    changed = differences(run, args, student, reads)
+    changed = differences(run, wanted)
     if changed:
         length = ''
         if old['total_kimg'] != args['total_kimg'] and FROM_LENGTH & {each.partition(':')[0] for each in changed}:
@@ -266,13 +243,13 @@ def run_to_continue(
     return RunDirectory(os.path.normpath(resume))
 
 
-def latest_run(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> RunDirectory | None:
+def latest_run(outdir: str, wanted: Wanted) -> RunDirectory | None:
     """The newest run in `outdir` that is the same, and no longer than the options say; None if there is none.
 
     One that has a training state comes before newer ones that have none: they may have been started by mistake.
     """
     newest = None
-    for run in same_runs(outdir, args, student, reads):
+    for run in same_runs(outdir, wanted):
         if newest is None and run.states():
             return run
         if newest is not None and states.has_intact(run):
@@ -285,7 +262,7 @@ def latest_run(outdir: str, args: dict, student: dict | None, reads: Mapping[str
     return newest
 
 
-def torchruns_run(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> RunDirectory | None:
+def torchruns_run(outdir: str, wanted: Wanted) -> RunDirectory | None:
     """The run that this torchrun began before one of its processes failed; None if it is only beginning, or without it.
 
     Some users give all their runs one `--rdzv-id`. So a run that is finished counts only where torchrun says that it
@@ -294,7 +271,7 @@ def torchruns_run(outdir: str, args: dict, student: dict | None, reads: Mapping[
     torchrun_id = distributed.torchrun_id()
     if torchrun_id is None:
         return None
-    for run in same_runs(outdir, args, student, reads):
+    for run in same_runs(outdir, wanted):
         if run.read_inputs().get(inputs.TORCHRUN) == torchrun_id:
             state = None if distributed.restarted_by_torchrun() else states.load_latest_state(run)
             if state is not None and state['finished']:
@@ -304,11 +281,11 @@ def torchruns_run(outdir: str, args: dict, student: dict | None, reads: Mapping[
     return None
 
 
-def same_runs(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> Iterator[RunDirectory]:
+def same_runs(outdir: str, wanted: Wanted) -> Iterator[RunDirectory]:
     """The runs in `outdir` that these options can continue or start again, newest first."""
     for run in reversed(RunDirectory.numbered(outdir)):
         old = recorded_options(run)
-        if old is None or old['total_kimg'] > args['total_kimg'] or differences(run, args, student, reads):
+        if old is None or old['total_kimg'] > wanted.args['total_kimg'] or differences(run, wanted):
             continue
         if run.has_lost_states(old):
             print(f'{run} has lost its training states and cannot be continued.')
@@ -316,25 +293,27 @@ def same_runs(outdir: str, args: dict, student: dict | None, reads: Mapping[str,
             yield run
 
 
-def print_why_none(outdir: str, args: dict, student: dict | None, reads: Mapping[str, str]) -> None:
+def print_why_none(outdir: str, wanted: Wanted) -> None:
     """Print that `latest` starts a new run, and why it does not continue the newest one there is."""
     for run in reversed(RunDirectory.numbered(outdir)):
         old = recorded_options(run)
         if old is not None:
-            longer = [f'its length is {old["total_kimg"]} kimg'] if old['total_kimg'] > args['total_kimg'] else []
-            changed = '; '.join(differences(run, args, student, reads) + longer)
+            longer = (
+                [f'its length is {old["total_kimg"]} kimg'] if old['total_kimg'] > wanted.args['total_kimg'] else []
+            )
+            changed = '; '.join(differences(run, wanted) + longer)
             print(f'Starting a new run, and not continuing {run} ({changed or "see above"}).\n')
             return
 
 
-def differences(run: RunDirectory, args: dict, student: dict | None, reads: Mapping[str, str]) -> list[str]:
+def differences(run: RunDirectory, wanted: Wanted) -> list[str]:
     """How the arguments of a run differ from those it was started with: 'name: old → new' each.
 
     What is `FREE` or `FROM_MACHINE` does not count. What it reads is compared by content, as far as that is on
     record, and by place in runs that have no record of it.
     """
     old = options_to_continue(os.fspath(run))
-    new = in_run_directory(args, RunDirectory(old['run_dir']), student)
+    new = in_run_directory(wanted.args, RunDirectory(old['run_dir']), wanted.own_student)
     old, new = (dict(flat(json.loads(json.dumps(each)))) for each in (old, new))
     recorded = run.read_inputs()
     changed = []
@@ -343,12 +322,15 @@ def differences(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
         if name.partition('.')[0] in FREE or name in FROM_MACHINE:
             continue
         if name in inputs.NAMES and before is not None and after is not None:
-            changed += _other_input(name, json.loads(before), json.loads(after), recorded.get(name), reads.get(name))
+            changed += _other_input(
+                name, json.loads(before), json.loads(after), recorded.get(name), wanted.reads.get(name)
+            )
         elif before != after:
             changed.append(f'{name}: {before or "none"} → {after or "none"}')
     for name in (inputs.RATIO, inputs.CRITERION):
-        if name in reads and recorded.get(name, reads[name]) != reads[name]:
-            changed.append(f'{name}: {recorded[name]} → {reads[name]}')
+        now = wanted.reads.get(name)
+        if now is not None and recorded.get(name, now) != now:
+            changed.append(f'{name}: {recorded[name]} → {now}')
     return changed
 
 

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 import torch
 from metrics import metric_main
-from tiny_runs import loop_arguments
+from tiny_runs import loop_arguments, start
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.runs import launch, loops, states
 from stylegan2_compress.runs.directory import RunDirectory
-from stylegan2_compress.runs.loops import OUR_LOOP
-from stylegan2_compress.runs.resume import continue_or_start, start_run
+from stylegan2_compress.runs.plan import Plan
+from stylegan2_compress.runs.resume import continue_or_start
 from stylegan2_compress.training_loops import data, snapshots
 from stylegan2_compress.training_loops.distillation import training_loop
 from stylegan2_compress.training_loops.tensorboard import TensorBoard
@@ -104,11 +104,6 @@ def in_a_fork(function, *args, **kwargs):
     process = multiprocessing.get_context('fork').Process(target=function, args=args, kwargs=kwargs)
     process.start()
     return process
-
-
-def start(run_dir, **given):
-    """Start a run, or go on with it."""
-    start_run(dict(given, loop=OUR_LOOP, num_gpus=1), run_dir)
 
 
 def train(**given):
@@ -276,8 +271,6 @@ def test_a_run_whose_states_are_all_damaged_is_refused_before_anything_is_writte
     for resume in (run_dir, 'latest'):
         with pytest.raises(UserError, match=r'All states in .* are damaged: start a new run in another directory'):
             begin(resume=str(resume), total_kimg=9)
-    with pytest.raises(UserError, match='are damaged'):
-        start_run(dict(loop='idle.training_loop', num_gpus=1, total_kimg=9), run_dir)
     assert contents(tmp_path / 'runs') == before
     assert begin(total_kimg=9)[-10:] == '00001-name'  # The advice.
     assert begin(resume='latest', total_kimg=9)[-10:] == '00001-name'
@@ -371,14 +364,9 @@ def begin(tmp_path, monkeypatch):
         loop='idle.training_loop', num_gpus=1, total_kimg=5, batch_size=4, loss_kwargs=dict(r1_gamma=1),
         training_set_kwargs=dict(path='data.zip'),
     )  # fmt: skip
+    outdir = str(tmp_path / 'runs')
     return lambda resume=None, student=None, student_from={}, choose=None, **changes: continue_or_start(
-        str(tmp_path / 'runs'),
-        'name',
-        args | changes,
-        resume=resume,
-        student=student,
-        student_from=student_from,
-        choose=choose,
+        Plan('name', args | changes, student=student, student_from=student_from, choose=choose), outdir, resume
     )
 
 

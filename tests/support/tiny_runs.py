@@ -38,6 +38,19 @@ def loop_arguments(run_dir: Path, data: Path, labels: bool = False, **changes) -
     )
 
 
+def start(run_dir: Path, **given) -> None:
+    """Run our loop with these arguments in this directory, or go on there with it; wait for its end."""
+    from stylegan2_compress.runs import launch, loops, resume, states
+    from stylegan2_compress.runs.directory import RunDirectory
+
+    run = RunDirectory(run_dir)
+    args = resume.in_run_directory(dict(given, loop=loops.OUR_LOOP, num_gpus=1), run, own_student=False)
+    states.require_one(run)
+    with run.claimed():
+        resume.write_start(run, args, None, {})
+        launch.run(args)
+
+
 EMBEDDING = 'module:tiny_embeddings:tiny@size=16'
 LOSSES = ('ada', 'moments', 'kernel', 'images', 'regression', 'both')
 
