@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 SECONDS = dict(  # At most.
     gpu=dict(kernels=180, tests=240, graphs=180, speed=300), smoke=dict(kernels=300, tests=900, speed=900)
 )
-AT_ONCE = 8  # Tests on one GPU.
+AT_ONCE, GIB = 8, 2  # Tests on one GPU, and memory for each.
 SECONDS_TO_END = 20  # Once the time is over.
 IN_ALL = dict(gpu=480, smoke=1800)
 
@@ -118,7 +118,10 @@ def kernels(device: str, seconds: float) -> dict:
 def tests(device: str, directory: Path, seconds: float) -> dict:
     """The tests marked `gpu`."""
     junit = directory / 'gpu-tests.xml'
-    at_once = min(AT_ONCE, os.cpu_count() or 1) if device == 'cuda' else 0
+    at_once = 0
+    if device == 'cuda':
+        fitting = torch.cuda.get_device_properties(0).total_memory // (GIB * 2**30)
+        at_once = max(min(AT_ONCE, os.cpu_count() or 1, fitting), 1)
     spread = ['--numprocesses', str(at_once), '--dist', 'load']
     command = [sys.executable, '-m', 'pytest', '-m', 'gpu', *spread, f'--junitxml={junit}', '-q', 'tests/gpu']
     done = run(command, seconds, STYLEGAN2_COMPRESS_TEST_DEVICE=device)

@@ -70,9 +70,14 @@ def is_rank_zero() -> bool:
     return rank() == 0
 
 
+def named_device(name: str | None) -> torch.device:
+    """The device of a name; None is CUDA where there is any, else the CPU."""
+    return torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
+
+
 def local_device(name: str | None) -> torch.device:
     """The device that this process trains on: of several processes with CUDA, each has the GPU of its local rank."""
-    device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    device = named_device(name)
     if device.type == 'cuda' and world() is not None:
         return torch.device('cuda', int(os.environ.get('LOCAL_RANK', rank())))
     return device
@@ -106,12 +111,11 @@ def number_of_processes(gpus: int | None, device: str | None = None) -> int:
         raise errors.UserError(f'--gpus={gpus} must be at least 1.')
     if gpus is not None and started not in (None, gpus):
         raise errors.UserError(f'--gpus={gpus} but torchrun started {started} processes: leave --gpus out.')
-    if device is not None and torch.device(device).type == 'mps' and (gpus or started or 1) > 1:
+    if named_device(device).type == 'mps' and (gpus or started or 1) > 1:
         raise errors.UserError(f'--device={device} is one GPU: leave out --gpus and torchrun.')
     if started is None and gpus is not None:
-        on_cuda = torch.device(device).type == 'cuda' if device else torch.cuda.is_available()
         what, most = 'GPUs', torch.cuda.device_count()
-        if not on_cuda:
+        if named_device(device).type != 'cuda':
             what, most = 'cores', max(os.cpu_count() or 1, 2)  # Two, to try it, anywhere.
         if gpus > most:
             raise errors.UserError(f'--gpus={gpus} is more processes than this machine has {what} ({most}).')
@@ -156,7 +160,7 @@ def join(device: str | None, own_rank: int, size: int, store: Store) -> None:
         size: of the group.
         store: through which the processes find each other.
     """
-    on_cuda = torch.device(device).type == 'cuda' if device else torch.cuda.is_available()
+    on_cuda = named_device(device).type == 'cuda'
     sync_device = torch.device('cpu')
     if on_cuda:
         sync_device = torch.device('cuda', int(os.environ['LOCAL_RANK']))

@@ -155,6 +155,7 @@ def source_of(name: str) -> str:
         (r'type\([^()]*(\[[^]]*\])?\)\.__name__ *[!=]=', {f'{PACKAGE}.host.networks'}),
         (r"'force_fp32': ", {f'{PACKAGE}.host.devices', f'{PACKAGE}.patches.ppl_in_fp32'}),
         (r'torch\.distributed', {f'{PACKAGE}.distributed'}),
+        (r'is_available\(\) else', {f'{PACKAGE}.distributed', f'{PACKAGE}.host.devices'}),
         (r'inspect\.signature\(\w*(DiME|NICKEL|Loss)', set()),
     ],
 )

@@ -55,6 +55,7 @@ class Monitor:
         device: where memory is measured.
         rank: of this process.
         track: the tracker beside TensorBoard, see `runs.trackers`.
+        cuda_graphs: whether steps are recorded.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class Monitor:
         device: torch.device,
         rank: int = 0,
         track: str | None = None,
+        cuda_graphs: bool = False,
     ):
         self.directory = directory
         self.total_nimg = total_kimg * 1000
         self.device = device
         self.is_rank_zero = rank == 0
         self.track = track
+        self.cuda_graphs = cuda_graphs
         self.trackers: list[trackers.Tracker] = []
         self.run_start = self.tick_start = time.time()
         self.maintenance = 0.0
@@ -111,7 +114,9 @@ class Monitor:
         ram = psutil.Process().memory_info().rss / 2**30
         gpu = 0.0
         if self.device.type == 'cuda':
-            gpu = torch.cuda.max_memory_allocated(self.device) / 2**30
+            # What a CUDA graph works with is not allocated when it is replayed, but reserved.
+            peak = torch.cuda.max_memory_reserved if self.cuda_graphs else torch.cuda.max_memory_allocated
+            gpu = peak(self.device) / 2**30
             torch.cuda.reset_peak_memory_stats(self.device)
         report = training_stats.report0
         fields = [

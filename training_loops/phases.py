@@ -80,6 +80,18 @@ class Phase:
         self.stopwatch.stop()
 
 
+def load_optimizer(opt: torch.optim.Optimizer, state: dict) -> None:
+    """Give an optimizer what its `state_dict` returned, perhaps on a device with another memory format.
+
+    Fused steps take parameters and moments in the order of memory: they are to have the same strides.
+    """
+    opt.load_state_dict(state)
+    for parameter, moments in opt.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter).copy_(value)
+
+
 class MovingAverages:
     """Tensors that every forward pass moves, such as the average of W, made independent of how a batch is split.
 

@@ -110,7 +110,8 @@ class RecordedRounds(Rounds):
         """Record a round, which computes nothing yet.
 
         Raises:
-            UserError: something in it cannot be recorded, such as an embedding that waits for the device.
+            UserError: something in it cannot be recorded, such as an embedding that waits for the device. Torch
+                does not bring the device back from that: there is nothing more for this process to do on it.
         """
         inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         earlier = [parameter.grad for parameter in phase.parameters]  # Of other rounds of the step.

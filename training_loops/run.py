@@ -11,7 +11,7 @@ from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops.data import Batches, Share
 from stylegan2_compress.training_loops.metrics import OwnMetrics
 from stylegan2_compress.training_loops.monitor import Collector, Monitor
-from stylegan2_compress.training_loops.phases import MovingAverages, Phase
+from stylegan2_compress.training_loops.phases import MovingAverages, Phase, load_optimizer
 from stylegan2_compress.training_loops.recording import Rounds
 from stylegan2_compress.training_loops.snapshots import ImageGrid
 
@@ -94,7 +94,9 @@ class Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Give the parts what `state_dict` returned."""
         for name, part in self.parts.items():
-            if part is not None:
+            if isinstance(part, torch.optim.Optimizer):
+                load_optimizer(part, state[name])
+            elif part is not None:
                 _stateful(part, self.device).load_state_dict(state[name])
 
 

@@ -42,7 +42,7 @@ def set_up(options: SimpleNamespace) -> Run:
         kernels.announce(device)
     share = data.Share(options.batch_size, options.batch_gpu, options.num_gpus, options.rank)
     directory = RunDirectory(options.run_dir)
-    monitor = Monitor(directory, options.total_kimg, device, options.rank, options.track)
+    monitor = Monitor(directory, options.total_kimg, device, options.rank, options.track, options.cuda_graphs)
     state = load_state(directory, device)
     if options.rank == 0:
         directory.delete_temporary_files()

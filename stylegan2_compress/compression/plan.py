@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import stylegan2_compress
-from stylegan2_compress import arguments
+from stylegan2_compress import arguments, distributed
 from stylegan2_compress.compression.options import HOST_LOSS, MethodOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics, metrics
@@ -54,8 +54,7 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
         UserError: for anything that could not train. Nothing has been written by then.
     """
     args = plan.args
-    device = args.get('device')
-    without_cuda = torch.device(device).type != 'cuda' if device else not torch.cuda.is_available()
+    without_cuda = distributed.named_device(args.get('device')).type != 'cuda'
     default_loop = OUR_LOOP if without_cuda else HOST_LOOP
     loop = default_loop if options.loop is None else options.loop
     if not is_loop(import_named('--loop', loop, LOOPS)):

@@ -112,6 +112,8 @@ def evaluate(
             look_at_two_images(G.to(torch_device))
             G.cpu()
         if processes > 1:
+            if torch_device.type == 'cuda':
+                torch.cuda.empty_cache()  # The first of them is on the same GPU.
             answers = measuring.in_processes(question, list(measured), seeds, processes, torch_device)
         else:
             answers = _one_by_one(question, dict(zip(files, generators, strict=True)), seeds, chosen, torch_device)

@@ -5,28 +5,39 @@ import os
 import dnnlib
 import torch
 
+from stylegan2_compress import distributed
 from stylegan2_compress.errors import UserError
 
-TYPES = ('cpu', 'cuda', 'mps')
 WITHOUT_FLOAT64 = ('mps',)
 
 
 def choose(name: str | None = None) -> torch.device:
     """The torch device of that name; for None, CUDA if it is available and the CPU otherwise.
 
+    Nothing is put on it: of several processes, each would take memory of the first GPU.
+
     Raises:
         UserError: the device does not exist or is not available here.
     """
     if name is None:
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        return distributed.named_device(None)
     try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):  # Torch raises these for unknown and for unavailable devices.
+        device = torch.device(name)
+    except RuntimeError:
         device = None
-    if device is None or device.type not in TYPES:
+    if device is None or (device.index or 0) >= _count(device.type):
         instead = 'mps or cpu' if torch.backends.mps.is_available() else 'cpu'
         raise UserError(f'--device={name} is not available here: try {instead}.')
     return device
+
+
+def _count(kind: str) -> int:
+    """How many devices of a type are here."""
+    if kind == 'cuda':
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == 'mps':
+        return int(torch.backends.mps.is_available())
+    return int(kind == 'cpu')
 
 
 def has_float64(device: torch.device | str) -> bool:

@@ -51,10 +51,9 @@ class RecordedGenerator:
             self.images = G(self.z, self.c, **kwargs)
 
     @torch.no_grad()
-    def __call__(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         """Images [N, C, H, W] in [-1, 1] of z [N, z_dim] and labels c [N, c_dim]. The next call overwrites them."""
         self.z.copy_(z)
-        if c is not None:
-            self.c.copy_(c)
+        self.c.copy_(c)
         self.graph.replay()
         return self.images

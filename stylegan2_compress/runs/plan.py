@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import dnnlib
 import torch
 
+from stylegan2_compress import distributed
 from stylegan2_compress.runs.resources import Resources
 
 
@@ -36,5 +37,4 @@ class Plan:
     @property
     def device(self) -> torch.device:
         """Where the run's networks will be, as far as this process has to know: the CPU if others train."""
-        name = self.args.get('device') or ('cuda' if torch.cuda.is_available() else 'cpu')
-        return torch.device(name if self.args['num_gpus'] == 1 else 'cpu')
+        return distributed.named_device(self.args.get('device') if self.args['num_gpus'] == 1 else 'cpu')

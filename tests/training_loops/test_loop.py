@@ -29,7 +29,7 @@ from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops import data, loop, setup, snapshots, ticket_search
 from stylegan2_compress.training_loops.distillation import training_loop
 from stylegan2_compress.training_loops.monitor import Monitor
-from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases
+from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases, load_optimizer
 from stylegan2_compress.training_loops.run import TensorAttributes
 
 
@@ -341,6 +341,27 @@ def test_optimizers_go_on_as_they_began_fused_or_not(begun):
     assert torch.equal(*weights)
     default = build_phases([('D', module, ADAM, None)], torch.device('cpu'))[0]
     assert default.opt.param_groups[0]['fused'] is True
+
+
+def test_optimizers_go_on_in_another_memory_format():
+    """Steps with channels last, as FP16 has them on a GPU, and then without, as where there is no FP16."""
+    weights = []
+    for formats in ([torch.contiguous_format] * 2, [torch.channels_last, torch.contiguous_format]):
+        module, state = torch.nn.Conv2d(3, 4, 3, bias=False), None
+        rnd = torch.Generator().manual_seed(0)
+        torch.nn.init.normal_(module.weight, generator=rnd)
+        for memory_format in formats:
+            module.to(memory_format=memory_format)
+            (phase,) = build_phases([('D', module, ADAM, None)], torch.device('cpu'))
+            if state is not None:
+                load_optimizer(phase.opt, state)
+            for _ in range(3):
+                phase.begin()
+                module(torch.randn(2, 3, 4, 4, generator=rnd)).square().sum().backward()
+                phase.finish(rounds=1)
+            state = phase.opt.state_dict()
+        weights.append(module.weight.detach().clone())
+    torch.testing.assert_close(*weights)
 
 
 def test_learning_rates_fall_in_a_straight_line(arguments, monkeypatch):
