@@ -13,7 +13,7 @@ from training.networks import Generator
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.host import devices, kernels
-from stylegan2_compress.runs import states
+from stylegan2_compress.runs import resources, states
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops import data
 from stylegan2_compress.training_loops.metrics import OwnMetrics
@@ -50,15 +50,17 @@ def set_up(options: SimpleNamespace) -> Run:
             directory.cut_records(state['records'])
 
     training_set = load_training_set(options.training_set_kwargs)
+    loaded = resources.take()
     if isinstance(training_set, TeacherDataset):
-        training_set.device = device
+        training_set.open(device, loaded.networks)  # The loss may want the same teacher.
     G, D, G_ema = build_networks(options, training_set, device)
     if state is None:
         if options.resume_pkl is not None:
             copy_weights(options.resume_pkl, G, D, G_ema)
         print_summaries(G, D, G_ema, options.batch_gpu, device)
     augment_pipe, ada_stats = build_augmentation(options, device)
-    loss, phases = build_training(options, G, D, augment_pipe, device)
+    with resources.handed_over(loaded):
+        loss, phases = build_training(options, G, D, augment_pipe, device)
     run = Run(
         options=options,
         directory=directory,

@@ -12,6 +12,7 @@ from stylegan2_compress import files, images
 from stylegan2_compress.distributions.sources import TeacherImages
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.datasets import TEACHERS_IMAGES
+from stylegan2_compress.pickles.networks import Networks
 
 IMAGES = 10000  # That the data set says to have. Grids show some of them; training draws its own, without end.
 
@@ -22,7 +23,7 @@ class TeacherDataset(Dataset):
     Nothing is loaded before the first image is made: a run asks its data set for shapes and labels much more often.
 
     Attributes:
-        device: where the teacher runs, to be set before the first image is made.
+        device: where the teacher runs.
         classes: class numbers, of which all are equally likely; [0] where there are no labels.
 
     Args:
@@ -60,7 +61,13 @@ class TeacherDataset(Dataset):
 
     @functools.cached_property
     def teacher(self) -> TeacherImages:
+        """Opened when it is first asked for, unless `open` has been called."""
         return TeacherImages(self.path, truncation_psi=self.truncation, device=self.device)
+
+    def open(self, device: torch.device, networks: Networks) -> None:
+        """Take the teacher from network files that are open already, and put it where images are to be made."""
+        self.device = device
+        self.teacher = TeacherImages(self.path, networks, truncation_psi=self.truncation, device=device)
 
     def draw(self, rnd: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents [count, z_dim] and labels [count, label_dim] of random images, on the device."""

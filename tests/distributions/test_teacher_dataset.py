@@ -197,8 +197,10 @@ def test_a_stopped_run_goes_on_exactly(make_teacher, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures('small_grids')
 @pytest.mark.parametrize('loss', ['training.loss.StyleGAN2Loss', 'stylegan2_compress.DiMELoss'])
-def test_distill_without_data(make_teacher, tmp_path, capsys, loss):
+def test_distill_without_data(make_teacher, tmp_path, capsys, monkeypatch, loss):
     path, _G = make_teacher(c_dim=3)
+    read, original = [], pickles.load_with_sha256
+    monkeypatch.setattr(pickles, 'load_with_sha256', lambda path: read.append(path) or original(path))
     loss_args = (f'embeddings={EMBEDDING}', 'samples=8') if 'DiME' in loss else ()
     run_dir = distill(
         path, None, str(tmp_path / 'out'), loss=loss, loss_args=loss_args, kimg=1, batch=100, device='cpu', ratio=0.5,
@@ -209,6 +211,8 @@ def test_distill_without_data(make_teacher, tmp_path, capsys, loss):
     assert options['loss_kwargs'].get('truncation_psi', 0.7) == 0.7
     assert ('truncation_psi' in options['loss_kwargs']) == ('DiME' in loss)
     assert 'teacher3-images' in run_dir
+    if 'DiME' in loss:
+        assert read.count(path) == 1  # For the plan, the images and the loss.
     snapshot = pickles.load(f'{run_dir}/network-snapshot-000001.pkl')
     assert snapshot['G_ema'](torch.zeros(1, 16), torch.eye(3)[:1]).shape == (1, 3, 16, 16)
     assert (tmp_path / run_dir / 'reals.png').exists()
