@@ -21,29 +21,26 @@ def write_statistics(options: StatsOptions) -> str:
     """
     device = devices.choose(options.device)
     devices.set_backends()
-    training_set_kwargs = None
+    training_set_kwargs, networks = None, Networks()
     if options.data is not None:
         _training_set, training_set_kwargs = datasets.open_training_set(options.data)
         training_set_kwargs.update(xflip=options.mirror)
     if options.teacher is not None:
-        networks = Networks()
         require_generator(options.teacher, networks[options.teacher])
         G = networks[options.teacher]['G_ema']
         require_finite(options.teacher, G)
         if training_set_kwargs is not None:
             training_set_kwargs.update(use_labels=G.c_dim > 0)
             check_against_data('--teacher', options.teacher, G, training_set_kwargs)
-        source = sources.TeacherImages(
-            options.teacher,
-            networks,
-            truncation_psi=options.truncation,
-            seed=options.seed,
-            training_set_kwargs=training_set_kwargs,
-            device=device,
-        )
-    else:
-        source = sources.DatasetImages(training_set_kwargs, seed=options.seed, device=device)  # pyright: ignore[reportArgumentType]  # Without a teacher there are data.
-    samples = options.samples or source.size or max(dime.TEACHER_SAMPLES, options.bank)
+    source = sources.reference_images(
+        options.teacher,
+        networks,
+        truncation_psi=options.truncation,
+        seed=options.seed,
+        training_set_kwargs=training_set_kwargs,
+        device=device,
+    )
+    samples = options.samples or source.size or max(sources.TEACHER_SAMPLES, options.bank)
     sources.check_size(source, '--samples', samples)
     if options.bank > samples:
         raise UserError(f'--bank={options.bank} is more than the {samples} images of the statistics: raise --samples.')

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stylegan2_compress.distributions.sources import DatasetImages, Source, TeacherImages
+from stylegan2_compress.distributions.sources import Source
 from stylegan2_compress.distributions.statistics import Features, Statistics, reference_statistics
 
 
@@ -41,7 +41,7 @@ def labelled_statistics(
     Args:
         source: a teacher's or a data set's images, of which each label gets its share.
         embeddings: frozen networks, on the source's device.
-        shares: of the labels, see `shares_of`.
+        shares: of the labels, see `Source.shares`.
         samples: number of images that moments are taken over, of all labels together.
         bank: number of images whose features are kept, likewise.
 
@@ -62,15 +62,6 @@ def labelled_statistics(
         count = max(min(max(round(samples * share), 2), most), rows)
         by_label.append(reference_statistics(part, embeddings, samples=count, bank=rows))
     return [_together(each, shares) for each in zip(*by_label, strict=True)]
-
-
-def shares_of(source: Source, classes: int) -> list[float]:
-    """How many of a source's images have each of so many labels, as shares of all."""
-    if isinstance(source, TeacherImages):
-        return source.labels.drawn.shares()
-    if isinstance(source, DatasetImages):
-        return [source.of_class(label, classes).size / source.size for label in range(classes)]
-    raise TypeError(f'{type(source).__name__} does not say what labels its images have')
 
 
 def _of_nothing(embedding: Features, device: torch.device) -> Statistics:

@@ -21,6 +21,7 @@ from stylegan2_compress.host.devices import precision
 from stylegan2_compress.pickles.networks import Networks
 
 REFERENCES = ('teacher', 'data')  # Whose images a method matches.
+TEACHER_SAMPLES = 10000  # That stand for all of a teacher's images, unless an option says otherwise.
 
 
 class Source(ABC):
@@ -57,6 +58,10 @@ class Source(ABC):
             label: from 0 to `classes` - 1.
             classes: number of labels.
         """
+
+    @abstractmethod
+    def shares(self, classes: int) -> list[float]:
+        """How many of the images have each of so many labels, as shares of all."""
 
 
 class TeacherImages(Source):
@@ -124,6 +129,9 @@ class TeacherImages(Source):
         one.labels = self.labels.of_class(label, classes)
         return one
 
+    def shares(self, classes: int) -> list[float]:
+        return self.labels.drawn.shares()
+
 
 class DatasetImages(Source):
     """Images of a data set in random order; each epoch has another order.
@@ -141,15 +149,19 @@ class DatasetImages(Source):
     def __init__(self, training_set_kwargs: Mapping, *, seed: int = 0, device: torch.device | str = 'cpu'):
         self.device = torch.device(device)
         self.training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
+        self.path, self.seed = training_set_kwargs['path'], seed
         self.size = len(self.training_set)
-        details = (self.training_set.get_details(index) for index in range(self.size))
-        chosen = np.array([(image.raw_idx, image.xflip) for image in details], np.int64)
-        self.facts = {
-            'data': datasets.fingerprint(training_set_kwargs['path']),
-            'subset or mirroring': hashlib.sha256(chosen.tobytes()).hexdigest(),
-            'seed': seed,
-        }
         self._order = _orders(np.arange(self.size), seed)
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:  # Not before they are asked for: files of a directory are read for them.
+        details = (self.training_set.get_details(index) for index in range(len(self.training_set)))
+        chosen = np.array([(image.raw_idx, image.xflip) for image in details], np.int64)
+        return {
+            'data': datasets.fingerprint(self.path),
+            'subset or mirroring': hashlib.sha256(chosen.tobytes()).hexdigest(),
+            'seed': self.seed,
+        }
 
     def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         positions = range(index * self.chunk, (index + 1) * self.chunk)
@@ -164,8 +176,11 @@ class DatasetImages(Source):
         one = copy.copy(self)
         one.facts = self.facts | {'label': label}
         one.size = len(members)
-        one._order = _orders(members, self.facts['seed'])
+        one._order = _orders(members, self.seed)
         return one
+
+    def shares(self, classes: int) -> list[float]:
+        return (np.bincount(self._classes, minlength=classes) / self.size).tolist()
 
     @functools.cached_property
     def _classes(self) -> np.ndarray:
@@ -206,6 +221,35 @@ class LabelSource:
         one = copy.copy(self)
         one.drawn = datasets.Labels(np.eye(classes, dtype=np.float32)[label : label + 1])
         return one
+
+
+def reference_images(
+    teacher: str | None,
+    networks: Networks,
+    *,
+    truncation_psi: float = 1,
+    seed: int = 0,
+    training_set_kwargs: Mapping | None,
+    device: torch.device,
+) -> Source:
+    """The images that a student is to match: a teacher's, or without one those of the data set.
+
+    Raises:
+        UserError: there is neither, or the teacher's file cannot be read.
+    """
+    if teacher is not None:
+        return TeacherImages(
+            teacher,
+            networks,
+            truncation_psi=truncation_psi,
+            seed=seed,
+            training_set_kwargs=training_set_kwargs,
+            device=device,
+        )
+    if training_set_kwargs is None:
+        raise UserError('To match images of the data needs training_set_kwargs, the data set.')
+    require_data(training_set_kwargs)
+    return DatasetImages(training_set_kwargs, seed=seed, device=device)
 
 
 def require_data(training_set_kwargs: Mapping) -> None:

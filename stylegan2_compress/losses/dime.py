@@ -16,12 +16,11 @@ from stylegan2_compress.distributions.labels import LabelledStatistics
 from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import (
     REFERENCES,
-    DatasetImages,
+    TEACHER_SAMPLES,
     LabelSource,
     Source,
-    TeacherImages,
     check_size,
-    require_data,
+    reference_images,
 )
 from stylegan2_compress.distributions.statistics import Statistics
 from stylegan2_compress.embeddings import Embedding, parse, split
@@ -42,7 +41,6 @@ from stylegan2_compress.runs.plan import Plan
 
 PAPER_EMBEDDINGS = ('dino_resnet50', 'clip_rn50')
 PAPER_WEIGHTS = {'dino_resnet50': 20.0, 'clip_rn50': 15.0}
-TEACHER_SAMPLES = 10000
 BANK = 2048
 
 
@@ -252,7 +250,7 @@ class DiME(Method):
         classes = distributed.unwrapped(context.G_mapping).c_dim if self.by_label else 0
         if self.by_label and not classes:
             raise ValueError('This generator takes no labels.')
-        shares = labels.shares_of(source, classes) if classes else []
+        shares = source.shares(classes) if classes else []
         references = self._reference(source, networks, shares)
         distances = [self._distance(reference, shares) for reference in references]
         of_all = [each.of_all() if isinstance(each, LabelledStatistics) else each for each in references]
@@ -293,18 +291,13 @@ class DiME(Method):
 
     def _source(self, networks: Networks, device: torch.device) -> Source:
         """The images to match."""
-        if self.reference == 'teacher' and self.teacher is not None:
-            return TeacherImages(
-                self.teacher,
-                networks,
-                truncation_psi=self.truncation_psi,
-                training_set_kwargs=self.training_set_kwargs,
-                device=device,
-            )
-        if self.training_set_kwargs is None:
-            raise UserError('--loss-arg reference=data needs training_set_kwargs, the training set to match.')
-        require_data(self.training_set_kwargs)
-        return DatasetImages(self.training_set_kwargs, device=device)
+        return reference_images(
+            self.teacher if self.reference == 'teacher' else None,
+            networks,
+            truncation_psi=self.truncation_psi,
+            training_set_kwargs=self.training_set_kwargs,
+            device=device,
+        )
 
     def _reference(
         self, source: Source, networks: Sequence[Embedding], shares: Sequence[float] = ()

@@ -11,7 +11,13 @@ from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.distributions import layer_features, moments
 from stylegan2_compress.distributions.layer_features import LayerFeatures
-from stylegan2_compress.distributions.sources import REFERENCES, DatasetImages, Source, TeacherImages, require_data
+from stylegan2_compress.distributions.sources import (
+    REFERENCES,
+    TEACHER_SAMPLES,
+    Source,
+    reference_images,
+    require_data,
+)
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.datasets import has_classes, labels
 from stylegan2_compress.losses.adam_average import AdamAverage
@@ -25,7 +31,6 @@ from stylegan2_compress.runs.plan import Plan
 
 PAPER_EMBEDDING = 'vgg19_bn'
 PAPER_RATE = 1e-5
-TEACHER_SAMPLES = 10000
 
 
 class LayerMoments(Term):
@@ -268,17 +273,14 @@ class MomentMatching(Method):
 
     def _source(self, networks: Networks, device: torch.device) -> tuple[Source, int | None]:
         """The images to match, and how many of them; None for all."""
-        teacher = self.matched_teacher
-        if teacher is None:
-            return DatasetImages(self._data(), device=device), self.samples
-        source = TeacherImages(
-            teacher,
+        source = reference_images(
+            self.matched_teacher,
             networks,
             truncation_psi=self.truncation_psi,
             training_set_kwargs=self.training_set_kwargs,
             device=device,
         )
-        return source, self.samples or TEACHER_SAMPLES
+        return source, self.samples or (None if self.matched_teacher is None else TEACHER_SAMPLES)
 
     def _goes_by_class(self, c_dim: int) -> bool:
         """Whether moments are taken for each label; without a data set, labels are taken to be classes."""

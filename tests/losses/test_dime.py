@@ -14,13 +14,14 @@ import pytest
 import torch
 from plans import checked, compressed
 from sklearn.metrics import pairwise
+from tiny_runs import EMBEDDING
 
 from stylegan2_compress import pickles
 from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.distributions import mmd, moments, sources, statistics
 from stylegan2_compress.embeddings import load
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host import configurations
+from stylegan2_compress.host import configurations, datasets
 from stylegan2_compress.losses import estimators
 from stylegan2_compress.losses.dime import DiME, DiMELoss, DistributionMatching
 from stylegan2_compress.losses.terms import Batch
@@ -472,3 +473,15 @@ def test_each_pickle_is_read_once_before_training(tmp_path, teacher, data, monke
         cond=False, dry_run=True, device='cpu',
     )  # fmt: skip
     assert read == [teacher]
+
+
+def test_files_of_the_data_are_read_once_before_training(tmp_path, teacher, data, monkeypatch):
+    """To identify them: of a directory, that reads every image."""
+    read, original = [], datasets.fingerprint
+    monkeypatch.setattr(datasets, 'fingerprint', lambda path: read.append(path) or original(path))
+    distill(
+        teacher, data, str(tmp_path / 'out'), loss='stylegan2_compress.DiMELoss+MomentMatchingLoss',
+        loss_args=(f'embeddings={EMBEDDING}', f'embedding={EMBEDDING}', 'reference=data', 'samples=8'), cond=False,
+        dry_run=True, device='cpu',
+    )  # fmt: skip
+    assert len(read) == 1
