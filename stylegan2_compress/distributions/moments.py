@@ -41,22 +41,11 @@ def moments_by_label(x: Tensor, labels: Tensor, group: Group | None = None) -> t
     return m1, m2, shares[:, 0]
 
 
-def moment_distance(x: Tensor, m1: Tensor, m2: Tensor, group: Group | None = None) -> Tensor:
-    """DiME's loss for one embedding: mean_d |a1 - m1| + mean_d |a2 - m2|, for the moments a1 and a2 of the batch.
-
-    Args:
-        x: features [N, dim] of the student's images.
-        m1, m2: the reference's moments [dim].
-        group: processes whose batches count as one; None for this process only.
-
-    Returns:
-        A scalar.
-    """
-    return distance_of_moments(*moments(x, group), m1, m2)
-
-
 def distance_of_moments(a1: Tensor, a2: Tensor, m1: Tensor, m2: Tensor) -> Tensor:
-    """mean_d |a1 - m1| + mean_d |a2 - m2|, of moments [dim]; of those of labels, [labels, dim], the sum over these."""
+    """DiME's loss for one embedding: mean_d |a1 - m1| + mean_d |a2 - m2|, of moments [dim].
+
+    Of those of labels, [labels, dim], the sum over these.
+    """
     return (a1 - m1.to(a1)).abs().mean(-1).sum() + (a2 - m2.to(a2)).abs().mean(-1).sum()
 
 
@@ -140,10 +129,6 @@ class MomentAccumulator:
             of_these += columns.sum(0)
             of_their_squares += columns.square().sum(0)
         count += len(x)
-
-    def merge(self, other: 'MomentAccumulator') -> None:
-        """Add the vectors of another accumulator."""
-        self._sums += other._sums.to(self._sums)
 
     def merge_processes(self, group: Group | None) -> None:
         """Add the vectors of the other processes of a group, all of which end up equal. None changes nothing."""

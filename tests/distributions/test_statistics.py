@@ -12,6 +12,8 @@ from two_processes import in_two_processes
 
 from stylegan2_compress import distributed
 from stylegan2_compress.distributions import mmd, moments
+from stylegan2_compress.distributions.statistics import Statistics
+from stylegan2_compress.losses.estimators import MomentDistance
 
 BANDWIDTHS = [0.7, 1.5, 4.0]
 KERNELS = {
@@ -50,31 +52,32 @@ def test_moments_are_means_of_powers():
     assert m2.tolist() == [5, 10]
 
 
+def distance_from(m1, m2):
+    return MomentDistance(Statistics(m1, m2, torch.empty(0, len(m1))))
+
+
 def test_moment_distance_is_the_papers_formula():
     x, m1, m2 = normal(5, 3).numpy(), normal(3).numpy(), normal(3).numpy()
     expected = sum(abs(x[:, d].mean() - m1[d]) + abs((x[:, d] ** 2).mean() - m2[d]) for d in range(3)) / 3
-    distance = moments.moment_distance(*map(torch.from_numpy, (x, m1, m2)))
+    distance = distance_from(*map(torch.from_numpy, (m1, m2)))(torch.from_numpy(x))
     assert float(distance) == pytest.approx(expected, rel=1e-12)
 
 
 def test_moment_distance_has_the_features_precision_and_their_gradient():
     x = normal(5, 3, requires_grad=True)
     m1, m2 = normal(3), normal(3)
-    assert torch.autograd.gradcheck(lambda x: moments.moment_distance(x, m1, m2), (x,))
-    assert moments.moment_distance(x.float(), m1, m2).dtype == torch.float32
+    assert torch.autograd.gradcheck(distance_from(m1, m2), (x,))
+    assert distance_from(m1, m2)(x.float()).dtype == torch.float32
 
 
 def test_accumulated_moments_are_those_of_all_batches_in_float64():
     batches = [100 + torch.randn(n, 4) for n in (1, 7, 30, 62)]  # float32 sums would lose digits
-    first, second = (moments.MomentAccumulator(4) for _ in range(2))
-    for batch in batches[:2]:
-        first.update(batch)
-    for batch in batches[2:]:
-        second.update(batch)
-    first.merge(second)
+    accumulator = moments.MomentAccumulator(4)
+    for batch in batches:
+        accumulator.update(batch)
     everything = torch.cat(batches).double()
-    assert first.count == 100
-    m1, m2 = first.moments()
+    assert accumulator.count == 100
+    m1, m2 = accumulator.moments()
     torch.testing.assert_close(m1, everything.mean(dim=0), rtol=1e-14, atol=0)
     torch.testing.assert_close(m2, everything.square().mean(dim=0), rtol=1e-14, atol=0)
 
@@ -185,13 +188,8 @@ def test_too_few_vectors_are_refused():
 
 
 LOSSES = {
-    'moments': lambda x, y, group: moments.moment_distance(x, *moments.moments(y), group),
-    'moments with a past': lambda x, y, group: moments.straight_through(
-        lambda a1, a2: moments.distance_of_moments(a1, a2, *moments.moments(y)),
-        moments.moments(x, group),
-        moments.moments(y - 1),
-        len(x) * distributed.size_of(group) / (len(x) * distributed.size_of(group) + len(y)),
-    ),
+    'moments': lambda x, y, _group: distance_from(*moments.moments(y))(x),
+    'moments with a past': lambda x, y, _group: distance_from(*moments.moments(y))(x, y - 1),
     'cubic with a past': lambda x, y, group: mmd.mmd2(x, y, mmd.cubic, past=y - 1, group=group),
     **{
         name: lambda x, y, group, kernel=kernel: mmd.mmd2(x, y, kernel, group=group) for name, kernel in KERNELS.items()
