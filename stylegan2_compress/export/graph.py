@@ -33,8 +33,6 @@ ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
     'swish': (functional.silu, math.sqrt(2)),
 }
 
-NOISE = ('const', 'none')
-
 
 @dataclass(frozen=True)
 class Form:
@@ -114,7 +112,7 @@ class Mapping(Module):
 
     def __init__(self, mapping: Any):
         super().__init__()
-        self.num_ws, self.w_dim = mapping.num_ws, mapping.w_dim
+        self.num_ws = mapping.num_ws
         self.embed = Linear(mapping.embed) if mapping.c_dim else None
         self.layers = torch.nn.ModuleList(Linear(getattr(mapping, f'fc{i}')) for i in range(mapping.num_layers))
         self.keep('first', torch.arange(self.num_ws))
@@ -366,7 +364,7 @@ class Synthesis(Module):
 
     def __init__(self, synthesis: Any, noise: str = 'const', form: Form = PLAIN):
         super().__init__()
-        self.num_ws, self.w_dim = synthesis.num_ws, synthesis.w_dim
+        self.num_ws = synthesis.num_ws
         blocks = [getattr(synthesis, f'b{res}') for res in synthesis.block_resolutions]
         self.blocks = torch.nn.ModuleList(Block(block, noise == 'const', form) for block in blocks)
         self.counts = [block.num_conv for block in blocks]

@@ -18,7 +18,6 @@ class Teacher:
     data: str  # What it was trained on.
     labels: int = 0
     sha256: str | None = None  # In hexadecimal; None where we know of none that was published.
-    licence: str = LICENCE
 
     @property
     def written_by(self) -> str:

@@ -54,15 +54,11 @@ class AdversarialLoss(MethodLoss):
         return Adversarial, *cls.methods
 
     def state_dict(self) -> dict:
-        """What a continued run needs beside the networks: the path length average, and where steps and terms are."""
-        terms = [term.state_dict() for term in self.terms]
-        return {'pl_mean': self.pl_mean, 'steps': self.steps.state_dict(), 'terms': terms}
+        return {'pl_mean': self.pl_mean, **super().state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         self.pl_mean.copy_(state['pl_mean'])
-        self.steps.load_state_dict(state['steps'])
-        for term, term_state in zip(self.terms, state['terms'], strict=True):
-            term.load_state_dict(term_state)
+        super().load_state_dict(state)
 
     def compute(self, phase, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
         G_main, G_reg = phase in MAIN_G, phase in ('Greg', 'Gboth') and self.adversarial.pl_weight != 0
@@ -188,9 +184,9 @@ class AdversarialLoss(MethodLoss):
         A method whose D holds several says which (`Method.judge`): each gets the adversarial losses and the R1 penalty
         by itself.
         """
-        for judge in self.judges:
-            return judge(self.D, images, c, **self.precision)
-        return {STUDENT: self.D(images, c, **self.precision)}
+        if self.judged_by is None:
+            return {STUDENT: self.D(images, c, **self.precision)}
+        return self.judged_by(self.D, images, c, **self.precision)
 
     # --- What goes with a loss ----------------------------------------------------------------------------------
 

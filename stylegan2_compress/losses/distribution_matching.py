@@ -164,20 +164,18 @@ class DistributionMatching(Term):
         return {'taken': self.taken, 'banks': banks, 'kept': kept, 'balance': balance, 'floors': floors}
 
     def load_state_dict(self, state: dict) -> None:
-        # An earlier version followed no spread, and without banks kept nothing at all.
-        kept = state.get('kept', [spread.state_dict() for spread in self.spreads if spread is not None])
         for option, has, had in [
-            ('refresh', bool(self.refresh), bool(state.get('banks'))),
-            ('memory', len(self.kept), len(kept)),
-            ('balance', self.balance is not None, bool(state.get('balance'))),
+            ('refresh', bool(self.refresh), bool(state['banks'])),
+            ('memory', len(self.kept), len(state['kept'])),
+            ('balance', self.balance is not None, bool(state['balance'])),
         ]:
             if has != had:
                 raise UserError(f'The run to go on with had another --loss-arg {option}: give the one it had.')
-        self.taken = state.get('taken', 0)
+        self.taken = state['taken']
         if self.refresh:
             for (_network, distance, _weight), bank in zip(self.parts, state['banks'], strict=True):
                 distance.fill(bank.to(distance.bank))
-        for each, its_state in zip(self.kept, kept, strict=True):
+        for each, its_state in zip(self.kept, state['kept'], strict=True):
             each.load_state_dict(its_state)
         if self.balance is not None and self.floors is not None:
             for name, tensor in state['balance'].items():

@@ -10,6 +10,7 @@ from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.terms import Batch
+from stylegan2_compress.runs.plan import Plan
 
 
 @contextlib.contextmanager
@@ -117,9 +118,14 @@ class TeacherPass:
         return self._taught
 
 
-def require_same_latents(method: str, teacher: str, G: Generator, args: dict) -> None:
-    """Refuse a teacher G whose latents are not those of the generator that a training loop's `args` describe."""
-    z_dim = args['G_kwargs'].get('z_dim', G.z_dim)
+def require_same_latents(method: str, teacher: str, plan: Plan) -> None:
+    """Refuse a student that takes other latents than the teacher.
+
+    Raises:
+        UserError: that names the method, which needs the same for both.
+    """
+    G = plan.resources.networks[teacher]['G_ema']
+    z_dim = plan.args['G_kwargs'].get('z_dim', G.z_dim)
     if G.z_dim != z_dim:
         raise UserError(
             f'--teacher={teacher} has latents of {G.z_dim} numbers, but the student has {z_dim}; '

@@ -107,6 +107,7 @@ class GCC(Method):
             raise UserError(
                 f'--teacher={self.teacher} holds no discriminator, whose feature maps GCC compares; give one that does.'
             )
+        require_same_latents('GCC', self.teacher, plan)
         is_mixed = Precision.of_generator(plan.args['G_kwargs']).num_fp16_res > 0
         if is_mixed and plan.args['training_set_kwargs'].get('resolution', 0) >= LARGE:
             return [
@@ -114,10 +115,6 @@ class GCC(Method):
                 'away: --fp32=1 keeps it.'
             ]
         return ()
-
-    def adapt(self, plan: Plan) -> None:
-        """Refuse a student that takes other latents than the teacher."""
-        require_same_latents('GCC', self.teacher, plan.resources.networks[self.teacher]['G_ema'], plan.args)
 
     def terms(self, context: Context) -> Sequence[Term]:
         teacher = context.teacher_pass(self.teacher)

@@ -19,15 +19,6 @@ class GeneratorLoss(MethodLoss):
     phases = MAIN_G
     sees_reals = False
 
-    def state_dict(self) -> dict:
-        """What a continued run needs: where the steps are, and what the terms keep."""
-        return {'steps': self.steps.state_dict(), 'terms': [term.state_dict() for term in self.terms]}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.steps.load_state_dict(state['steps'])
-        for term, term_state in zip(self.terms, state['terms'], strict=True):
-            term.load_state_dict(term_state)
-
     def compute(self, phase, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
         with misc.ddp_sync(self.G_mapping, sync):
             ws = self.G_mapping(gen_z, gen_c)

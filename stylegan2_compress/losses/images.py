@@ -103,12 +103,8 @@ class ImageDistillation(Method):
             require_layers('embedding', self.embedding, plan)
         if self.mask is not None:
             require_content(self.mask, plan.resources.networks[self.teacher]['G_ema'])
+        require_same_latents('image distillation', self.teacher, plan)
         return ()
-
-    def adapt(self, plan: Plan) -> None:
-        """Refuse a student that takes other latents than the teacher."""
-        G = plan.resources.networks[self.teacher]['G_ema']
-        require_same_latents('image distillation', self.teacher, G, plan.args)
 
     def terms(self, context: Context) -> Sequence[Term]:
         embedding = context.embedding(self.embedding) if self.feature_weight else None
@@ -141,12 +137,8 @@ class PairedImages(Method):
     def check(self, plan: Plan) -> Iterable[str]:
         if self.images:
             require_layers('images_embedding', self.images_embedding, plan)
+            require_same_latents('images', self.teacher, plan)
         return ()
-
-    def adapt(self, plan: Plan) -> None:
-        """Refuse a student that takes other latents than the teacher."""
-        if self.images:
-            require_same_latents('images', self.teacher, plan.resources.networks[self.teacher]['G_ema'], plan.args)
 
     def terms(self, context: Context) -> Sequence[Term]:
         if self.images == 0:

@@ -1,6 +1,6 @@
 """ITGC: the mutual information of the student's image and the teacher's, by an energy-based model of their pairs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,9 +90,9 @@ class ITGC(Method):
     langevin_step_size: float = argument('Size of each.', 50.0, above=0)
     langevin_noise: float = argument('Standard deviation of the noise that each adds.', 0.005, least=0)
 
-    def adapt(self, plan: Plan) -> None:
-        """Refuse a student that takes other latents than the teacher."""
-        require_same_latents('ITGC', self.teacher, plan.resources.networks[self.teacher]['G_ema'], plan.args)
+    def check(self, plan: Plan) -> Iterable[str]:
+        require_same_latents('ITGC', self.teacher, plan)
+        return ()
 
     def terms(self, context: Context) -> Sequence[Term]:
         if self.information_weight == 0:

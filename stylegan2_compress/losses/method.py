@@ -164,7 +164,7 @@ class MethodLoss(Loss):
         self.steps = Steps()
         _refuse_unknown(type(self), given)
         self.chosen = methods_of(type(self), given)
-        self.judges = [method.judge for method in self.chosen if method.judge is not None]
+        self.judged_by = next((method.judge for method in self.chosen if method.judge is not None), None)
         loaded = resources.take()
         context = Context(self.device, G_mapping, G_synthesis, D, loaded)
         self.terms = [term for method in self.chosen for term in method.terms(context)] + list(terms)
@@ -176,6 +176,15 @@ class MethodLoss(Loss):
     def declarations(cls) -> tuple[type[Method], ...]:
         """The dataclasses whose fields are the loss's arguments."""
         return cls.methods
+
+    def state_dict(self) -> dict:
+        """What a continued run needs beside the networks: where the steps are, and what the terms keep."""
+        return {'steps': self.steps.state_dict(), 'terms': [term.state_dict() for term in self.terms]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.steps.load_state_dict(state['steps'])
+        for term, term_state in zip(self.terms, state['terms'], strict=True):
+            term.load_state_dict(term_state)
 
     def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
         """Add this phase's gradients to the networks' parameters; the contract of the host's `Loss`.

@@ -318,8 +318,3 @@ class MomentMatchingLoss(GeneratorLoss):
     """Moments of the features of all layers of a frozen network, without a discriminator (SLT, arXiv 2212.08311)."""
 
     methods = (MomentMatching, Masks)
-
-    def load_state_dict(self, state: dict) -> None:
-        if 'terms' not in state:  # Of an earlier version, whose terms were these two.
-            state = {'steps': state['steps'], 'terms': [state, {}][: len(self.terms)]}
-        super().load_state_dict(state)

@@ -122,13 +122,13 @@ class NICKEL(Method):
             raise UserError(
                 f'--teacher={self.teacher} holds no discriminator, from which NICKEL starts; give one that does.'
             )
+        require_same_latents('NICKEL', self.teacher, plan)
         return ()
 
     def adapt(self, plan: Plan) -> None:
         """Turn the D of the run into a `DualDiscriminator` for the teacher."""
         data = plan.resources.networks[self.teacher]
         G = data['G_ema']
-        require_same_latents('NICKEL', self.teacher, G, plan.args)
         matched = {
             name: getattr(G.synthesis, name).conv1.weight.shape[0] for name in self.levels_by_block(G.img_resolution)
         }

@@ -140,18 +140,15 @@ class StyleKD(Method):
                 'StyleKD compares images that are made together, and there is 1 on a GPU at a time: raise --batch '
                 'or --batch-gpu.'
             )
-        return ()
-
-    def adapt(self, plan: Plan) -> None:
-        """Refuse a student that takes other latents than the teacher, or has another W."""
+        require_same_latents('StyleKD', self.teacher, plan)
         G = plan.resources.networks[self.teacher]['G_ema']
-        require_same_latents('StyleKD', self.teacher, G, plan.args)
         w_dim = plan.args['G_kwargs'].get('w_dim', G.w_dim)
         if G.w_dim != w_dim:
             raise UserError(
                 f'--teacher={self.teacher} has a W of {G.w_dim} dimensions, but the student one of {w_dim}; StyleKD '
                 'moves both along the same directions.'
             )
+        return ()
 
     def terms(self, context: Context) -> Sequence[Term]:
         if self.relation_weight == 0:

@@ -193,21 +193,9 @@ def test_a_resumed_run_is_the_same_run(teacher):
         build(teacher, estimator='rbf', bank=40)[0].load_state_dict(state)
 
 
-@pytest.mark.parametrize('kwargs', [{}, dict(estimator='rbf', bank=40, refresh=1)], ids=['moments', 'banks'])
-def test_states_of_an_earlier_version_are_read(teacher, kwargs):
-    """They had the steps taken and the banks where these are refreshed, and nothing otherwise."""
-    loss, term = build(teacher, **kwargs)
-    term.after_step()
-    state = loss.state_dict()
-    earlier = {name: state['terms'][0][name] for name in ('taken', 'banks')} if kwargs else {}
-    resumed, resumed_term = build(teacher, **kwargs)
-    resumed.load_state_dict(dict(state, terms=[earlier]))
-    assert resumed_term.taken == (1 if kwargs else 0)
-    images = torch.randn(4, 3, 16, 16)
-    values = [float(each.generator(batch_of(images))[0].value) for each in (term, resumed_term)]
-    assert values[0] == values[1]
+def test_a_state_without_memory_is_refused_by_a_run_with_one(teacher):
     with pytest.raises(UserError, match='memory'):
-        build(teacher, memory=32, **kwargs)[0].load_state_dict(dict(state, terms=[earlier]))
+        build(teacher, memory=32)[0].load_state_dict(build(teacher)[0].state_dict())
 
 
 def test_features_that_are_not_finite_do_not_enter_the_bank(teacher, monkeypatch):

@@ -18,5 +18,5 @@ def compressed(desc, args, *, device=None, student=None, **options):
 
 def checked(loss_class, args=None, **arguments):
     """Let the methods of a loss class look at a run with these arguments of the loss; the warnings."""
-    run = dict(batch_size=4, batch_gpu=4, num_gpus=1, device='cpu') if args is None else args
+    run = dict(batch_size=4, batch_gpu=4, num_gpus=1, device='cpu', G_kwargs={}) if args is None else args
     return [warning for each in methods_of(loss_class, arguments) for warning in each.check(Plan('', run))]
