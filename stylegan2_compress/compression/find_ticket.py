@@ -1,21 +1,17 @@
-"""`find-ticket`: from a data set to a mask, and to the best and the last ticket of a run."""
+"""`find-ticket`: from a data set to a mask."""
 
-import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dnnlib
-import numpy as np
 import torch
-from tqdm import tqdm
 from training.networks import Generator
 
-from stylegan2_compress import distributed, embeddings, files, pickles
+from stylegan2_compress import distributed
 from stylegan2_compress.arguments import given_options, require_choice
+from stylegan2_compress.compression import best_ticket
 from stylegan2_compress.compression import plan as planning
 from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, LAYER_MOMENTS, PRESETS, WEIGHT_INIT, TicketOptions
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.host import configurations, devices
 from stylegan2_compress.host.datasets import has_classes
 from stylegan2_compress.host.networks import (
@@ -29,11 +25,10 @@ from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.dime import DistanceLoss
 from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
 from stylegan2_compress.networks import masked as masks
-from stylegan2_compress.runs.directory import KIMG_PER_TICK, RunDirectory
+from stylegan2_compress.runs.directory import KIMG_PER_TICK
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import check_resume
 from stylegan2_compress.tickets import baking, ticket_file
-from stylegan2_compress.tickets.ticket_file import Ticket
 from stylegan2_compress.training_loops import snapshots
 
 LOSS = 'stylegan2_compress.MomentMatchingLoss'
@@ -62,7 +57,7 @@ def find_ticket(data: str, outdir: str, **options) -> str:
     run_dir = planning.run(plan, chosen.outdir, chosen.resume, chosen.dry_run)
     if not chosen.dry_run:  # Under torchrun, only rank 0 is left.
         # The processes that trained have ended, so that a GPU is free, however many there were.
-        keep_tickets(run_dir, chosen.compared_in, chosen.eval_samples, devices.choose(chosen.device))
+        best_ticket.keep_tickets(run_dir, chosen.compared_in, chosen.eval_samples, devices.choose(chosen.device))
     return run_dir
 
 
@@ -275,62 +270,3 @@ def starting_networks(G: masks.ScoreMaskedGenerator, dense: Generator, training_
     baking.put_weights(G, dense)
     networks = dict(G=G, G_ema=G, D=None, augment_pipe=None)
     return snapshots.network_snapshot(networks, training_set_kwargs)
-
-
-@torch.no_grad()
-def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device) -> None:
-    """Compare the snapshots of a run, G_ema of each, with its data; keep the best and the last as tickets.
-
-    The measure is the Fréchet distance in the features of an embedding; the numbers go to `tickets.jsonl`. Of a rule
-    that keeps fewer and fewer weights, the best is of the snapshots that keep no more than asked for.
-
-    Raises:
-        UserError: the run has no snapshots.
-    """
-    paths = RunDirectory(run_dir).snapshots()
-    if not paths:
-        raise UserError(f'{run_dir} has no snapshots any more, of which tickets could be made.')
-    with open(f'{run_dir}/training_options.json') as file:
-        training_set_kwargs = json.load(file)['training_set_kwargs']
-    devices.set_backends()
-    network = embeddings.load(embedding, device)
-    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
-    reals = features_of(network, samples.reals(training_set), device)
-    records: list[dict[str, Any]] = []
-    for path in tqdm(paths, desc='Comparing snapshots', disable=None):
-        G = pickles.load(path, device=device)['G_ema'].eval()
-        z, c = samples.latents(G, count, seed=0), samples.draw_labels(training_set_kwargs, G.c_dim, count, seed=0)
-        facts = {
-            'snapshot': path.name,
-            'network': 'G_ema',
-            'frechet_distance': distances.frechet_distance(features_of(network, samples.fakes(G, z, c), device), reals),
-            'embedding': network.spec,
-            'samples': count,
-            'kept': int(sum(mask.sum() for part in G.parts for mask in part.masks().values())),
-        }
-        records.append(facts)
-    with files.atomic_write(f'{run_dir}/tickets.jsonl') as file:
-        file.write(''.join(json.dumps(facts) + '\n' for facts in records).encode())
-    rule = masks.rule_of(G.mapping.rule)
-    candidates = records if not rule.scheduled else [facts for facts in records if facts['kept'] <= allowed(G, records)]
-    best = min(candidates, key=lambda facts: facts['frechet_distance'])
-    for name, facts in [('best', best), ('last', records[-1])]:
-        path = f'{run_dir}/{name}.ticket'
-        where = f'{facts["network"]} of {facts["snapshot"]}, Fréchet distance {facts["frechet_distance"]:.4g}'
-        if not rule.scored:
-            print(f'{name}: {where}; no ticket, because the rule trains weights')
-            continue
-        G = pickles.load(f'{run_dir}/{facts["snapshot"]}')['G_ema']
-        size = Ticket.from_generator(G, facts).write(path)
-        print(f'{path}: {size:,} bytes, {where} in {network.spec}')
-
-
-def allowed(G: masks.ScoreMaskedGenerator, records: Sequence[Mapping[str, Any]]) -> int:
-    """How many weights the best ticket of a scheduled rule may keep: what was asked for, or what was reached."""
-    total = sum(part.tensor(name).numel() for part in G.parts for name in part.names)
-    return max(round(G.mapping.keep * total), min(facts['kept'] for facts in records))
-
-
-def features_of(network, batches, device: torch.device) -> np.ndarray:
-    """Features [N, dim] of batches of images."""
-    return torch.cat([network(images.to(device)).cpu() for images in batches]).numpy()

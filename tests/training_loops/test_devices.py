@@ -10,7 +10,7 @@ from other_device import OTHER, MixedDevices, NoFloat64, OtherDevice
 from tiny_runs import EMBEDDING, compressing, loop_arguments
 from torch_utils import training_stats
 
-from stylegan2_compress.compression.find_ticket import keep_tickets
+from stylegan2_compress.compression.best_ticket import keep_tickets
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.host import devices
 from stylegan2_compress.host.recorded import WARM_UP
