@@ -19,6 +19,11 @@ def levels(images: torch.Tensor) -> torch.Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255)
 
 
+def quantised(images: torch.Tensor) -> torch.Tensor:
+    """Images in [-1, 1], rounded as in a file of 8 bits per channel, where they are."""
+    return levels(images).to(torch.uint8).float() / 127.5 - 1
+
+
 def to_uint8_as_the_host(images: torch.Tensor) -> np.ndarray:
     """The same with the host's arithmetic, which rounds some values otherwise: the pixels of its generate.py."""
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8).cpu().numpy()

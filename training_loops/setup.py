@@ -203,4 +203,4 @@ def build_training(
 def moved_by_forward_passes(G: Generator, loss) -> list[torch.Tensor]:
     """The average of W, and that of path lengths where the loss regularises them as the host's does."""
     averages = [buffer for name, buffer in G.named_buffers() if name.endswith('w_avg')]
-    return averages + [getattr(loss, name) for name in ('pl_mean',) if hasattr(loss, name)]
+    return averages + ([loss.pl_mean] if hasattr(loss, 'pl_mean') else [])

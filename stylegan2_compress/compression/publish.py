@@ -42,7 +42,7 @@ def publish(source: str, dest: str, force: bool = False, trust: bool = False, on
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, Path(file).name)
         pickles.save(path, networks)
-        sha256 = pickles.sha256(path)
+        sha256 = files.sha256(path)
         card = model_card(pickles.local_file(source), path.name, sha256, networks['G_ema'], dest)
         api = huggingface_hub.HfApi()
         operations = [huggingface_hub.CommitOperationAdd(file, str(path))]

@@ -77,7 +77,7 @@ class TeacherDataset(Dataset):
 
     def make(self, z: torch.Tensor, c: torch.Tensor, noise_seed: int) -> torch.Tensor:
         """Images [N, C, H, W] in [-1, 1] on the device, of 256 values as in a file."""
-        return images.levels(self.teacher.make(z, c, noise_seed)) / 127.5 - 1
+        return images.quantised(self.teacher.make(z, c, noise_seed))
 
     def _one_hot(self, classes: np.ndarray) -> np.ndarray:
         return (classes[:, None] == np.arange(self.label_dim)).astype(np.float32)

@@ -11,7 +11,7 @@ from training.networks import Generator
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets
 from stylegan2_compress.host.devices import precision
-from stylegan2_compress.images import to_uint8
+from stylegan2_compress.images import quantised
 
 
 def generate(G: Generator, count: int, seed: int, batch: int = 100) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,11 +73,6 @@ def required_to_be_finite(file: str, G: Generator) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def quantised(images: torch.Tensor) -> torch.Tensor:
-    """Images in [-1, 1], rounded as in a file of 8 bits per channel."""
-    return torch.from_numpy(to_uint8(images)).to(images.device).float() / 127.5 - 1
 
 
 def reals(training_set, batch: int = 64) -> Iterator[torch.Tensor]:

@@ -1,6 +1,5 @@
 """Films: curves through places in W, and files of frames."""
 
-import importlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -36,5 +35,6 @@ def write(path: str, frames: Iterable[PIL.Image.Image]) -> None:
                 file, format='gif', save_all=True, append_images=frames, duration=1000 // FRAMES_PER_SECOND, loop=0
             )
         else:
-            mp4 = importlib.import_module('stylegan2_compress.generation.mp4')
+            from stylegan2_compress.generation import mp4  # Of the extra `video`, which need not be installed.
+
             file.write(mp4.encode(frames, FRAMES_PER_SECOND))

@@ -1,5 +1,6 @@
 """A small MNIST classifier that evaluates the quickstart's generators. No run trains with it."""
 
+import functools
 import json
 from importlib import resources
 
@@ -47,6 +48,7 @@ def split(images: np.ndarray, labels: np.ndarray, part: slice) -> tuple[torch.Te
     return torch.from_numpy(images[order]).float() / 127.5 - 1, torch.from_numpy(labels[order])
 
 
+@functools.cache
 def load_classifier() -> DigitClassifier:
     """The classifier that comes with the package, in eval mode without gradients."""
     network = DigitClassifier()

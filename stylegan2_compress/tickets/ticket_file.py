@@ -230,7 +230,7 @@ class Ticket:
             )
         if wanted is None:
             raise UserError(f'{path} has random weights: leave --teacher out.')
-        sha256 = pickles.sha256(pickles.local_file(teacher))
+        sha256 = files.sha256(pickles.local_file(teacher))
         if sha256 != wanted:
             raise UserError(
                 f'--teacher={teacher} (SHA-256 {sha256[:16]}…) is not the teacher of {path} '
