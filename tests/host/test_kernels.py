@@ -218,7 +218,9 @@ def test_our_loop_announces_in_its_first_process(build, device, rank, lines, mon
     monkeypatch.setattr(setup, 'Monitor', lambda *args: nullcontext())
     monkeypatch.setattr(setup, 'load_training_set', enough)
     options = dict(cudnn_benchmark=True, allow_tf32=False, batch_size=4, batch_gpu=4, num_gpus=1, total_kimg=1)
-    options |= dict(device=device, rank=rank, run_dir=str(tmp_path), training_set_kwargs={}, track=None)
+    options |= dict(
+        device=device, rank=rank, run_dir=str(tmp_path), training_set_kwargs={}, track=None, cuda_graphs=False
+    )
     with pytest.raises(Enough):
         setup.set_up(setup.SimpleNamespace(**options))
     assert capsys.readouterr().out.count('Host kernels: ') == lines

@@ -260,7 +260,7 @@ def test_maps_alone_are_those_of_the_whole_pass_and_take_no_more_than_they_need(
     ('resolution', 'num_fp16_res', 'is_told'), [(256, 4, True), (512, 4, True), (128, 4, False), (256, 0, False)]
 )
 def test_gcc_says_what_it_loses_in_fp16(resolution, num_fp16_res, is_told):
-    networks = {'teacher.pkl': dict(D=torch.nn.Identity())}
+    networks = {'teacher.pkl': dict(G_ema=types.SimpleNamespace(z_dim=512), D=torch.nn.Identity())}
     args = dict(G_kwargs=dict(synthesis_kwargs=dict(num_fp16_res=num_fp16_res)))
     args['training_set_kwargs'] = dict(resolution=resolution)
     plan = types.SimpleNamespace(resources=types.SimpleNamespace(networks=networks), args=args)
@@ -498,7 +498,7 @@ def test_sides_of_gcc(side, sides):
 
 
 def test_stylekd_compares_several_images(teacher):
-    args = dict(batch_size=4, batch_gpu=1, num_gpus=4, device='cpu')
+    args = dict(batch_size=4, batch_gpu=1, num_gpus=4, device='cpu', G_kwargs={})
     with pytest.raises(UserError, match='there is 1 on a GPU at a time: raise --batch or --batch-gpu'):
         checked(stylegan2_compress.StyleKDLoss, args, teacher=teacher, embedding=TINY)
     assert checked(stylegan2_compress.StyleKDLoss, args, teacher=teacher, embedding=TINY, relation_weight=0) == []

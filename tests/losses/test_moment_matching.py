@@ -241,16 +241,6 @@ def test_a_continued_run_goes_on_as_if_nothing_had_been(labelled_data):
     assert second.steps.nimg == 48
 
 
-def test_a_state_of_an_earlier_version_goes_on(labelled_data):
-    first, second = (make_loss(masked_generator().requires_grad_(True), labelled_data) for _ in range(2))
-    step(first, *batch())
-    state = first.state_dict()
-    second.load_state_dict({'steps': state['steps'], **copy.deepcopy(state['terms'][0])})
-    assert second.steps.nimg == 12
-    for name, tensor in first.terms[0].v_mean.tensors().items():
-        assert torch.equal(second.terms[0].v_mean.tensors()[name], tensor)
-
-
 def test_v_falls_with_the_learning_rates_of_the_run(labelled_data):
     """Each entry moves by its share of the rate at most; in the first steps, by nearly all of it."""
     loss = make_loss(masked_generator().requires_grad_(True), labelled_data, lr_decay_kimg=[0.012, 0.036])
