@@ -26,6 +26,7 @@ from stylegan2_compress.errors import UserError
 
 Command = TypeVar('Command', bound=Callable)
 _NO_DEFAULT = dataclasses.MISSING
+LAST_SEED = 2**32 - 1  # That NumPy's older generator takes, which the host draws from.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,12 @@ def argument(
     if isinstance(default, (list, dict)):
         raise TypeError(f'The default {default!r} could be changed: give a tuple.')
     return dataclasses.field(default=default, kw_only=True, metadata={'argument': about})
+
+
+def device_argument(help: str = 'Where to compute:') -> Any:
+    """Declare the device of a command, which `devices.choose` understands."""
+    default_text = 'cuda where there is one, else cpu'
+    return argument(f'{help} cpu, cuda, cuda:1, mps.', None, default_text=default_text, metavar='NAME')
 
 
 def again(cls: type, name: str, **changed: Any) -> Any:

@@ -2,32 +2,17 @@
 
 import click
 
-from stylegan2_compress.cli.shared import SEED, device_option, host_option, load, trust_option
-from stylegan2_compress.files import check_output
+from stylegan2_compress.arguments import command_options
+from stylegan2_compress.cli.shared import host_option, load, trust_option
+from stylegan2_compress.evaluation.options import EvaluateOptions
 
 
 @click.command()
 @click.argument('files', nargs=-1, required=True, metavar='PKL|RUN_DIR|URL|EXPORT…')
-@click.option(
-    '--data', required=True, metavar='PATH', help="Images to compare with: directory or zip in the host's format."
-)
-@click.option(
-    '--metrics', default='fid50k_full', show_default=True, metavar='NAME,…', help='What to measure, see above.'
-)
-@click.option(
-    '--samples', type=click.IntRange(10, 10**6), metavar='N', help='Images per number  [default: as named, 50k]'
-)
-@click.option(
-    '--repeats', type=click.IntRange(min=1), default=1, show_default=True, metavar='R', help='Seeds per number.'
-)
-@click.option('--seed', type=SEED, default=0, show_default=True, metavar='N', help='The first seed.')
-@click.option('--mirror', is_flag=True, help='Data for fid50k, kid50k and pr50k3 includes flipped images.')
-@click.option('--out', metavar='FILE', help='Append the results to FILE  [default: beside each network]')
-@click.option('--gpus', type=int, metavar='N', help='Processes, each with a GPU or a share of the CPU  [default: 1]')
-@device_option
+@command_options(EvaluateOptions)
 @trust_option
 @host_option
-def evaluate(files, data, metrics, samples, repeats, seed, mirror, out, gpus, device, trust, host_dir):
+def evaluate(files, trust, host_dir, **options):
     """Measure generators (G_ema), side by side; differences are to the first one. Of a run directory, the last snapshot
     is measured.
 
@@ -58,11 +43,8 @@ def evaluate(files, data, metrics, samples, repeats, seed, mirror, out, gpus, de
       stylegan2-compress evaluate teacher.pkl student.pkl --data mnist.zip --samples 2000 --repeats 3 \\
           --metrics fd:efficientnet_lite0@size=64,agreement
     """
-    if out is not None:
-        check_output(out, force=True, endings=['.jsonl'])
-    evaluate = load('evaluation.evaluate:evaluate', host_dir)
-    results = evaluate(list(files), data, metrics, samples, repeats, seed, mirror, device, trust, out, gpus)
-    click.echo(load('evaluation.evaluate:table')(results))
+    chosen = EvaluateOptions(**options)
+    click.echo(load('evaluation.evaluate:table', host_dir)(load('evaluation.evaluate:measure')(files, chosen, trust)))
 
 
 @click.command()

@@ -8,7 +8,6 @@ import click
 from stylegan2_compress.arguments import command_options
 from stylegan2_compress.cli.shared import (
     NETWORK_FILES,
-    device_option,
     force_option,
     host_option,
     load,
@@ -16,6 +15,7 @@ from stylegan2_compress.cli.shared import (
     trust_option,
 )
 from stylegan2_compress.compression.options import ONLY, PruneOptions
+from stylegan2_compress.evaluation.options import ProfileOptions
 from stylegan2_compress.files import check_ending, check_output
 from stylegan2_compress.runs.directory import network_file
 
@@ -124,21 +124,10 @@ def prune(force, trust, host_dir, **options):
 
 @click.command()
 @click.argument('files', nargs=-1, required=True, metavar='PKL|RUN_DIR|URL…')
-@click.option('--batch', type=click.IntRange(1, 10**6), metavar='N', help='Measure at 1 and this size.  [default: 16]')
-@click.option('--layers', is_flag=True, help='Show every layer.')
-@click.option(
-    '--runtime',
-    'runtimes',
-    multiple=True,
-    type=click.Choice(['onnx', 'openvino', 'torch', 'executorch', 'litert']),
-    help='Time an export, too, in this runtime; may be repeated.',
-)
-@click.option('--no-measure', is_flag=True, help='Only count: nothing is run.')
-@click.option('--json', 'as_json', is_flag=True, help='Write JSON instead of a table.')
-@device_option
+@command_options(ProfileOptions)
 @trust_option
 @host_option
-def profile(host_dir, **options):
+def profile(files, trust, host_dir, **options):
     """Parameters, multiply-accumulates, time and memory of generators (G_ema), compared with the first. Of a run
     directory, the last snapshot counts.
 
@@ -156,4 +145,4 @@ def profile(host_dir, **options):
       # Counts of every layer, for another program
       stylegan2-compress profile --no-measure --layers --json ffhq.pkl
     """
-    click.echo(load('evaluation.profile:profile', host_dir)(**options))
+    click.echo(load('evaluation.profile:profile', host_dir)(files, ProfileOptions(**options), trust))

@@ -2,13 +2,13 @@
 
 import click
 
-from stylegan2_compress.cli.shared import device_option, host_option, load
+from stylegan2_compress.cli.shared import host_option, load
 
 
 @click.command('run-host', context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
 @click.argument('script')
 @click.argument('arguments', nargs=-1, type=click.UNPROCESSED, metavar='[ARGUMENTS…]')
-@device_option
+@click.option('--device', metavar='NAME', help='cpu, cuda, cuda:1, mps  [default: cuda where there is one, else cpu]')
 @host_option
 def run_host(script, arguments, device, host_dir):
     """Run one of the host's scripts with the repairs of this package, without CUDA, too.

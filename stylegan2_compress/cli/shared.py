@@ -5,16 +5,11 @@ from collections.abc import Callable
 
 import click
 
-SEED = click.IntRange(0, 2**32 - 1)  # What NumPy's older generator takes, which the host draws from.
-
 NETWORK_FILES = ('.pkl', '.safetensors', '.pt', '.pth')  # What `pickles.save` writes, by the ending of the name.
 
 host_option = click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
 force_option = click.option('--force', is_flag=True, help='Replace the file to write if it exists.')
 trust_option = click.option('--trust', is_flag=True, help='Run unknown code that the files contain.')
-device_option = click.option(
-    '--device', metavar='NAME', help='cpu, cuda, cuda:1, mps  [default: cuda where there is one, else cpu]'
-)
 
 
 def load(function: str, host_dir: str | None = None) -> Callable:

@@ -2,8 +2,8 @@
 
 import click
 
-from stylegan2_compress.arguments import command_options
-from stylegan2_compress.cli.shared import SEED, host_option, load, load_light
+from stylegan2_compress.arguments import LAST_SEED, command_options
+from stylegan2_compress.cli.shared import host_option, load, load_light
 from stylegan2_compress.compression.options import DistillOptions, TicketOptions
 
 
@@ -74,7 +74,7 @@ def find_ticket(host_dir, **options):
 @click.option('--outdir', default='quickstart', show_default=True, metavar='DIR', help='Where everything is written.')
 @click.option('--ratio', default=0.7, show_default=True, help='Share of channels to cut.')
 @click.option('--kimg', default=28, show_default=True, help='Length of the distillation in thousands of images.')
-@click.option('--seed', type=SEED, default=0, show_default=True, help='Random seed.')
+@click.option('--seed', type=click.IntRange(0, LAST_SEED), default=0, show_default=True, help='Random seed.')
 @click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch  [default: fetch one]')
 def quickstart(host_dir, **options):
     """Compress a small StyleGAN2 on real digits, on a CPU, in minutes.

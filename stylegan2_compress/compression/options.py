@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, replace
 from typing import Any
 
 from stylegan2_compress import arguments, files
-from stylegan2_compress.arguments import again, argument
+from stylegan2_compress.arguments import LAST_SEED, again, argument, device_argument
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.runs.directory import name_network_files
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
@@ -92,7 +92,7 @@ class TrainingOptions(Options):
     kimg_per_tick: float | None = argument(
         'Thousands of images between progress lines.', None, least=0, default_text='4', metavar='N'
     )
-    seed: int | None = argument('Random seed.', None, least=0, most=2**32 - 1, default_text='0')
+    seed: int | None = argument('Random seed.', None, least=0, most=LAST_SEED, default_text='0')
     workers: int | None = argument('DataLoader worker processes.', None, least=0, default_text='3')
     gpus: int | None = argument('Processes, each with a GPU or a share of the CPU.', None, least=1, default_text='1')
     state_kimg: float | None = argument(
@@ -107,9 +107,7 @@ class TrainingOptions(Options):
         choices=TRACKERS,
         metavar='wandb|trackio',
     )
-    device: str | None = argument(
-        'cpu, cuda, cuda:1, mps.', None, default_text='CUDA where there is one', metavar='DEVICE'
-    )
+    device: str | None = device_argument('Where to train:')
     cuda_graphs: bool | None = argument(
         'Record steps as CUDA graphs: small networks train several times as fast. One GPU, no augmentation.',
         None,
@@ -468,13 +466,11 @@ class PruneOptions(Options):
     init: str = argument('Then change the weights: none, svs, or an importable name.', 'none', metavar='NAME')
     samples: int | None = argument('Images to judge by.', None, least=1, most=10**7, default_text='400')
     batch: int | None = argument('Images at a time.', None, least=1, default_text='8')
-    seed: int | None = argument('Seed of the criterion.', None, least=0, most=2**32 - 1, default_text='0')
+    seed: int | None = argument('Seed of the criterion.', None, least=0, most=LAST_SEED, default_text='0')
     mask: str | None = argument(
         'TorchScript: images [N,C,H,W] in [-1,1] to content masks [N,1,H,W].', None, metavar='FILE.pt'
     )
-    device: str | None = argument(
-        'Where channels are judged.', None, default_text='cuda where there is one, else cpu', metavar='NAME'
-    )
+    device: str | None = device_argument('Where channels are judged:')
     only: str | None = argument(
         'Leave G and D out: a third of the size or less, but not to be trained on.', None, choices=ONLY, metavar='G_ema'
     )
@@ -511,10 +507,8 @@ class StatsOptions:
     )
     truncation: float = argument("Of the teacher's images.", 1.0, metavar='PSI')
     mirror: bool = argument('Add flipped images.', False, default_text='false')
-    seed: int = argument('Random seed.', 0, least=0, most=2**32 - 1)
-    device: str | None = argument(
-        'cpu, cuda, cuda:1, mps.', None, default_text='cuda where there is one', metavar='NAME'
-    )
+    seed: int = argument('Random seed.', 0, least=0, most=LAST_SEED)
+    device: str | None = device_argument()
     out: str = argument('File to write.', metavar='NPZ')
 
     def __post_init__(self):

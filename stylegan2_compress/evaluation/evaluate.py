@@ -16,6 +16,7 @@ from stylegan2_compress.evaluation import measuring, metrics, records
 from stylegan2_compress.evaluation import samples as images
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.generators import open_generator, require_same_latents, resolve, sha256
+from stylegan2_compress.evaluation.options import EvaluateOptions
 from stylegan2_compress.evaluation.settings import SHA256
 from stylegan2_compress.evaluation.tables import number, render
 from stylegan2_compress.export import exported
@@ -33,95 +34,103 @@ class Measured:
     values: dict[str, list[float]]  # By name, one for each repeat.
 
 
-def evaluate(
-    files: list[str],
-    data: str,
-    metric_names: str,
-    samples: int | None = None,
-    repeats: int = 1,
-    seed: int = 0,
-    mirror: bool = False,
-    device: str | None = None,
-    trust: bool = False,
-    out: str | None = None,
-    gpus: int | None = None,
-) -> list[Measured]:
+def evaluate(files: Sequence[str], data: str, metrics: str, trust: bool = False, **options) -> list[Measured]:
     """Measure G_ema of network files, and append every result to `metric-<name>.jsonl` beside its file.
 
     Args:
         files: network files, run directories, whose last snapshots count, URLs, and directories that `export` wrote.
             The first is the teacher for metrics that need one. Nothing is written beside URLs.
-        data: directory or zip in the host's format, which all are compared with.
-        metric_names: see `metrics.parse`.
-        samples: number of images that each metric generates, instead of its own number.
-        repeats: how often each metric is computed, with the seeds `seed`, `seed + 1`, …
-        seed: of the first repeat.
-        mirror: whether the host's metrics of 50,000 images (those without `_full`) use mirrored data as well.
-        device: 'cpu', 'cuda', 'cuda:1'; by default CUDA if available.
+        data, metrics, options: the fields of `EvaluateOptions`.
         trust: run unknown code that the files contain.
-        out: file to which all results are appended instead.
-        gpus: how many processes measure at a time, a file with one seed each; results do not depend on it.
 
     Raises:
         UserError: something cannot be measured or written; before anything is.
     """
-    chosen = metrics.parse(metric_names, samples)
-    if mirror and not any(metric.mirrors for metric in chosen):
-        raise UserError(f'--mirror changes none of --metrics={metric_names}: leave it out.')
-    if seed + repeats > 2**32:
-        raise UserError(f'--repeats={repeats} from --seed={seed} on leads beyond 4294967295, the last seed there is.')
-    torch_device = devices.choose(device)
+    return measure(files, EvaluateOptions(data=data, metrics=metrics, **options), trust)
+
+
+def measure(files: Sequence[str], options: EvaluateOptions, trust: bool = False) -> list[Measured]:
+    """What `evaluate` does, with its options as one object."""
+    device = devices.choose(options.device)
     files = list(dict.fromkeys(resolve(file) for file in files))
-    processes = min(distributed.number_of_processes(gpus, str(torch_device)), len(files) * repeats)
-    if processes > 1 and torch_device.index is not None:
-        raise UserError(f'--device={device} is one GPU: leave out --gpus, or name the device cuda.')
-    training_set, kwargs = datasets.open_training_set(data)
-    if len(training_set) < 2:
-        raise UserError(f'--data={data} has one image, and distributions are of several: name the data it is from.')
-    label_dim = training_set.label_dim if kwargs.use_labels else 0
-    generators = []
-    for file in files:
-        generators.append(open_generator(file, trust))
-        _check_data(file, generators[-1], data, training_set, label_dim)
-        require_same_latents(file, generators[-1], files[0], generators[0], 'evaluate them one by one')
-        require_finite(file, generators[-1])
-        if out is None and (place := _file_beside(file)) is not None:
-            for metric in chosen:
-                records.require_appendable(place, metric.name)
-    if out is not None:
-        require_appendable(out)
-    dataset_kwargs = datasets.metric_dataset_kwargs(data, generators[0], mirror)
+    processes = _number_of_processes(options, device, len(files))
+    chosen = _metrics_of(options)
+    training_set_kwargs, generators = _open(files, options, trust)
     digests = {file: sha256(file) for file in files}
-    teacher_sha256 = digests[files[0]]
-    setting = Setting(dataset_kwargs, torch_device, generators[0], teacher_sha256)
-    for name, metric in zip(metrics.names(metric_names), chosen, strict=True):
+    teacher = files[0]
+    setting = Setting(training_set_kwargs, device, generators[teacher], digests[teacher])
+    for name, metric in zip(metrics.names(options.metrics), chosen, strict=True):
         metric.prepare(setting)
         if not metric.of_teacher and len(files) == 1:
             raise UserError(f'--metrics={name} compares other networks with the first one: name a second one.')
+    _require_places(files, chosen, options.out)
 
-    tell_of_noise(dict(zip(files, generators, strict=True)), chosen)
+    tell_of_noise(generators, chosen)
     devices.set_backends()
+    data = os.path.abspath(options.data)
     question = measuring.Question(
-        metric_names, samples, files[0], teacher_sha256, os.path.abspath(data), dataset_kwargs, trust
+        options.metrics, options.samples, teacher, digests[teacher], data, training_set_kwargs, trust
     )
-    seeds = range(seed, seed + repeats)
     measured = {file: Measured(file, {}) for file in files}
     with contextlib.ExitStack() as stack:
-        for file, G in zip(files, generators, strict=True):
+        for file, G in generators.items():
             stack.enter_context(images.required_to_be_finite(file, G))
-            look_at_two_images(G.to(torch_device))
+            look_at_two_images(G.to(device))
             G.cpu()
         if processes > 1:
-            if torch_device.type == 'cuda':
+            if device.type == 'cuda':
                 torch.cuda.empty_cache()  # The first of them is on the same GPU.
-            answers = measuring.in_processes(question, list(measured), seeds, processes, torch_device)
+            answers = measuring.in_processes(question, files, options.seeds, processes, device)
         else:
-            answers = _one_by_one(question, dict(zip(files, generators, strict=True)), seeds, chosen, torch_device)
+            answers = _one_by_one(question, generators, options.seeds, chosen, device)
         for file, its_records in answers:
             for record in its_records:
-                for name, value in _keep(record | {SHA256: digests[file]}, file, out).items():
+                for name, value in _keep(record | {SHA256: digests[file]}, file, options.out).items():
                     measured[file].values.setdefault(name, []).append(value)
     return [measured[file] for file in files]
+
+
+def _metrics_of(options: EvaluateOptions) -> list[Metric]:
+    """The metrics that are named."""
+    chosen = metrics.parse(options.metrics, options.samples)
+    if options.mirror and not any(metric.mirrors for metric in chosen):
+        raise UserError(f'--mirror changes none of --metrics={options.metrics}: leave it out.')
+    return chosen
+
+
+def _number_of_processes(options: EvaluateOptions, device: torch.device, files: int) -> int:
+    """How many measure at a time, no more than there are files and seeds."""
+    processes = min(distributed.number_of_processes(options.gpus, str(device)), files * options.repeats)
+    if processes > 1 and device.index is not None:
+        raise UserError(f'--device={options.device} is one GPU: leave out --gpus, or name the device cuda.')
+    return processes
+
+
+def _open(files: Sequence[str], options: EvaluateOptions, trust: bool) -> tuple[dict, dict[str, Generator]]:
+    """Arguments of the host's data set, and G_ema of each file, which fit each other."""
+    training_set, kwargs = datasets.open_training_set(options.data)
+    if len(training_set) < 2:
+        raise UserError(
+            f'--data={options.data} has one image, and distributions are of several: name the data it is from.'
+        )
+    label_dim = training_set.label_dim if kwargs.use_labels else 0
+    generators: dict[str, Generator] = {}
+    for file in files:
+        G = generators[file] = open_generator(file, trust)
+        _check_data(file, G, options.data, training_set, label_dim)
+        require_same_latents(file, G, files[0], generators[files[0]], 'evaluate them one by one')
+        require_finite(file, G)
+    return datasets.metric_dataset_kwargs(options.data, generators[files[0]], options.mirror), generators
+
+
+def _require_places(files: Sequence[str], chosen: Sequence[Metric], out: str | None) -> None:
+    """Refuse results that could not be written."""
+    if out is not None:
+        require_appendable(out)
+        return
+    for place in filter(None, map(_file_beside, files)):
+        for metric in chosen:
+            records.require_appendable(place, metric.name)
 
 
 def _one_by_one(

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stylegan2_compress import arguments
-from stylegan2_compress.arguments import argument
+from stylegan2_compress.arguments import LAST_SEED, argument, device_argument
 from stylegan2_compress.errors import UserError
 
-LAST_SEED = 2**32 - 1  # That NumPy's older generator takes, which the host draws z from.
 MOST_IMAGES = 10**6
 IMAGE = '.png'
 FILMS = ('.gif', '.mp4')
@@ -62,9 +61,7 @@ class GenerateOptions:
     frames: int | None = argument(
         'Of --interpolate: frames from one seed to the next, 25 a second.', None, least=1, most=10**4, default_text='25'
     )
-    device: str | None = argument(
-        'cpu, cuda, cuda:1', None, default_text='cuda where there is one, else cpu', metavar='NAME'
-    )
+    device: str | None = device_argument()
 
     def __post_init__(self):
         arguments.check(self)

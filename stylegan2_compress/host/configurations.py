@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import dnnlib
 from training.networks import Generator
 
-from stylegan2_compress.arguments import require_choice, require_number, require_whole_number
+from stylegan2_compress.arguments import LAST_SEED, require_choice, require_number, require_whole_number
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.datasets import open_training_set
 
@@ -96,7 +96,7 @@ def check_seed(seed: int) -> None:
     Raises:
         UserError: it is not.
     """
-    require_whole_number('--seed', seed, least=0, most=2**32 - 1)
+    require_whole_number('--seed', seed, least=0, most=LAST_SEED)
 
 
 def loop_arguments(
