@@ -284,11 +284,16 @@ class RunDirectory(os.PathLike):
 
     def kimg_on_record(self) -> float:
         """How far `stats.jsonl` goes, in thousands of images."""
+        return max(self._ticks(), default=0.0)
+
+    def _ticks(self) -> list[float]:
+        """The thousands of images that each line of `stats.jsonl` is after."""
+        ticks = []
         with contextlib.suppress(OSError), open(self.stats_path) as file:
-            for line in reversed(file.readlines()):
+            for line in file:
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # The last line may be cut off.
-                    return float(json.loads(line)['Progress/kimg']['mean'])
-        return 0.0
+                    ticks.append(float(json.loads(line)['Progress/kimg']['mean']))
+        return ticks
 
     # --- States -------------------------------------------------------------------------------------------------------
 
@@ -301,13 +306,12 @@ class RunDirectory(os.PathLike):
         pattern = re.escape(STATES).replace(r'\*', r'\d+\.\d+')
         return sorted((path for path in self._named(STATES) if re.fullmatch(pattern, path.name)), reverse=True)
 
-    def has_lost_states(self, args: Mapping) -> bool:
-        """Whether a run of these loop arguments got so far that it must have had a training state, but has none.
+    def has_lost_states(self) -> bool:
+        """Whether it has trained for more than its first step, and has no state to continue from.
 
-        Starting it again would overwrite its results. (One that was ended before its first state has few.)
+        Starting it again would overwrite its results.
         """
-        due = min(args.get('state_kimg', STATE_KIMG), args['total_kimg'])
-        return not self.states() and self.kimg_on_record() >= due
+        return not self.states() and len(self._ticks()) > 1
 
     def delete_temporary_files(self) -> None:
         """Delete what a kill in the middle of `files.atomic_write` left behind."""

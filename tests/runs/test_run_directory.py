@@ -140,14 +140,16 @@ def test_options_are_read_as_they_were_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('kimg', 'states', 'lost'), [(None, [], False), (1.5, [], False), (2, [], True), (2, ['000002.000'], False)]
+    ('ticks', 'states', 'lost'),
+    [([], [], False), ([0.016], [], False), ([0.016, 1.5], [], True), ([0.016, 2], ['000002.000'], False)],
 )
-def test_a_run_has_lost_its_states_once_one_was_due(tmp_path, kimg, states, lost):
+def test_a_run_that_has_trained_needs_a_state(tmp_path, ticks, states, lost):
     run = RunDirectory(tmp_path)
     touch(tmp_path, *(f'training-state-{state}.pt' for state in states))
-    if kimg is not None:
-        run.stats_path.write_text(json.dumps({'Progress/kimg': {'mean': kimg}}) + '\n{"cut')
-    assert run.has_lost_states(dict(total_kimg=5, state_kimg=2)) == lost
+    lines = [json.dumps({'Progress/kimg': {'mean': kimg}}) + '\n' for kimg in ticks]
+    run.stats_path.write_text(''.join(lines) + '{"cut')
+    assert run.has_lost_states() == lost
+    assert run.kimg_on_record() == max(ticks, default=0)
 
 
 def test_a_claimed_directory_is_created(tmp_path):
