@@ -84,6 +84,8 @@ def plan_distillation(options: DistillOptions) -> Plan:
         plan.student_from = {inputs.RATIO: f'{ratio:g}', inputs.CRITERION: criterion}
         plan.name += f'-ratio{ratio:g}'
     planning.compress(plan, replace(options, loop=OUR_LOOP if options.loop is None else options.loop), student)
+    if student is not None and 'teacher' not in plan.args.loss_kwargs:
+        plan.student_from[inputs.TEACHER] = plan.resources.networks.sha256(options.teacher)
     of_our_loops = options.given('state_kimg', 'only', 'metric_samples', 'lr_decay', 'track', 'cuda_graphs')
     for name, value in of_our_loops.items():
         if 'loop' not in plan.args:

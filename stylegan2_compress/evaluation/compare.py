@@ -85,7 +85,7 @@ def _options(run: RunDirectory, snapshot: str) -> dict[str, object]:
         return {}
     loss, recorded = args.get('loss_kwargs'), run.read_inputs()
     loss = loss if isinstance(loss, dict) else {}
-    teacher = loss.get('teacher')
+    teacher = inputs.teacher(args, recorded)
     reached = run.kimg_on_record()
     if snapshot not in [path.name for path in run.snapshots()[-1:]] or not reached:
         reached = kimg_of(Path(snapshot))  # Of earlier snapshots, whole thousands are known.
@@ -93,7 +93,7 @@ def _options(run: RunDirectory, snapshot: str) -> dict[str, object]:
     embeddings = loss.get('embeddings') or loss.get('embedding')
     return {
         'loss': str(loss.get('class_name', '')).rpartition('.')[2] or None,
-        'teacher': re.split(r'[/\\]', teacher)[-1] if isinstance(teacher, str) else None,
+        'teacher': None if teacher is None else re.split(r'[/\\]', teacher)[-1],
         'ratio': None if ratio is None else float(ratio),
         'criterion': recorded.get(inputs.CRITERION),
         'embeddings': ', '.join(embeddings) if isinstance(embeddings, list) else embeddings,

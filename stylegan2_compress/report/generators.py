@@ -94,8 +94,8 @@ def _teacher(
     run: Run, notes: list[str], known: dict[str, GeneratorSummary | None], latency: bool
 ) -> GeneratorSummary | None:
     """The teacher of a run, from `known` if another run has the same."""
-    name = run.option('loss_kwargs', 'teacher')
-    if not isinstance(name, str):
+    name = run.teacher
+    if name is None:
         notes.append('The options name no teacher, so there are no images of one.')
         return None
     file = find_file(name, run)

@@ -108,7 +108,7 @@ def _introduction(runs: Sequence[Run]) -> str:
             'A strong lottery ticket is searched for: the weights of a StyleGAN2 generator do not change, and training '
             'decides which of them are kept.'
         )
-    elif any(run.option('loss_kwargs', 'teacher') for run in runs):
+    elif any(run.teacher for run in runs):
         what = (
             'A small StyleGAN2 generator, the student, is trained to generate the images of a large one, the teacher.'
         )
@@ -187,7 +187,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts = [
         ('Loss', _class(run.option('loss_kwargs', 'class_name'))),
         ('Embeddings', run.option('loss_kwargs', 'embeddings')),
-        ('Teacher', run.option('loss_kwargs', 'teacher')),
+        ('Teacher', run.teacher),
         ('Generator', _class(run.option('G_kwargs', 'class_name'))),
         ('Training images', run.option('training_set_kwargs', 'path')),
         ('Resolution', run.option('training_set_kwargs', 'resolution')),
@@ -228,7 +228,7 @@ def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictu
             counts = _counts(student, teacher, measured) if student else unknown
             rows.append([name, *counts, *_results(run.start, metrics)])
         if student or run.metrics:
-            name = 'Student' if run.option('loss_kwargs', 'teacher') else 'Generator'
+            name = 'Student' if run.teacher else 'Generator'
             name = f'{name}, {student.kimg} kimg' if student else name
             name = f'{label}: {name}' if len(runs) > 1 else name
             counts = _counts(student, teacher, measured) if student else unknown

@@ -17,10 +17,10 @@ from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import settings
 from stylegan2_compress.export.record import RECORD
+from stylegan2_compress.runs import inputs
 from stylegan2_compress.runs.directory import ERROR, LOST, STUDENT, RunDirectory, kimg_of
 
 GENERATOR = 'stylegan2-compress report'  # What every report is made by, and says near its beginning.
-CHOSEN, DIRECTORY = 'option.', 'directory'  # As `runs.inputs` has them, which needs torch.
 
 LOG_TAIL = 1 << 18  # Bytes at the end of log.txt that are looked at.
 DEEPEST = 50  # Levels of JSON.
@@ -64,6 +64,7 @@ class Run:
     fakes: list[tuple[int, Path]]  # (kimg, fakes*.png), in order.
     state: State
     exports: list[Path] = field(default_factory=list)  # Of each export in the directory its page, or its record.
+    teacher: str | None = None  # The file, as it was named.
     chosen: dict[str, str] = field(default_factory=dict)  # The options that were given, as far as they are on record.
     start: dict[str, float] = field(default_factory=dict)  # Results of the network that training started from.
     notes: list[str] = field(default_factory=list)  # What was missing or could not be read, in sentences.
@@ -83,7 +84,7 @@ class Run:
         return _last(self.statistics, 'Timing/total_sec')
 
     def option(self, *names: str) -> object:
-        """A value in training_options.json, `option('loss_kwargs', 'teacher')`, or None."""
+        """A value in training_options.json, `option('loss_kwargs', 'class_name')`, or None."""
         value = self.options
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
@@ -108,7 +109,7 @@ def _read(path: Path) -> Run:
     notes = []
     options = _read_options(directory.options_path, notes)
     statistics, last_tick = _read_statistics(directory.stats_path, notes)
-    data = _training_data(options, directory.read_inputs().get(DIRECTORY))
+    data = _training_data(options, directory.read_inputs().get(inputs.DIRECTORY))
     metrics, start, last_metric = _read_metrics(directory, data, notes)
     log = directory.log_path
     last_sign = max(last_tick, last_metric, log.stat().st_mtime if log.is_file() else 0)
@@ -123,6 +124,7 @@ def _read(path: Path) -> Run:
         fakes=_numbered(directory.fakes()),
         state=State('running', ''),
         exports=_exports(path),
+        teacher=inputs.teacher(options, directory.read_inputs()),
         chosen=_chosen(directory),
         start=start,
         notes=notes,
@@ -146,8 +148,8 @@ def is_report(path: Path) -> bool:
 
 def _chosen(directory: RunDirectory) -> dict[str, str]:
     """The options that the run was started with, by their names on the command line."""
-    names = {name: str(value) for name, value in directory.read_inputs().items() if name.startswith(CHOSEN)}
-    return {name.removeprefix(CHOSEN): value for name, value in names.items()}
+    names = {name: str(value) for name, value in directory.read_inputs().items() if name.startswith(inputs.CHOSEN)}
+    return {name.removeprefix(inputs.CHOSEN): value for name, value in names.items()}
 
 
 def _require_run(path: Path) -> None:

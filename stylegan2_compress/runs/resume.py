@@ -13,7 +13,7 @@ import dnnlib
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets
-from stylegan2_compress.runs import inputs, launch, states
+from stylegan2_compress.runs import fingerprints, inputs, launch, states
 from stylegan2_compress.runs.directory import OPTIONS, STATES, RunDirectory
 from stylegan2_compress.runs.plan import Plan
 
@@ -41,7 +41,7 @@ class Wanted:
     Attributes:
         args: keyword arguments of `loops.run_loop`, without `rank` and `run_dir`.
         own_student: whether the run starts from a network file in its own directory.
-        reads: digests of what it reads, see `inputs.fingerprints`, and how its student is made.
+        reads: digests of what it reads, see `fingerprints.of_run`, and how its student is made.
     """
 
     args: Mapping[str, Any]
@@ -77,7 +77,7 @@ def continue_or_start(plan: Plan, outdir: str, resume: str | None = None, dry_ru
     with contextlib.ExitStack() as held:
 
         def prepare() -> RunDirectory:
-            reads = inputs.fingerprints(plan.args, plan.resources.networks, own_student)
+            reads = fingerprints.of_run(plan.args, plan.resources.networks, own_student)
             wanted = Wanted(plan.args, own_student, {**reads, **plan.student_from})
             existing = run_to_continue(outdir, wanted, resume)
             if existing is not None:
@@ -91,13 +91,13 @@ def continue_or_start(plan: Plan, outdir: str, resume: str | None = None, dry_ru
             args = in_run_directory(plan.args, run, own_student)
             if dry_run:
                 print(f'\nTraining options:\n{json.dumps(args, indent=2)}')
-            print(summary(args, run))
+            given = {f'{inputs.CHOSEN}{name}': value for name, value in plan.chosen.items()}
+            print(summary(args, run, inputs.teacher(args, given)))
             for note in plan.notes:
                 print(note)
             if existing is None and resume is not None:
                 print_why_none(outdir, wanted)
             if not dry_run:
-                given = {f'{inputs.CHOSEN}{name}': value for name, value in plan.chosen.items()}
                 if torchrun_id is not None:
                     given[inputs.TORCHRUN] = torchrun_id
                 write_start(run, args, start, {**wanted.reads, **given})
@@ -125,7 +125,7 @@ def write_start(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
         run: in whose directory.
         args: of the loop.
         student: contents of the network pickle at `args.resume_pkl`, if the run has its own.
-        reads: digests of what the run reads, see `inputs.fingerprints`, and more for the same file.
+        reads: digests of what the run reads, see `fingerprints.of_run`, and more for the same file.
     """
     is_new = not run.options_path.exists()
     if student is not None and is_new:
@@ -137,7 +137,7 @@ def write_start(run: RunDirectory, args: dict, student: dict | None, reads: Mapp
         run.cut_records({})  # The run was stopped before its first state, and starts from scratch.
 
 
-def summary(args: Mapping, run: RunDirectory) -> str:
+def summary(args: Mapping, run: RunDirectory, teacher: str | None) -> str:
     """What is about to run, in the lines that matter; `training_options.json` has all."""
     loss, data = args.get('loss_kwargs', {}), args['training_set_kwargs']
     images = f'images of {data["path"]}' if datasets.is_teachers(data) else data['path']
@@ -149,7 +149,7 @@ def summary(args: Mapping, run: RunDirectory) -> str:
         'Output directory': os.fspath(run),
         'Training data': images + (', mirrored' if data.get('xflip') else ''),
         'Loss': loss.get('class_name'),
-        'Teacher': loss.get('teacher'),
+        'Teacher': teacher,
         'Starts from': args.get('resume_pkl'),
         'Duration': f'{args["total_kimg"]} kimg',
         'Batch': f'{args.get("batch_size")}, {at_a_time} at a time',
@@ -168,7 +168,7 @@ def whats_next(args: Mapping, run: RunDirectory) -> str:
     lines = ['', f'The run is in {os.fspath(run)}.']
     snapshots = run.snapshots()
     if snapshots:
-        teacher = args.get('loss_kwargs', {}).get('teacher')
+        teacher = inputs.teacher(args, run.read_inputs())
         networks = ' '.join(shlex.quote(str(each)) for each in [teacher, snapshots[-1]] if each is not None)
         lines += [f'Its last snapshot:   {snapshots[-1]}']
         if not datasets.is_teachers(args['training_set_kwargs']):
@@ -235,7 +235,7 @@ def run_to_continue(outdir: str, wanted: Wanted, resume: str | None) -> RunDirec
         )
     if old['total_kimg'] > args['total_kimg']:
         raise UserError(f'--kimg={args["total_kimg"]} is shorter than {resume}, whose length is {old["total_kimg"]}.')
-    if run.has_lost_states(old):
+    if run.has_lost_states():
         raise UserError(
             f'--resume={resume} cannot be continued: it has no {STATES}. Its snapshots can be the --student of a new '
             'run.'
@@ -287,8 +287,8 @@ def same_runs(outdir: str, wanted: Wanted) -> Iterator[RunDirectory]:
         old = recorded_options(run)
         if old is None or old['total_kimg'] > wanted.args['total_kimg'] or differences(run, wanted):
             continue
-        if run.has_lost_states(old):
-            print(f'{run} has lost its training states and cannot be continued.')
+        if run.has_lost_states():
+            print(f'{run} has no training state and cannot be continued.')
         else:
             yield run
 
@@ -327,17 +327,21 @@ def differences(run: RunDirectory, wanted: Wanted) -> list[str]:
             )
         elif before != after:
             changed.append(f'{name}: {before or "none"} → {after or "none"}')
-    for name in (inputs.RATIO, inputs.CRITERION):
-        now = wanted.reads.get(name)
-        if now is not None and recorded.get(name, now) != now:
-            changed.append(f'{name}: {recorded[name]} → {now}')
+    for name in inputs.STUDENT:
+        before, now = recorded.get(name), wanted.reads.get(name)
+        if before and now and before != now:
+            if name == inputs.TEACHER:  # Digests.
+                before, now = f'{before[:8]}…', f'{now[:8]}…'
+            changed.append(f'{name}: {before} → {now}')
     return changed
 
 
 def _other_input(name: str, before: str | None, after: str | None, old: str | None, new: str | None) -> list[str]:
     """The difference between two files that a run reads, if there is one; `old` and `new` are digests."""
     if old is None or new is None:
-        is_same = before == after or (before is not None and after is not None and inputs.same_path(before, after))
+        is_same = before == after or (
+            before is not None and after is not None and fingerprints.same_path(before, after)
+        )
         return [] if is_same else [f'{name}: {json.dumps(before)} → {json.dumps(after)}']
     return [] if old == new else [f'{name}: the contents of {before} ({old[:8]}…) → those of {after} ({new[:8]}…)']
 

@@ -5,6 +5,8 @@ import importlib.util
 import io
 import json
 import os
+import re
+import shutil
 import types
 import zipfile
 
@@ -23,8 +25,11 @@ from stylegan2_compress.compression.options import MethodOptions
 from stylegan2_compress.distributions import sources
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
+from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.host import configurations, datasets, downloads
 from stylegan2_compress.host.precision import Precision, discriminator_for, generator_for
+from stylegan2_compress.report import reading
+from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.training_loops.data import Share, real_batches
 
@@ -540,3 +545,25 @@ def _dry(function, *args, **kwargs) -> str:
         function(*args, dry_run=True, **kwargs)
     text = printed.getvalue()
     return text[text.index('{') : text.rindex('}') + 1]
+
+
+def test_a_student_of_another_teacher_is_another_run(make_teacher, data, tmp_path, monkeypatch, capfd):
+    """Also where the loss does not look at the teacher: it is on record, and compared by content."""
+    (tmp_path / 'idle.py').write_text('def training_loop(rank, run_dir, **args):\n    pass\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    first, second = make_teacher('first.pkl'), make_teacher('second.pkl', seed=1)
+    given = dict(data=data, outdir=str(tmp_path / 'runs'), loss='stylegan2_compress.AdversarialLoss', kimg=1)
+    given.update(loop='idle.training_loop', metrics='none', device='cpu')
+    run_dir = distill(teacher=first, **given)
+    printed = capfd.readouterr().out
+    assert re.search(rf'^Teacher: +{re.escape(first)}$', printed, flags=re.MULTILINE)
+    assert reading.read(run_dir).teacher == first
+    shutil.copy(RunDirectory(run_dir).student_path, RunDirectory(run_dir).snapshot_path(0))
+    (row,) = compare([run_dir])
+    assert row['teacher'] == 'first.pkl'
+    os.rename(first, tmp_path / 'renamed.pkl')
+    assert distill(teacher=str(tmp_path / 'renamed.pkl'), resume='latest', **given) == run_dir
+    with pytest.raises(UserError, match=r'other options: student\.teacher: \w{8}… → \w{8}…\. Give those'):
+        distill(teacher=second, resume=run_dir, **given)
+    assert distill(teacher=second, resume='latest', **given) != run_dir
+    assert 'not continuing' in capfd.readouterr().out
