@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,9 @@ import psutil
 import torch
 from metrics import metric_main
 from torch_utils import training_stats
-from tqdm import tqdm
 
 from stylegan2_compress.evaluation import records
+from stylegan2_compress.progress_bars import progress_bar
 from stylegan2_compress.runs.directory import TRAINED, RunDirectory
 from stylegan2_compress.training_loops import trackers
 from stylegan2_compress.training_loops.metrics import is_hosts
@@ -92,13 +91,13 @@ class Monitor:
             ]
             self.trackers = [tracker for tracker in opened if tracker is not None]
             self.stats_jsonl = open(self.directory.stats_path, 'a' if cur_nimg else 'w')  # noqa: SIM115
-        self.bar = tqdm(
+        self.bar = progress_bar(
+            shown=self.is_rank_zero,
+            leave=True,
             total=self.total_nimg / 1000,
             initial=cur_nimg / 1000,
             unit='kimg',
             bar_format='{percentage:3.0f}% |{bar}| {n:.1f}/{total:g} kimg, {remaining} left{postfix}',
-            file=sys.__stderr__,  # The host's Logger stands in for sys.stderr and would log the bar.
-            disable=not (self.is_rank_zero and sys.__stderr__ and sys.__stderr__.isatty()),
             smoothing=0.05,
         )
 

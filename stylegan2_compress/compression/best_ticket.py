@@ -6,7 +6,6 @@ from typing import Any
 
 import dnnlib
 import torch
-from tqdm import tqdm
 
 from stylegan2_compress import embeddings, files, pickles
 from stylegan2_compress.errors import UserError
@@ -14,6 +13,7 @@ from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.evaluation.features import embed
 from stylegan2_compress.host import devices
 from stylegan2_compress.networks import masked as masks
+from stylegan2_compress.progress_bars import progress_bar
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.tickets.ticket_file import Ticket
 
@@ -44,7 +44,7 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     reals = embed(network, samples.reals(training_set), device, len(training_set), 'data features')
     records: list[dict[str, Any]] = []
-    for path in tqdm(paths, desc='Comparing snapshots', disable=None):
+    for path in progress_bar(paths, desc='Comparing snapshots'):
         G = pickles.load(path, device=device)['G_ema'].eval()
         z, c = samples.latents(G, count, seed=0), samples.draw_labels(training_set_kwargs, G.c_dim, count, seed=0)
         fakes = embed(network, samples.fakes(G, z, c), device, count, path.name)

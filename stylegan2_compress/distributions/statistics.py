@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from stylegan2_compress import caches, distributed, files
 from stylegan2_compress.distributions.moments import MomentAccumulator
@@ -19,6 +17,7 @@ from stylegan2_compress.distributions.sources import Source, check_size
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices
+from stylegan2_compress.progress_bars import progress_bar
 
 CACHE = 'statistics'  # The directory in our cache.
 FEATURE_BYTES = 2**28  # Of one embedding's features at a time: of all layers of VGG-19, an image of 256 px has 77 MB.
@@ -106,9 +105,7 @@ def compute_statistics(source: Source, embeddings: Sequence[Features], samples: 
     chunks = range(-(-samples // source.chunk))[rank::processes]
     if rank == 0:
         print(f'Computing reference statistics over {samples:,} images{source.of_label}...')
-    # The host's Logger replaces sys.stderr and would log the bar.
-    quiet = rank != 0 or not (sys.__stderr__ and sys.__stderr__.isatty())
-    for index in tqdm(chunks, desc='Reference statistics', file=sys.__stderr__, disable=quiet):
+    for index in progress_bar(chunks, shown=rank == 0, desc='Reference statistics'):
         start = index * source.chunk
         images = source.draw(index)[0][: samples - start]
         for embedding, accumulator, kept in zip(embeddings, accumulators, banks, strict=True):

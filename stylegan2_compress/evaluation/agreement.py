@@ -1,7 +1,6 @@
 """Distance between the images of teacher and student for the same z: `agreement`, `agreement:SPEC`."""
 
 import torch
-from tqdm import tqdm
 from training.networks import Generator
 
 from stylegan2_compress import embeddings
@@ -10,6 +9,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.names import count_text, slug
+from stylegan2_compress.progress_bars import progress_bar
 
 SAMPLES = 1000
 
@@ -56,7 +56,7 @@ class Agreement(Metric):
         c = samples.draw_labels(self.setting.training_set_kwargs, teacher.c_dim, self.samples, seed)
         totals = {'pixels': 0.0, 'features': 0.0}
         pairs = zip(samples.fakes(teacher, z, c), samples.fakes(G, z, c), strict=True)
-        with tqdm(total=self.samples, desc=self.name, unit='img', leave=False, disable=None) as bar:
+        with progress_bar(total=self.samples, desc=self.name, unit='img') as bar:
             for x, y in pairs:
                 totals['pixels'] += (x - y).abs().mean(dim=(1, 2, 3)).sum().item()
                 if self.embedding is not None:

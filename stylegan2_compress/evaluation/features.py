@@ -8,13 +8,13 @@ from pathlib import Path
 import dnnlib
 import numpy as np
 import torch
-from tqdm import tqdm
 from training.networks import Generator
 
 from stylegan2_compress import caches, files
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.host import datasets
+from stylegan2_compress.progress_bars import progress_bar
 
 CACHE = 'features'  # The directory in our cache.
 
@@ -36,7 +36,7 @@ def embed(
         [count, dim] float32.
     """
     features = []
-    with tqdm(total=count, desc=label, unit='img', leave=False, disable=None) as bar:
+    with progress_bar(total=count, desc=label, unit='img') as bar:
         for batch in images:
             features.append(embedding(batch.to(device)).float().cpu().numpy())
             bar.update(len(batch))

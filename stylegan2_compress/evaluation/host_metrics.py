@@ -16,7 +16,6 @@ from metrics import (
     perceptual_path_length,
     precision_recall,
 )
-from tqdm import tqdm
 from training.networks import Generator
 
 from stylegan2_compress.embeddings.torchscript import INCEPTION, VGG16
@@ -26,6 +25,7 @@ from stylegan2_compress.evaluation.names import HOST_SAMPLES, host_name
 from stylegan2_compress.evaluation.settings import MIRROR
 from stylegan2_compress.host import downloads
 from stylegan2_compress.host.devices import precision
+from stylegan2_compress.progress_bars import progress_bar
 
 DETECTORS = {'fid': INCEPTION, 'kid': INCEPTION, 'is': INCEPTION, 'pr': VGG16, 'ppl': VGG16}
 MIRRORING = ('fid', 'kid', 'pr')  # Use the data, with mirrored images if asked for; the names in `_full` never do.
@@ -67,7 +67,7 @@ class HostMetric(Metric):
         return {MIRROR: bool(self.setting.training_set_kwargs.get('xflip'))} if self.mirrors else {}
 
     def measure(self, G: Generator, seed: int) -> dict[str, float]:
-        with tqdm(total=1000, desc=self.name, leave=False, disable=None, bar_format='{l_bar}{bar}| {elapsed}') as bar:
+        with progress_bar(total=1000, desc=self.name, bar_format='{l_bar}{bar}| {elapsed}') as bar:
             progress = metric_utils.ProgressMonitor(
                 progress_fn=lambda done, _total: bar.update(min(done, bar.total) - bar.n)
             )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from training.networks import Generator
 
 from stylegan2_compress import host
@@ -18,6 +17,7 @@ from stylegan2_compress.evaluation import metrics, records, samples
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.generators import open_generator
 from stylegan2_compress.host import devices
+from stylegan2_compress.progress_bars import progress_bar
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def in_processes(
     others = set(multiprocessing.active_children())
     try:
         results = [pool.submit(_answer, *job) for job in jobs]
-        for (file, _seed), result in zip(tqdm(jobs, desc='networks', leave=False, disable=None), results, strict=True):
+        for (file, _seed), result in zip(progress_bar(jobs, desc='networks'), results, strict=True):
             yield file, result.result()
         pool.shutdown()  # They end by themselves: killed, they would leave semaphores behind.
     except concurrent.futures.BrokenExecutor as error:

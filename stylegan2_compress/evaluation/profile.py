@@ -5,8 +5,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stylegan2_compress import pickles
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.options import ProfileOptions
@@ -15,6 +13,7 @@ from stylegan2_compress.export.base import exporter
 from stylegan2_compress.export.export import require_memory
 from stylegan2_compress.host import devices, profiling
 from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.progress_bars import progress_bar
 from stylegan2_compress.runs.directory import network_file
 from stylegan2_compress.tickets import baking
 
@@ -42,7 +41,7 @@ def profile(files: Sequence[str], options: ProfileOptions, trust: bool = False) 
         if options.batches and (exporters or torch_device.type == 'cpu'):  # Where too much ends the process.
             require_memory(generators[-1], options.batches[-1], file)
     profiles = []
-    for file, G in tqdm(zip(files, generators, strict=True), total=len(files), unit='file', disable=None, leave=False):
+    for file, G in progress_bar(zip(files, generators, strict=True), total=len(files), unit='file'):
         file_bytes = Path(pickles.local_file(file)).stat().st_size
         try:
             profiles.append(profiling.profile(G.to(torch_device), file, file_bytes, options.layers, options.batches))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from tqdm import tqdm
 from training.networks import Generator
 
 from stylegan2_compress import files, images
@@ -20,6 +19,7 @@ from stylegan2_compress.generation import films
 from stylegan2_compress.generation.options import FILMS, IMAGE, GenerateOptions, image_path
 from stylegan2_compress.host import devices
 from stylegan2_compress.host.networks import require_finite
+from stylegan2_compress.progress_bars import progress_bar
 
 FRAMES = 25  # From one seed to the next.
 
@@ -142,7 +142,7 @@ def pictures(G: Generator, z: torch.Tensor, c: torch.Tensor, options: GenerateOp
     kwargs = dict(truncation_psi=options.trunc, noise_mode=options.noise_mode, **devices.precision(device))
     size = options.images_at_a_time
     batches = zip(z.split(size), c.split(size), options.seed_list[::size], strict=True)
-    with tqdm(total=len(z), unit='image', leave=False, disable=None) as bar:
+    with progress_bar(total=len(z), unit='image') as bar:
         for some_z, some_c, seed in batches:
             with seeded(seed, device):
                 batch = G(some_z.to(device), some_c.to(device), **kwargs)
@@ -198,7 +198,7 @@ def write_film(generators: dict, z: torch.Tensor, c: torch.Tensor, options: Gene
         below_each_other(dict(zip(generators, made, strict=True))) if options.compare else made[0]
         for made in zip(*walks, strict=True)
     )
-    with tqdm(frames, total=len(z) * count, unit='frame', leave=False, disable=None) as shown:
+    with progress_bar(frames, total=len(z) * count, unit='frame') as shown:
         films.write(options.destination, shown)
     return f'{options.destination}: {len(z) * count} frames, {len(z) * count / films.FRAMES_PER_SECOND:g} seconds'
 

@@ -6,6 +6,7 @@ known.
 """
 
 import contextlib
+import difflib
 import glob
 import hashlib
 import os
@@ -19,11 +20,12 @@ from typing import BinaryIO
 
 import dnnlib
 import requests
-import tqdm
+from tqdm import tqdm
 
 from stylegan2_compress import caches, files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import teachers
+from stylegan2_compress.progress_bars import progress_bar
 
 CACHE = 'DNNLIB_CACHE_DIR'  # The environment variable that names the host's cache.
 DOWNLOADS, STATISTICS = 'downloads', 'gan-metrics'  # Directories in it: for URLs, and for what metrics know of data.
@@ -57,7 +59,13 @@ def local_file(name: str) -> str:
         return download(teacher.url, teacher.sha256)
     if name.startswith('hf://'):
         return _from_hub(name)
-    return download(name) if re.match('https?://', name) else name
+    if re.match('https?://', name):
+        return download(name)
+    if re.fullmatch(r'[\w-]+', name) and files.status(name) is None:
+        alike = difflib.get_close_matches(name, teachers.TEACHERS, n=1)
+        hint = f'; did you mean {alike[0]}?' if alike else ': `stylegan2-compress teachers` lists those.'
+        raise UserError(f"{name} is neither a file nor a network of NVIDIA's{hint}")
+    return name
 
 
 def download(url: str, sha256: str | None = None, way_out: str = WAY_OUT) -> str:
@@ -193,27 +201,22 @@ def _attempt(url: str, partial: Path) -> tuple[str, bool]:
         total = have + int(length) if length else None
         has_end = total is not None or response.headers.get('Transfer-Encoding', '').lower() == 'chunked'
         name = re.search('filename="([^"]*)"', response.headers.get('Content-Disposition', ''))
-        with open(partial, 'ab' if have else 'wb') as file, _progress(url, have, total) as bar:
+        bar = progress_bar(
+            desc=url.rpartition('/')[2], initial=have, total=total, unit='B', unit_scale=True, leave=True
+        )
+        with open(partial, 'ab' if have else 'wb') as file, bar:
             _copy(response, file, bar)
     if total is not None and partial.stat().st_size != total:
         raise requests.ConnectionError('The connection was closed too early.')
     return name[1] if name else url, has_end
 
 
-def _copy(response: requests.Response, file: BinaryIO, bar: tqdm.tqdm) -> None:
+def _copy(response: requests.Response, file: BinaryIO, bar: tqdm) -> None:
     for block in response.iter_content(_BLOCK):
         file.write(block)
         bar.update(len(block))
     file.flush()
     os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _progress(url: str, have: int, total: int | None) -> Iterator[tqdm.tqdm]:
-    """A bar on stderr, if that is a terminal."""
-    name = url.rpartition('/')[2]
-    with tqdm.tqdm(desc=name, initial=have, total=total, unit='B', unit_scale=True, disable=None) as bar:
-        yield bar
 
 
 def _version_file(partial: Path) -> Path:

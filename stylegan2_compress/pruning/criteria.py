@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from tqdm import tqdm
 from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.progress_bars import progress_bar
 from stylegan2_compress.pruning import graph
 from stylegan2_compress.pruning.content import ContentMask, content
 
@@ -128,7 +128,7 @@ CRITERIA: dict[str, Criterion] = {
 def _sampled_ws(G: Generator, options: CriterionOptions, rnd: torch.Generator) -> Iterator[torch.Tensor]:
     """Batches of latents [N, num_ws, w_dim], `options.samples` in all, with a progress bar."""
     sizes = [min(options.batch, options.samples - start) for start in range(0, options.samples, options.batch)]
-    for n in tqdm(sizes, desc='Scoring channels', unit='batch', disable=None, leave=False):
+    for n in progress_bar(sizes, desc='Scoring channels', unit='batch'):
         yield _random_ws(G, n, rnd)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import PIL.Image
 import torch
-from tqdm import tqdm
 
 from stylegan2_compress import files, images, pickles
 from stylegan2_compress.errors import UserError
@@ -15,6 +14,7 @@ from stylegan2_compress.evaluation.samples import generate
 from stylegan2_compress.host import devices, downloads, profiling
 from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
+from stylegan2_compress.progress_bars import progress_bar
 from stylegan2_compress.report.reading import Run, results_beside
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.inputs import DIRECTORY
@@ -62,7 +62,7 @@ def open_networks(runs: list[Run], snapshots: int, latency: bool) -> list[Pictur
         latency: whether to measure the time for an image, of the teachers and the last snapshots.
     """
     chosen = [spread(run.snapshots, snapshots) for run in runs]
-    bar = tqdm(total=sum(map(len, chosen)), unit='snapshot', disable=None, leave=False)
+    bar = progress_bar(total=sum(map(len, chosen)), unit='snapshot')
     device = devices.choose()
     teachers: dict[str, GeneratorSummary | None] = {}
     result = []

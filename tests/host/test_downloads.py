@@ -185,7 +185,7 @@ def test_progress_is_shown_on_a_terminal_and_only_there(server, monkeypatch, cap
     assert capsys.readouterr().err == ''
     terminal = io.StringIO()
     terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, 'stderr', terminal)
+    monkeypatch.setattr(sys, '__stderr__', terminal)
     downloads.local_file(server.url + '2')
     assert 'network.pkl2' in terminal.getvalue()
     assert '102k' in terminal.getvalue()
