@@ -41,8 +41,11 @@ options = sys.modules[f'{__name__}.options'] = sys.modules[__name__]
 
 def __getattr__(name: str):
     parts = name.split('+')  # NICKELLoss+ImageDistillationLoss has the methods of both.
-    if any(part not in _HOME for part in parts):
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    for part in parts:
+        if part not in _HOME:
+            raise AttributeError(f'module {__name__!r} has no attribute {part!r}')
+        if parts.count(part) > 1:
+            raise AttributeError(f'{name} names {part} more than once')
     # Only here, so that importing the package costs nothing.
     from stylegan2_compress import host
 

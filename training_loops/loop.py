@@ -127,7 +127,10 @@ def begin(run: Run) -> None:
     """Print and report where training starts, and start the clocks."""
     cur_nimg, total_kimg = run.progress.cur_nimg, run.options.total_kimg
     start = f', from {cur_nimg / 1000:g} kimg on' if cur_nimg else ''
-    print(f'Training for {total_kimg} kimg{start}...\n')
+    if run.done:
+        print('All of it is trained already.\n')
+    else:
+        print(f'Training for {total_kimg} kimg{start}...\n')
     run.monitor.begin(cur_nimg)
     if run.options.progress_fn is not None:
         run.options.progress_fn(cur_nimg // 1000, total_kimg)

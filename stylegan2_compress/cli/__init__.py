@@ -3,6 +3,7 @@
 Nothing here imports torch, so that `--help`, and refusals of what needs no look at a file, come at once.
 """
 
+import difflib
 import importlib
 import os
 import signal
@@ -47,6 +48,14 @@ class Commands(click.Group):
             return None
         module, _colon, function = COMMANDS[cmd_name].partition(':')
         return getattr(importlib.import_module(f'{__name__}.{module}'), function)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        alike = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and alike:
+            ctx.fail(f'There is no command {args[0]!r}; did you mean {alike[0]}?')
+        return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         open_missing_streams()

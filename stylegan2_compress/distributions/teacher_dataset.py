@@ -127,7 +127,7 @@ def counts_of(labels: str, label_dim: int) -> list[int]:
     """
     found = _classes_of(labels)
     if found is None:
-        raise UserError(f'--labels={labels} must be class numbers, such as 0,3,3, or a dataset.json with labels.')
+        raise UserError(f'--labels={labels} must be class numbers, such as 0,3,3, or a dataset.json with such labels.')
     if label_dim == 0:
         raise UserError(f'--labels={labels} is for teachers that take labels, and this one takes none.')
     if max(found) >= label_dim:

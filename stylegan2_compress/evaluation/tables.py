@@ -8,7 +8,7 @@ FORMATS = ('text', 'markdown', 'csv', 'json')
 
 
 def render(rows: list[dict[str, object]], form: str) -> str:
-    """Rows as text. Columns are all keys, in the order of their first appearance; None is an empty cell.
+    """Rows as text. Columns are all keys, each behind the one it follows where it first appears; None is an empty cell.
 
     Text and Markdown shorten numbers, CSV and JSON do not.
 
@@ -16,7 +16,7 @@ def render(rows: list[dict[str, object]], form: str) -> str:
         rows: values by column.
         form: one of `FORMATS`.
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = _columns(rows)
     if form == 'json':
         return json.dumps(rows, indent=2)
     if form == 'csv':
@@ -31,6 +31,17 @@ def render(rows: list[dict[str, object]], form: str) -> str:
         return '\n'.join([lines[0], f'| {" | ".join(["---"] * len(columns))} |', *lines[1:]])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return '\n'.join('  '.join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
+def _columns(rows: list[dict[str, object]]) -> list[str]:
+    columns: list[str] = []
+    for row in rows:
+        place = 0
+        for name in row:
+            if name not in columns:
+                columns.insert(place, name)
+            place = columns.index(name) + 1
+    return columns
 
 
 def _short(value: object) -> str:

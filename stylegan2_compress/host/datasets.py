@@ -179,7 +179,9 @@ def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
     try:
         kwargs.update(use_labels=training_set.has_labels)
         finite = np.isfinite(training_set._get_raw_labels()).all()
-    except Exception as error:  # Of JSON, archives and NumPy, and assertions of the host.
+    except json.JSONDecodeError as error:
+        raise UserError(f'--data={path} has a dataset.json that is not JSON ({error}): correct it.') from error
+    except Exception as error:  # Of archives and NumPy, and assertions of the host.
         raise UserError(
             f'--data={path} has a dataset.json that cannot be used: its "labels" must be null, or a class (0, 1, …) '
             f'for every image, as [[FILE, CLASS], …].'

@@ -98,6 +98,14 @@ class ImageDistillation(Method):
         default_text='all of the image (paper: faces and what belongs to them)',
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pixel_weight == self.feature_weight == 0:
+            raise UserError(
+                '--loss-arg pixel_weight=0 and feature_weight=0 leave nothing of image distillation: give one of them '
+                'a weight, or name a loss without it.'
+            )
+
     def check(self, plan: Plan) -> Iterable[str]:
         if self.feature_weight:
             require_layers('embedding', self.embedding, plan)

@@ -819,7 +819,8 @@ def names_to_mask(names, masked, unmasked) -> 'list[str]':
     """
     for pattern in [*masked, *unmasked]:
         if not fnmatch.filter(names, pattern):
-            raise ValueError(f'no weight has a name like {pattern!r}; there are {names[0]}, {names[-1]}, …')
+            weights = [name for name in names if name.endswith('weight')]
+            raise ValueError(f'no weight has a name like {pattern!r}; there are {weights[0]}, {weights[-1]}, …')
     chosen = [
         name
         for name in names

@@ -3,6 +3,7 @@
 from io import BufferedIOBase
 
 _BEGINNING = 512  # Bytes that are looked at.
+_IMAGES = (b'\x89PNG', b'\xff\xd8\xff', b'GIF8', b'RIFF')  # Of WebP is the last.
 _TICKET = b'\x89SG2TICKET'  # How a file of `tickets.ticket_file` begins; that is above this package.
 
 
@@ -26,6 +27,8 @@ def what_it_is(file: BufferedIOBase, may_be_zip: bool = False) -> str | None:
         return 'a Git LFS pointer: `git lfs pull` in its repository gets the file itself'
     if beginning.startswith(_TICKET):
         return 'a ticket: `stylegan2-compress ticket bake` makes a network file of it'
+    if beginning.startswith(_IMAGES):
+        return 'an image: name the network file that makes such images'
     if beginning.startswith(b'PK\x03\x04') and not may_be_zip:
         return 'a zip archive, such as a data set: name a pickle of networks, or call it .pt if torch.save wrote it'
     if _is_text(beginning):

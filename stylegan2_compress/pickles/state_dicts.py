@@ -52,6 +52,8 @@ def read(file: BufferedIOBase, size: int, with_data: bool = True) -> dict[str, A
         raise Malformed(f'it holds a {type(root).__name__}, not a dictionary of state dicts')
     if 'input.input' in root or 'module.input.input' in root:  # The state dict of a generator alone.
         root = {'g_ema': root}
+    if {'records', 'finished'} <= root.keys():  # As `runs.states` writes it; that is above this package.
+        raise Malformed('it is the state of a run, for --resume: name a snapshot of the run')
     if 'g_ema' not in root:
         raise Malformed("it has no 'g_ema', the state dict of a generator as stylegan2-pytorch writes it")
     mean = root.get('latent_avg')

@@ -157,7 +157,7 @@ def summary(args: Mapping, run: RunDirectory, teacher: str | None) -> str:
         'Learning rate': rate,
         'R1 weight': loss.get('r1_gamma'),
         'Seed': args.get('random_seed'),
-        'Device': args.get('device') or 'CUDA where there is one',
+        'Device': distributed.named_device(args.get('device')),
         'All options': run.options_path,
     }
     return '\n' + ''.join(f'{name + ":":<18} {value}\n' for name, value in lines.items() if value is not None)

@@ -139,7 +139,7 @@ def test_labels_of_a_dataset_json(make_teacher, tmp_path):
     [
         ('0,3', 3, 'names class 3, but the teacher has 0 to 2'),
         ('cats', 3, 'must be class numbers'),
-        ('-1', 3, 'must be class numbers, such as 0,3,3, or a dataset.json with labels.'),
+        ('-1', 3, 'must be class numbers, such as 0,3,3, or a dataset.json with such labels.'),
         ('99999999999', 3, 'names class 99999999999, but the teacher has 0 to 2'),
         ('99999999999999999999999', 3, 'names class 99999999999999999999999'),
         ('none.json', 3, 'Cannot read none.json: No such file or directory'),
@@ -155,7 +155,9 @@ def test_labels_that_there_are_not(labels, c_dim, sentence):
 def test_a_dataset_json_without_classes(tmp_path, label):
     file = tmp_path / 'dataset.json'
     file.write_text(f'{{"labels": [["a.png", {label}]]}}')
-    with pytest.raises(UserError, match=r'dataset.json must be class numbers, such as 0,3,3, or .* with labels\.$'):
+    with pytest.raises(
+        UserError, match=r'dataset.json must be class numbers, such as 0,3,3, or .* with such labels\.$'
+    ):
         teacher_dataset.counts_of(str(file), 3)
 
 

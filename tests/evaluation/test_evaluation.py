@@ -1001,3 +1001,10 @@ def test_image_distillation_refuses_a_student_with_other_latents(
     arguments += ['--loss', 'stylegan2_compress.ImageDistillationLoss', '--outdir', tmp_path, '--device', 'cpu']
     message = commands.refused(*arguments, unchanged=tmp_path)
     assert 'has latents of 16 numbers, but the student has 8' in message
+
+
+def test_columns_stand_where_they_first_appear():
+    """The standard deviation of a number that one run has alone is beside the number."""
+    rows = [dict(run='a', fd=1.0, kd=2.0), {'run': 'b', 'seed': 0, 'fd': 3.0, 'fd std': 0.5, 'dc': 1.0}]
+    header = tables.render(rows, 'csv').splitlines()[0]
+    assert header == 'run,seed,fd,fd std,dc,kd'

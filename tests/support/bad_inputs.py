@@ -120,6 +120,7 @@ def write_data(directory: Path, make_dataset_zip: Callable) -> None:
     for name, label in {'big_label': 10**30, 'nan_label': [float('nan'), 1.0]}.items():
         write_labels(directory, name, lambda files, label=label: json.dumps({'labels': [[f, label] for f in files]}))
     write_labels(directory, 'deep_labels', lambda _files: '[' * 100000)
+    write_labels(directory, 'no_json', lambda _files: 'labels')
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -160,6 +161,7 @@ def write_what_is_no_network(directory: Path) -> None:
         'text.safetensors': b'This is text.\n' * 20,
         'empty.pkl': b'',
         'there.png': b'no image',
+        'image.png': b'\x89PNG\r\n\x1a\n' + bytes(100),
         'page.pkl': b'<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n',
         'lfs.pkl': b'version https://git-lfs.github.com/spec/v1\noid sha256:' + b'0' * 64 + b'\nsize 363\n',
         'cut.pkl': good[: len(good) // 2],
@@ -197,6 +199,7 @@ def write_runs(directory: Path) -> None:
         (directory / name).mkdir()
         RunDirectory(directory / name).write_options(dict(args, run_dir=name))
     path = states.save_state(RunDirectory(directory / 'damaged'), 1000, {'a': torch.zeros(9)}, finished=False)
+    shutil.copy(path, directory / 'state.pt')
     path.write_bytes(path.read_bytes()[:-9])
     shutil.copy(directory / 'teacher.pkl', directory / 'badmetrics' / 'network-snapshot-000001.pkl')
     shutil.copy(directory / 'teacher.pkl', directory / 'badsnapshot' / 'network-snapshot-000001.pkl')
