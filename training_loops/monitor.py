@@ -13,7 +13,7 @@ from metrics import metric_main
 from torch_utils import training_stats
 
 from stylegan2_compress.evaluation import records
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 from stylegan2_compress.runs.directory import TRAINED, RunDirectory
 from stylegan2_compress.training_loops import trackers
 from stylegan2_compress.training_loops.metrics import is_hosts

@@ -12,8 +12,8 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.evaluation.features import embed
 from stylegan2_compress.host import devices
+from stylegan2_compress.host.progress_bars import progress_bar
 from stylegan2_compress.networks import masked as masks
-from stylegan2_compress.progress_bars import progress_bar
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.tickets.ticket_file import Ticket
 

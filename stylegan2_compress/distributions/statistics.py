@@ -17,7 +17,7 @@ from stylegan2_compress.distributions.sources import Source, check_size
 from stylegan2_compress.embeddings.preprocessing import Preprocessing
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 
 CACHE = 'statistics'  # The directory in our cache.
 FEATURE_BYTES = 2**28  # Of one embedding's features at a time: of all layers of VGG-19, an image of 256 px has 77 MB.

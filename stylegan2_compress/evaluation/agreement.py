@@ -9,7 +9,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.names import count_text, slug
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 
 SAMPLES = 1000
 

@@ -14,7 +14,7 @@ from stylegan2_compress import caches, files
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.evaluation import samples
 from stylegan2_compress.host import datasets
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 
 CACHE = 'features'  # The directory in our cache.
 

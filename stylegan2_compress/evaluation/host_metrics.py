@@ -25,7 +25,7 @@ from stylegan2_compress.evaluation.names import HOST_SAMPLES, host_name
 from stylegan2_compress.evaluation.settings import MIRROR
 from stylegan2_compress.host import downloads
 from stylegan2_compress.host.devices import precision
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 
 DETECTORS = {'fid': INCEPTION, 'kid': INCEPTION, 'is': INCEPTION, 'pr': VGG16, 'ppl': VGG16}
 MIRRORING = ('fid', 'kid', 'pr')  # Use the data, with mirrored images if asked for; the names in `_full` never do.

@@ -17,7 +17,7 @@ from stylegan2_compress.evaluation import metrics, records, samples
 from stylegan2_compress.evaluation.base import Metric, Setting
 from stylegan2_compress.evaluation.generators import open_generator
 from stylegan2_compress.host import devices
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 
 
 @dataclass(frozen=True)

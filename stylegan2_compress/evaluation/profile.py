@@ -13,7 +13,7 @@ from stylegan2_compress.export.base import exporter
 from stylegan2_compress.export.export import require_memory
 from stylegan2_compress.host import devices, profiling
 from stylegan2_compress.host.networks import require_generator
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 from stylegan2_compress.runs.directory import network_file
 from stylegan2_compress.tickets import baking
 

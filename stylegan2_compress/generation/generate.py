@@ -19,7 +19,7 @@ from stylegan2_compress.generation import films
 from stylegan2_compress.generation.options import FILMS, IMAGE, GenerateOptions, image_path
 from stylegan2_compress.host import devices
 from stylegan2_compress.host.networks import require_finite
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 
 FRAMES = 25  # From one seed to the next.
 

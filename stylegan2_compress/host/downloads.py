@@ -25,7 +25,7 @@ from tqdm import tqdm
 from stylegan2_compress import caches, files
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import teachers
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 
 CACHE = 'DNNLIB_CACHE_DIR'  # The environment variable that names the host's cache.
 DOWNLOADS, STATISTICS = 'downloads', 'gan-metrics'  # Directories in it: for URLs, and for what metrics know of data.

@@ -11,7 +11,7 @@ import torch
 from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 from stylegan2_compress.pruning import graph
 from stylegan2_compress.pruning.content import ContentMask, content
 

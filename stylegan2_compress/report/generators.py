@@ -13,8 +13,8 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation.samples import generate
 from stylegan2_compress.host import devices, downloads, profiling
 from stylegan2_compress.host.networks import require_generator
+from stylegan2_compress.host.progress_bars import progress_bar
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
-from stylegan2_compress.progress_bars import progress_bar
 from stylegan2_compress.report.reading import Run, results_beside
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.inputs import DIRECTORY

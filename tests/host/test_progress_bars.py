@@ -5,7 +5,7 @@ import sys
 
 import dnnlib
 
-from stylegan2_compress.progress_bars import progress_bar
+from stylegan2_compress.host.progress_bars import progress_bar
 
 
 class Terminal(io.StringIO):
