@@ -228,8 +228,10 @@ def test_a_file_of_that_name_goes_before(tmp_path, monkeypatch):
     assert downloads.local_file('ffhq256') == 'ffhq256'
 
 
-def test_a_name_that_does_not_exist_is_a_file_that_does_not(tmp_path):
-    assert 'No such file' in refused('inspect', 'ffhq257')
+def test_a_name_that_does_not_exist_is_told_with_one_that_does():
+    assert refused('inspect', 'ffhq257').endswith(
+        "ffhq257 is neither a file nor a network of NVIDIA's; did you mean ffhq256?\n"
+    )
 
 
 def test_the_table_is_shown_without_torch():
