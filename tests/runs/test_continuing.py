@@ -280,10 +280,13 @@ def contents(directory):
     return {path: path.read_bytes() for path in directory.rglob('*') if path.is_file()}
 
 
-def test_a_finished_run_goes_on_if_it_is_to_be_longer(arguments, tmp_path, uninterrupted):
+def test_a_finished_run_goes_on_if_it_is_to_be_longer(arguments, tmp_path, uninterrupted, capfd):
     longer = tmp_path / 'longer'
-    for kimg in (0.04, 0.08):
+    for kimg in (0.04, 0.04, 0.08):
         train(**arguments(longer, total_kimg=kimg, network_snapshot_ticks=1))
+    printed = capfd.readouterr().out
+    assert printed.count('All of it is trained already.') == 1
+    assert printed.count('Training for ') == 2
     first, second = outcome(longer), outcome(uninterrupted)
     assert all(torch.equal(first[0][name], second[0][name]) for name in second[0])
     ticks = [tick['Progress/tick']['mean'] for tick in first[1]]
