@@ -94,7 +94,7 @@ def arguments_on_random_images(
 ) -> dict:
     """Arguments of our training loop with the host's own loss and networks of these widths."""
     from stylegan2_compress.compression.options import MethodOptions
-    from stylegan2_compress.compression.plan import compress
+    from stylegan2_compress.compression.planning import compress
     from stylegan2_compress.host import configurations
     from stylegan2_compress.runs.loops import OUR_LOOP
     from stylegan2_compress.runs.plan import Plan

@@ -23,7 +23,7 @@ from stylegan2_compress.quickstart import mnist
 def main(outdir: str, kimg: int, gamma: float, seed: int) -> None:
     host.activate()
     from stylegan2_compress import pickles
-    from stylegan2_compress.compression import plan as planning
+    from stylegan2_compress.compression import planning
     from stylegan2_compress.compression.options import MethodOptions
     from stylegan2_compress.host import configurations
     from stylegan2_compress.runs.plan import Plan

@@ -254,7 +254,7 @@ def keep(settings: Settings, path: Path) -> None:
 
 def train_teacher(settings: Settings, outdir: Path) -> str:
     """The last snapshot of a StyleGAN2, a small one by default, trained with the host's loss."""
-    from stylegan2_compress.compression import plan as planning
+    from stylegan2_compress.compression import planning
     from stylegan2_compress.compression.options import MethodOptions
     from stylegan2_compress.host import configurations
     from stylegan2_compress.runs.loops import OUR_LOOP

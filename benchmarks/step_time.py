@@ -384,7 +384,7 @@ def plug_in(loss_class: str, inputs: dict, device):
 def loop_arguments(loss_class: str, inputs: dict, device, **options):
     """What `train.py --loss` would pass to a training loop; `options` are more of `MethodOptions`."""
     from stylegan2_compress.compression.options import MethodOptions
-    from stylegan2_compress.compression.plan import compress
+    from stylegan2_compress.compression.planning import compress
     from stylegan2_compress.host import configurations
     from stylegan2_compress.runs.plan import Plan
 

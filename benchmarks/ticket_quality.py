@@ -194,7 +194,7 @@ def measured(row: str, seed: int, where: str, subject: Subject, kimg: int, keep:
 
 def train(row: str, where: str, subject: Subject, kimg: int, keep: float | None, seed: int) -> str:
     """Run what a row describes. Returns the run directory."""
-    from stylegan2_compress.compression import plan as planning
+    from stylegan2_compress.compression import planning
     from stylegan2_compress.compression.find_ticket import find_ticket, plan_search
     from stylegan2_compress.compression.options import TicketOptions
     from stylegan2_compress.runs.resume import LATEST

@@ -1,16 +1,18 @@
 """`distill`: from a teacher pickle, and a data set if there is one, to a run, with defaults read off the teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dnnlib
 import torch
+from training.networks import Generator
 
 from stylegan2_compress import distributed, pruning
 from stylegan2_compress.arguments import given_options
-from stylegan2_compress.compression import plan as planning
+from stylegan2_compress.compression import planning
 from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, DEFAULT_RATIO, DistillOptions
 from stylegan2_compress.distributions import teacher_dataset
 from stylegan2_compress.errors import UserError
@@ -23,6 +25,7 @@ from stylegan2_compress.runs.resume import check_resume
 from stylegan2_compress.training_loops.metrics import is_hosts
 
 FEW_IMAGES = 2000  # Of a data set, which discriminators come to know.
+OF_OUR_LOOPS = ('state_kimg', 'only', 'metric_samples', 'lr_decay', 'track', 'cuda_graphs')
 
 
 def distill(teacher: str, data: str | None = None, outdir: str = '', **options) -> str:
@@ -55,55 +58,18 @@ def plan_distillation(options: DistillOptions) -> Plan:
     teacher = plan.resources.networks[options.teacher]
     require_generator(options.teacher, teacher)
     require_finite(options.teacher, teacher['G_ema'])
-    G = teacher['G_ema']
     metrics = planning.parse_metrics(options.metrics)
-    plan.name, plan.args = configurations.loop_arguments(
-        own_images(options, G) if options.data is None else options.data,
-        **{
-            **defaults_for(G),
-            **options.host_options(),
-            'gpus': distributed.number_of_processes(options.gpus, options.device),
-            'metrics': metrics,
-        },
-    )
+    require_used_samples(options.metric_samples, metrics)
+    plan.name, plan.args = host_arguments(options, teacher['G_ema'], metrics)
     set_options(plan.args, options)
-    if options.data is None and options.loop == HOST_LOOP:
-        raise UserError(f'--loop={HOST_LOOP} reads its images from files: give --data, or leave --loop out.')
-
-    student = None
-    if options.student is None:
-        pruning.require_prunable(options.teacher, G)
-        ratio = DEFAULT_RATIO if options.ratio is None else options.ratio
-        widths = pruning.widths_for_ratio(G, ratio)
-        criterion = options.criterion or 'l1'
-        student = pruning.make_student(teacher, widths)
-        if criterion != 'l1':
-            on_device = pruning.CriterionOptions(device=devices.choose(options.device))
-            pruning.find_criterion(criterion, G, on_device)
-            plan.choose = partial(pruned, teacher, widths, criterion, on_device)
-        plan.student_from = {inputs.RATIO: f'{ratio:g}', inputs.CRITERION: criterion}
-        plan.name += f'-ratio{ratio:g}'
+    student = prune(plan, options, teacher) if options.student is None else None
     planning.compress(plan, replace(options, loop=OUR_LOOP if options.loop is None else options.loop), student)
     if student is not None and 'teacher' not in plan.args.loss_kwargs:
         plan.student_from[inputs.TEACHER] = plan.resources.networks.sha256(options.teacher)
-    of_our_loops = options.given('state_kimg', 'only', 'metric_samples', 'lr_decay', 'track', 'cuda_graphs')
-    for name, value in of_our_loops.items():
-        if 'loop' not in plan.args:
-            option = name.replace('_', '-')
-            raise UserError(f"--{option}={value} is for our loops, not for the host's: leave one out.")
-    if options.metric_samples is not None and not metrics:
-        raise UserError(f'--metric-samples={options.metric_samples} is about --metrics: name some, or leave it out.')
-    if options.metric_samples is not None and all(map(is_hosts, metrics)):
-        raise UserError(
-            f'--metric-samples={options.metric_samples} is about our metrics, such as fd:efficientnet_lite0, and those '
-            'of the host take 50,000 images: leave it out.'
-        )
-    plan.args.update(options.given('metric_samples', 'track'))
+    set_options_of_our_loops(plan.args, options)
     if options.cuda_graphs:
         planning.record(plan)
     planning.require_metrics(metrics, plan)
-    if options.only is not None:
-        plan.args.snapshot_only = options.only
     if options.pl_weight is not None and 'pl_weight' not in plan.args.loss_kwargs:
         raise UserError(f'--pl-weight={options.pl_weight:g} is not an argument of --loss={options.loss}.')
     if not planning.has_discriminator(plan.args.loss_kwargs['class_name']):
@@ -111,6 +77,40 @@ def plan_distillation(options: DistillOptions) -> Plan:
     elif options.data is not None:
         plan.notes += notes_on_few_images(options, plan.args.training_set_kwargs.max_size)
     return plan
+
+
+def host_arguments(options: DistillOptions, G: Generator, metrics: list[str]) -> tuple[str, dnnlib.EasyDict]:
+    """Name and loop arguments of the host's run, with what is not given read off the teacher's G_ema.
+
+    Raises:
+        UserError: an option is not allowed, or does not fit the data.
+    """
+    if options.data is None and options.loop == HOST_LOOP:
+        raise UserError(f'--loop={HOST_LOOP} reads its images from files: give --data, or leave --loop out.')
+    of_the_teacher = dict(cfg=configurations.configuration_name(G), cond=G.c_dim > 0, aug='noaug')
+    given: dict[str, Any] = {**of_the_teacher, **options.host_options()}
+    given['gpus'] = distributed.number_of_processes(options.gpus, options.device)
+    data = own_images(options, G) if options.data is None else options.data
+    return configurations.loop_arguments(data, metrics=metrics, **given)
+
+
+def prune(plan: Plan, options: DistillOptions, teacher: Mapping) -> dict:
+    """The student that the run starts from, cut out of the teacher; where that may take long, by `plan.choose`.
+
+    Raises:
+        UserError: the teacher cannot be pruned, or not so.
+    """
+    pruning.require_prunable(options.teacher, teacher['G_ema'])
+    ratio = DEFAULT_RATIO if options.ratio is None else options.ratio
+    widths = pruning.widths_for_ratio(teacher['G_ema'], ratio)
+    criterion = options.criterion or 'l1'
+    if criterion != 'l1':
+        on_device = pruning.CriterionOptions(device=devices.choose(options.device))
+        pruning.find_criterion(criterion, teacher['G_ema'], on_device)
+        plan.choose = partial(pruned, teacher, widths, criterion, on_device)
+    plan.student_from = {inputs.RATIO: f'{ratio:g}', inputs.CRITERION: criterion}
+    plan.name += f'-ratio{ratio:g}'
+    return pruning.make_student(teacher, widths)
 
 
 def pruned(teacher: Mapping, widths: Mapping[str, int], criterion: str, on_device: pruning.CriterionOptions) -> dict:
@@ -121,7 +121,7 @@ def pruned(teacher: Mapping, widths: Mapping[str, int], criterion: str, on_devic
     return {name: student[name] for name in ('G', 'G_ema')}
 
 
-def own_images(options: DistillOptions, G) -> tuple[str, dnnlib.EasyDict]:
+def own_images(options: DistillOptions, G: Generator) -> tuple[str, dnnlib.EasyDict]:
     """Name and constructor arguments of a data set of the teacher's own images."""
     kwargs = teacher_dataset.arguments(options.teacher, G, options.truncation, options.labels)
     return f'{Path(options.teacher).stem}-images', dnnlib.EasyDict(kwargs)
@@ -161,6 +161,33 @@ def set_options(args: dnnlib.EasyDict, options: DistillOptions) -> None:
     args.update(options.lr_decay_kimg(args.total_kimg))
 
 
-def defaults_for(G) -> dict:
-    """What a distillation run takes from the teacher instead of asking for it."""
-    return dict(cfg=configurations.configuration_name(G), cond=G.c_dim > 0, aug='noaug')
+def set_options_of_our_loops(args: dnnlib.EasyDict, options: DistillOptions) -> None:
+    """Put in what the host's loop does not know.
+
+    Raises:
+        UserError: that is the one which runs.
+    """
+    for name, value in options.given(*OF_OUR_LOOPS).items():
+        if 'loop' not in args:
+            option = name.replace('_', '-')
+            raise UserError(f"--{option}={value} is for our loops, not for the host's: leave one out.")
+    args.update(options.given('metric_samples', 'track'))
+    if options.only is not None:
+        args.snapshot_only = options.only
+
+
+def require_used_samples(metric_samples: int | None, metrics: Sequence[str]) -> None:
+    """Refuse a number of images that no metric takes.
+
+    Raises:
+        UserError: it is given all the same.
+    """
+    if metric_samples is None:
+        return
+    if not metrics:
+        raise UserError(f'--metric-samples={metric_samples} is about --metrics: name some, or leave it out.')
+    if all(map(is_hosts, metrics)):
+        raise UserError(
+            f'--metric-samples={metric_samples} is about our metrics, such as fd:efficientnet_lite0, and those of the '
+            'host take 50,000 images: leave it out.'
+        )

@@ -8,8 +8,7 @@ from training.networks import Generator
 
 from stylegan2_compress import distributed
 from stylegan2_compress.arguments import given_options, require_choice
-from stylegan2_compress.compression import best_ticket
-from stylegan2_compress.compression import plan as planning
+from stylegan2_compress.compression import best_ticket, planning
 from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, LAYER_MOMENTS, PRESETS, WEIGHT_INIT, TicketOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations, devices

@@ -8,7 +8,7 @@ import dnnlib
 
 from stylegan2_compress import distributed, host
 from stylegan2_compress.arguments import click_options, given_options, value_as_text
-from stylegan2_compress.compression import plan as planning
+from stylegan2_compress.compression import planning
 from stylegan2_compress.compression.options import MethodOptions, require_outside_data
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics

@@ -393,7 +393,7 @@ def images_and_labels(path, images, dataset_json='{"labels": null}'):
 PLAIN = np.zeros([16, 16, 3], np.uint8)
 
 
-@pytest.mark.parametrize('labels', ['{nope', '[1]', '{"labels": [["0.png", 1]]}', *(
+@pytest.mark.parametrize('labels', ['[1]', '{"labels": [["0.png", 1]]}', *(
     f'{{"labels": [["0.png", {label}], ["1.png", 0]]}}' for label in ('-1', '"cat"', '[1, 2]')
 )])  # fmt: skip
 def test_a_dataset_json_that_is_no_such_thing(tmp_path, labels):

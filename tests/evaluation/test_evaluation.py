@@ -32,7 +32,7 @@ from metrics import (
 from torch_utils import training_stats
 
 from stylegan2_compress import embeddings, pickles
-from stylegan2_compress.compression.plan import parse_metrics
+from stylegan2_compress.compression.planning import parse_metrics
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import distances, features, metrics, names, records, samples, tables

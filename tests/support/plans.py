@@ -1,7 +1,7 @@
 """A run planned from the loop arguments of an ordinary one, without a command around it."""
 
 from stylegan2_compress.compression.options import MethodOptions
-from stylegan2_compress.compression.plan import compress
+from stylegan2_compress.compression.planning import compress
 from stylegan2_compress.losses.method import methods_of
 from stylegan2_compress.runs.plan import Plan
 
