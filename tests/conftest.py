@@ -60,9 +60,9 @@ def forked_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
     """Grids of snapshots have 4 images: the host's have 1,024 of small ones."""
-    from stylegan2_compress.training_loops import snapshots
+    from stylegan2_compress.training_loops import image_grid
 
-    monkeypatch.setattr(snapshots, 'grid_size', lambda _shape: (2, 2))
+    monkeypatch.setattr(image_grid, 'grid_size', lambda _shape: (2, 2))
 
 
 @pytest.fixture(scope='session')

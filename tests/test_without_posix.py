@@ -34,10 +34,10 @@ for module in pkgutil.walk_packages(stylegan2_compress.__path__, 'stylegan2_comp
                 raise
 
 from stylegan2_compress.runs.directory import RunDirectory
-from stylegan2_compress.training_loops import snapshots
+from stylegan2_compress.training_loops import image_grid
 from tiny_runs import loop_arguments, start
 
-snapshots.grid_size = lambda _shape: (2, 2)
+image_grid.grid_size = lambda _shape: (2, 2)
 place = pathlib.Path(sys.argv[2])
 arguments = loop_arguments(place / 'run', place / 'data.zip', total_kimg=0.032)
 start(**arguments)

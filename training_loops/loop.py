@@ -21,6 +21,7 @@ from stylegan2_compress.losses.method import MethodLoss
 from stylegan2_compress.runs import learning_rates, states
 from stylegan2_compress.runs.directory import KIMG_PER_TICK, STATE_KIMG
 from stylegan2_compress.training_loops import data
+from stylegan2_compress.training_loops.image_grid import ImageGrid
 from stylegan2_compress.training_loops.interruption import Interrupted, Interruption
 from stylegan2_compress.training_loops.metrics import is_hosts, share_hosts_cache
 from stylegan2_compress.training_loops.monitor import Collector
@@ -28,7 +29,7 @@ from stylegan2_compress.training_loops.phases import MovingAverages, Phase
 from stylegan2_compress.training_loops.recording import Rounds
 from stylegan2_compress.training_loops.run import Run
 from stylegan2_compress.training_loops.setup import set_up
-from stylegan2_compress.training_loops.snapshots import ImageGrid, generator_alone, network_snapshot, space_for
+from stylegan2_compress.training_loops.snapshots import generator_alone, network_snapshot, space_for
 
 
 def train(

@@ -9,11 +9,11 @@ from training.networks import Generator
 
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops.data import Batches, Share
+from stylegan2_compress.training_loops.image_grid import ImageGrid
 from stylegan2_compress.training_loops.metrics import OwnMetrics
 from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase, load_optimizer
 from stylegan2_compress.training_loops.recording import Rounds
-from stylegan2_compress.training_loops.snapshots import ImageGrid
 
 if TYPE_CHECKING:
     from training.augment import AugmentPipe

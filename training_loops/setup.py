@@ -16,12 +16,13 @@ from stylegan2_compress.host import devices, kernels
 from stylegan2_compress.runs import resources, states
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops import data
+from stylegan2_compress.training_loops.image_grid import ImageGrid
 from stylegan2_compress.training_loops.metrics import OwnMetrics
 from stylegan2_compress.training_loops.monitor import Collector, Monitor
 from stylegan2_compress.training_loops.phases import MovingAverages, Phase, build_phases
 from stylegan2_compress.training_loops.recording import RecordedRounds, Rounds
 from stylegan2_compress.training_loops.run import Run
-from stylegan2_compress.training_loops.snapshots import ImageGrid, with_three_networks
+from stylegan2_compress.training_loops.snapshots import with_three_networks
 
 if TYPE_CHECKING:
     from training.augment import AugmentPipe

@@ -22,9 +22,9 @@ SMALL = dict(
 )
 # Grids of snapshots have 4 images: the host's have 1,024 of small ones.
 SMALL_GRIDS = """
-from stylegan2_compress.training_loops import snapshots
+from stylegan2_compress.training_loops import image_grid
 
-snapshots.grid_size = lambda _shape: (2, 2)
+image_grid.grid_size = lambda _shape: (2, 2)
 """
 
 

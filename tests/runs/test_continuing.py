@@ -26,7 +26,7 @@ from stylegan2_compress.runs import launch, loops, states
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import continue_or_start
-from stylegan2_compress.training_loops import data, snapshots
+from stylegan2_compress.training_loops import data, image_grid
 from stylegan2_compress.training_loops.distillation import training_loop
 from stylegan2_compress.training_loops.tensorboard import TensorBoard
 
@@ -35,7 +35,7 @@ from stylegan2_compress.training_loops.tensorboard import TensorBoard
 def small_and_quick():
     """A grid of a few images, and a metric that costs nothing; forked processes have them too."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(snapshots, 'grid_size', lambda _shape: (2, 2))
+        monkeypatch.setattr(image_grid, 'grid_size', lambda _shape: (2, 2))
         mean = lambda options: dict(mean=float(options.G.mapping.w_avg.mean()))  # noqa: E731
         monkeypatch.setitem(metric_main._metric_dict, 'mean', mean)
         monkeypatch.setattr(TensorBoard, 'open', lambda *_where: None)  # Slow to import, and tested elsewhere.

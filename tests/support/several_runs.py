@@ -16,14 +16,14 @@ from stylegan2_compress import distributed
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.registry import import_named
-from stylegan2_compress.training_loops import snapshots
+from stylegan2_compress.training_loops import image_grid
 from stylegan2_compress.training_loops.interruption import Interruption
 from stylegan2_compress.training_loops.metrics import OwnMetrics
 
 
 def training_loop(rank, num_gpus, run_dir, device, cases):
     """Run `cases`: a loop's arguments, its name as `loop`, whether path lengths get the `same_noise_for_all` images."""
-    with mock.patch.object(snapshots, 'grid_size', return_value=(2, 2)):  # One of the processes may be pytest's.
+    with mock.patch.object(image_grid, 'grid_size', return_value=(2, 2)):  # One of the processes may be pytest's.
         for case in cases:
             case = dict(case)
             loop = import_named('', case.pop('loop'), [])
