@@ -1,12 +1,12 @@
 """Weights of distances by the strength of their gradients, beside that of the adversarial loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from stylegan2_compress import distributed
 from stylegan2_compress.distributions.sources import Source
-from stylegan2_compress.embeddings import Embedding
+from stylegan2_compress.losses.space import Space
 
 INTERVAL = 8  # Steps between measurements of gradients, each of which takes a backward pass.
 GRADIENT_RATE = 0.1  # Of the averages of gradients' norms, per measurement.
@@ -67,20 +67,13 @@ class Floors:
 
     Args:
         source: of the images.
-        networks, distances: see `DistributionMatching`.
+        spaces: whose distances they are.
         memory: how many images count together; 0 for those of the round alone.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        networks: Sequence[Embedding],
-        distances: Sequence[Callable[..., torch.Tensor]],
-        memory: int,
-    ):
+    def __init__(self, source: Source, spaces: Sequence[Space], memory: int):
         self.source = source
-        self.networks = networks
-        self.distances = distances
+        self.spaces = spaces
         self.memory = memory
         self.measured: dict[int, torch.Tensor] = {}
 
@@ -96,10 +89,11 @@ class Floors:
         past = max(self.memory - together, 0)
         count = past + FLOOR_BATCHES * together
         chunks = range(FLOOR_CHUNK, FLOOR_CHUNK - (-count // self.source.chunk))
-        parts = [[network(drawn) for network in self.networks] for drawn in (self.source.draw(i)[0] for i in chunks)]
+        drawn = (self.source.draw(chunk)[0] for chunk in chunks)
+        parts = [[space.network(images) for space in self.spaces] for images in drawn]
         floors = []
-        for distance, of_one in zip(self.distances, zip(*parts, strict=True), strict=True):
+        for space, of_one in zip(self.spaces, zip(*parts, strict=True), strict=True):
             earlier, batches = torch.cat(of_one)[:count].tensor_split([past])
             own = [batch[distributed.rank() * images :][:images] for batch in batches.split(together)]
-            floors.append(torch.stack([distance(batch, earlier) for batch in own]).mean())
+            floors.append(torch.stack([space.distance(batch, earlier) for batch in own]).mean())
         return torch.stack(floors)

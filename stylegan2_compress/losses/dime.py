@@ -34,6 +34,7 @@ from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.large_batch import LargeBatch
 from stylegan2_compress.losses.masks import Masks
 from stylegan2_compress.losses.method import Context, Method
+from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.spread import Spread
 from stylegan2_compress.losses.terms import Term
 from stylegan2_compress.pickles.networks import Networks
@@ -252,24 +253,23 @@ class DiME(Method):
             raise ValueError('This generator takes no labels.')
         shares = source.shares(classes) if classes else []
         references = self._reference(source, networks, shares)
-        distances = [self._distance(reference, shares) for reference in references]
-        of_all = [each.of_all() if isinstance(each, LabelledStatistics) else each for each in references]
-        memories = [FeatureMemory(self.memory, network.dim + classes, context.device) for network in networks]
+        spaces = []
+        for network, reference, weight in zip(networks, references, weights, strict=True):
+            of_all = reference.of_all() if isinstance(reference, LabelledStatistics) else reference
+            memory = FeatureMemory(self.memory, network.dim + classes, context.device) if self.memory else None
+            distance = self._distance(reference, shares)
+            spaces.append(Space(network, distance, weight, memory, Spread(network.spec, of_all)))
         balance = floors = None
         if self.balance is not None:
             if context.D is None:
                 raise UserError(f'--loss-arg balance={self.balance:g} needs an adversarial loss to balance with.')
-            balance = Balance(self.balance, len(networks), context.device)
-            floors = Floors(source, networks, distances, self.memory)
+            balance = Balance(self.balance, len(spaces), context.device)
+            floors = Floors(source, spaces, self.memory)
         return [
             DistributionMatching(
-                networks,
-                distances,
-                weights,
+                spaces,
                 source if self.refresh else None,
                 self.refresh,
-                memories if self.memory else (),
-                [Spread(network.spec, each) for network, each in zip(networks, of_all, strict=True)],
                 balance,
                 floors,
                 self._large_batch(context) if self.large_batch else None,

@@ -1,6 +1,6 @@
 """Distances of batches larger than memory allows: features first, then their gradients, then images part by part."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from torch_utils import misc
 
 from stylegan2_compress import distributed
 from stylegan2_compress.distributions.sources import LabelSource
-from stylegan2_compress.embeddings import Embedding
+from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.terms import total
 
 PURPOSE = 1  # Of the random numbers: a reference draws from [seed, chunk], without any.
@@ -61,9 +61,7 @@ class LargeBatch:
         self,
         nimg: int,
         at_once: int,
-        networks: Sequence[Embedding],
-        distances: Sequence[Callable[[torch.Tensor], torch.Tensor]],
-        weights: Sequence[float],
+        spaces: Sequence[Space],
         device: torch.device,
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Add the gradients of Σ weight · distance to the student's parameters.
@@ -73,24 +71,24 @@ class LargeBatch:
         Args:
             nimg: place in the run.
             at_once: images in a round of this process.
-            networks, distances, weights: see `DistributionMatching`.
+            spaces: whose distances they are.
             device: where the networks are.
 
         Returns:
-            The distances, and this process's features [size / processes, dim] by network.
+            The distances, and this process's features [size / processes, dim] by space.
         """
         with torch.no_grad():
-            parts = [[network(images) for network in networks] for images in self.images(nimg, at_once, device)]
+            parts = [[space.network(images) for space in spaces] for images in self.images(nimg, at_once, device)]
         features = [torch.cat(of_one).requires_grad_() for of_one in zip(*parts, strict=True)]
-        values = [distance(of_one) for distance, of_one in zip(distances, features, strict=True)]
-        loss = total(weight * value for weight, value in zip(weights, values, strict=True))
+        values = [space.distance(of_one) for space, of_one in zip(spaces, features, strict=True)]
+        loss = total(space.weight * value for space, value in zip(spaces, values, strict=True))
         gradients = torch.autograd.grad(loss, features)
         rounds = self.batch_size // (at_once * distributed.world_size())
         modules = distributed.unwrapped(self.G_mapping), distributed.unwrapped(self.G_synthesis)
         parameters = [each for module in modules for each in module.parameters() if each.requires_grad]
         by_part = zip(*(gradient.split(at_once) for gradient in gradients), strict=True)
         for images, of_part in zip(self.images(nimg, at_once, device), by_part, strict=True):
-            products = [(network(images) * each).sum() for network, each in zip(networks, of_part, strict=True)]
+            products = [(space.network(images) * each).sum() for space, each in zip(spaces, of_part, strict=True)]
             accumulate(total(products) * (self.interval * rounds), parameters)
         return [value.detach() for value in values], [of_one.detach() for of_one in features]
 

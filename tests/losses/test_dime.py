@@ -24,6 +24,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations, datasets
 from stylegan2_compress.losses import estimators
 from stylegan2_compress.losses.dime import DiME, DiMELoss, DistributionMatching
+from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.terms import Batch
 
 pytestmark = pytest.mark.usefixtures('own_cache')
@@ -160,7 +161,7 @@ def test_the_oldest_chunk_makes_way(teacher):
     source = sources.TeacherImages(teacher)
     chunks = [colours()(source.draw(index)[0]) for index in range(6)]  # Of 32; the bank starts with two and a half.
     first = torch.cat(chunks[:3])[:80]
-    distance = term.parts[0][1]
+    distance = term.spaces[0].distance
     within = distance.within.clone()
     torch.testing.assert_close(distance.bank, first)
     term.after_step()
@@ -200,7 +201,7 @@ def test_a_state_without_memory_is_refused_by_a_run_with_one(teacher):
 
 def test_features_that_are_not_finite_do_not_enter_the_bank(teacher, monkeypatch):
     _loss, term = build(teacher, estimator='linear', bank=32, refresh=1)
-    (network, distance, _weight) = term.parts[0]
+    network, distance = term.spaces[0].network, term.spaces[0].distance
     before = distance.bank.clone()
     original = network.network.forward
     broken = lambda x: torch.where(torch.arange(len(x))[:, None] < 3, torch.nan, original(x))  # noqa: E731
@@ -218,7 +219,7 @@ def test_a_bank_for_each_of_several_embeddings(teacher):
         estimators.KernelDistance('linear', True, statistics.Statistics(None, None, each))
         for each in (bank, bank.square())
     ]
-    term = DistributionMatching(networks, distances, [1, 1], source, refresh=1)
+    term = DistributionMatching([Space(*each) for each in zip(networks, distances, strict=True)], source, refresh=1)
     term.after_step()
     new = colours()(source.draw(1)[0])
     torch.testing.assert_close(distances[0].bank, new)
@@ -284,13 +285,13 @@ def test_data_as_reference_need_no_teacher(teacher, data):
     networks = pickles.load(teacher)
     modules = dict(G_mapping=networks['G'].mapping, G_synthesis=networks['G'].synthesis, D=networks['D'])
     loss = DiMELoss('cpu', embeddings=SPEC, reference='data', training_set_kwargs=kwargs, **modules)
-    mean, _square = loss.terms[0].parts[0][1].wanted
+    mean, _square = loss.terms[0].spaces[0].distance.wanted
     images = torch.cat([sources.DatasetImages(kwargs).draw(0)[0]])[:12]
     torch.testing.assert_close(mean, colours()(images).double().mean(0))
     kernel = DiMELoss(
         'cpu', embeddings=SPEC, reference='data', training_set_kwargs=kwargs, estimator='cubic', **modules
     )
-    torch.testing.assert_close(kernel.terms[0].parts[0][1].bank, colours()(images))  # All twelve, and no more.
+    torch.testing.assert_close(kernel.terms[0].spaces[0].distance.bank, colours()(images))  # All twelve, and no more.
 
 
 @pytest.mark.parametrize(
@@ -384,7 +385,7 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
     kernels = dict(run, loss_args=(*run['loss_args'], 'estimator=rbf'))
     distill(teacher, data, str(tmp_path / 'out'), dry_run=True, **kernels)
     _loss, term = build(teacher, statistics=str(file), truncation_psi=0.5, estimator='rbf', training_set_kwargs=kwargs)
-    assert torch.equal(term.parts[0][1].bank, expected.bank)  # All ten, where nobody says how many.
+    assert torch.equal(term.spaces[0].distance.bank, expected.bank)  # All ten, where nobody says how many.
     for changes, sentence in [
         (dict(loss_args=run['loss_args'] + ('samples=41',)), 'samples 40, not 41'),
         (dict(loss_args=run['loss_args'][:1] + run['loss_args'][2:]), 'truncation 0.5, not 1'),

@@ -23,6 +23,7 @@ from stylegan2_compress.losses.images import ImageDistillation, ImageDistillatio
 from stylegan2_compress.losses.method import accepted, methods_of
 from stylegan2_compress.losses.moment_matching import LayerMoments
 from stylegan2_compress.losses.nickel import NICKEL, NickelDimeLoss
+from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.terms import Batch
 from stylegan2_compress.networks.dual import DualDiscriminator
 from stylegan2_compress.training_loops.snapshots import is_placeholder
@@ -93,7 +94,7 @@ def test_terms_share_one_pass_of_an_embedding(monkeypatch):
     rnd = torch.Generator().manual_seed(0)
     x, y = (torch.randn([4, 3, 16, 16], generator=rnd, dtype=torch.float64) for _ in range(2))
     taught = types.SimpleNamespace(images=y)
-    terms = [DistributionMatching([embedding], [lambda features: features.square().mean()], [3.0])]
+    terms = [DistributionMatching([Space(embedding, lambda features: features.square().mean(), 3.0)])]
     terms.append(ImageMatching(lambda _batch: taught, embedding, 0.0, 2.0))
     features = LayerFeatures(embedding, [3, 16, 16])
     moments, others = (

@@ -19,6 +19,7 @@ from stylegan2_compress.losses.dime import DiMELoss, DistanceLoss
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
 from stylegan2_compress.losses.estimators import ESTIMATORS
 from stylegan2_compress.losses.large_batch import LargeBatch
+from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.terms import Batch
 
 TINY = 'module:tiny_embeddings:tiny@size=16'
@@ -73,8 +74,8 @@ def backward(found, parameters, at_once, names=('moments', 'rbf'), nimg=48):
     """Values, features, and the gradients that reach the parameters."""
     for parameter in parameters:
         parameter.grad = None
-    distances = [distance_of(name) for name in names]
-    values, features = found.backward(nimg, at_once, [network] * len(names), distances, [2.0, 3.0], torch.device('cpu'))
+    spaces = [Space(network, distance_of(name), weight) for name, weight in zip(names, [2.0, 3.0], strict=True)]
+    values, features = found.backward(nimg, at_once, spaces, torch.device('cpu'))
     return values, features, [parameter.grad for parameter in parameters]
 
 
@@ -186,7 +187,7 @@ def test_a_loss_of_nothing_but_large_batches_makes_no_other_images(teacher):
 
 def test_a_large_batch_that_is_not_finite_is_left_out(teacher, capsys):
     loss = build(teacher, large_batch=8, batch_size=8)
-    (network, _distance, _weight) = loss.terms[0].parts[0]
+    network = loss.terms[0].spaces[0].network
     network.network.register_forward_hook(lambda _network, _inputs, outputs: outputs * torch.nan)
     assert all(gradient is None for gradient in steps(loss, 0, 1)[0])
     assert f'DiME {TINY} not finite' in capsys.readouterr().out
@@ -258,7 +259,7 @@ def test_the_teachers_own_images_are_at_the_floor(teacher, given):
     floor = term.floors(8)
     assert floor.shape == (1,)
     source = term.floors.source
-    (network, distance, _weight) = term.parts[0]
+    network, distance = term.spaces[0].network, term.spaces[0].distance
     drawn = torch.cat([network(source.draw(index)[0]) for index in range(100, 103)])
     past = [drawn[:32]] if 'memory' in given else []
     values = torch.stack([distance(part, *past) for part in drawn[32:].split(8)])
@@ -357,15 +358,14 @@ def test_two_processes_are_one(tmp_path, teacher):
 
 
 def test_a_term_without_all_this_is_as_plain_as_it_was():
-    """The arguments of `DistributionMatching` that earlier code gives still make the published term."""
+    """Without any option, `DistributionMatching` is the published term."""
     images = torch.randn([4, 3, 2, 2], dtype=torch.float64)
 
     class Eyes(torch.nn.Module):
         spec, dim, pools_layers = 'eyes', 6, False
         forward = staticmethod(network)
 
-    (summand,) = DistributionMatching([Eyes()], [distance_of('moments')], [20.0]).generator(
-        Batch(None, None, None, images, None)
-    )
+    term = DistributionMatching([Space(Eyes(), distance_of('moments'), 20.0)])
+    (summand,) = term.generator(Batch(None, None, None, images, None))
     assert (summand.name, summand.weight) == ('DiME/eyes', 20.0)
     assert torch.equal(summand.value, distance_of('moments')(network(images)))

@@ -14,6 +14,7 @@ from stylegan2_compress.distributions import statistics
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.dime import DiMELoss, DistributionMatching
 from stylegan2_compress.losses.estimators import MomentDistance
+from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.terms import Batch, Summand, Term
 
 pytestmark = pytest.mark.usefixtures('own_cache')
@@ -186,7 +187,7 @@ def test_moment_matching_is_the_formula():
     expected = 20 * (np.abs(flat.mean(0) - m1).mean() + np.abs((flat**2).mean(0) - m2).mean())
     tensor = torch.from_numpy(images).requires_grad_(True)
     moments = statistics.Statistics(torch.from_numpy(m1), torch.from_numpy(m2), bank=None)
-    term = DistributionMatching([Flattener()], [MomentDistance(moments)], [20.0])
+    term = DistributionMatching([Space(Flattener(), MomentDistance(moments), 20.0)])
     batch = Batch(None, None, None, tensor, None)
     value = total(term.generator(batch))
     np.testing.assert_allclose(value.item(), expected, rtol=1e-12)
