@@ -17,7 +17,7 @@ from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, DEFAULT_RA
 from stylegan2_compress.distributions import teacher_dataset
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations, devices
-from stylegan2_compress.host.networks import require_finite, require_generator
+from stylegan2_compress.host.networks import generator_of
 from stylegan2_compress.runs import inputs
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
@@ -56,11 +56,10 @@ def plan_distillation(options: DistillOptions) -> Plan:
         devices.choose(options.device)  # Refuses one that is not available here.
     plan = Plan('', dnnlib.EasyDict(), chosen=given_options(options, without=ABOUT_THE_COMMAND))
     teacher = plan.resources.networks[options.teacher]
-    require_generator(options.teacher, teacher)
-    require_finite(options.teacher, teacher['G_ema'])
+    G = generator_of(options.teacher, teacher)
     metrics = planning.parse_metrics(options.metrics)
     require_used_samples(options.metric_samples, metrics)
-    plan.name, plan.args = host_arguments(options, teacher['G_ema'], metrics)
+    plan.name, plan.args = host_arguments(options, G, metrics)
     set_options(plan.args, options)
     student = prune(plan, options, teacher) if options.student is None else None
     planning.compress(plan, replace(options, loop=OUR_LOOP if options.loop is None else options.loop), student)

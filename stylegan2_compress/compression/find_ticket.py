@@ -13,13 +13,7 @@ from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, LAYER_MOME
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations, devices
 from stylegan2_compress.host.datasets import has_classes
-from stylegan2_compress.host.networks import (
-    check_against_data,
-    class_name,
-    constructor_arguments,
-    require_finite,
-    require_generator,
-)
+from stylegan2_compress.host.networks import check_against_data, class_name, constructor_arguments, generator_of
 from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.dime import DistanceLoss
 from stylegan2_compress.losses.moment_matching import MomentMatchingLoss
@@ -123,10 +117,7 @@ def check_names(options: TicketOptions) -> None:
 
 def teacher_generator(plan: Plan, teacher: str) -> Generator:
     """The G_ema whose weights are masked."""
-    data = plan.resources.networks[teacher]
-    require_generator(teacher, data)
-    G = data['G_ema']
-    require_finite(teacher, G)
+    G = generator_of(teacher, plan.resources.networks[teacher])
     if class_name(G) != 'Generator':
         raise UserError(f"--teacher={teacher} is a {class_name(G)}: tickets are made of the host's Generator.")
     return G

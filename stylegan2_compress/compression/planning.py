@@ -23,6 +23,7 @@ from stylegan2_compress.host.networks import (
     check_batch,
     check_path_lengths,
     constructor_arguments,
+    generator_of,
     has_shapes,
     require_finite,
     require_generator,
@@ -200,10 +201,8 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
     kwargs = {name: value for name, value in args.loss_kwargs.items() if name in accepted}
     kwargs.update(values_of(loss, loss_class, loss_args))
     if teacher is not None:
-        data = plan.resources.networks[teacher]
-        require_generator(teacher, data)
-        require_finite(teacher, data['G_ema'])
-        check_against_data('--teacher', teacher, data['G_ema'], args.training_set_kwargs)
+        G = generator_of(teacher, plan.resources.networks[teacher])
+        check_against_data('--teacher', teacher, G, args.training_set_kwargs)
         if 'teacher' in accepted:
             kwargs.setdefault('teacher', teacher)
     if 'training_set_kwargs' in accepted:

@@ -7,7 +7,7 @@ from stylegan2_compress.compression.convert import images_only
 from stylegan2_compress.compression.options import JUDGING, PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices, profiling
-from stylegan2_compress.host.networks import require_arguments_of_the_host, require_finite, require_generator
+from stylegan2_compress.host.networks import generator_of, require_arguments_of_the_host
 from stylegan2_compress.training_loops.snapshots import is_placeholder
 
 
@@ -28,9 +28,7 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     content_mask = None if options.mask is None else pruning.load_content_mask(options.mask, device)
     criterion_options = pruning.CriterionOptions(**options.given(*JUDGING), content_mask=content_mask, device=device)
     data = pickles.load(options.teacher, trust=trust)
-    require_generator(options.teacher, data)
-    G_ema = data['G_ema']
-    require_finite(options.teacher, G_ema)
+    G_ema = generator_of(options.teacher, data)
     pruning.require_prunable(options.teacher, G_ema)
     if trust:
         require_arguments_of_the_host(options.teacher, G_ema)

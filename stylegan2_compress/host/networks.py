@@ -137,6 +137,17 @@ def require_generator(file: str, data: Mapping[str, Any]) -> None:
         )
 
 
+def generator_of(file: str, data: Mapping[str, Any]) -> Generator:
+    """The G_ema in the contents of a network file.
+
+    Raises:
+        UserError: it is no StyleGAN2 generator, or has weights that are not finite.
+    """
+    require_generator(file, data)
+    require_finite(file, data['G_ema'])
+    return data['G_ema']
+
+
 def require_arguments_of_the_host(file: str, G: torch.nn.Module) -> None:
     """Check that the host's `Generator` takes the constructor arguments of a generator whose class a file defines.
 
