@@ -56,6 +56,7 @@ def measure(files: Sequence[str], options: EvaluateOptions, trust: bool = False)
     processes = _number_of_processes(options, device, len(files))
     chosen = _metrics_of(options)
     training_set_kwargs, generators = _open(files, options, trust)
+    _require_places(files, chosen, options.out)
     digests = {file: sha256(file) for file in files}
     teacher = files[0]
     setting = Setting(training_set_kwargs, device, generators[teacher], digests[teacher])
@@ -63,7 +64,6 @@ def measure(files: Sequence[str], options: EvaluateOptions, trust: bool = False)
         metric.prepare(setting)
         if not metric.of_teacher and len(files) == 1:
             raise UserError(f'--metrics={name} compares other networks with the first one: name a second one.')
-    _require_places(files, chosen, options.out)
 
     tell_of_noise(generators, chosen)
     devices.set_backends()
