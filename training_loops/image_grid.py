@@ -7,6 +7,7 @@ import torch
 from training.networks import Generator
 
 from stylegan2_compress.host import datasets
+from stylegan2_compress.host.progress_bars import progress_bar
 from stylegan2_compress.images import grid, to_uint8
 
 
@@ -30,7 +31,9 @@ class ImageGrid:
         self.columns, self.rows = grid_size(training_set.image_shape)
         indices = self._choose(training_set)
         with datasets.reading(training_set, indices):
-            self.reals, labels = zip(*[training_set[index] for index in indices], strict=True)
+            # A teacher's images take a while on a CPU.
+            shown = progress_bar(indices, desc='Sample images', unit='image')
+            self.reals, labels = zip(*[training_set[index] for index in shown], strict=True)
         z = torch.randn([self.rows * self.columns, z_dim], device=device)
         c = torch.from_numpy(np.stack(labels)).to(device)
         self.batches = list(zip(z.split(batch), c.split(batch), strict=True))
