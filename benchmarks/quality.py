@@ -324,6 +324,7 @@ def filled_in(argument: str, settings: Settings) -> str:
         memory=64 * settings.batch,
         large_batch=8 * settings.batch,
         images_kimg=settings.images_kimg,
+        kimg=settings.kimg,
         layers_embedding=settings.layers_embedding,
     )
 

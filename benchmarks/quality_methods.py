@@ -55,6 +55,9 @@ METHODS = {
     'images-moments-light': Method(
         'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'moments_weight=0.1')
     ),
+    'images-moments-fading': Method(
+        'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'moments_kimg={kimg:g}')
+    ),
     'regression': Method('RegressionLoss', layers=True, adversarial=False),
     'regression-moments': Method(
         'RegressionLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS, adversarial=False
@@ -96,6 +99,7 @@ IN_WORDS = {
     'images-moments': 'image distillation, moments of the teacher',
     'images-moments-slow': 'image distillation, moments of the teacher, v at a fifth of its rate',
     'images-moments-light': 'image distillation, moments of the teacher at a tenth of the weight',
+    'images-moments-fading': 'image distillation, moments of the teacher with a weight that falls to 0',
     'regression': 'image distillation without D',
     'regression-moments': 'image distillation without D, moments of the teacher',
     'regression-moments-data': 'image distillation without D, moments of the data',

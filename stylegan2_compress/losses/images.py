@@ -12,6 +12,7 @@ from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.embeddings.perceptual import distance_of_layers
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
+from stylegan2_compress.losses.fading import Fading
 from stylegan2_compress.losses.features import TeacherPass, require_same_latents
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.masks import Masks
@@ -33,7 +34,7 @@ class ImageMatching(Term):
         teacher: the images to match.
         embedding: frozen network whose layers d compares, see `distance_of_layers`; None leaves d out.
         pixel_weight, feature_weight: λ₁, λ₂.
-        fade_nimg: after how many images of the run both weights have fallen to 0, in a straight line; None is never.
+        fading: of both weights; None is without.
         mask: where the teacher's images show their content; None is everywhere.
     """
 
@@ -43,41 +44,36 @@ class ImageMatching(Term):
         embedding: Embedding | None,
         pixel_weight: float,
         feature_weight: float,
-        fade_nimg: float | None = None,
+        fading: Fading | None = None,
         mask: ContentMask | None = None,
     ):
         self.teacher = teacher
         self.embedding = embedding
         self.pixel_weight = pixel_weight
         self.feature_weight = feature_weight
-        self.fade_nimg = fade_nimg
+        self.fading = fading or Fading()
         self.mask = mask
-        self.share = 1.0  # Of the weights that is left.
-        self.has_begun = False
 
     def before_step(self, nimg: int) -> None:
-        self.has_begun = True
-        if self.fade_nimg is not None:
-            self.share = max(1 - nimg / self.fade_nimg, 0)
+        self.fading.follow(nimg)
 
     def obstacle(self) -> str:
-        # Before its first step, of which a round alone is not recorded yet, a run that goes on does not know the share.
-        fades = self.fade_nimg is not None and self.has_begun and self.share > 0
-        return "the weight of the distance to the teacher's images falls" if fades else ''
+        return self.fading.obstacle("the distance to the teacher's images")
 
     def generator(self, batch: Batch) -> list[Summand]:
-        if self.share == 0:
+        share = self.fading.share
+        if share == 0:
             return []
         wanted = self.teacher(batch).images
         if self.mask is not None:
             shown = content(wanted, self.mask)
             batch, wanted = replace(batch, images=batch.images * shown, _layers={}), wanted * shown
         pixels = (batch.images - wanted).abs().mean()
-        summands = [Summand('images/pixels', pixels, self.share * self.pixel_weight)]
+        summands = [Summand('images/pixels', pixels, share * self.pixel_weight)]
         if self.embedding is not None:
             layers = batch.layers(self.embedding), self.embedding.layers(wanted)
             features = distance_of_layers(*layers, self.embedding.channel_weights).mean()
-            summands.append(Summand('images/features', features, self.share * self.feature_weight))
+            summands.append(Summand('images/features', features, share * self.feature_weight))
         return summands
 
 
@@ -152,8 +148,8 @@ class PairedImages(Method):
         if self.images == 0:
             return []
         embedding = context.embedding(self.images_embedding)
-        fade_nimg = None if self.images_kimg is None else 1000 * self.images_kimg
-        return [ImageMatching(context.teacher_pass(self.teacher), embedding, self.images, self.images, fade_nimg)]
+        teacher = context.teacher_pass(self.teacher)
+        return [ImageMatching(teacher, embedding, self.images, self.images, Fading(self.images_kimg))]
 
 
 def require_layers(option: str, spec: str, plan: Plan) -> None:

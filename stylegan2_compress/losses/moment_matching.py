@@ -21,6 +21,7 @@ from stylegan2_compress.distributions.sources import (
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.datasets import has_classes, labels
 from stylegan2_compress.losses.adam_average import AdamAverage
+from stylegan2_compress.losses.fading import Fading
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.masks import Masks
 from stylegan2_compress.losses.method import Context, Method
@@ -31,6 +32,7 @@ from stylegan2_compress.runs.plan import Plan
 
 PAPER_EMBEDDING = 'vgg19_bn'
 PAPER_RATE = 1e-5
+ALONE = 'stylegan2_compress.MomentMatchingLoss'
 
 
 class LayerMoments(Term):
@@ -56,6 +58,7 @@ class LayerMoments(Term):
         penalty: ρ over the mean size of v_μ.
         side_power: p, if w_j is to be the side of entry j's feature map to the power of p, over the mean of these.
         weight: of the objective beside other terms.
+        fading: of that weight; None is without.
     """
 
     def __init__(
@@ -70,9 +73,11 @@ class LayerMoments(Term):
         penalty: float = 0,
         side_power: float = 0,
         weight: float = 1,
+        fading: Fading | None = None,
     ):
         self.features = features
         self.weight = weight
+        self.fading = fading or Fading()
         self.classes = classes
         self.scale = self._scale(variance) if normalize else torch.ones_like(mean[0])
         self.mean, self.variance = mean * self.scale, variance * self.scale.square()
@@ -83,12 +88,15 @@ class LayerMoments(Term):
         self.entry_weights = powers / powers.mean()
 
     def before_step(self, nimg: int) -> None:
+        self.fading.follow(nimg)
         if self.lr_decay_kimg is not None:
             for v in (self.v_mean, self.v_variance):
                 v.begin(learning_rates.share(nimg, self.lr_decay_kimg))
 
     def generator(self, batch: Batch) -> list[Summand]:
         """The objective after v has followed the differences, and their mean sizes to report."""
+        if self.fading.share == 0:
+            return []
         groups = batch.c if self.classes else batch.c.new_ones([len(batch.c), 1])
         f = self.features.of_maps(batch.layers(self.features.embedding)) * self.scale
         mean, variance, counts = moments.mean_and_variance(f, groups, distributed.world())
@@ -106,7 +114,10 @@ class LayerMoments(Term):
             squares = (self.mean - mean).square() - variance / counts.clamp_min(1)[:, None]
             squares = torch.where(counts[:, None] >= 2, self.entry_weights * squares, 0)
             total = total + self.penalty * self.v_mean.value.abs().mean() * squares.sum()
-        return [*reported, Summand('moments/objective', total, self.weight, label='moment matching')]
+        return [
+            *reported,
+            Summand('moments/objective', total, self.fading.share * self.weight, label='moment matching'),
+        ]
 
     def _scale(self, variance: torch.Tensor) -> torch.Tensor:
         """For each entry [dim], one over the standard deviation of its layer: the root of its mean variance."""
@@ -118,7 +129,7 @@ class LayerMoments(Term):
         return by_layer.repeat_interleave(torch.tensor(self.features.sizes, device=by_layer.device))
 
     def obstacle(self) -> str:
-        return ''
+        return self.fading.obstacle('moment matching')
 
     def averages(self) -> Iterable[torch.Tensor]:
         return *self.v_mean.tensors().values(), *self.v_variance.tensors().values()
@@ -193,6 +204,12 @@ class MomentMatching(Method):
     )
     truncation_psi: float = argument("Of the teacher's images; 1 is the distribution it was trained for.", 1)
     moments_weight: float = argument('Weight of the objective beside other methods.', 1.0, least=0)
+    moments_kimg: float | None = argument(
+        'After how many thousands of images that weight has fallen to 0, in a straight line.',
+        None,
+        above=0,
+        default_text='it stays',
+    )
     training_set_kwargs: dict | None = argument('The data set of the run.', None, internal=True)
     lr_decay_kimg: Sequence[float] | None = argument(
         'Between which thousands of images learning rates fall to 0.', None, internal=True
@@ -211,6 +228,11 @@ class MomentMatching(Method):
         return self.teacher if self.reference == 'teacher' else None
 
     def check(self, plan: Plan) -> Iterable[str]:
+        if self.moments_kimg is not None and plan.args['loss_kwargs'].get('class_name') == ALONE:
+            raise UserError(
+                f'--loss-arg moments_kimg={self.moments_kimg:g} leaves nothing to train on: add another method, '
+                'such as --loss=stylegan2_compress.ImageDistillationLoss+MomentMatchingLoss.'
+            )
         if self.matched_teacher is None:
             require_data(self._data())
         training_set = dnnlib.util.construct_class_by_name(**self._data())
@@ -268,6 +290,7 @@ class MomentMatching(Method):
                 self.moments_penalty,
                 self.side_power,
                 self.moments_weight,
+                Fading(self.moments_kimg),
             )
         ]
 

@@ -17,6 +17,7 @@ from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
+from stylegan2_compress.losses.fading import Fading
 from stylegan2_compress.losses.features import TeacherPass
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.images import ImageDistillation, ImageDistillationLoss, ImageMatching, RegressionLoss
@@ -73,14 +74,14 @@ def gradient_of_both_distances(nimg=0, images=4, **given):
 
 @pytest.mark.parametrize(('nimg', 'share'), [(0, 1), (500, 0.75), (2000, 0)])
 def test_the_gradient_is_that_of_both_distances_and_fades(nimg, share):
-    found, expected, passes = gradient_of_both_distances(nimg, fade_nimg=2000)
+    found, expected, passes = gradient_of_both_distances(nimg, fading=Fading(2))
     assert passes == (share > 0)  # The teacher makes images only as long as they count.
     torch.testing.assert_close(found, expected(2 * share), rtol=1e-9, atol=1e-12)
 
 
 def test_only_a_weight_that_falls_is_in_the_way_of_a_recording():
     """A run that goes on after it has fallen is told nothing else, before its first step either."""
-    term = ImageMatching(None, None, 2.0, 2.0, fade_nimg=2000)
+    term = ImageMatching(None, None, 2.0, 2.0, fading=Fading(2))
     assert term.obstacle() == ''
     term.before_step(0)
     assert 'falls' in term.obstacle()

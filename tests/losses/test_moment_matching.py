@@ -252,6 +252,27 @@ def test_v_falls_with_the_learning_rates_of_the_run(labelled_data):
         assert moved == pytest.approx(0, abs=0) if share == 0 else 0.5 < moved / (share * PAPER_RATE) < 1.5
 
 
+def test_a_weight_that_falls_takes_the_gradient_with_it(labelled_data):
+    """And then the features of the images are not computed any more, nor does v follow."""
+    G = masked_generator().requires_grad_(True)
+    plain, falling = (make_loss(G, labelled_data, **given) for given in ({}, dict(moments_kimg=0.024)))
+    found = {plain: [], falling: []}
+    for seed in range(3):
+        for loss, gradients in found.items():
+            G.zero_grad(set_to_none=True)
+            torch.manual_seed(seed)
+            step(loss, *batch(seed=seed))
+            gradients.append([None if each.grad is None else each.grad.clone() for each in G.parameters()])
+    for share, mine, theirs in zip([1, 0.5, 0], found[falling], found[plain], strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            if share == 0:
+                assert one is None
+            elif other is not None:
+                torch.testing.assert_close(one, share * other, rtol=1e-5, atol=1e-8)
+    assert falling.terms[0].obstacle() == plain.terms[0].obstacle() == ''
+    assert not torch.equal(falling.terms[0].v_mean.value, plain.terms[0].v_mean.value)
+
+
 def test_distill_tells_it_when_learning_rates_fall(labelled_data, teacher, tmp_path):
     given = dict(teacher=teacher, data=labelled_data['path'], outdir=str(tmp_path), kimg=10, device='cpu')
     given.update(loss='stylegan2_compress.MomentMatchingLoss', loss_args=(f'embedding={EMBEDDING}',))
