@@ -52,8 +52,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        alike = difflib.get_close_matches(args[0], COMMANDS, n=1)
-        if args[0] not in COMMANDS and alike:
+        if args[0] not in COMMANDS and (alike := difflib.get_close_matches(args[0], COMMANDS, n=1)):
             ctx.fail(f'There is no command {args[0]!r}; did you mean {alike[0]}?')
         return super().resolve_command(ctx, args)
 

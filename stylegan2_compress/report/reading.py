@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -109,7 +109,8 @@ def _read(path: Path) -> Run:
     notes = []
     options = _read_options(directory.options_path, notes)
     statistics, last_tick = _read_statistics(directory.stats_path, notes)
-    data = _training_data(options, directory.read_inputs().get(inputs.DIRECTORY))
+    recorded = directory.read_inputs()
+    data = _training_data(options, recorded.get(inputs.DIRECTORY))
     metrics, start, last_metric = _read_metrics(directory, data, notes)
     log = directory.log_path
     last_sign = max(last_tick, last_metric, log.stat().st_mtime if log.is_file() else 0)
@@ -124,8 +125,8 @@ def _read(path: Path) -> Run:
         fakes=_numbered(directory.fakes()),
         state=State('running', ''),
         exports=_exports(path),
-        teacher=inputs.teacher(options, directory.read_inputs()),
-        chosen=_chosen(directory),
+        teacher=inputs.teacher(options, recorded),
+        chosen=_chosen(recorded),
         start=start,
         notes=notes,
     )
@@ -146,9 +147,9 @@ def is_report(path: Path) -> bool:
         return f'<meta name="generator" content="{GENERATOR}"'.encode() in file.read(2000)
 
 
-def _chosen(directory: RunDirectory) -> dict[str, str]:
+def _chosen(recorded: Mapping) -> dict[str, str]:
     """The options that the run was started with, by their names on the command line."""
-    names = {name: str(value) for name, value in directory.read_inputs().items() if name.startswith(inputs.CHOSEN)}
+    names = {name: str(value) for name, value in recorded.items() if name.startswith(inputs.CHOSEN)}
     return {name.removeprefix(inputs.CHOSEN): value for name, value in names.items()}
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import itertools
 import json
 import os
 import re
@@ -284,16 +285,14 @@ class RunDirectory(os.PathLike):
 
     def kimg_on_record(self) -> float:
         """How far `stats.jsonl` goes, in thousands of images."""
-        return max(self._ticks(), default=0.0)
+        return next(self._ticks(), 0.0)
 
-    def _ticks(self) -> list[float]:
-        """The thousands of images that each line of `stats.jsonl` is after."""
-        ticks = []
+    def _ticks(self) -> Iterator[float]:
+        """The thousands of images that each line of `stats.jsonl` is after, the last one first."""
         with contextlib.suppress(OSError), open(self.stats_path) as file:
-            for line in file:
+            for line in reversed(file.readlines()):
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # The last line may be cut off.
-                    ticks.append(float(json.loads(line)['Progress/kimg']['mean']))
-        return ticks
+                    yield float(json.loads(line)['Progress/kimg']['mean'])
 
     # --- States -------------------------------------------------------------------------------------------------------
 
@@ -311,7 +310,7 @@ class RunDirectory(os.PathLike):
 
         Starting it again would overwrite its results.
         """
-        return not self.states() and len(self._ticks()) > 1
+        return not self.states() and len(list(itertools.islice(self._ticks(), 2))) > 1
 
     def delete_temporary_files(self) -> None:
         """Delete what a kill in the middle of `files.atomic_write` left behind."""
