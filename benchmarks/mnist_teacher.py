@@ -3,7 +3,7 @@
     python benchmarks/mnist_teacher.py --outdir runs/mnist-teacher [--kimg 150]
 
 The last snapshot's G_ema and D become `mnist_teacher.safetensors` in the run's directory. The file that ships in
-`stylegan2_compress/assets` was made by this script with its defaults; see benchmarks/README.md for time and machine.
+`stylegan2_compress/assets` was made by this script with its defaults; benchmarks/quickstart.md says for how long.
 """
 
 import glob

@@ -15,9 +15,9 @@ HOME = 'quickstart.md'  # Has what other pages look for in the README: its measu
 SHOWN = [
     'CONTRIBUTING.md',
     'CHANGELOG.md',
-    'benchmarks/README.md',
     'benchmarks/cifar10/table.md',
     'examples/compress_a_stylegan2.ipynb',
+    *sorted(ROOT.glob('benchmarks/*.md')),
     *sorted(ROOT.glob('benchmarks/*.png')),
 ]
 

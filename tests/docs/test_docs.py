@@ -20,6 +20,7 @@ from stylegan2_compress.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
+MEASURED = sorted(ROOT.glob('benchmarks/*.md'))  # Their command lines are those of scripts.
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 CONTEXT = click.Context(main)
 OTHERS = {'--help', '--requeue', '--rdzv-id'}  # Of every command, of sbatch, of torchrun.
@@ -83,7 +84,7 @@ def anchors(page):
     return {re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', heading).strip().lower()) for heading in headings}
 
 
-@each_page
+@pytest.mark.parametrize('page', [*PAGES, *MEASURED], ids=lambda page: f'{page.parent.name}/{page.name}')
 def test_links_and_images_resolve(page):
     for target in re.findall(r'\]\(([^)\s]+)\)', prose(page)):
         if re.match(r'[a-z]+:', target):
@@ -101,6 +102,17 @@ def test_every_page_is_in_the_navigation():
         assert re.search(rf'- {re.escape(page.name)}$', navigation, re.MULTILINE), page.name
         if page.name != 'index.md':
             assert f'](docs/{page.name})' in (ROOT / 'README.md').read_text(), page.name
+    for page in MEASURED:
+        assert re.search(rf'[ :]benchmarks/{re.escape(page.name)}$', navigation, re.MULTILINE), page.name
+        if page.name != 'README.md':
+            assert f']({page.name})' in (ROOT / 'benchmarks' / 'README.md').read_text(), page.name
+
+
+def test_every_script_of_the_benchmarks_is_in_their_table():
+    table = (ROOT / 'benchmarks' / 'README.md').read_text().partition('\n## All pages\n')[2]
+    scripts = [path.name for path in ROOT.glob('benchmarks/*.py') if "__name__ == '__main__'" in path.read_text()]
+    assert [name for name in scripts if f'`{name}`' not in table] == []
+    assert set(re.findall(r'`(\w+\.py)`', table)) <= set(scripts)
 
 
 def test_the_readme_is_short():
