@@ -42,9 +42,9 @@ LAZY = dict(G_reg_interval=2, D_reg_interval=3)
 @pytest.fixture(scope='module')
 def directory(tmp_path_factory):
     path = tmp_path_factory.mktemp('processes')
-    os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(path / 'cache')
-    yield path
-    del os.environ['STYLEGAN2_COMPRESS_CACHE']
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('STYLEGAN2_COMPRESS_CACHE', str(path / 'cache'))
+        yield path
 
 
 @pytest.fixture(scope='module')
