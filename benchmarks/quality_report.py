@@ -118,16 +118,25 @@ def comparison(shown: Groups) -> str:
 
 
 def difference(pairs: list[tuple[dict, dict]], key: str, relative: bool) -> str:
-    """The mean difference in per cent of the others' mean or in points, and of several pairs its 95 % interval."""
-    if not all(key in row for pair in pairs for row in pair):
+    """The mean difference in per cent of the others' mean or in points, and of several pairs its 95 % interval.
+
+    Empty without pairs, or where it was not measured.
+    """
+    if not pairs or not all(key in row for pair in pairs for row in pair):
         return ''
-    ours, theirs = np.array([[row[key] for row in pair] for pair in pairs]).T
-    form, unit, scale = ('{:+.0f}', ' %', 100 / theirs.mean()) if relative else ('{:+.1f}', '', 100)
-    middle = scale * (ours - theirs).mean()
+    middle, half = interval(pairs, key, relative)
+    form, unit = ('{:+.0f}', ' %') if relative else ('{:+.1f}', '')
     if len(pairs) == 1:
         return form.format(middle) + unit
-    half = scale * scipy.stats.t.ppf(0.975, len(pairs) - 1) * scipy.stats.sem(ours - theirs)
     return f'{form}{unit} [{form}, {form}]'.format(middle, middle - half, middle + half)
+
+
+def interval(pairs: list[tuple[dict, dict]], key: str, relative: bool) -> tuple[float, float]:
+    """The mean difference, as `difference` has it, and half of the width of its 95 % interval; NaN of one pair."""
+    ours, theirs = np.array([[row[key] for row in pair] for pair in pairs]).T
+    scale = 100 / theirs.mean() if relative else 100
+    half = scipy.stats.t.ppf(0.975, len(pairs) - 1) * scipy.stats.sem(ours - theirs) if len(pairs) > 1 else np.nan
+    return scale * (ours - theirs).mean(), scale * half
 
 
 def seconds(rows: list[dict]) -> str:

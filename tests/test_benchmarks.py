@@ -95,3 +95,39 @@ def test_differences_over_several_settings_are_one_number_per_seed(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     # Means of seeds 0 and 1 are 2 and 2, beside 2 and 4: -1 of 3; the standard error is 1, and t is 12.7062.
     assert '2 pairs\nfrechet_distance: -33 % [-457, +390]\n' in done.stdout
+
+
+def test_tables_of_students_are_current(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import quality_tables
+
+    rows = json.loads((BENCHMARKS / 'cifar10' / 'results.json').read_text())
+    shown = [page.name for page in quality_tables.PAGES if quality_tables.BLOCK.search(page.read_text())]
+    assert shown == ['README.md', 'README.md', 'quality.md']
+    for page in quality_tables.PAGES:
+        text = page.read_text()
+        assert quality_tables.filled(text, rows) == text, 'run: python benchmarks/quality_tables.py'
+
+
+def test_a_table_of_students_is_bold_where_the_interval_is_below_zero(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import quality_tables
+
+    def rows(name, *distances, trained_on='none'):
+        common = dict(name=name, ratio=0.9, trained_on=trained_on, kimg=8, CAS=0.25)
+        return [dict(common, seed=seed, frechet_distance=d) for seed, d in enumerate(distances)]
+
+    images = rows('images', 2.0, 2.2, 1.8)
+    near, perhaps = rows('nickel', 1.0, 1.1, 0.9), rows('both', 1.0, 2.2, 1.5)
+    of_another = rows('nickel', 3.0, trained_on='full')
+    text = '<!-- overview: 0.9; 8; none full; images nickel both; beside images -->\nold\n<!-- end -->\n'
+    filled = quality_tables.filled(text, images + near + perhaps + of_another)
+    lines = filled.splitlines()[3:-1]
+    assert lines[:1] == ['| image distillation | 2.00 ± 0.20 (25.0 %) | – |']
+    assert lines[1].startswith('| NICKEL | **1.00 ± 0.10** (25.0 %) | 3.00 (25.0 %) |')
+    assert lines[2] == '| NICKEL and DiME | 1.57 ± 0.60 (25.0 %) | – |'
+    detailed = quality_tables.table('students', '0.9; 8; none; images nickel; beside images', images + near)
+    assert detailed.splitlines()[2:] == [
+        '| no data | image distillation | 2.00 ± 0.20 | 2.00, 2.20, 1.80 |  | 25.0 % ± 0.0 % |',
+        '|  | NICKEL | 1.00 ± 0.10 | 1.00, 1.10, 0.90 | −50 % [−62, −38] | 25.0 % ± 0.0 % |',
+    ]
