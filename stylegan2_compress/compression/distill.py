@@ -106,13 +106,15 @@ def prune(plan: Plan, options: DistillOptions, teacher: Mapping) -> dict:
     if criterion != 'l1':
         on_device = pruning.CriterionOptions(device=devices.choose(options.device))
         pruning.find_criterion(criterion, teacher['G_ema'], on_device)
-        plan.choose = partial(pruned, teacher, widths, criterion, on_device)
+        plan.choose = partial(choose_channels, teacher, widths, criterion, on_device)
     plan.student_from = {inputs.RATIO: f'{ratio:g}', inputs.CRITERION: criterion}
     plan.name += f'-ratio{ratio:g}'
     return pruning.make_student(teacher, widths)
 
 
-def pruned(teacher: Mapping, widths: Mapping[str, int], criterion: str, on_device: pruning.CriterionOptions) -> dict:
+def choose_channels(
+    teacher: Mapping, widths: Mapping[str, int], criterion: str, on_device: pruning.CriterionOptions
+) -> dict:
     """G and G_ema of a student whose channels are chosen by a criterion, which may take minutes on a GPU."""
     student = pruning.make_student(teacher, widths, criterion, on_device)
     if on_device.device.type == 'cuda':

@@ -175,7 +175,7 @@ def _crop(run: Run, notes: list[str]) -> tuple[str, list[PIL.Image.Image]] | Non
     file = run.fakes[-1][1]
     try:
         with PIL.Image.open(file) as grid:
-            side = _cell(grid.size, run.option('training_set_kwargs', 'resolution'))
+            side = _cell(grid.size, run.option('training_set_kwargs.resolution'))
             places = [(x, 0, x + side, side) for x in range(0, grid.width - side + 1, side)[:COLUMNS]]
             row = grid.convert('RGB')
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:

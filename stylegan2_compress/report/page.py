@@ -103,7 +103,7 @@ def _section(name: str, heading: str, content: Element) -> Element:
 
 
 def _introduction(runs: Sequence[Run]) -> str:
-    if all(_class(run.option('loss_kwargs', 'class_name')) == 'MomentMatchingLoss' for run in runs):
+    if all(_class(run.option('loss_kwargs.class_name')) == 'MomentMatchingLoss' for run in runs):
         what = (
             'A strong lottery ticket is searched for: the weights of a StyleGAN2 generator do not change, and training '
             'decides which of them are kept.'
@@ -185,15 +185,15 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     split = f', {batch_gpu} at a time' if batch_gpu not in (None, batch) else ''
     split += f', {num_gpus} processes' if num_gpus not in (None, 1) else ''
     facts = [
-        ('Loss', _class(run.option('loss_kwargs', 'class_name'))),
-        ('Embeddings', run.option('loss_kwargs', 'embeddings')),
+        ('Loss', _class(run.option('loss_kwargs.class_name'))),
+        ('Embeddings', run.option('loss_kwargs.embeddings')),
         ('Teacher', run.teacher),
-        ('Generator', _class(run.option('G_kwargs', 'class_name'))),
-        ('Training images', run.option('training_set_kwargs', 'path')),
-        ('Resolution', run.option('training_set_kwargs', 'resolution')),
+        ('Generator', _class(run.option('G_kwargs.class_name'))),
+        ('Training images', run.option('training_set_kwargs.path')),
+        ('Resolution', run.option('training_set_kwargs.resolution')),
         ('Batch', None if batch is None else f'{_text(batch)}{split}'),
-        ('Learning rate', run.option('G_opt_kwargs', 'lr')),
-        ('R1 γ', run.option('loss_kwargs', 'r1_gamma')),
+        ('Learning rate', run.option('G_opt_kwargs.lr')),
+        ('R1 γ', run.option('loss_kwargs.r1_gamma')),
         ('Device', run.option('device')),
         ('Time', None if run.seconds is None else duration(run.seconds)),
     ]

@@ -83,12 +83,9 @@ class Run:
         """How long it has run."""
         return _last(self.statistics, 'Timing/total_sec')
 
-    def option(self, *names: str) -> object:
-        """A value in training_options.json, `option('loss_kwargs', 'class_name')`, or None."""
-        value = self.options
-        for name in names:
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
+    def option(self, name: str) -> object:
+        """A value in training_options.json by its dotted name, `option('loss_kwargs.class_name')`, or None."""
+        return inputs.value_of(self.options, name)
 
 
 def read(run_dir: str | os.PathLike) -> Run:
