@@ -385,7 +385,7 @@ def train_student(
             loss_args=tuple(loss_args),
             kimg=settings.kimg,
             batch=settings.batch,
-            lr=settings.lr,
+            lr=settings.lr * method.lr,
             lr_decay=settings.lr_decay or None,
             ema_kimg=settings.ema_kimg,
             **of_adversarial_loss,

@@ -16,6 +16,7 @@ class Method:
     arguments: tuple[str, ...] = ()  # Further ones; {…} is filled in, see `filled_in`.
     balanced: bool = False  # DiME finds its weights.
     adversarial: bool = True  # Trains against a discriminator.
+    lr: float = 1  # Learning rate, in units of --lr.
 
 
 RBF = dict(estimator='rbf', weight=0.2)  # Moments pull 0.18 to 0.27 times as hard (estimator_weights.py).
@@ -23,6 +24,8 @@ SQUARED = dict(estimator='squared-moments', weight=0.04)
 MEMORY, LARGE = ('memory={memory}',), ('large_batch={large_batch}',)
 IMAGES = ('images=3', 'images_kimg={images_kimg:g}', 'images_embedding={layers_embedding}')
 MOMENTS = ('normalize=true', 'moments_penalty=1')
+OF_DATA = (*MOMENTS, 'reference=data')
+WITHOUT_D = dict(layers=True, adversarial=False)
 DUAL = dict(start='scratch', embeds=True)
 METHODS = {
     'adversarial': Method('AdversarialLoss', start='scratch'),
@@ -58,20 +61,18 @@ METHODS = {
     'images-moments-fading': Method(
         'ImageDistillationLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'moments_kimg={kimg:g}')
     ),
-    'regression': Method('RegressionLoss', layers=True, adversarial=False),
-    'regression-moments': Method(
-        'RegressionLoss+MomentMatchingLoss', layers=True, arguments=MOMENTS, adversarial=False
-    ),
-    'regression-moments-data': Method(
-        'RegressionLoss+MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data'), adversarial=False
-    ),
-    'moments-data': Method(
-        'MomentMatchingLoss', layers=True, arguments=(*MOMENTS, 'reference=data'), adversarial=False
-    ),
+    'images-lr2': Method('ImageDistillationLoss', layers=True, lr=2),
+    'regression': Method('RegressionLoss', **WITHOUT_D),
+    'regression-moments': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=MOMENTS),
+    'regression-moments-lr2': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=MOMENTS, lr=2),
+    'regression-moments-lr4': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=MOMENTS, lr=4),
+    'regression-moments-data': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=OF_DATA),
+    'regression-moments-data-lr2': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=OF_DATA, lr=2),
+    'moments-data': Method('MomentMatchingLoss', **WITHOUT_D, arguments=OF_DATA),
     'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
 }
 # Not the paper's, which the others are compared with.
-OTHERS = ('adversarial', 'teacher-d', 'images', 'regression', 'stylekd', 'itgc', 'gcc')
+OTHERS = ('adversarial', 'teacher-d', 'images', 'images-lr2', 'regression', 'stylekd', 'itgc', 'gcc')
 IN_WORDS = {
     'adversarial': 'adversarial only, D from scratch',
     'teacher-d': "adversarial only, the teacher's D",
@@ -100,9 +101,13 @@ IN_WORDS = {
     'images-moments-slow': 'image distillation, moments of the teacher, v at a fifth of its rate',
     'images-moments-light': 'image distillation, moments of the teacher at a tenth of the weight',
     'images-moments-fading': 'image distillation, moments of the teacher with a weight that falls to 0',
+    'images-lr2': 'image distillation, twice the learning rate',
     'regression': 'image distillation without D',
     'regression-moments': 'image distillation without D, moments of the teacher',
+    'regression-moments-lr2': 'image distillation without D, moments of the teacher, twice the learning rate',
+    'regression-moments-lr4': 'image distillation without D, moments of the teacher, four times the learning rate',
     'regression-moments-data': 'image distillation without D, moments of the data',
+    'regression-moments-data-lr2': 'image distillation without D, moments of the data, twice the learning rate',
     'moments-data': 'moments of the data alone, without D',
     'nickel-images': 'NICKEL, image distillation',
 }
