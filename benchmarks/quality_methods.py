@@ -65,9 +65,7 @@ METHODS = {
     'regression': Method('RegressionLoss', **WITHOUT_D),
     'regression-moments': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=MOMENTS),
     'regression-moments-lr2': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=MOMENTS, lr=2),
-    'regression-moments-lr4': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=MOMENTS, lr=4),
     'regression-moments-data': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=OF_DATA),
-    'regression-moments-data-lr2': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=OF_DATA, lr=2),
     'moments-data': Method('MomentMatchingLoss', **WITHOUT_D, arguments=OF_DATA),
     'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
 }
@@ -105,9 +103,7 @@ IN_WORDS = {
     'regression': 'image distillation without D',
     'regression-moments': 'image distillation without D, moments of the teacher',
     'regression-moments-lr2': 'image distillation without D, moments of the teacher, twice the learning rate',
-    'regression-moments-lr4': 'image distillation without D, moments of the teacher, four times the learning rate',
     'regression-moments-data': 'image distillation without D, moments of the data',
-    'regression-moments-data-lr2': 'image distillation without D, moments of the data, twice the learning rate',
     'moments-data': 'moments of the data alone, without D',
     'nickel-images': 'NICKEL, image distillation',
 }
