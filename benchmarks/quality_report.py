@@ -95,26 +95,31 @@ def comparison(shown: Groups) -> str:
         others = [shown[key] for key in shown if key[:3] == (ratio, trained_on, kimg) and key[3] in OTHERS]
         if 'seed' not in rows[0] or name in OTHERS or not others:
             continue
-        paired = [[(row, other) for row in rows for other in one if row['seed'] == other['seed']] for one in others]
+        paired = [pairs(rows, one) for one in others]
         most = max(map(len, paired))
         if most == 0:
             continue
-        pairs = min((p for p in paired if len(p) == most), key=lambda p: mean([other for _, other in p], FD))
+        nearest = min((p for p in paired if len(p) == most), key=lambda p: mean([other for _, other in p], FD))
         lines.append(
             {
                 'ratio': f'{ratio:g}',
                 'trained on': trained_on,
                 'kimg': str(kimg),
-                'beside the best other (95 %)': f'{IN_WORDS[name]}, beside {IN_WORDS[pairs[0][1]["name"]]}',
-                'pairs': str(len(pairs)),
-                'Fréchet distance': difference(pairs, FD, relative=True),
-                'fd places': difference(pairs, 'fd places', relative=True),
-                'fd pixels': difference(pairs, 'fd pixels', relative=True),
-                'CAS, points': difference(pairs, 'CAS', relative=False),
-                'recognised, points': difference(pairs, 'recognised', relative=False),
+                'beside the best other (95 %)': f'{IN_WORDS[name]}, beside {IN_WORDS[nearest[0][1]["name"]]}',
+                'pairs': str(len(nearest)),
+                'Fréchet distance': difference(nearest, FD, relative=True),
+                'fd places': difference(nearest, 'fd places', relative=True),
+                'fd pixels': difference(nearest, 'fd pixels', relative=True),
+                'CAS, points': difference(nearest, 'CAS', relative=False),
+                'recognised, points': difference(nearest, 'recognised', relative=False),
             }
         )
     return render(lines, 'markdown') if lines else ''
+
+
+def pairs(rows: list[dict], others: list[dict]) -> list[tuple[dict, dict]]:
+    """Rows of the same seed."""
+    return [(row, other) for row in rows for other in others if row['seed'] == other['seed']]
 
 
 def difference(pairs: list[tuple[dict, dict]], key: str, relative: bool) -> str:

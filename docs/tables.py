@@ -1,4 +1,4 @@
-"""Fills the tables in the Markdown files of this directory from the code: `python docs/tables.py [--check]`.
+"""Fills the tables in Markdown files from the code, and from what was measured: `python docs/tables.py [--check]`.
 
 A table is between a comment that says what it shows and `<!-- end -->`:
 
@@ -6,6 +6,8 @@ A table is between a comment that says what it shows and `<!-- end -->`:
     <!-- command: distill -->                the options of a command
     <!-- repairs -->                         what is repaired in the host
     <!-- teachers -->                        published networks by name
+    <!-- students: … -->                     students of the quality benchmark, see `benchmarks/quality_tables.py`
+    <!-- overview: … -->                     the same in short
 
 `--check` writes nothing, and exits with status 1 if a table is not current.
 """
@@ -18,10 +20,12 @@ from pathlib import Path
 
 import click
 
-DOCS = Path(__file__).parent
-PATCHES = DOCS.parent / 'patches'
+ROOT = Path(__file__).parent.parent
+PATCHES, BENCHMARKS = ROOT / 'patches', ROOT / 'benchmarks'
+PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md')), *sorted(BENCHMARKS.glob('*.md'))]
 BLOCK = re.compile(
-    r'(<!-- (?P<kind>options|command|repairs|teachers)(?:: (?P<of>\S+))? -->\n).*?(<!-- end -->)', re.DOTALL
+    r'(<!-- (?P<kind>options|command|repairs|teachers|students|overview)(?:: (?P<of>[^\n]+))? -->\n).*?(<!-- end -->)',
+    re.DOTALL,
 )
 
 
@@ -93,6 +97,18 @@ def teachers(of: None) -> str:
     return '\n'.join(lines)
 
 
+def students(of: str, kind: str = 'students') -> str:
+    """What students of the quality benchmark were measured at."""
+    if str(BENCHMARKS) not in sys.path:
+        sys.path.append(str(BENCHMARKS))
+    quality_tables = importlib.import_module('quality_tables')
+    return quality_tables.table(kind, of)
+
+
+def overview(of: str) -> str:
+    return students(of, 'overview')
+
+
 def constants(path: Path) -> dict:
     """The constants that a module assigns, read without importing it."""
     found = {}
@@ -107,7 +123,7 @@ def constants(path: Path) -> dict:
 
 def filled(text: str) -> str:
     """The text of a page with current tables."""
-    tables = {'options': options, 'command': command, 'repairs': repairs, 'teachers': teachers}
+    tables = {each.__name__: each for each in (options, command, repairs, teachers, students, overview)}
     return BLOCK.sub(lambda match: match[1] + tables[match['kind']](match['of']) + '\n' + match[4], text)
 
 
@@ -116,7 +132,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     stale = []
-    for page in sorted(DOCS.glob('*.md')):
+    for page in PAGES:
         text = page.read_text()
         current = filled(text)
         if current != text:

@@ -26,6 +26,7 @@ CONTEXT = click.Context(main)
 OTHERS = {'--help', '--requeue', '--rdzv-id'}  # Of every command, of sbatch, of torchrun.
 
 each_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+each_file = pytest.mark.parametrize('page', [*PAGES, *MEASURED], ids=lambda page: f'{page.parent.name}/{page.name}')
 
 
 def tables():
@@ -48,7 +49,7 @@ def blocks(page, language):
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-@each_page
+@each_file
 def test_tables_are_current(page):
     text = page.read_text()
     assert tables().filled(text) == text, 'run: python docs/tables.py'
@@ -57,7 +58,7 @@ def test_tables_are_current(page):
 def test_check_tells_a_table_that_is_not_current(tmp_path, monkeypatch, capsys):
     module, page = tables(), tmp_path / 'page.md'
     page.write_text('<!-- repairs -->\n| old |\n<!-- end -->\n')
-    monkeypatch.setattr(module, 'DOCS', tmp_path)
+    monkeypatch.setattr(module, 'PAGES', [page])
     assert module.main(['--check']) == 1
     assert 'page.md' in capsys.readouterr().out
     assert '| old |' in page.read_text()
@@ -65,6 +66,11 @@ def test_check_tells_a_table_that_is_not_current(tmp_path, monkeypatch, capsys):
     assert '| old |' not in page.read_text()
     assert 'InfiniteSampler' in page.read_text()
     assert module.main(['--check']) == 0
+
+
+def test_tables_of_students_are_seen():
+    shown = [page for page in tables().PAGES if re.search('<!-- (students|overview): ', page.read_text())]
+    assert [page.name for page in shown] == ['README.md', 'README.md', 'quality.md']
 
 
 def test_the_measured_table_is_the_same_everywhere():
@@ -84,7 +90,7 @@ def anchors(page):
     return {re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', heading).strip().lower()) for heading in headings}
 
 
-@pytest.mark.parametrize('page', [*PAGES, *MEASURED], ids=lambda page: f'{page.parent.name}/{page.name}')
+@each_file
 def test_links_and_images_resolve(page):
     for target in re.findall(r'\]\(([^)\s]+)\)', prose(page)):
         if re.match(r'[a-z]+:', target):
