@@ -3,9 +3,9 @@
     python benchmarks/quickstart_ablation.py --outdir runs/ablation [--kimg 24] [--rows 'NICKEL;both']
     python benchmarks/quickstart_ablation.py --outdir runs/seeds --kimg 28 --rows 'regression and moments' --repeats 5
 
-The second is the quickstart. Every run uses its recipe and starts from the pruned teacher, cut as the row says; the
-discriminator, where there is one, starts from the teacher's, with NICKEL a second one from scratch. Started again with
-the same options, the script leaves out the runs that are done.
+The second is the quickstart. Every run uses its recipe, but half its learning rate where not said otherwise, and starts
+from the pruned teacher, cut as the row says; the discriminator, where there is one, starts from the teacher's, with
+NICKEL a second one from scratch. Started again with the same options, the script leaves out the runs that are done.
 """
 
 import glob
@@ -32,6 +32,7 @@ class Row:
     times: int = 1  # How many times --kimg it trains.
     criterion: str = 'l1'  # Of pruning.
     adversarial: bool = True  # Trains against a discriminator.
+    lr: float = 0.5  # Learning rate, in units of the quickstart's.
 
 
 # With the weight 20, the paper's for DINO, moments of 16 images of ten digits dominate the discriminator's gradient.
@@ -56,7 +57,10 @@ ROWS = {
     'both': Row('NickelDimeLoss', has_dime=True),
     'NICKEL and moments': Row('NICKELLoss+MomentMatchingLoss', has_moments=True),
     'image distillation and moments': Row('ImageDistillationLoss+MomentMatchingLoss', has_moments=True),
-    'regression and moments': Row('RegressionLoss+MomentMatchingLoss', has_moments=True, adversarial=False),
+    'regression and moments': Row('RegressionLoss+MomentMatchingLoss', has_moments=True, adversarial=False, lr=1),
+    'regression and moments, half the learning rate': Row(
+        'RegressionLoss+MomentMatchingLoss', has_moments=True, adversarial=False
+    ),
     'regression and moments of the data': Row(
         'RegressionLoss+MomentMatchingLoss', has_moments=True, loss_args=dict(reference='data'), adversarial=False
     ),
@@ -140,7 +144,7 @@ def train_and_measure(
         seed=seed,
         workers=1,
         device='cpu',
-        **quickstart.RECIPE,
+        **quickstart.RECIPE | dict(lr=quickstart.RECIPE['lr'] * row.lr),
         **(OF_ADVERSARIAL_LOSS if row.adversarial else {}),
     )
     minutes = (time.process_time() - start) / 60
