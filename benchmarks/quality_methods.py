@@ -24,6 +24,7 @@ SQUARED = dict(estimator='squared-moments', weight=0.04)
 MEMORY, LARGE = ('memory={memory}',), ('large_batch={large_batch}',)
 IMAGES = ('images=3', 'images_kimg={images_kimg:g}', 'images_embedding={layers_embedding}')
 MOMENTS = ('normalize=true', 'moments_penalty=1')
+DAMPED = ('normalize=true', 'moments_penalty=5')
 OF_DATA = (*MOMENTS, 'reference=data')
 WITHOUT_D = dict(layers=True, adversarial=False)
 DUAL = dict(start='scratch', embeds=True)
@@ -39,6 +40,8 @@ METHODS = {
     'nickel': Method('NICKELLoss', start='scratch'),
     'both': Method('NickelDimeLoss', start='scratch', embeds=True),
     'both-rbf': Method('NickelDimeLoss', start='scratch', embeds=True, **RBF),
+    'both-light': Method('NickelDimeLoss', **DUAL, weight=0.01),
+    'both-light-by-label': Method('NickelDimeLoss', **DUAL, weight=0.01, arguments=('by_label=true',)),
     'both-by-label': Method('NickelDimeLoss', **DUAL, arguments=('by_label=true',)),
     'both-teacher-d': Method('NickelDimeLoss', embeds=True, arguments=('student_d=teacher',)),
     'dime-memory': Method('DiMELoss', embeds=True, arguments=MEMORY),
@@ -65,6 +68,7 @@ METHODS = {
     'regression': Method('RegressionLoss', **WITHOUT_D),
     'regression-moments': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=MOMENTS),
     'regression-moments-lr2': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=MOMENTS, lr=2),
+    'regression-moments-damped': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=DAMPED, lr=2),
     'regression-moments-data': Method('RegressionLoss+MomentMatchingLoss', **WITHOUT_D, arguments=OF_DATA),
     'moments-data': Method('MomentMatchingLoss', **WITHOUT_D, arguments=OF_DATA),
     'nickel-images': Method('NICKELLoss+ImageDistillationLoss', start='scratch', layers=True),
@@ -83,6 +87,8 @@ IN_WORDS = {
     'nickel': 'NICKEL',
     'both': 'NICKEL and DiME',
     'both-rbf': 'NICKEL and DiME, Gaussian kernel',
+    'both-light': 'NICKEL and DiME at a hundredth of the weight',
+    'both-light-by-label': 'NICKEL and DiME of each label at a hundredth of the weight',
     'both-by-label': 'NICKEL and DiME of each label',
     'both-teacher-d': "NICKEL and DiME, both D the teacher's",
     'dime-memory': 'DiME, memory',
@@ -103,6 +109,7 @@ IN_WORDS = {
     'regression': 'image distillation without D',
     'regression-moments': 'image distillation without D, moments of the teacher',
     'regression-moments-lr2': 'image distillation without D, moments of the teacher, twice the learning rate',
+    'regression-moments-damped': 'image distillation without D, moments of the teacher damped, twice the learning rate',
     'regression-moments-data': 'image distillation without D, moments of the data',
     'moments-data': 'moments of the data alone, without D',
     'nickel-images': 'NICKEL, image distillation',

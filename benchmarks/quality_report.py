@@ -50,7 +50,10 @@ def grouped(rows: list[dict], at: tuple[int, ...] | None) -> Groups:
         names = ['data', 'teacher', 'pruned', *METHODS]
         return ratio or 0, trained_on not in ('', FULL), trained_on, kimg or 0, names.index(name)
 
-    return {key: groups[key] for key in sorted(groups, key=place) if is_shown(*key)}
+    def by_seed(rows: list[dict]) -> list[dict]:
+        return sorted(rows, key=lambda row: row.get('seed', 0))
+
+    return {key: by_seed(groups[key]) for key in sorted(groups, key=place) if is_shown(*key)}
 
 
 def table(shown: Groups) -> str:

@@ -200,6 +200,11 @@ class DiME(Method):
             raise UserError('--loss-arg by_label=true needs a generator that takes labels: --cond=1 turns them on.')
         if self.by_label and not has_classes(plan.args['training_set_kwargs']):
             raise UserError('--loss-arg by_label=true needs labels that are classes, and those of --data are vectors.')
+        if self.balance is not None and not _has_discriminator(plan):
+            raise UserError(
+                f'--loss-arg balance={self.balance:g} goes by the gradient of a discriminator, and this loss has none: '
+                'give weights, or a loss such as stylegan2_compress.DiMELoss.'
+            )
         batch, at_once = plan.args['batch_size'], plan.args['batch_gpu'] * plan.args['num_gpus']
         if self.has_bank and self.is_unbiased and max(at_once, self.large_batch) < 2:
             raise UserError(
@@ -222,6 +227,14 @@ class DiME(Method):
             self._reference(source, networks)
         samples, bank = self._counts(source)
         check_size(source, f'--loss-arg {"bank" if bank else "samples"}', samples)
+        unknown = [spec for spec, _weight in self.embeddings_and_weights() if parse(spec).name not in PAPER_WEIGHTS]
+        is_chosen = self.weights is not None or self.balance is not None
+        if unknown and not is_chosen and ESTIMATORS[self.estimator].has_scale and _has_discriminator(plan):
+            yield (
+                f'How hard estimator={self.estimator} pulls with the default weight depends on the scale of the '
+                f'features of {", ".join(unknown)}: it can be thousands of times as hard as the discriminator. Choose '
+                '--loss-arg weights, or let balance=1 make it as hard.'
+            )
         if self._mixes_labels(plan, at_once):
             yield (
                 'DiME compares images of all labels together, and students lost their classes by it: --loss-arg '
@@ -261,8 +274,6 @@ class DiME(Method):
             spaces.append(Space(network, distance, weight, memory, Spread(network.spec, of_all)))
         balance = floors = None
         if self.balance is not None:
-            if context.D is None:
-                raise UserError(f'--loss-arg balance={self.balance:g} needs an adversarial loss to balance with.')
             balance = Balance(self.balance, len(spaces), context.device)
             floors = Floors(source, spaces, self.memory)
         return [
@@ -330,6 +341,10 @@ class DiME(Method):
     ) -> Callable[..., torch.Tensor]:
         choices = [self.is_unbiased] if self.has_bank else []
         return ESTIMATORS[self.estimator].build(*choices, reference, shares)
+
+
+def _has_discriminator(plan: Plan) -> bool:
+    return dnnlib.util.get_obj_by_name(plan.args['loss_kwargs']['class_name']).sees_reals
 
 
 class DiMELoss(AdversarialLoss):

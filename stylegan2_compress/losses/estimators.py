@@ -161,15 +161,15 @@ class Estimator:
     build: Callable[..., Callable[[torch.Tensor], torch.Tensor]]
     weight: float  # λ where neither the user nor the paper says one.
     has_bank: bool = True
+    has_scale: bool = False  # It grows with the scale of the features.
 
 
 # By name. The weights of the kernels are not from the paper: on the images of the quickstart's pruned start, they make
-# the gradient about as strong as that of `moments` with its 20 (benchmarks/estimator_weights.py). Those of `linear` and
-# `cubic` depend on the scale of an embedding's features, that of `rbf` does not.
+# the gradient about as strong as that of `moments` with its 20 (benchmarks/estimator_weights.py).
 ESTIMATORS = {
-    'moments': Estimator(MomentDistance, weight=20, has_bank=False),
+    'moments': Estimator(MomentDistance, weight=20, has_bank=False, has_scale=True),
     'squared-moments': Estimator(SquaredMomentDistance, weight=0.8, has_bank=False),
-    'linear': Estimator(partial(KernelDistance, 'linear'), weight=0.1),
+    'linear': Estimator(partial(KernelDistance, 'linear'), weight=0.1, has_scale=True),
     'rbf': Estimator(partial(KernelDistance, 'rbf'), weight=2),
-    'cubic': Estimator(partial(KernelDistance, 'cubic'), weight=30),
+    'cubic': Estimator(partial(KernelDistance, 'cubic'), weight=30, has_scale=True),
 }

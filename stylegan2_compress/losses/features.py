@@ -72,11 +72,11 @@ def maps_alone(
     raise AssertionError('the last block was not reached')
 
 
-def teacher_ws(G: Generator, batch: Batch) -> torch.Tensor:
+def teacher_ws(G: Generator, batch: Batch, truncation_psi: float) -> torch.Tensor:
     """Styles [N, num_ws, w_dim] of a teacher for the student's latents, mixed in the same way."""
-    ws = G.mapping(batch.z, batch.c)
+    ws = G.mapping(batch.z, batch.c, truncation_psi=truncation_psi)
     if batch.mixing is not None:
-        ws = batch.mixing.mix(ws, G.mapping(batch.mixing.z, batch.c))
+        ws = batch.mixing.mix(ws, G.mapping(batch.mixing.z, batch.c, truncation_psi=truncation_psi))
     return ws
 
 
@@ -95,11 +95,13 @@ class TeacherPass:
     Args:
         G: the teacher's generator, frozen and in eval mode.
         precision: arguments of its forward pass.
+        truncation_psi: of its images.
     """
 
-    def __init__(self, G: Generator, precision: Mapping[str, bool]):
+    def __init__(self, G: Generator, precision: Mapping[str, bool], truncation_psi: float = 1):
         self.G = G
         self.precision = precision
+        self.truncation_psi = truncation_psi
         self._watched: set[str] = set()
         # The last one, by a weak reference: it must not keep the student's activations in memory.
         self._batch: Callable[[], Batch | None] = lambda: None
@@ -113,7 +115,7 @@ class TeacherPass:
         if self._taught is None or self._batch() is not batch:
             self._batch = weakref.ref(batch)
             with torch.no_grad(), block_outputs(self.G.synthesis, self._watched) as maps:
-                ws = teacher_ws(self.G, batch)
+                ws = teacher_ws(self.G, batch, self.truncation_psi)
                 self._taught = Taught(ws, self.G.synthesis(ws, **self.precision), maps)
         return self._taught
 

@@ -11,7 +11,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.features import TeacherPass, block_outputs, require_same_latents
-from stylegan2_compress.losses.method import Context, Method
+from stylegan2_compress.losses.method import Context, PairedMethod
 from stylegan2_compress.losses.terms import Batch, Summand, Term, total
 from stylegan2_compress.losses.trained_beside import TermWithNetwork, TrainedBeside
 from stylegan2_compress.runs.plan import Plan
@@ -92,7 +92,7 @@ def _precise(maps: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class GCC(Method):
+class GCC(PairedMethod):
     """Feature maps of the teacher's generator and discriminator (the distillation of GCC, arXiv 2110.14439)."""
 
     teacher: str = argument("Network pickle with the teacher's G_ema and D.", default_text='`--teacher`')
@@ -117,7 +117,7 @@ class GCC(Method):
         return ()
 
     def terms(self, context: Context) -> Sequence[Term]:
-        teacher = context.teacher_pass(self.teacher)
+        teacher = self.teacher_pass(context)
         student = distributed.unwrapped(context.G_synthesis)
         sides = compared_sides(teacher.G.img_resolution)
         widths = {side: [_channels(synthesis, side) for synthesis in (student, teacher.G.synthesis)] for side in sides}

@@ -16,7 +16,7 @@ from stylegan2_compress.losses.fading import Fading
 from stylegan2_compress.losses.features import TeacherPass, require_same_latents
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.masks import Masks
-from stylegan2_compress.losses.method import Context, Method
+from stylegan2_compress.losses.method import Context, PairedMethod
 from stylegan2_compress.losses.terms import Batch, Summand, Term
 from stylegan2_compress.pruning.content import ContentMask, content, load_content_mask
 from stylegan2_compress.runs.plan import Plan
@@ -78,10 +78,9 @@ class ImageMatching(Term):
 
 
 @dataclass(frozen=True)
-class ImageDistillation(Method):
+class ImageDistillation(PairedMethod):
     """L1 and perceptual distance to the teacher's images (Content-Aware GAN Compression, arXiv 2104.02244)."""
 
-    teacher: str = argument('Network pickle whose G_ema is matched.', default_text='`--teacher`')
     embedding: str = argument(
         'Network whose layers are compared; `lpips` is the distance of the paper.', 'efficientnet_lite0'
     )
@@ -113,15 +112,14 @@ class ImageDistillation(Method):
     def terms(self, context: Context) -> Sequence[Term]:
         embedding = context.embedding(self.embedding) if self.feature_weight else None
         mask = None if self.mask is None else load_content_mask(self.mask, context.device)
-        teacher = context.teacher_pass(self.teacher)
+        teacher = self.teacher_pass(context)
         return [ImageMatching(teacher, embedding, self.pixel_weight, self.feature_weight, mask=mask)]
 
 
 @dataclass(frozen=True)
-class PairedImages(Method):
+class PairedImages(PairedMethod):
     """The distances of `ImageDistillation` beside the terms of other methods, off by default."""
 
-    teacher: str = argument('Network pickle whose G_ema is matched.', default_text='`--teacher`')
     images: float = argument(
         "Weight of the L1 and of the perceptual distance to the teacher's image for the same z; 0 is off.", 0.0, least=0
     )
@@ -148,7 +146,7 @@ class PairedImages(Method):
         if self.images == 0:
             return []
         embedding = context.embedding(self.images_embedding)
-        teacher = context.teacher_pass(self.teacher)
+        teacher = self.teacher_pass(context)
         return [ImageMatching(teacher, embedding, self.images, self.images, Fading(self.images_kimg))]
 
 

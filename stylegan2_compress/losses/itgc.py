@@ -10,7 +10,7 @@ from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.energy import Energy, langevin
 from stylegan2_compress.losses.features import TeacherPass, require_same_latents
 from stylegan2_compress.losses.images import ImageDistillation
-from stylegan2_compress.losses.method import Context, Method
+from stylegan2_compress.losses.method import Context, PairedMethod
 from stylegan2_compress.losses.terms import Batch, Summand, Term
 from stylegan2_compress.losses.trained_beside import TermWithNetwork, TrainedBeside
 from stylegan2_compress.runs.plan import Plan
@@ -79,10 +79,9 @@ class MutualInformation(TermWithNetwork):
 
 
 @dataclass(frozen=True)
-class ITGC(Method):
+class ITGC(PairedMethod):
     """Mutual information with the teacher's images (ITGC, arXiv 2303.16050)."""
 
-    teacher: str = argument('Network pickle whose G_ema is matched.', default_text='`--teacher`')
     information_weight: float = argument('Weight λ of the mutual information; 0 is off.', 0.05, least=0)
     energy_penalty: float = argument('Weight μ of the squared energies.', 0.05, least=0)
     energy_lr: float = argument('Learning rate of the energy.', 1e-4, above=0)
@@ -97,7 +96,7 @@ class ITGC(Method):
     def terms(self, context: Context) -> Sequence[Term]:
         if self.information_weight == 0:
             return []
-        teacher = context.teacher_pass(self.teacher)
+        teacher = self.teacher_pass(context)
         energy = Energy(teacher.G.img_resolution, teacher.G.img_channels).to(context.device)
         return [
             MutualInformation(

@@ -10,6 +10,7 @@ from training.loss import Loss
 from training.networks import Discriminator, Generator
 
 from stylegan2_compress import arguments, distributed
+from stylegan2_compress.arguments import argument
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices
@@ -46,7 +47,7 @@ class Context:
     D: torch.nn.Module | None
     resources: Resources
     _teachers: dict[str, Generator] = field(default_factory=dict)
-    _passes: dict[str, TeacherPass] = field(default_factory=dict)
+    _passes: dict[tuple[str, float], TeacherPass] = field(default_factory=dict)
 
     @property
     def networks(self) -> Networks:
@@ -71,11 +72,12 @@ class Context:
     def _of_the_run(self) -> Precision:
         return Precision.of_synthesis(init_arguments(distributed.unwrapped(self.G_synthesis))[1])
 
-    def teacher_pass(self, file: str) -> TeacherPass:
+    def teacher_pass(self, file: str, truncation_psi: float) -> TeacherPass:
         """The images of that `teacher` for the student's latents, made once for all terms."""
-        if file not in self._passes:
-            self._passes[file] = TeacherPass(self.teacher(file), self.precision)
-        return self._passes[file]
+        key = file, truncation_psi
+        if key not in self._passes:
+            self._passes[key] = TeacherPass(self.teacher(file), self.precision, truncation_psi)
+        return self._passes[key]
 
     def embedding(self, spec: str) -> Embedding:
         """The embedding that a spec names, on the device."""
@@ -118,6 +120,17 @@ class Method:
     def terms(self, context: Context) -> Sequence[Term]:
         """What the method adds to the losses."""
         return ()
+
+
+@dataclass(frozen=True)
+class PairedMethod(Method):
+    """A method that looks at what the teacher makes of the student's latents."""
+
+    teacher: str = argument('Network pickle whose G_ema is matched.', default_text='`--teacher`')
+    truncation_psi: float = argument("Of the teacher's images; 1 is the distribution it was trained for.", 1)
+
+    def teacher_pass(self, context: Context) -> TeacherPass:
+        return context.teacher_pass(self.teacher, self.truncation_psi)
 
 
 class MethodLoss(Loss):

@@ -7,6 +7,7 @@ exchange between the teacher's generator and the student's discriminator.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch_utils import misc
@@ -19,7 +20,7 @@ from stylegan2_compress.losses.adversarial import STUDENT, AdversarialLoss
 from stylegan2_compress.losses.dime import DiME
 from stylegan2_compress.losses.features import block_outputs, require_same_latents, teacher_ws
 from stylegan2_compress.losses.images import PairedImages
-from stylegan2_compress.losses.method import Context, Method
+from stylegan2_compress.losses.method import Context, PairedMethod
 from stylegan2_compress.losses.terms import Batch, Summand, Term, total
 from stylegan2_compress.losses.wavelets import haar_levels
 from stylegan2_compress.runs.plan import Plan
@@ -55,6 +56,7 @@ class FeatureExchange(Term):
         levels: J by the names of the blocks whose maps are compared.
         weight: λ.
         precision: arguments of the networks' forward passes.
+        truncation_psi: of the teacher's images.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class FeatureExchange(Term):
         levels: Mapping[str, int],
         weight: float,
         precision: Mapping[str, bool],
+        truncation_psi: float = 1,
     ):
         self.G = G
+        self.truncation_psi = truncation_psi
         self.D = D
         self.levels = dict(levels)
         self.weight = weight
@@ -85,7 +89,7 @@ class FeatureExchange(Term):
     def run_teacher(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The teacher's images for the student's latents, and the feature maps behind them by block name."""
         with block_outputs(self.G.synthesis, self.levels) as features:
-            images = self.G.synthesis(teacher_ws(self.G, batch), **self.precision)
+            images = self.G.synthesis(teacher_ws(self.G, batch, self.truncation_psi), **self.precision)
         return images, features
 
 
@@ -93,7 +97,7 @@ class FeatureExchange(Term):
 
 
 @dataclass(frozen=True)
-class NICKEL(Method):
+class NICKEL(PairedMethod):
     """Adversarial losses against two discriminators, and exchange of features (NICKEL, arXiv 2405.11614).
 
     D_T starts from the teacher pickle's D, and both discriminators train on the student's images and on real ones.
@@ -142,7 +146,8 @@ class NICKEL(Method):
             return []
         G = context.teacher(self.teacher)
         levels = self.levels_by_block(G.img_resolution)
-        return [FeatureExchange(G, context.D, levels, self.feature_weight, context.precision)]  # pyright: ignore[reportArgumentType]  # `start` refuses None.
+        D: Any = context.D  # `start` refuses None.
+        return [FeatureExchange(G, D, levels, self.feature_weight, context.precision, self.truncation_psi)]
 
     def judge(self, D: torch.nn.Module, images: torch.Tensor, c: torch.Tensor, **precision) -> dict[str, torch.Tensor]:
         """Logits [N, 1] of D_S and of D_T."""

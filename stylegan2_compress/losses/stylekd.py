@@ -14,7 +14,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.features import TeacherPass, maps_alone, require_same_latents
 from stylegan2_compress.losses.images import ImageDistillation
-from stylegan2_compress.losses.method import Context, Method
+from stylegan2_compress.losses.method import Context, PairedMethod
 from stylegan2_compress.losses.terms import Batch, Summand, Term, total
 from stylegan2_compress.runs.plan import Plan
 
@@ -124,10 +124,9 @@ class LatentRelations(Term):
 
 
 @dataclass(frozen=True)
-class StyleKD(Method):
+class StyleKD(PairedMethod):
     """Relations between latents as the teacher sees them (StyleKD, arXiv 2208.08840)."""
 
-    teacher: str = argument('Network pickle whose G_ema is matched.', default_text='`--teacher`')
     relation_weight: float = argument('Weight λ of the relations; 0 is off.', 30.0, least=0)
     direction_length: float = argument(
         'Standard deviation of the lengths by which latents are moved in W.', 5.0, above=0
@@ -153,7 +152,7 @@ class StyleKD(Method):
     def terms(self, context: Context) -> Sequence[Term]:
         if self.relation_weight == 0:
             return []
-        teacher = context.teacher_pass(self.teacher)
+        teacher = self.teacher_pass(context)
         sides = compared_sides(teacher.G.img_resolution)
         styled = [2**k for k in range(int(math.log2(min(FIRST, sides[0]))), int(math.log2(sides[-1])) + 1)]
         return [

@@ -347,7 +347,7 @@ def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
         return capsys.readouterr().out
 
     assert 'moments over 8 images at a time, not over the batch of 32' in printed(batch=32, batch_gpu=8)
-    assert printed(batch=32) == printed(['memory=32'], batch=32, batch_gpu=8) == ''
+    assert printed(['weights=1'], batch=32) == printed(['weights=1', 'memory=32'], batch=32, batch_gpu=8) == ''
     assert printed(['estimator=rbf', 'bank=8'], batch=32, batch_gpu=8) == ''
     with pytest.raises(UserError, match='with one at a time, add unbiased=false'):
         printed(['estimator=rbf', 'bank=8'], batch=4, batch_gpu=1)
@@ -355,6 +355,24 @@ def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
     for batch_gpu, said in [(0, 'must be a whole number, at least 1'), (5, 'must divide 32'), (64, 'must divide 32')]:
         with pytest.raises(UserError, match=f'--batch-gpu={batch_gpu} {said}'):
             printed(batch=32, batch_gpu=batch_gpu)
+
+
+@pytest.mark.parametrize(
+    ('loss', 'loss_args', 'is_told'),
+    [
+        (DIME, (), True),
+        (DIME, ('estimator=cubic', 'bank=8'), True),
+        (DIME, ('estimator=rbf', 'bank=8'), False),
+        (DIME, ('estimator=squared-moments',), False),
+        (DIME, ('weights=20',), False),
+        (DIME, ('balance=1',), False),
+        ('stylegan2_compress.DistanceLoss', (), False),  # There is nothing that it could outweigh.
+    ],
+)
+def test_a_weight_that_nobody_chose_for_an_embedding_is_told(teacher, data, capsys, loss, loss_args, is_told):
+    run = configurations.loop_arguments(data, aug='noaug', batch=8)
+    compressed(*run, loss=loss, teacher=teacher, loss_args=(f'embeddings={SPEC}', *loss_args), device='cpu')
+    assert (f'depends on the scale of the features of {SPEC}' in capsys.readouterr().out) == is_told
 
 
 # --- stats, and runs with its files -----------------------------------------------------------------------------------

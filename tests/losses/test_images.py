@@ -15,6 +15,7 @@ from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.losses import features, nickel
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
 from stylegan2_compress.losses.fading import Fading
@@ -58,7 +59,9 @@ def gradient_of_both_distances(nimg=0, images=4, **given):
     rnd = torch.Generator().manual_seed(0)
     x, y = (torch.randn([images, 3, 16, 16], generator=rnd, dtype=torch.float64) for _ in range(2))
     passes = []
-    G = types.SimpleNamespace(mapping=lambda z, c: z, synthesis=lambda ws, **_precision: passes.append(ws) or y)
+    G = types.SimpleNamespace(
+        mapping=lambda z, c, **_truncation: z, synthesis=lambda ws, **_precision: passes.append(ws) or y
+    )
     term = ImageMatching(TeacherPass(G, {}), embedding, 2.0, 2.0, **given)
     term.before_step(nimg)
     x.requires_grad_()
@@ -77,6 +80,30 @@ def test_the_gradient_is_that_of_both_distances_and_fades(nimg, share):
     found, expected, passes = gradient_of_both_distances(nimg, fading=Fading(2))
     assert passes == (share > 0)  # The teacher makes images only as long as they count.
     torch.testing.assert_close(found, expected(2 * share), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('loss', ['ImageDistillationLoss', 'StyleKDLoss', 'GCCLoss', 'ITGCLoss', 'NickelDimeLoss'])
+def test_the_teachers_images_are_truncated_in_every_method(teacher, tmp_path, small_grids, monkeypatch, loss):
+    """As those of `--truncation` are that stand for real ones, of the same teacher."""
+    seen, original = [], features.teacher_ws
+    G = pickles.load(teacher)['G_ema']
+
+    def spy(teacher_G, batch, truncation_psi):
+        ws = original(teacher_G, batch, truncation_psi)
+        expected = G.mapping(batch.z, batch.c, truncation_psi=0.5)
+        seen.append(torch.equal(ws[:, 0], expected[:, 0]) and not torch.equal(ws, G.mapping(batch.z, batch.c)))
+        return ws
+
+    monkeypatch.setattr(features, 'teacher_ws', spy)
+    monkeypatch.setattr(nickel, 'teacher_ws', spy)
+    arguments = {'NickelDimeLoss': (f'embeddings={TINY}', 'samples=8', 'images=1', f'images_embedding={TINY}')}
+    arguments |= dict.fromkeys(('ImageDistillationLoss', 'StyleKDLoss', 'ITGCLoss'), (f'embedding={TINY}',))
+    distill(
+        teacher, None, str(tmp_path / 'out'), loss=f'stylegan2_compress.{loss}', loss_args=arguments.get(loss, ()),
+        ratio=0.5, kimg=1, batch=500, batch_gpu=100, device='cpu', truncation=0.5,
+    )  # fmt: skip
+    assert seen
+    assert all(seen)
 
 
 def test_only_a_weight_that_falls_is_in_the_way_of_a_recording():

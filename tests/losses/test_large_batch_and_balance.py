@@ -9,6 +9,7 @@ from plans import checked
 from two_processes import in_two_processes
 
 from stylegan2_compress import distributed, pickles
+from stylegan2_compress.compression.distill import distill
 from stylegan2_compress.distributions.memory import FeatureMemory
 from stylegan2_compress.distributions.sources import LabelSource
 from stylegan2_compress.distributions.statistics import Statistics
@@ -283,11 +284,14 @@ def test_refused(teacher, given, sentence):
         checked(DiMELoss, teacher=teacher, embeddings=TINY, samples=8, **given)
 
 
-def test_balance_needs_something_to_balance_with(teacher):
-    networks = pickles.load(teacher)
-    with pytest.raises(UserError, match='balance=1 needs an adversarial loss'):
-        DiMELoss('cpu', networks['G'].mapping, networks['G'].synthesis, None, teacher=teacher, embeddings=TINY,
-                 samples=8, balance=1)  # fmt: skip
+@pytest.mark.parametrize('loss', ['DistanceLoss', 'RegressionLoss+DistanceLoss'])
+def test_balance_needs_something_to_balance_with(teacher, tmp_path, loss):
+    with pytest.raises(UserError, match='balance=1 goes by the gradient of a discriminator, and this loss has none'):
+        distill(
+            teacher, None, str(tmp_path / 'out'), ratio=0.5, loss=f'stylegan2_compress.{loss}', device='cpu', kimg=1,
+            loss_args=(f'embeddings={TINY}', 'samples=8', 'balance=1', *([f'embedding={TINY}'] * ('+' in loss))),
+        )  # fmt: skip
+    assert not (tmp_path / 'out').exists()
 
 
 # --- Two processes ----------------------------------------------------------------------------------------------------
