@@ -38,7 +38,7 @@ import image_classifier
 import numpy as np
 import torch
 from quality_methods import FULL, METHODS, NONE
-from quality_report import comparison, draw_curves, draw_images, file_of, grouped, setting_of, table
+from quality_report import draw_curves, draw_images, file_of, grouped, setting_of, tables
 
 from stylegan2_compress import host
 
@@ -535,7 +535,7 @@ class Ruler:
         shown = grouped(self.rows, at)
         for row in itertools.chain(*shown.values()):
             self.complete(row)
-        (self.outdir / 'table.md').write_text(f'{table(shown)}\n\n{comparison(shown)}\n')
+        (self.outdir / 'table.md').write_text(tables(shown))
         for ratio in sorted({row['ratio'] for row in self.rows if 'seed' in row}):
             of_ratio = [row for row in self.rows if row.get('ratio') == ratio]
             draw_curves(self.rows, ratio, self.outdir / f'curves-{ratio:g}.png')

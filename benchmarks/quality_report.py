@@ -56,6 +56,12 @@ def grouped(rows: list[dict], at: tuple[int, ...] | None) -> Groups:
     return {key: by_seed(groups[key]) for key in sorted(groups, key=place) if is_shown(*key)}
 
 
+def tables(shown: Groups) -> str:
+    """Markdown: both tables, with what bold means."""
+    bold = 'Bold: the least mean of its ratio, training images and length, whether or not a difference is shown.'
+    return f'{bold}\n\n{table(shown)}\n\n{comparison(shown)}\n'
+
+
 def table(shown: Groups) -> str:
     """Markdown: mean and standard deviation over seeds, the nearest of each setting in bold."""
     from stylegan2_compress.evaluation.tables import render

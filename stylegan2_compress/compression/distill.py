@@ -146,10 +146,11 @@ def notes_on_few_images(options: DistillOptions, count: int) -> list[str]:
     """What helps if the data set has few images."""
     if count >= FEW_IMAGES:
         return []
-    ada = '' if options.aug == 'ada' else 'augment them with --aug=ada, or '
+    ada = '' if options.aug == 'ada' else 'augment them with --aug=ada, '
     return [
-        f'--data has {count} images, few enough for a discriminator to know them by heart: {ada}leave --data out, '
-        "which trains with the teacher's own images instead."
+        f'--data has {count} image{"s" * (count > 1)}, few enough for a discriminator to know by heart: {ada}match '
+        'their moments without one (--loss=stylegan2_compress.RegressionLoss+MomentMatchingLoss, --loss-arg '
+        "reference=data), or leave --data out, which trains with the teacher's own images instead."
     ]
 
 

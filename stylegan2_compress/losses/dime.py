@@ -58,8 +58,8 @@ class DiME(Method):
     weights: float | Sequence[float] | None = argument(
         'λ, one number or one per embedding.',
         None,
-        default_text='`moments`: 20 for `dino_resnet50`, 15 for `clip_rn50` (paper), 20 for others; `linear` 0.1, '
-        '`rbf` 2, `cubic` 30 (ours)',
+        default_text='`moments`: 20 for `dino_resnet50`, 15 for `clip_rn50` (paper), 20 for others; '
+        '`squared-moments` 0.8, `linear` 0.1, `rbf` 2, `cubic` 30 (ours)',
     )
     estimator: str = argument(
         "How distributions are compared: `moments` (the paper's code), their squared differences in units of the "
