@@ -227,7 +227,8 @@ class DiME(Method):
             self._reference(source, networks)
         samples, bank = self._counts(source)
         check_size(source, f'--loss-arg {"bank" if bank else "samples"}', samples)
-        unknown = [spec for spec, _weight in self.embeddings_and_weights() if parse(spec).name not in PAPER_WEIGHTS]
+        specs = [parse(spec) for spec, _weight in self.embeddings_and_weights()]
+        unknown = [str(spec) for spec in specs if spec.name not in PAPER_WEIGHTS or spec.layers is not None]
         is_chosen = self.weights is not None or self.balance is not None
         if unknown and not is_chosen and ESTIMATORS[self.estimator].has_scale and _has_discriminator(plan):
             yield (

@@ -33,6 +33,9 @@ FROM_MACHINE = {'G_kwargs.synthesis_kwargs.num_fp16_res', 'D_kwargs.num_fp16_res
 # Those that may follow from the length.
 FROM_LENGTH = {'G_opt_kwargs.lr', 'ema_kimg', 'lr_decay_kimg', 'loss_kwargs.lr_decay_kimg'}
 
+# What options were that earlier versions did not record, as JSON.
+UNRECORDED = {'loss_kwargs.truncation_psi': '1.0'}
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -318,7 +321,7 @@ def differences(run: RunDirectory, wanted: Wanted) -> list[str]:
     recorded = run.read_inputs()
     changed = []
     for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
+        before, after = (each.get(name, UNRECORDED.get(name)) for each in (old, new))
         if name.partition('.')[0] in FREE or name in FROM_MACHINE:
             continue
         if name in inputs.NAMES and before is not None and after is not None:

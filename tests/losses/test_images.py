@@ -2,6 +2,7 @@
 
 import copy
 import glob
+import json
 import types
 
 import pytest
@@ -28,6 +29,7 @@ from stylegan2_compress.losses.nickel import NICKEL, NickelDimeLoss
 from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.terms import Batch
 from stylegan2_compress.networks.dual import DualDiscriminator
+from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops.snapshots import is_placeholder
 
 TINY = 'module:tiny_embeddings:tiny@size=16'
@@ -104,6 +106,20 @@ def test_the_teachers_images_are_truncated_in_every_method(teacher, tmp_path, sm
     )  # fmt: skip
     assert seen
     assert all(seen)
+
+
+def test_a_run_goes_on_that_has_no_truncation_on_record(teacher, tmp_path, small_grids):
+    """As those that were started when paired images were not truncated."""
+    given = dict(
+        teacher=teacher, outdir=str(tmp_path / 'out'), loss='stylegan2_compress.RegressionLoss', batch=200, kimg=1,
+        loss_args=(f'embedding={TINY}',), ratio=0.5, device='cpu', resume='latest', ema_kimg=1,
+    )  # fmt: skip
+    path = RunDirectory(distill(**given)).options_path
+    options = json.loads(path.read_text())
+    assert options['loss_kwargs'].pop('truncation_psi') == 1
+    path.write_text(json.dumps(options))
+    assert distill(**given | dict(kimg=2)) == str(path.parent)
+    assert distill(**given | dict(kimg=3, truncation=0.5)) != str(path.parent)
 
 
 def test_only_a_weight_that_falls_is_in_the_way_of_a_recording():
