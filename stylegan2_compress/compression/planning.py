@@ -212,13 +212,11 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
     method.require(loss, accepted, kwargs)
     methods = method.methods_of(loss_class, kwargs)
     args.loss_kwargs = type(args.loss_kwargs)(class_name=loss, **kwargs)
-    warnings = [warning for each in methods for warning in each.check(plan)]
+    plan.notes += [warning for each in methods for warning in each.check(plan)]
     if args.D_kwargs.get('teacher_kwargs') and not any(each.judge for each in methods):
         args.D_kwargs = discriminators.without_teacher(args.D_kwargs)  # NICKEL trained the student before.
     for each in methods:
         each.adapt(plan)
-    for warning in warnings:
-        print(warning)
 
 
 def has_discriminator(loss: str) -> bool:

@@ -80,6 +80,8 @@ def extend_train(module: HostTrain) -> None:
             planning.run(plan, outdir, resume, dry_run)
         else:
             module.setup_training_loop_kwargs = lambda **_params: (plan.name, plan.args)  # It has been done.
+            for note in plan.notes:
+                print(note)
             with planning.handed_over(plan):
                 host_callback(outdir=outdir, dry_run=dry_run, **params)
 

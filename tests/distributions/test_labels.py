@@ -10,7 +10,7 @@ from stylegan2_compress.distributions import labels, sources
 from stylegan2_compress.distributions.statistics import Statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets
-from stylegan2_compress.losses.dime import DistanceLoss
+from stylegan2_compress.losses.dime import DiMELoss, DistanceLoss
 from stylegan2_compress.losses.estimators import ESTIMATORS, number_of_labels
 
 EMBEDDING = 'module:tiny_embeddings:tiny@size=image'
@@ -187,8 +187,8 @@ def test_one_image_of_a_label_is_refused(tmp_path, make_dataset_zip):
 def test_a_run_that_mixes_labels_says_so(labelled_data):
     def warnings(batch=4, **more):
         args = dict(batch_size=batch, batch_gpu=batch, num_gpus=1, device='cpu', training_set_kwargs=labelled_data)
-        given = dict(training_set_kwargs=labelled_data, embeddings=EMBEDDING, reference='data', **more)
-        return checked(DistanceLoss, args, **given)
+        given = dict(training_set_kwargs=labelled_data, embeddings=EMBEDDING, reference='data', estimator='rbf')
+        return checked(DiMELoss, args, **given, **more)
 
     (said,) = warnings()
     assert said.endswith('--loss-arg by_label=true compares them with those of their label.')
