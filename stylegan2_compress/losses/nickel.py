@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch_utils import misc
-from training.networks import Generator
 
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses import discriminators
 from stylegan2_compress.losses.adversarial import STUDENT, AdversarialLoss
 from stylegan2_compress.losses.dime import DiME
-from stylegan2_compress.losses.features import block_outputs, require_same_latents, teacher_ws
+from stylegan2_compress.losses.features import TeacherPass, require_same_latents
 from stylegan2_compress.losses.images import PairedImages
 from stylegan2_compress.losses.method import Context, PairedMethod
 from stylegan2_compress.losses.terms import Batch, Summand, Term, total
@@ -51,46 +50,39 @@ class FeatureExchange(Term):
     them unaugmented, since augmented ones would not show what the teacher's feature maps do.
 
     Args:
-        G: the teacher's generator, frozen and in eval mode.
+        teacher: its images for the student's latents.
         D: `DualDiscriminator`, possibly wrapped in DistributedDataParallel.
         levels: J by the names of the blocks whose maps are compared.
         weight: λ.
-        precision: arguments of the networks' forward passes.
-        truncation_psi: of the teacher's images.
+        precision: arguments of D's forward pass.
     """
 
     def __init__(
         self,
-        G: Generator,
+        teacher: TeacherPass,
         D: torch.nn.Module,
         levels: Mapping[str, int],
         weight: float,
         precision: Mapping[str, bool],
-        truncation_psi: float = 1,
     ):
-        self.G = G
-        self.truncation_psi = truncation_psi
+        teacher.watch(levels)
+        self.teacher = teacher
         self.D = D
         self.levels = dict(levels)
         self.weight = weight
         self.precision = precision
 
     def discriminator(self, batch: Batch) -> list[Summand]:
-        images, wanted = self.run_teacher(batch)
+        taught = self.teacher(batch)
         with misc.ddp_sync(self.D, False):  # The pass on real images synchronises the processes.
-            seen = self.D(images, batch.c, match=tuple(self.levels), **self.precision)
-        loss = total(high_frequency_distance(seen[name], wanted[name], levels) for name, levels in self.levels.items())
+            seen = self.D(taught.images, batch.c, match=tuple(self.levels), **self.precision)
+        loss = total(
+            high_frequency_distance(seen[name], taught.maps[name], levels) for name, levels in self.levels.items()
+        )
         return [Summand('NICKEL/features', loss, self.weight)]
 
     def obstacle(self) -> str:
         return ''
-
-    @torch.no_grad()
-    def run_teacher(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The teacher's images for the student's latents, and the feature maps behind them by block name."""
-        with block_outputs(self.G.synthesis, self.levels) as features:
-            images = self.G.synthesis(teacher_ws(self.G, batch, self.truncation_psi), **self.precision)
-        return images, features
 
 
 # --- The method -------------------------------------------------------------------------------------------------------
@@ -144,10 +136,10 @@ class NICKEL(PairedMethod):
         discriminators.start(context.D, discriminators.student_of(data['D']), self.student_d)
         if self.feature_weight == 0:
             return []
-        G = context.teacher(self.teacher)
-        levels = self.levels_by_block(G.img_resolution)
+        teacher = self.teacher_pass(context)
+        levels = self.levels_by_block(teacher.G.img_resolution)
         D: Any = context.D  # `start` refuses None.
-        return [FeatureExchange(G, D, levels, self.feature_weight, context.precision, self.truncation_psi)]
+        return [FeatureExchange(teacher, D, levels, self.feature_weight, context.precision)]
 
     def judge(self, D: torch.nn.Module, images: torch.Tensor, c: torch.Tensor, **precision) -> dict[str, torch.Tensor]:
         """Logits [N, 1] of D_S and of D_T."""

@@ -16,7 +16,7 @@ from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.losses import features, nickel
+from stylegan2_compress.losses import features
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
 from stylegan2_compress.losses.fading import Fading
@@ -97,7 +97,6 @@ def test_the_teachers_images_are_truncated_in_every_method(teacher, tmp_path, sm
         return ws
 
     monkeypatch.setattr(features, 'teacher_ws', spy)
-    monkeypatch.setattr(nickel, 'teacher_ws', spy)
     arguments = {'NickelDimeLoss': (f'embeddings={TINY}', 'samples=8', 'images=1', f'images_embedding={TINY}')}
     arguments |= dict.fromkeys(('ImageDistillationLoss', 'StyleKDLoss', 'ITGCLoss'), (f'embedding={TINY}',))
     distill(

@@ -26,6 +26,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.dime import DistributionMatching
+from stylegan2_compress.losses.features import TeacherPass
 from stylegan2_compress.losses.nickel import (
     NICKEL,
     FeatureExchange,
@@ -176,7 +177,8 @@ def test_teacher_gets_the_students_latents_labels_and_mixing(make_generator, mix
     G = make_generator(c_dim=2, synthesis_kwargs=dict(WIDTHS, use_noise=False)).eval()
     z, c = torch.randn(4, 16), torch.eye(2)[[0, 1, 1, 0]]
     batch = Batch(z, c, mixing, images=None, logits=None)
-    images, features = FeatureExchange(G, None, {'b4': 2, 'b8': 2}, 1, {}).run_teacher(batch)
+    taught = FeatureExchange(TeacherPass(G, {}), None, {'b4': 2, 'b8': 2}, 1, {}).teacher(batch)
+    images, features = taught.images, taught.maps
     # The host's own loss does the mixing here.
     ws = G.mapping(z, c)
     if mixing:
@@ -240,7 +242,7 @@ def test_no_forward_pass_that_nothing_uses(make_generator, make_teacher):
     loss = NICKELLoss('cpu', G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, teacher=make_teacher())
     (term,) = loss.terms
     modules = dict(
-        teacher=term.G.synthesis,
+        teacher=term.teacher.G.synthesis,
         image=D.student.b16,
         match=D.student.b8,
         end=D.student.b4,
@@ -261,7 +263,7 @@ def test_no_forward_pass_that_nothing_uses(make_generator, make_teacher):
         assert counts == counted, phase
         G.requires_grad_(False)
         D.requires_grad_(False)
-    assert all(parameter.grad is None for parameter in term.G.parameters())
+    assert all(parameter.grad is None for parameter in term.teacher.G.parameters())
 
 
 def test_statistics(make_generator, make_teacher):

@@ -75,7 +75,7 @@ def build(loss_class, run, monkeypatch, **given):
         arguments.update(resolutions=[8, 4])
     D = run.D if NICKEL in loss_class.methods else run.D.student
     loss = loss_class('cpu', G_mapping=run.G.mapping, G_synthesis=run.G.synthesis, D=D, augment_pipe=None, **arguments)
-    for module in (run.G, run.D, *(term.G for term in loss.terms if hasattr(term, 'G'))):
+    for module in (run.G, run.D, *(term.teacher.G for term in loss.terms if hasattr(term, 'teacher'))):
         in_float64(module)
     loss.pl_mean = torch.tensor(0.7, dtype=torch.float64)
     loss._draw_mixing = lambda z, num_ws: StyleMixing(z.flip(0) * 0.9, CUTOFF)
