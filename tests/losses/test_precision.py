@@ -63,6 +63,6 @@ def test_fp16_steps_are_those_in_fp32_but_for_rounding(
     assert not torch.equal(half, full)
     assert (half - full).norm() < 0.03 * full.norm()
     for term in loss.terms:  # The frozen teacher is in the run's precision, too.
-        if hasattr(term, 'G'):
-            assert [getattr(term.G.synthesis, f'b{res}').use_fp16 for res in (4, 8, 16)] == [False, True, True]
-            assert term.G.synthesis.b16.conv1.conv_clamp == 256
+        if hasattr(term, 'teacher'):
+            assert [getattr(term.teacher.G.synthesis, f'b{res}').use_fp16 for res in (4, 8, 16)] == [False, True, True]
+            assert term.teacher.G.synthesis.b16.conv1.conv_clamp == 256
