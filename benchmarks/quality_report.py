@@ -28,7 +28,7 @@ COLOURS = {  # Grey for what others do, blue for the paper's, warm ones for mome
     'regression-moments-data': 'tab:brown',
 }
 OTHER_COLOURS = ('tab:green', 'tab:olive', 'limegreen', 'teal', 'darkkhaki')  # Of the rest.
-PANELS = {FULL: 'all of the data', NONE: 'the teacher’s images'}
+SEEN = {FULL: 'all of the data', NONE: 'no data'}
 
 Groups = dict[tuple[float | None, str, int | None, str], list[dict]]  # Ratio, training images, kimg, method.
 
@@ -214,7 +214,7 @@ def draw_curves(rows: list[dict], ratio: float, path: Path) -> None:
             )
         teacher = mean([row for row in rows if row['name'] == 'teacher'], FD)
         panel.axhline(teacher, color='black', ls=':', label='the teacher itself')
-        panel.set(title=f'trained on {PANELS.get(trained_on, trained_on)}', xlabel='thousand images', yscale='log')
+        panel.set(title=SEEN.get(trained_on, f'{trained_on} of the data'), xlabel='thousand images', yscale='log')
         panel.set_xscale('log', base=2)
         panel.xaxis.set_major_formatter('{x:g}')
     axes[0, 0].set_ylabel(f'Fréchet distance, ratio {ratio:g}')

@@ -4,14 +4,14 @@ import json
 import re
 from pathlib import Path
 
-from quality_methods import FULL, IN_WORDS, NONE
-from quality_report import FD, difference, grouped, interval, pairs, spread
+from quality_methods import IN_WORDS
+from quality_report import FD, SEEN, difference, grouped, interval, pairs, spread
 
 from stylegan2_compress.evaluation.tables import render
 
 RESULTS = Path(__file__).parent / 'cifar10' / 'results.json'
+SEEN_OF_CIFAR10 = SEEN | {'1%': '500 images'}
 Measured = dict[tuple[str, str], list[dict]]  # Rows of one student per seed, by what they see and method.
-SEEN = {FULL: 'all of the data', '1%': '500 images', NONE: 'no data'}
 
 
 def table(kind: str, of: str, rows: list[dict] | None = None) -> str:
@@ -41,7 +41,7 @@ def students(measured: Measured, settings: list[str], methods: list[str], beside
     """A line for each setting and method."""
     lines = []
     for setting in settings:
-        seen = SEEN[setting]
+        seen = SEEN_OF_CIFAR10[setting]
         for method in methods:
             own = measured.get((setting, method))
             if not own:
@@ -74,4 +74,6 @@ def overview(measured: Measured, settings: list[str], methods: list[str], beside
         distance, cas = spread(own, FD, '{:.2f}'), spread(own, 'CAS', '{:.1%}').partition(' ')[0]
         return f'**{distance}** ({cas})' if is_nearer else f'{distance} ({cas})'
 
-    return [{'loss': IN_WORDS[m], **{SEEN[setting]: cell(setting, m) for setting in settings}} for m in methods]
+    return [
+        {'loss': IN_WORDS[m], **{SEEN_OF_CIFAR10[setting]: cell(setting, m) for setting in settings}} for m in methods
+    ]

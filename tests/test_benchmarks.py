@@ -1,6 +1,6 @@
 """The standing benchmarks run: `gpu.py` and, as a part of it, `speed.py` (`quality.py` is in test_evaluation.py).
 
-And what `quality.py` makes of its numbers is what it says.
+And what `quality.py` makes of its numbers is what it says, and those of embeddings and estimators are of use.
 """
 
 import json
@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from stylegan2_compress import host
+from stylegan2_compress import host, pickles
+from stylegan2_compress.losses.estimators import ESTIMATORS
 
 BENCHMARKS = Path(__file__).parent.parent / 'benchmarks'
 
@@ -119,3 +121,71 @@ def test_a_table_of_students_is_bold_where_the_interval_is_below_zero(monkeypatc
         '| no data | image distillation | 2.00 ± 0.20 | 2.00, 2.20, 1.80 |  | 25.0 % ± 0.0 % |',
         '|  | NICKEL | 1.00 ± 0.10 | 1.00, 1.10, 0.90 | −50 % [−62, −38] | 25.0 % ± 0.0 % |',
     ]
+
+
+# --- Embeddings and estimators ----------------------------------------------------------------------------------------
+
+TINY = 'module:tiny_embeddings:tiny@size=16'
+
+
+@pytest.fixture
+def teacher(tmp_path, make_generator, make_discriminator):
+    networks = dict(G_ema=make_generator(1, c_dim=3), D=make_discriminator(1, c_dim=3))
+    pickles.save(tmp_path / 'teacher.pkl', dict(networks, G=networks['G_ema']))
+    return str(tmp_path / 'teacher.pkl')
+
+
+def printed_below(header: str, script, *options) -> list[list[str]]:
+    """The words of the lines that a script prints below the line of its columns."""
+    done = CliRunner().invoke(script.main, list(map(str, options)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    lines = [line.replace('|', ' ').split() for line in done.output.splitlines()]
+    return lines[lines.index(header.split()) + 1 :]
+
+
+def test_gradients_of_a_large_batch_point_where_the_populations_do(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gradient_cosines
+
+    monkeypatch.setattr(gradient_cosines, 'POPULATION', {'moments': 2**12, 'rbf': 2**10})
+    options = ['--off', '1,0.03', '--batches', '4,1024', '--memories', '0,64', '--trials', 4]
+    _rule, *rows = printed_below('estimator batch memory off by 1 off by 0.03', gradient_cosines, *options)
+    assert [row[:3] for row in rows] == [
+        [f'`{estimator}`', *counts]
+        for estimator in ('moments', 'rbf')
+        for counts in [('4', 'none'), ('4', '64'), ('1024', 'none')]
+    ]
+    for of_estimator in (rows[:3], rows[3:]):
+        near, _with_memory, of_many = (float(row[-1]) for row in of_estimator)
+        assert near < of_many
+        assert float(of_estimator[2][-2]) > 0.95
+
+
+def test_a_weight_makes_an_estimator_pull_as_hard_as_moments(monkeypatch, teacher):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import estimator_weights
+
+    options = ['--embedding', TINY, '--teacher', teacher, '--batch', 8, '--batches', 1]
+    columns = 'estimator distance gradient distance gradient moments at default'
+    printed = printed_below(columns, estimator_weights, *options)
+    rows = {name: list(map(float, numbers)) for name, *numbers in printed}
+    assert set(rows) == {'adversarial', *ESTIMATORS}
+    gradient = rows['moments'][1]
+    for name, (distance, norm, floor, _norm_there, weight, *_default) in rows.items():
+        assert weight == pytest.approx(20 * gradient / norm, rel=0.05, abs=0.002), name
+        assert name == 'adversarial' or distance > floor
+    assert rows['moments'][-2:] == [20, ESTIMATORS['moments'].weight]
+
+
+def test_an_embedding_ranks_damages_that_it_sees(monkeypatch, teacher):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import embedding_choice
+
+    options = ['--embedding', TINY, '--estimators', 'rbf', '--teacher', teacher, '--samples', 256, '--batch', 8]
+    columns = 'embedding estimator noise blur contrast truncation classes rank seen'
+    _rule, row = printed_below(columns, embedding_choice, *options)
+    ranks = [float(cell.rstrip(',')) for cell in row[2:12:2]]
+    deviations = [float(cell) for cell in row[3:12:2]]
+    assert ranks[2] == ranks[3] == 1  # Contrast and truncation.
+    assert float(row[-2]) == pytest.approx(sum(ranks) / len(ranks), abs=0.01)
+    assert float(row[-1]) == min(deviations) < 0.3 < max(deviations)

@@ -13,6 +13,7 @@ from training.networks import Generator
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.host import devices, kernels
+from stylegan2_compress.losses.method import has_discriminator
 from stylegan2_compress.runs import resources, states
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops import data
@@ -92,7 +93,7 @@ def set_up(options: SimpleNamespace) -> Run:
             run.grid.save_reals(directory.reals_path)
             run.grid.save_fakes(G_ema, directory.fakes_init_path, **devices.precision(device))
     where = training_set, share, options.random_seed, run.progress.cur_nimg
-    if not getattr(loss, 'sees_reals', True):
+    if not has_discriminator(type(loss)):
         run.batches = data.blank_batches(training_set, share, device)
     elif isinstance(training_set, TeacherDataset):
         run.batches = data.teacher_batches(*where)

@@ -220,8 +220,12 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
 
 
 def has_discriminator(loss: str) -> bool:
-    """Whether a loss trains a discriminator and looks at real images, as all but some of ours do."""
-    return getattr(import_named('--loss', loss, all_losses()), 'sees_reals', True)
+    """Whether the loss of this name trains a discriminator.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    return method.has_discriminator(import_named('--loss', loss, all_losses()))
 
 
 def record(plan: Plan) -> None:

@@ -22,7 +22,10 @@ def local_path(spec: Spec, url: str, sha256: str | None = None) -> str:
     Raises:
         UserError: the file cannot be downloaded.
     """
-    way_out = f'download it yourself and use {spec.name}@weights=PATH'
+    way_out = (
+        f'download it yourself and use {spec.name}@weights=PATH, or an embedding that needs no download, such as '
+        'efficientnet_lite0'
+    )
     return spec.weights or downloads.download(url, sha256, way_out)
 
 

@@ -33,7 +33,7 @@ from stylegan2_compress.losses.estimators import ESTIMATORS
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.large_batch import LargeBatch
 from stylegan2_compress.losses.masks import Masks
-from stylegan2_compress.losses.method import Context, Method
+from stylegan2_compress.losses.method import Context, Method, has_discriminator
 from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.spread import Spread
 from stylegan2_compress.losses.terms import Term
@@ -200,7 +200,8 @@ class DiME(Method):
             raise UserError('--loss-arg by_label=true needs a generator that takes labels: --cond=1 turns them on.')
         if self.by_label and not has_classes(plan.args['training_set_kwargs']):
             raise UserError('--loss-arg by_label=true needs labels that are classes, and those of --data are vectors.')
-        if self.balance is not None and not _has_discriminator(plan):
+        trains_D = has_discriminator(dnnlib.util.get_obj_by_name(plan.args['loss_kwargs']['class_name']))
+        if self.balance is not None and not trains_D:
             raise UserError(
                 f'--loss-arg balance={self.balance:g} goes by the gradient of a discriminator, and this loss has none: '
                 'give weights, or a loss such as stylegan2_compress.DiMELoss.'
@@ -230,11 +231,12 @@ class DiME(Method):
         specs = [parse(spec) for spec, _weight in self.embeddings_and_weights()]
         unknown = [str(spec) for spec in specs if spec.name not in PAPER_WEIGHTS or spec.layers is not None]
         is_chosen = self.weights is not None or self.balance is not None
-        if unknown and not is_chosen and ESTIMATORS[self.estimator].has_scale and _has_discriminator(plan):
+        if unknown and not is_chosen and ESTIMATORS[self.estimator].has_scale and trains_D:
+            takes_labels = plan.args.get('training_set_kwargs', {}).get('use_labels')  # `by_label` excludes `balance`.
             yield (
                 f'How hard estimator={self.estimator} pulls with the default weight depends on the scale of the '
                 f'features of {", ".join(unknown)}: it can be thousands of times as hard as the discriminator. Choose '
-                '--loss-arg weights, or let balance=1 make it as hard.'
+                f'--loss-arg weights{"" if takes_labels else ", or let balance=1 make it as hard"}.'
             )
         if self._mixes_labels(plan, at_once):
             yield (
@@ -342,10 +344,6 @@ class DiME(Method):
     ) -> Callable[..., torch.Tensor]:
         choices = [self.is_unbiased] if self.has_bank else []
         return ESTIMATORS[self.estimator].build(*choices, reference, shares)
-
-
-def _has_discriminator(plan: Plan) -> bool:
-    return dnnlib.util.get_obj_by_name(plan.args['loss_kwargs']['class_name']).sees_reals
 
 
 class DiMELoss(AdversarialLoss):

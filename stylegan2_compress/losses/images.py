@@ -135,6 +135,8 @@ class PairedImages(PairedMethod):
         super().__post_init__()
         if self.images_kimg is not None and self.images == 0:
             raise UserError(f'--loss-arg images_kimg={self.images_kimg:g} needs a weight that falls: add images=1.')
+        if self.images_embedding != type(self).images_embedding and self.images == 0:
+            raise UserError(f'--loss-arg images_embedding={self.images_embedding} needs a weight: add images=1.')
 
     def check(self, plan: Plan) -> Iterable[str]:
         if self.images:

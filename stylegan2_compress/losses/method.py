@@ -287,6 +287,11 @@ class MethodLoss(Loss):
         return loss
 
 
+def has_discriminator(loss_class: type) -> bool:
+    """Whether a loss trains a discriminator and looks at real images, as all but some of ours do."""
+    return getattr(loss_class, 'sees_reals', True)
+
+
 def combined(name: str, losses: Sequence[type], with_discriminator: type[MethodLoss]) -> type[MethodLoss]:
     """A loss of this name with the methods of several losses.
 

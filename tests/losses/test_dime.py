@@ -358,21 +358,30 @@ def test_rounds_that_are_not_the_batch_are_told(teacher, data, capsys):
 
 
 @pytest.mark.parametrize(
-    ('loss', 'loss_args', 'is_told'),
+    ('loss', 'loss_args', 'cond', 'said'),
     [
-        (DIME, (), True),
-        (DIME, ('estimator=cubic', 'bank=8'), True),
-        (DIME, ('estimator=rbf', 'bank=8'), False),
-        (DIME, ('estimator=squared-moments',), False),
-        (DIME, ('weights=20',), False),
-        (DIME, ('balance=1',), False),
-        ('stylegan2_compress.DistanceLoss', (), False),  # There is nothing that it could outweigh.
+        (DIME, (), False, 'Choose --loss-arg weights, or let balance=1 make it as hard.'),
+        (DIME, ('estimator=cubic', 'bank=8'), False, 'or let balance=1'),
+        (
+            DIME,
+            (),
+            True,
+            'Choose --loss-arg weights.\n',
+        ),  # The next note's `by_label` and `balance` exclude each other.
+        (DIME, ('estimator=rbf', 'bank=8'), False, None),
+        (DIME, ('estimator=squared-moments',), False, None),
+        (DIME, ('weights=20',), False, None),
+        (DIME, ('balance=1',), False, None),
+        ('stylegan2_compress.DistanceLoss', (), False, None),  # There is nothing that it could outweigh.
     ],
 )
-def test_a_weight_that_nobody_chose_for_an_embedding_is_told(teacher, data, capsys, loss, loss_args, is_told):
-    run = configurations.loop_arguments(data, aug='noaug', batch=8)
+def test_a_weight_that_nobody_chose_for_an_embedding_is_told(make_teacher, data, capsys, loss, loss_args, cond, said):
+    teacher = make_teacher(c_dim=3 if cond else 0)
+    run = configurations.loop_arguments(data, aug='noaug', batch=8, cond=cond)
     compressed(*run, loss=loss, teacher=teacher, loss_args=(f'embeddings={SPEC}', *loss_args), device='cpu')
-    assert (f'depends on the scale of the features of {SPEC}' in capsys.readouterr().out) == is_told
+    told = capsys.readouterr().out
+    assert (f'depends on the scale of the features of {SPEC}' in told) == (said is not None)
+    assert said is None or said in told
 
 
 # --- stats, and runs with its files -----------------------------------------------------------------------------------

@@ -237,6 +237,7 @@ def test_beside_nickel_and_dime(teacher):
         (dict(images=1, images_embedding=NO_LAYERS), 'images_embedding=module:.* shows no layers'),
         (dict(images=-1), 'images=-1 must be a number from 0 on'),
         (dict(images_kimg=5), 'images_kimg=5 needs a weight'),
+        (dict(images_embedding=TINY), 'images_embedding=.* needs a weight'),
         (dict(images=1, images_kimg=0), 'images_kimg=0 must be a number above 0'),
     ],
 )
