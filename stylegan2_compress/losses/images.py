@@ -33,7 +33,7 @@ class ImageMatching(Term):
     Args:
         teacher: the images to match.
         embedding: frozen network whose layers d compares, see `distance_of_layers`; None leaves d out.
-        pixel_weight, feature_weight: λ₁, λ₂.
+        pixel_weight, perceptual_weight: λ₁, λ₂.
         fading: of both weights; None is without.
         mask: where the teacher's images show their content; None is everywhere.
     """
@@ -43,14 +43,14 @@ class ImageMatching(Term):
         teacher: TeacherPass,
         embedding: Embedding | None,
         pixel_weight: float,
-        feature_weight: float,
+        perceptual_weight: float,
         fading: Fading | None = None,
         mask: ContentMask | None = None,
     ):
         self.teacher = teacher
         self.embedding = embedding
         self.pixel_weight = pixel_weight
-        self.feature_weight = feature_weight
+        self.perceptual_weight = perceptual_weight
         self.fading = fading or Fading()
         self.mask = mask
 
@@ -73,7 +73,7 @@ class ImageMatching(Term):
         if self.embedding is not None:
             layers = batch.layers(self.embedding), self.embedding.layers(wanted)
             features = distance_of_layers(*layers, self.embedding.channel_weights).mean()
-            summands.append(Summand('images/features', features, share * self.feature_weight))
+            summands.append(Summand('images/features', features, share * self.perceptual_weight))
         return summands
 
 
@@ -85,7 +85,7 @@ class ImageDistillation(PairedMethod):
         'Network whose layers are compared; `lpips` is the distance of the paper.', 'efficientnet_lite0'
     )
     pixel_weight: float = argument('Weight of the L1 distance.', 3.0, least=0, paper=3)
-    feature_weight: float = argument('Weight of the perceptual distance.', 3.0, least=0, paper=3)
+    perceptual_weight: float = argument('Weight of the perceptual distance.', 3.0, least=0, paper=3)
     mask: str | None = argument(
         'TorchScript file, from images [N, C, H, W] in [-1, 1] to masks [N, 1, H, W] of their content, as `prune '
         "--mask` takes it: only the content of the teacher's images is compared.",
@@ -95,14 +95,14 @@ class ImageDistillation(PairedMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.pixel_weight == self.feature_weight == 0:
+        if self.pixel_weight == self.perceptual_weight == 0:
             raise UserError(
-                '--loss-arg pixel_weight=0 and feature_weight=0 leave nothing of image distillation: give one of them '
-                'a weight, or name a loss without it.'
+                '--loss-arg pixel_weight=0 and perceptual_weight=0 leave nothing of image distillation: give one of '
+                'them a weight, or name a loss without it.'
             )
 
     def check(self, plan: Plan) -> Iterable[str]:
-        if self.feature_weight:
+        if self.perceptual_weight:
             require_layers('embedding', self.embedding, plan)
         if self.mask is not None:
             require_content(self.mask, plan.resources.networks[self.teacher]['G_ema'])
@@ -110,10 +110,10 @@ class ImageDistillation(PairedMethod):
         return ()
 
     def terms(self, context: Context) -> Sequence[Term]:
-        embedding = context.embedding(self.embedding) if self.feature_weight else None
+        embedding = context.embedding(self.embedding) if self.perceptual_weight else None
         mask = None if self.mask is None else load_content_mask(self.mask, context.device)
         teacher = self.teacher_pass(context)
-        return [ImageMatching(teacher, embedding, self.pixel_weight, self.feature_weight, mask=mask)]
+        return [ImageMatching(teacher, embedding, self.pixel_weight, self.perceptual_weight, mask=mask)]
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def test_terms_share_one_pass_of_an_embedding(monkeypatch):
 
 def test_without_a_weight_no_features_are_made(teacher):
     loss = ImageDistillationLoss(
-        'cpu', *generator_parts(teacher), D=None, teacher=teacher, embedding=NO_LAYERS, feature_weight=0
+        'cpu', *generator_parts(teacher), D=None, teacher=teacher, embedding=NO_LAYERS, perceptual_weight=0
     )
     (term,) = loss.terms
     assert term.embedding is None
@@ -297,8 +297,9 @@ def test_names_that_are_joined_are_a_loss_with_the_methods_of_all(teacher):
     assert issubclass(loss, AdversarialLoss)
     assert loss.methods == (NICKEL, ImageDistillation)
     assert {'feature_weight', 'pixel_weight', 'teacher', 'r1_gamma'} <= accepted(loss).keys()
-    chosen = methods_of(loss, dict(teacher=teacher, feature_weight=2, pixel_weight=1))
+    chosen = methods_of(loss, dict(teacher=teacher, feature_weight=2, perceptual_weight=1))
     assert [each.teacher for each in chosen[1:]] == [teacher] * 2
+    assert (chosen[1].feature_weight, chosen[2].perceptual_weight) == (2, 1)
     twice = getattr(stylegan2_compress, 'NickelDimeLoss+NICKELLoss+AdversarialLoss')
     assert twice.methods == NickelDimeLoss.methods
 
