@@ -16,6 +16,7 @@ REPAIRS = (
     'grid_sample_gradfix',
     'plugin_import',
     'cuda_plugins',
+    'ddp_buffers',
     'upfirdn2d_on_cpu',
     'modulated_conv_on_cpu',
     'bias_act_on_cpu',

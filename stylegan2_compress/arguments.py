@@ -38,7 +38,6 @@ class Argument:
     most: float = math.inf
     above: float = -math.inf
     choices: Iterable | None = None
-    extensible: bool = False
     unit: str = ''
     paper: Any = None
     default_text: str = ''
@@ -56,7 +55,6 @@ def argument(
     most: float = math.inf,
     above: float = -math.inf,
     choices: Iterable | None = None,
-    extensible: bool = False,
     unit: str = '',
     paper: Any = None,
     default_text: str = '',
@@ -75,7 +73,6 @@ def argument(
         least, most: bounds of a number, or of each number of several; the bounds themselves are allowed.
         above: a bound of a number that is not allowed itself.
         choices: the names there are; of a table, its keys.
-        extensible: whether importable dotted names go as well, see `registry.lookup`.
         unit: what a number counts or measures: 'images', 'steps'.
         paper: the paper's value, where the default is another.
         default_text: how the default reads where the value says nothing to a reader.
@@ -83,9 +80,7 @@ def argument(
         metavar, flag, short: of the command's option: what stands for the value, whether there is no value, and its
             one-letter name.
     """
-    about = Argument(
-        help, least, most, above, choices, extensible, unit, paper, default_text, internal, metavar, flag, short
-    )
+    about = Argument(help, least, most, above, choices, unit, paper, default_text, internal, metavar, flag, short)
     if isinstance(default, (list, dict)):
         raise TypeError(f'The default {default!r} could be changed: give a tuple.')
     return dataclasses.field(default=default, kw_only=True, metadata={'argument': about})
@@ -228,7 +223,7 @@ def _check_one(option: str, value: Any, kind: Kind, about: Argument) -> None:
         if value not in (True, False):
             raise UserError(f'{option}={value} must be true or false.')
     elif str in kind.scalars and isinstance(value, str):
-        if about.choices is not None and not (about.extensible and '.' in value):
+        if about.choices is not None:
             require_choice(option, value, about.choices)
     elif float in kind.scalars:
         require_number(option, value, max(about.least, about.above), about.most, above=about.above > -math.inf)
@@ -393,14 +388,9 @@ def table(cls: type) -> str:
             default += f' (paper: {about.paper})'
         meaning = about.help
         if about.choices is not None:
-            meaning += f' ({_one_of(about)})'
+            meaning += ' (' + ', '.join(f'`{choice}`' for choice in about.choices) + ')'
         lines.append(f'| `{name}` | {meaning} | {default} |'.replace('||', '| |'))
     return '\n'.join(lines)
-
-
-def _one_of(about: Argument) -> str:
-    names = ', '.join(f'`{choice}`' for choice in about.choices or ())
-    return f'{names}, or an importable name' if about.extensible else names
 
 
 def _markdown_default(default: Any) -> str:

@@ -63,7 +63,7 @@ class Options(Base):
     rate: float = argument('How fast.', 0.5, above=0, most=1, paper=0.1)
     names: tuple[str, ...] = argument('Names; may be repeated.', ('a', 'b'), metavar='NAME')
     weights: float | Sequence[float] | None = argument('λ.', None, least=0)
-    kind: str = argument('Which.', 'plain', choices=('plain', 'fancy'), extensible=True)
+    kind: str = argument('Which.', 'plain', choices=('plain', 'fancy'))
     mirror: bool | None = argument('Flip.', None)
     total: float = argument('Filled in.', 7.0, internal=True)
 

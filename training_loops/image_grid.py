@@ -21,7 +21,7 @@ class ImageGrid:
     """A fixed grid of latents and labels, whose images show the progress of a run.
 
     Args:
-        training_set: gives the image shape, and the labels: one per row where there are any.
+        training_set: gives the real images, their shape, and the labels: one per row where there are any.
         z_dim: width of the generator's latents.
         batch: how many images are generated at a time.
         device: of the latents.
@@ -29,17 +29,16 @@ class ImageGrid:
 
     def __init__(self, training_set, z_dim: int, batch: int, device: torch.device):
         self.columns, self.rows = grid_size(training_set.image_shape)
-        indices = self._choose(training_set)
-        with datasets.reading(training_set, indices):
-            # A teacher's images take a while on a CPU.
-            shown = progress_bar(indices, desc='Sample images', unit='image')
-            self.reals, labels = zip(*[training_set[index] for index in shown], strict=True)
+        self.training_set = training_set
+        self.indices = self._choose()
+        labels = np.stack([training_set.get_label(index) for index in self.indices])
         z = torch.randn([self.rows * self.columns, z_dim], device=device)
-        c = torch.from_numpy(np.stack(labels)).to(device)
+        c = torch.from_numpy(labels).to(device)
         self.batches = list(zip(z.split(batch), c.split(batch), strict=True))
 
-    def _choose(self, training_set) -> list[int]:
+    def _choose(self) -> list[int]:
         """Indices of real images: random ones, or where there are labels, one label per row."""
+        training_set = self.training_set
         rnd = np.random.RandomState(0)
         count = self.rows * self.columns
         if not training_set.has_labels:
@@ -56,7 +55,11 @@ class ImageGrid:
 
     def save_reals(self, path: Path) -> None:
         """Write the real images to an image file."""
-        grid(np.stack(self.reals), self.columns).save(path)
+        with datasets.reading(self.training_set, self.indices):
+            # A teacher's images take a while on a CPU.
+            shown = progress_bar(self.indices, desc='Sample images', unit='image')
+            reals = [self.training_set[index][0] for index in shown]
+        grid(np.stack(reals), self.columns).save(path)
 
     def save_fakes(self, G_ema: Generator, path: Path, **synthesis_kwargs) -> None:
         """Generate the images of the grid and write them to an image file."""

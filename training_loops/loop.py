@@ -97,9 +97,9 @@ def train(
         UserError: a state cannot be saved, or all are damaged.
     """
     run = set_up(SimpleNamespace(**locals()))
-    begin(run)
     # The workers of `batches` have to be ended: they would keep a failed run's process from ending.
-    with current_device(run.device), closing(run.batches), Interruption() as interruption:
+    with closing(run.monitor), current_device(run.device), closing(run.batches), Interruption() as interruption:
+        begin(run)
         measure_if_due(run, interruption)  # What a run that was stopped has left to do.
         while not run.done:
             step(run)
@@ -111,7 +111,7 @@ def train(
             if stopping and not run.is_finished:
                 stop(run)
             measure_if_due(run, interruption)
-    finish(run)
+    print('\nExiting...')
 
 
 @contextmanager
@@ -137,19 +137,12 @@ def begin(run: Run) -> None:
         run.options.progress_fn(cur_nimg // 1000, total_kimg)
 
 
-def finish(run: Run) -> None:
-    """End a run that is done."""
-    run.monitor.close()
-    print('\nExiting...')
-
-
 def stop(run: Run) -> None:
     """End a run early, after its state has been saved.
 
     Raises:
         Stopped: always.
     """
-    run.monitor.close()
     what = 'measures the last snapshot and continues' if run.progress.unmeasured else 'continues'
     raise Stopped(
         f'Stopped at {run.progress.cur_nimg / 1000:g} kimg, with everything saved; the same command with '

@@ -44,9 +44,10 @@ def keep_tickets(run_dir: str, embedding: str, count: int, device: torch.device)
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     reals = embed(network, samples.reals(training_set), device, len(training_set), 'data features')
     records: list[dict[str, Any]] = []
+    first = pickles.load(paths[0])['G_ema']
+    z, c = samples.latents(first, count, seed=0), samples.draw_labels(training_set_kwargs, first.c_dim, count, seed=0)
     for path in progress_bar(paths, desc='Comparing snapshots'):
         G = pickles.load(path, device=device)['G_ema'].eval()
-        z, c = samples.latents(G, count, seed=0), samples.draw_labels(training_set_kwargs, G.c_dim, count, seed=0)
         fakes = embed(network, samples.fakes(G, z, c), device, count, path.name)
         facts = {
             'snapshot': path.name,

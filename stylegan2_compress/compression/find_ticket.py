@@ -73,7 +73,6 @@ def plan_search(options: TicketOptions) -> Plan:
     # In FP32, as published, and as masked networks compute in any case.
     plan.name, plan.args = configurations.loop_arguments(options.data, aug='noaug', fp32=True, gpus=gpus, **given)
     require_several_images(options.data, plan.args.training_set_kwargs)
-    plan.resources.embedding(options.compared_in, 'cpu')
     plan.name += f'-ticket-{options.rule}-keep{options.keep:g}'
     if options.train_unmasked:
         plan.name += '-trained-unmasked'
@@ -83,6 +82,7 @@ def plan_search(options: TicketOptions) -> Plan:
     loss, loss_args = loss_of(options, plan.args.training_set_kwargs)
     # A large batch makes steps of the scores as rare as it is large.
     set_options(plan.args, options, device, images_of_a_step=loss_args.get('large_batch') or plan.args.batch_size)
+    plan.resources.embedding(options.compared_in, plan.device)
     planning.use_loss(plan, loss, loss_args)
     plan.args.D_kwargs = plan.args.D_opt_kwargs = None
     if options.cuda_graphs:

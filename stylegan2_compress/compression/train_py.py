@@ -76,7 +76,8 @@ def extend_train(module: HostTrain) -> None:
             raise UserError(str(error)) from error
         for metric in [] if dry_run else plan.args.metrics:
             host_metrics.require_detector(metric)  # What is missing now would end the run at its first snapshot.
-        if 'loop' in plan.args or resume is not None:
+        by_torchrun = distributed.torchrun_processes() is not None  # The host would start as many in each process.
+        if 'loop' in plan.args or resume is not None or by_torchrun:
             planning.run(plan, outdir, resume, dry_run)
         else:
             module.setup_training_loop_kwargs = lambda **_params: (plan.name, plan.args)  # It has been done.

@@ -39,11 +39,6 @@ class LayerFeatures:
         pool: int = 0,
         device: torch.device | str = 'cpu',
     ):
-        if not embedding.has_layers:
-            raise UserError(
-                f'Embedding {embedding.spec} exposes no layers: use one that does, such as vgg19_bn or '
-                'efficientnet_lite0.'
-            )
         self.embedding = embedding
         self.layers = parse_layers(layers)
         self.pool = pool

@@ -46,26 +46,25 @@ def same_label(x: Tensor, y: Tensor, kernel: Kernel, labels: int) -> Tensor:
 
 
 ROWS = 2048  # Of reference features that bandwidths are found by.
+MULTIPLES = (0.25, 0.5, 1, 2, 4)  # Of the median squared distance, one per bandwidth.
 
 
-def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.25, 0.5, 1, 2, 4), rows: int = ROWS) -> list[float]:
-    """Bandwidths for `rbf` by the median heuristic: s^2 = multiple * median |y_i - y_j|^2 over pairs of rows.
+def median_bandwidths(y: Tensor) -> list[float]:
+    """Bandwidths for `rbf` by the median heuristic: s^2 = multiple * median |y_i - y_j|^2, over the first `ROWS` rows.
 
-    At the median distance the five default terms of the kernel are exp(-2), exp(-1), exp(-1/2), exp(-1/4) and
+    At the median distance the five terms of the kernel are exp(-2), exp(-1), exp(-1/2), exp(-1/4) and
     exp(-1/8): none is flat there, as some would be in high dimensions with multiples further apart.
 
     Args:
         y: reference features [N, dim], N >= 2.
-        multiples: of the median squared distance, one per bandwidth.
-        rows: only the first rows are used, that many.
 
     Raises:
         ValueError: there are fewer than two rows, or at least half of the pairs are equal.
     """
-    median = torch.pdist(devices.in_float64(y[:rows].detach())).square().median() if len(y) >= 2 else 0
+    median = torch.pdist(devices.in_float64(y[:ROWS].detach())).square().median() if len(y) >= 2 else 0
     if not median > 0:
         raise ValueError(f'{len(y)} feature vectors have no median distance above 0: they have to differ')
-    return [float(multiple * median) ** 0.5 for multiple in multiples]
+    return [float(multiple * median) ** 0.5 for multiple in MULTIPLES]
 
 
 # Kernels by name, built from reference features [N, dim] (which only `rbf` uses).

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host import datasets
-from stylegan2_compress.host.devices import precision
+from stylegan2_compress.host import datasets, devices
 from stylegan2_compress.pickles.networks import Networks
 
 REFERENCES = ('teacher', 'data')  # Whose images a method matches.
@@ -60,8 +59,8 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def shares(self, classes: int) -> list[float]:
-        """How many of the images have each of so many labels, as shares of all."""
+    def shares(self) -> list[float]:
+        """How many of the images have each label, as shares of all."""
 
 
 class TeacherImages(Source):
@@ -119,9 +118,8 @@ class TeacherImages(Source):
     @torch.no_grad()
     def make(self, z: torch.Tensor, c: torch.Tensor, noise_seed: int) -> torch.Tensor:
         """Images [N, C, H, W] of latents and labels. Neither uses nor changes the global random state."""
-        with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
-            torch.manual_seed(noise_seed)
-            return self.G(z, c, truncation_psi=self.facts['truncation'], **precision(self.device))
+        with devices.seeded(noise_seed, self.device):
+            return self.G(z, c, truncation_psi=self.facts['truncation'], **devices.precision(self.device))
 
     def of_class(self, label: int, classes: int) -> 'TeacherImages':
         one = copy.copy(self)
@@ -129,7 +127,7 @@ class TeacherImages(Source):
         one.labels = self.labels.of_class(label, classes)
         return one
 
-    def shares(self, classes: int) -> list[float]:
+    def shares(self) -> list[float]:
         return self.labels.drawn.shares()
 
 
@@ -172,20 +170,20 @@ class DatasetImages(Source):
         return images.to(torch.float32) / 127.5 - 1, labels
 
     def of_class(self, label: int, classes: int) -> 'DatasetImages':
-        members = np.flatnonzero(self._classes == label)
+        members = np.flatnonzero(self._labels.classes() == label)
         one = copy.copy(self)
         one.facts = self.facts | {'label': label}
         one.size = len(members)
         one._order = _orders(members, self.seed)
         return one
 
-    def shares(self, classes: int) -> list[float]:
-        return (np.bincount(self._classes, minlength=classes) / self.size).tolist()
+    def shares(self) -> list[float]:
+        return self._labels.shares()
 
     @functools.cached_property
-    def _classes(self) -> np.ndarray:
-        """The class of every image of the data set: each label's images are asked for by themselves."""
-        return datasets.labels(self.training_set).classes()
+    def _labels(self) -> datasets.Labels:
+        """Those of the whole data set: each label's images are asked for by themselves."""
+        return datasets.labels(self.training_set)
 
 
 def _orders(members: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:

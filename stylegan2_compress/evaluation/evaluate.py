@@ -75,7 +75,7 @@ def measure(files: Sequence[str], options: EvaluateOptions, trust: bool = False)
     with contextlib.ExitStack() as stack:
         for file, G in generators.items():
             stack.enter_context(images.required_to_be_finite(file, G))
-            look_at_two_images(G.to(device))
+            images.generate(G.to(device), 2, seed=0)  # One that makes none is found before another is measured.
             G.cpu()
         if processes > 1:
             if device.type == 'cuda':
@@ -164,12 +164,6 @@ def tell_of_noise(generators: Mapping[str, Generator], chosen: Sequence[Metric])
 def has_noise(G: Generator) -> bool:
     """Whether noise inputs have an effect; not known of exports."""
     return any(name.endswith('noise_strength') and bool(value.any()) for name, value in G.named_parameters())
-
-
-def look_at_two_images(G: Generator) -> None:
-    """Make two images, for whoever checks them: a generator that makes none is found before another is measured."""
-    c = torch.eye(G.c_dim)[torch.arange(2) % G.c_dim] if G.c_dim else torch.zeros([2, 0])
-    list(images.fakes(G, images.latents(G, 2, seed=0), c))
 
 
 def _file_beside(file: str) -> str | None:

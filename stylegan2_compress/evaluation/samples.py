@@ -9,8 +9,7 @@ import torch
 from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host import datasets
-from stylegan2_compress.host.devices import precision
+from stylegan2_compress.host import datasets, devices
 from stylegan2_compress.images import quantised
 
 
@@ -45,9 +44,10 @@ def fakes(
     device = next(G.buffers()).device
     noise_mode = 'const' if noise_seed is None else 'random'
     for start, (some_z, some_c) in enumerate(zip(z.split(batch), c.split(batch), strict=True)):
-        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-            torch.manual_seed(np.random.SeedSequence([noise_seed or 0, start]).generate_state(1)[0].item())
-            yield quantised(G(some_z.to(device), some_c.to(device), noise_mode=noise_mode, **precision(device)))
+        own_seed = np.random.SeedSequence([noise_seed or 0, start]).generate_state(1)[0].item()
+        with devices.seeded(own_seed, device):
+            images = G(some_z.to(device), some_c.to(device), noise_mode=noise_mode, **devices.precision(device))
+        yield quantised(images)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def export(file: str, options: ExportOptions, force: bool = False, trust: bool =
         files.check_output_directory(out, force, RECORD, inputs=[file, options.teacher])
     earlier = exported.files_on_record(out)
     generators = {'': file} if options.teacher is None else {'': file, 'teacher': options.teacher}
-    opened = {name: open_generator(path, options, trust) for name, path in generators.items()}
+    opened = {name: open_generator(path, trust) for name, path in generators.items()}
     batch = chosen.batch if options.batch is None else None if options.batch == 'dynamic' else int(options.batch)
     for name, G in opened.items():
         require_memory(G, batch or 1, generators[name])
@@ -91,7 +91,7 @@ def export(file: str, options: ExportOptions, force: bool = False, trust: bool =
     return text(out, about)
 
 
-def open_generator(file: str, options: ExportOptions, trust: bool) -> Any:
+def open_generator(file: str, trust: bool) -> Any:
     """G_ema of a network file, without masks, ready to run on the CPU.
 
     Raises:

@@ -144,18 +144,10 @@ def pictures(G: Generator, z: torch.Tensor, c: torch.Tensor, options: GenerateOp
     batches = zip(z.split(size), c.split(size), options.seed_list[::size], strict=True)
     with progress_bar(total=len(z), unit='image') as bar:
         for some_z, some_c, seed in batches:
-            with seeded(seed, device):
+            with devices.seeded(seed, device):
                 batch = G(some_z.to(device), some_c.to(device), **kwargs)
             bar.update(len(batch))
             yield from images.to_uint8_as_the_host(batch)
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """A random state of its own for the block."""
-    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def picture(image: np.ndarray) -> PIL.Image.Image:
@@ -211,7 +203,7 @@ def walk(
     device = next(G.buffers()).device
     places = G.mapping(z.to(device), c.to(device), truncation_psi=options.trunc)
     for ws in films.closed_curve(places.cpu().double().numpy(), count, options.images_at_a_time):
-        with seeded(options.seed_list[0], device):  # Random noise stands still.
+        with devices.seeded(options.seed_list[0], device):  # Random noise stands still.
             ws = torch.from_numpy(ws).float().to(device)
             batch = G.synthesis(ws, noise_mode=options.noise_mode, **devices.precision(device))
         yield from map(picture, images.to_uint8_as_the_host(batch))

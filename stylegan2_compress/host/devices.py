@@ -1,6 +1,8 @@
 """The device that a command runs on, and what depends on it."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import dnnlib
 import torch
@@ -48,6 +50,14 @@ def has_float64(device: torch.device | str) -> bool:
 def in_float64(x: torch.Tensor) -> torch.Tensor:
     """A tensor in double precision: on its device if that has any, else on the CPU."""
     return (x if has_float64(x.device) else x.cpu()).double()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """A random state of its own for the block: the global one is neither used nor changed, save that of MPS."""
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def prepare_without_cuda(args: dnnlib.EasyDict) -> None:

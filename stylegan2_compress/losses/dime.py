@@ -186,7 +186,7 @@ class DiME(Method):
         """
         specs, weights = split(self.embeddings), self.weights
         if weights is None:
-            paper = {} if self.has_bank else PAPER_WEIGHTS
+            paper = PAPER_WEIGHTS if self.estimator == 'moments' else {}
             weights = [paper.get(parse(spec).name, ESTIMATORS[self.estimator].weight) for spec in specs]
         weights = weights if isinstance(weights, (list, tuple)) else [weights]
         if len(weights) != len(specs) or not all(is_number(weight, least=0) for weight in weights):
@@ -267,7 +267,7 @@ class DiME(Method):
         classes = distributed.unwrapped(context.G_mapping).c_dim if self.by_label else 0
         if self.by_label and not classes:
             raise ValueError('This generator takes no labels.')
-        shares = source.shares(classes) if classes else []
+        shares = source.shares() if classes else []
         references = self._reference(source, networks, shares)
         spaces = []
         for network, reference, weight in zip(networks, references, weights, strict=True):

@@ -25,8 +25,8 @@ def pair_arguments(
 ) -> dnnlib.EasyDict:
     """`D_kwargs` of a `DualDiscriminator`, from those of a run with the host's discriminator or with a dual one.
 
-    Precision is the run's for both. Frozen layers
-    (`--freezed`) are for weights that were learned before: D_T's, and D_S's only if they are the teacher's.
+    Precision is the run's for both. Frozen layers (`--freezed`) are for weights that were learned before: D_T's, and
+    D_S's only if they are the teacher's.
 
     Raises:
         UserError: D is of a class that is neither, or a dual one whose networks are not those asked for.
@@ -74,7 +74,7 @@ def start(D: torch.nn.Module | None, teacher_D: Discriminator, student_d: str) -
     Args:
         D: `DualDiscriminator`, possibly wrapped in DistributedDataParallel.
         teacher_D: the discriminator in the teacher's pickle.
-        student_d: see `NICKELLoss`.
+        student_d: see `NICKEL`.
     """
     pair = distributed.unwrapped(D)
     if not isinstance(pair, DualDiscriminator):

@@ -46,7 +46,7 @@ class DistributionMatching(Term):
         self.balance = balance
         self.floors = floors
         self.large_batch = large_batch
-        self.makes_its_own = large_batch is not None
+        self.looks_at_images = large_batch is None
         self.by_label = by_label
         self.weights: Sequence = [space.weight for space in spaces]
         self.taken = 0  # Steps of the generator.
@@ -128,8 +128,8 @@ class DistributionMatching(Term):
         images = source.draw(-(-size // chunk) + count)[0][:size]
         rows = (count * chunk + torch.arange(len(images), device=images.device)) % size
         for space in self.spaces:
-            new = space.network(images)
             bank = space.distance.bank.clone()
+            new = space.network(images).to(bank)
             bank[rows] = torch.where(new.isfinite().all(dim=1, keepdim=True), new, bank[rows])
             space.distance.fill(bank)
 

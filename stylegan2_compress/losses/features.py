@@ -46,30 +46,30 @@ class _Enough(Exception):
 
 
 def maps_alone(
-    synthesis: torch.nn.Module, ws: torch.Tensor, names: Collection[str], precision: Mapping[str, bool]
+    network: torch.nn.Module, names: Collection[str], *inputs: torch.Tensor, **precision: bool
 ) -> dict[str, torch.Tensor]:
-    """Feature maps of synthesis blocks, as `block_outputs` has them, without the blocks after the last of these.
+    """Feature maps of blocks, as `block_outputs` has them, without a pass through the blocks after the last of these.
 
     Args:
-        synthesis: not wrapped in DistributedDataParallel.
-        ws: styles [N, num_ws, w_dim].
-        names: of blocks.
-        precision: arguments of the forward pass.
+        network: as for `block_outputs`, not wrapped in DistributedDataParallel.
+        names: of blocks, each once.
+        inputs, precision: of the forward pass.
     """
 
     def stop(_block, _inputs, _outputs):
-        raise _Enough
+        if len(maps) == len(names):
+            raise _Enough
 
-    last = max(names, key=lambda name: int(name[1:]))
-    with block_outputs(synthesis, names) as maps:
-        hook = getattr(synthesis, last).register_forward_hook(stop)  # After the one that records.
+    with block_outputs(network, names) as maps:
+        hooks = [getattr(network, name).register_forward_hook(stop) for name in names]  # After those that record.
         try:
-            synthesis(ws, **precision)
+            network(*inputs, **precision)
         except _Enough:
             return maps
         finally:
-            hook.remove()
-    raise AssertionError('the last block was not reached')
+            for hook in hooks:
+                hook.remove()
+    raise AssertionError('not all blocks were reached')
 
 
 def teacher_ws(G: Generator, batch: Batch, truncation_psi: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ from stylegan2_compress.arguments import argument
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.adversarial import AdversarialLoss
-from stylegan2_compress.losses.features import TeacherPass, block_outputs, require_same_latents
+from stylegan2_compress.losses.features import TeacherPass, maps_alone, require_same_latents
 from stylegan2_compress.losses.method import Context, PairedMethod
 from stylegan2_compress.losses.terms import Batch, Summand, Term, total
 from stylegan2_compress.losses.trained_beside import TermWithNetwork, TrainedBeside
@@ -69,8 +69,8 @@ class FeatureDistillation(TermWithNetwork):
     def generator(self, batch: Batch) -> list[Summand]:
         taught = self.teacher(batch)
         with torch.no_grad():
-            wanted = self._seen(taught.images, batch.c)
-        seen = self._seen(batch.images, batch.c)
+            wanted = maps_alone(self.D, self.judged, taught.images, batch.c, **self.precision)
+        seen = maps_alone(self.D, self.judged, batch.images, batch.c, **self.precision)
         pairs = [(seen[name], wanted[name]) for name in self.judged]
         self.trained.expect()
         for name, convolution in self.trained.network.named_children():
@@ -79,12 +79,6 @@ class FeatureDistillation(TermWithNetwork):
         content = total(root_mean_square(*pair) for pair in pairs)
         style = total(root_mean_square(gram(found), gram(wanted)) for found, wanted in pairs)
         return [Summand('GCC/content', content, self.content_weight), Summand('GCC/gram', style, self.gram_weight)]
-
-    def _seen(self, images: torch.Tensor, c: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Feature maps of the discriminator by block."""
-        with block_outputs(self.D, self.judged) as maps:
-            self.D(images, c, **self.precision)
-        return maps
 
 
 def _precise(maps: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ class GeneratorLoss(MethodLoss):
             ws = self.G_mapping(gen_z, gen_c)
         synthesis = distributed.unwrapped(self.G_synthesis)
         is_wrapped = synthesis is not self.G_synthesis
-        if is_wrapped or not all(term.makes_its_own for term in self.terms):
+        if is_wrapped or any(term.looks_at_images for term in self.terms):
             with misc.ddp_sync(self.G_synthesis, sync), block_outputs(synthesis, self.watched) as maps:
                 images = self.G_synthesis(ws, **self.precision)
         else:

@@ -8,6 +8,7 @@ from torch_utils import misc
 
 from stylegan2_compress import distributed
 from stylegan2_compress.distributions.sources import LabelSource
+from stylegan2_compress.host import devices
 from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.terms import total
 
@@ -102,11 +103,13 @@ class LargeBatch:
         for start in range(first, self.size, stride):
             own = slice(start, start + at_once)
             noise_seed = int(np.random.default_rng([self.seed, nimg, PURPOSE, start]).integers(2**31))
-            with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-                torch.manual_seed(noise_seed)
-                with misc.ddp_sync(self.G_mapping, False), misc.ddp_sync(self.G_synthesis, False):
-                    ws = self.G_mapping(z[own], c[own], skip_w_avg_update=True)
-                    images = self.G_synthesis(ws, **self.precision)
+            with (
+                devices.seeded(noise_seed, device),
+                misc.ddp_sync(self.G_mapping, False),
+                misc.ddp_sync(self.G_synthesis, False),
+            ):
+                ws = self.G_mapping(z[own], c[own], skip_w_avg_update=True)
+                images = self.G_synthesis(ws, **self.precision)
             yield images
 
 

@@ -21,6 +21,8 @@ class MaskSchedule(Term):
         total_nimg: length of the run in images.
     """
 
+    looks_at_images = False
+
     def __init__(self, parts: Sequence[ScoreMasked], total_nimg: float):
         self.parts = list(parts)
         self.rule = rule_of(self.parts[0].rule)

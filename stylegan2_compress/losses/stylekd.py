@@ -108,9 +108,9 @@ class LatentRelations(Term):
         taught = self.teacher(batch)
         offsets = self.offsets(batch.images)
         with torch.no_grad():
-            wanted = maps_alone(self.teacher.G.synthesis, taught.ws + offsets, self.watched, self.teacher.precision)
+            wanted = maps_alone(self.teacher.G.synthesis, self.watched, taught.ws + offsets, **self.teacher.precision)
         ws = batch.ws + offsets  # pyright: ignore[reportOptionalOperand]  # G phases have them.
-        moved = maps_alone(self.synthesis, ws, self.watched, self.precision)
+        moved = maps_alone(self.synthesis, self.watched, ws, **self.precision)
         loss = total(
             divergence((batch.maps[name], moved[name]), (taught.maps[name], wanted[name])) for name in self.watched
         )
@@ -154,7 +154,7 @@ class StyleKD(PairedMethod):
             return []
         teacher = self.teacher_pass(context)
         sides = compared_sides(teacher.G.img_resolution)
-        styled = [2**k for k in range(int(math.log2(min(FIRST, sides[0]))), int(math.log2(sides[-1])) + 1)]
+        styled = [2**k for k in range(int(math.log2(FIRST)), int(math.log2(sides[-1])) + 1)]
         return [
             LatentRelations(
                 teacher,
@@ -171,10 +171,10 @@ class StyleKD(PairedMethod):
 def compared_sides(img_resolution: int) -> list[int]:
     """Sides of the feature maps to compare: 16 to 128 as the authors do, as far as they are smaller than the image.
 
-    Of images of 16 pixels, and of 8, the largest one that is.
+    Of images of 16 pixels, and of 8, it is 8: a block of 4 has no directions.
     """
-    sides = [2**k for k in range(3, int(math.log2(img_resolution))) if SMALLEST <= 2**k <= LARGEST]
-    return sides or [max(img_resolution // 2, FIRST)]
+    sides = [2**k for k in range(int(math.log2(img_resolution))) if SMALLEST <= 2**k <= LARGEST]
+    return sides or [FIRST]
 
 
 class StyleKDLoss(AdversarialLoss):

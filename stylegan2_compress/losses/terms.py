@@ -71,11 +71,11 @@ class Term:
 
     Attributes:
         watched: synthesis blocks of the student, such as 'b16', whose feature maps it wants in `Batch.maps`.
-        makes_its_own: whether its images are its own, and it never looks at the batch's.
+        looks_at_images: whether it needs the batch's images, or anything that comes from them.
     """
 
     watched: Collection[str] = ()
-    makes_its_own: bool = False
+    looks_at_images: bool = True
 
     def generator(self, batch: Batch) -> Sequence[Summand]:
         """What the term adds in the main G phase. `batch.images` carries the student's gradient."""

@@ -149,11 +149,12 @@ def _term(name: str) -> _Plan:
     if what.startswith('spread/'):
         caption = 'Of the student’s features within a batch, in units of the reference’s: near 0, images are alike.'
         return _Plan(f'Spread: {what.removeprefix("spread/")}', caption, ((name, ''),))
-    if method == 'DiME' and what != 'loss':
-        caption = 'Between the moments of the student’s and of the teacher’s images in this embedding.'
-        return _Plan(f'DiME distance: {what}', caption, ((name, ''),))
+    if what.startswith('weight/'):
+        caption = 'λ of the distance in this embedding, which follows the gradients (balance).'
+        return _Plan(f'{method} weight: {what.removeprefix("weight/")}', caption, ((name, ''),))
     if method == 'DiME':
-        return _Plan('DiME loss', 'Sum of the distances in all embeddings, each times its weight λ.', ((name, ''),))
+        caption = 'Of the student’s features from the reference’s in this embedding.'
+        return _Plan(f'DiME distance: {what}', caption, ((name, ''),))
     if method == 'moments':
         return _Plan(
             f'Moment matching: {what}', 'Between generated and reference images, in all layers.', ((name, ''),)

@@ -103,11 +103,8 @@ def _section(name: str, heading: str, content: Element) -> Element:
 
 
 def _introduction(runs: Sequence[Run]) -> str:
-    if all(_class(run.option('loss_kwargs.class_name')) == 'MomentMatchingLoss' for run in runs):
-        what = (
-            'A strong lottery ticket is searched for: the weights of a StyleGAN2 generator do not change, and training '
-            'decides which of them are kept.'
-        )
+    if all(_class(run.option('G_kwargs.class_name')) == 'ScoreMaskedGenerator' for run in runs):
+        what = 'A lottery ticket is searched for: training decides which weights of a StyleGAN2 generator are kept.'
     elif any(run.teacher for run in runs):
         what = (
             'A small StyleGAN2 generator, the student, is trained to generate the images of a large one, the teacher.'

@@ -20,7 +20,7 @@ from stylegan2_compress import distributed, errors, host
 from stylegan2_compress.runs import loops, output, signals
 from stylegan2_compress.runs.directory import ERROR, LOST, RunDirectory
 
-USER_ERRORS = (errors.Stopped, errors.DivergedError, errors.UserError)  # Others are shown with their traceback.
+USER_ERRORS = (errors.Stopped, errors.UserError)  # Others are shown with their traceback.
 SECONDS_TO_FIND_THE_CAUSE = 2
 SECONDS_TO_END = 20
 

@@ -1,5 +1,6 @@
 """The patched train.py of a real checkout. Needs STYLEGAN2_ADA_PYTORCH."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import forked
 import pytest
+import torch
 from host_alone import WITHOUT_OUR_PACKAGE
 
 from stylegan2_compress.cli import main
+from stylegan2_compress.compression import planning
+from stylegan2_compress.compression.train_py import extend_train
+from stylegan2_compress.runs.loops import HOST_LOOP
 
 pytestmark = pytest.mark.checkout
 
@@ -169,3 +174,25 @@ def test_distill_writes_the_same_options(checkout, tmp_path, data, teacher, caps
     assert ours.pop('run_dir').endswith('auto1-kimg2-batch8-noaug-DiMELoss')
     theirs.pop('run_dir')
     assert ours == theirs
+
+
+def test_torchrun_starts_the_hosts_loop_in_its_own_processes(tmp_path, data, monkeypatch):
+    """On CUDA, where that is the default: the host's command would start as many processes in each of them."""
+    path = Path(os.environ['STYLEGAN2_ADA_PYTORCH']) / 'train.py'
+    spec = importlib.util.spec_from_file_location('train_of_this_test', path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    extend_train(module)
+    for name, value in dict(RANK=1, WORLD_SIZE=4, LOCAL_RANK=1, MASTER_ADDR='127.0.0.1', MASTER_PORT=1).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setattr(torch.multiprocessing, 'spawn', lambda *_args, **_kwargs: pytest.fail('started by the host'))
+    started = []
+    monkeypatch.setattr(planning, 'run', lambda plan, *_args: started.append(plan.args))
+    options = [f'--outdir={tmp_path / "out"}', f'--data={data}', '--batch=16', '--aug=noaug', '--metrics=none']
+    module.main([*options, '--loss=stylegan2_compress.AdversarialLoss'], standalone_mode=False)
+    (args,) = started
+    assert (args.num_gpus, args.get('loop', HOST_LOOP)) == (4, HOST_LOOP)
+    assert not (tmp_path / 'out').exists()

@@ -34,7 +34,7 @@ def by_label_of(features, c):
 
 def test_statistics_are_those_of_all_images(labelled_data, reals):
     network, source = embeddings.load(EMBEDDING, 'cpu'), sources.DatasetImages(labelled_data)
-    shares = source.shares(3)
+    shares = source.shares()
     assert shares == [8 / 23, 8 / 23, 7 / 23]
     x, c = reals
     for bank in (0, 23):
@@ -52,7 +52,7 @@ def test_statistics_are_those_of_all_images(labelled_data, reals):
 def reference_of(estimator, labelled_data):
     """Arguments of an estimator for all images of the data set, with their labels."""
     network, source = embeddings.load(EMBEDDING, 'cpu'), sources.DatasetImages(labelled_data)
-    entry, shares = ESTIMATORS[estimator], source.shares(3)
+    entry, shares = ESTIMATORS[estimator], source.shares()
     bank = 23 if entry.has_bank else 0
     (reference,) = labels.labelled_statistics(source, [network], shares, samples=23, bank=bank)
     return entry, [False] if entry.has_bank else [], reference, shares
@@ -107,7 +107,7 @@ def test_labels_that_no_image_has_take_no_rows_and_rare_ones_no_more_than_their_
     )
     source = sources.TeacherImages(teacher)
     source.labels.drawn = datasets.Labels(np.eye(4, dtype=np.float32)[[0] * 31 + [2]])
-    shares = source.shares(4)
+    shares = source.shares()
     assert shares == [31 / 32, 0, 1 / 32, 0]
     network = embeddings.load(EMBEDDING, 'cpu')
     (found,) = labels.labelled_statistics(source, [network], shares, samples=32, bank=32)
@@ -214,7 +214,7 @@ def test_the_loss_compares_by_label(labelled_data, make_generator):
     network = embeddings.load(EMBEDDING, 'cpu')
     features = network(G.synthesis(G.mapping(z, c, skip_w_avg_update=True)))
     source = sources.DatasetImages(labelled_data)
-    (reference,) = labels.labelled_statistics(source, [network], source.shares(3), samples=23)
+    (reference,) = labels.labelled_statistics(source, [network], source.shares(), samples=23)
     expected = torch.zeros([])
     for label in range(3):  # Of which the batch has two images each.
         of_one = features[label::3]

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -456,7 +455,7 @@ def test_results_go_where_they_can_be_written(place, copies, tmp_path, monkeypat
 
 def test_results_that_cannot_be_written_are_refused_before_they_are_measured(place, copies, tmp_path, monkeypatch):
     """As root, who may write everything, only what is no file cannot be."""
-    monkeypatch.setattr(sys.modules[evaluate.__module__], 'look_at_two_images', None)  # Nothing is measured.
+    monkeypatch.setattr(samples, 'generate', None)  # Nothing is measured.
     (tmp_path / 'metric-agreement1k.jsonl').mkdir()
     with pytest.raises(UserError, match=r'metric-agreement1k.jsonl: Is a directory; --out=FILE takes the results'):
         evaluate(copies, str(place / 'data.zip'), 'agreement', device='cpu')

@@ -246,7 +246,7 @@ def test_maps_alone_are_those_of_the_whole_pass_and_take_no_more_than_they_need(
         G.synthesis(ws, **precision)
     passed = []
     G.synthesis.b32.register_forward_hook(lambda *_: passed.append('b32'))
-    found = features.maps_alone(G.synthesis, ws, ['b16', 'b8'], precision)
+    found = features.maps_alone(G.synthesis, ['b16', 'b8'], ws, **precision)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     found['b16'].sum().backward()
@@ -254,6 +254,18 @@ def test_maps_alone_are_those_of_the_whole_pass_and_take_no_more_than_they_need(
     assert not passed
     G.synthesis(ws, **precision)
     assert passed == ['b32']  # Nothing is left that stops a pass.
+
+
+def test_maps_alone_of_a_discriminator_are_its_first(make_discriminator):
+    D, passed = make_discriminator(3), []
+    images, c = torch.randn([2, 3, 16, 16]), torch.zeros([2, 0])
+    with features.block_outputs(D, ['b16', 'b8']) as expected:
+        D(images, c)
+    D.b4.register_forward_hook(lambda *_: passed.append('b4'))
+    found = features.maps_alone(D, ['b8', 'b16'], images, c)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not passed
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,8 @@ def test_weights_by_default(teacher):
         return [weight for _spec, weight in DiME(**signature).embeddings_and_weights()]
 
     assert weights() == [20, 15, 20]
-    assert weights(estimator='rbf') == [estimators.ESTIMATORS['rbf'].weight] * 3
+    for estimator in ('squared-moments', 'rbf', 'linear', 'cubic'):
+        assert weights(estimator=estimator) == [estimators.ESTIMATORS[estimator].weight] * 3
     assert weights(weights=[1, 2, 3]) == [1, 2, 3]
 
 
@@ -173,6 +174,15 @@ def test_the_oldest_chunk_makes_way(teacher):
     for _ in range(4):
         term.after_step()
     torch.testing.assert_close(distance.bank, torch.cat([chunks[5][16:], chunks[3][16:], chunks[4], chunks[5][:16]]))
+
+
+def test_a_bank_keeps_its_precision(teacher):
+    _loss, term = build(teacher, estimator='rbf', bank=40, refresh=1, embeddings=f'{SPEC}@dtype=fp64')
+    before = term.spaces[0].distance.bank.clone()
+    term.after_step()
+    bank = term.spaces[0].distance.bank
+    assert bank.dtype == before.dtype == torch.float32
+    assert not torch.equal(bank, before)
 
 
 def test_a_resumed_run_is_the_same_run(teacher):

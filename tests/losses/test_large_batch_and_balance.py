@@ -20,8 +20,10 @@ from stylegan2_compress.losses.dime import DiMELoss, DistanceLoss
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
 from stylegan2_compress.losses.estimators import ESTIMATORS
 from stylegan2_compress.losses.large_batch import LargeBatch
+from stylegan2_compress.losses.masks import MaskSchedule
 from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.terms import Batch
+from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 
 TINY = 'module:tiny_embeddings:tiny@size=16'
 BATCH, SIZE, SEED = 8, 24, 5
@@ -176,11 +178,13 @@ def test_dime_is_exact_under_gradient_accumulation(teacher):
 
 
 def test_a_loss_of_nothing_but_large_batches_makes_no_other_images(teacher):
+    """Also where masks follow their schedule beside it, which have nothing to do with images."""
+    masks = MaskSchedule(ScoreMaskedGenerator(16, 0, 16, 16, 3, keep=0.5).parts, total_nimg=100)
     G = pickles.load(teacher)['G'].train().requires_grad_(True)
     made = []
     G.synthesis.register_forward_hook(lambda _module, inputs, _images: made.append(len(inputs[0])))
     given = dict(teacher=teacher, embeddings=TINY, samples=8, large_batch=16, batch_size=8)
-    found = steps(DistanceLoss('cpu', G.mapping, G.synthesis, **given), 0, 2)
+    found = steps(DistanceLoss('cpu', G.mapping, G.synthesis, **given, terms=[masks]), 0, 2)
     assert made == [8, 8] * 2  # In the first of two steps: without gradient, and with it.
     assert found[0][-1] is not None
     assert found[1] == [None] * len(found[1])

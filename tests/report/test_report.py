@@ -127,6 +127,7 @@ def test_curves_have_the_numbers_of_the_files(make_run):
 def test_both_discriminators_and_every_embedding_are_drawn(make_run):
     names = ['scores__real', 'scores__fake', 'scores__real__teacher', 'scores__fake__teacher', 'r1_penalty']
     names += ['r1_penalty__teacher', 'DiME__dino_resnet50', 'DiME__clip_rn50', 'NICKEL__features', 'Mine__term']
+    names += ['DiME__weight__clip_rn50', 'DiME__spread__clip_rn50']
     values = {f'Loss__{name}': float(i + 1) for i, name in enumerate(names)}
     lines = write(make_run(stats=[tick(1.0, **values)])).lines()
     assert {key: points[0][1] for key, points in lines.items()} == {
@@ -140,7 +141,25 @@ def test_both_discriminators_and_every_embedding_are_drawn(make_run):
         ('DiME distance: clip_rn50', ''): 8,
         ('NICKEL feature distance', ''): 9,
         ('Loss/Mine/term', ''): 10,
+        ('DiME weight: clip_rn50', ''): 11,
+        ('Spread: clip_rn50', ''): 12,
     }
+
+
+@pytest.mark.parametrize(
+    ('generator', 'loss', 'is_search'),
+    [
+        ('PrunedGenerator', 'RegressionLoss+MomentMatchingLoss', False),
+        ('PrunedGenerator', 'MomentMatchingLoss', False),
+        ('ScoreMaskedGenerator', 'MomentMatchingLoss', True),
+        ('ScoreMaskedGenerator', 'DistanceLoss', True),
+    ],
+)
+def test_what_is_trained_is_said(make_run, generator, loss, is_search):
+    G_kwargs, loss_kwargs = (dict(class_name=f'stylegan2_compress.{name}') for name in (generator, loss))
+    page = write(make_run(options=dict(G_kwargs=G_kwargs, loss_kwargs=loss_kwargs | dict(teacher='a.pkl'))))
+    assert ('A lottery ticket is searched for' in page.text) == is_search
+    assert ('the student, is trained' in page.text) == (not is_search)
 
 
 def test_half_a_line_at_the_end_is_being_written(make_run):

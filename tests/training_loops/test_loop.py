@@ -21,6 +21,7 @@ import pytest
 import torch
 from tiny_runs import ADAM, EMBEDDING, loop_arguments
 from tqdm import tqdm
+from training.dataset import ImageFolderDataset
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import DivergedError, UserError
@@ -28,6 +29,7 @@ from stylegan2_compress.runs import states
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops import data, loop, setup, snapshots, ticket_search
 from stylegan2_compress.training_loops.distillation import training_loop
+from stylegan2_compress.training_loops.image_grid import ImageGrid
 from stylegan2_compress.training_loops.monitor import Monitor
 from stylegan2_compress.training_loops.phases import Phase, Stopwatch, build_phases, load_optimizer
 from stylegan2_compress.training_loops.run import TensorAttributes
@@ -70,6 +72,18 @@ def test_leaves_what_the_host_leaves(arguments, tmp_path, capsys, channels, labe
     assert not snapshot['G_ema'].training
     assert not any(parameter.requires_grad for parameter in snapshot['G'].parameters())
     assert 'tick 2     kimg 0.1' in capsys.readouterr().out
+
+
+def test_a_continued_run_makes_the_real_images_of_its_grid_no_second_time(arguments, monkeypatch, small_grids):
+    training_loop(**arguments())
+    monkeypatch.setattr(ImageGrid, 'save_reals', lambda *_: pytest.fail('they are there'))
+    looked_at = []
+    of_files = ImageFolderDataset.__getitem__
+    monkeypatch.setattr(
+        ImageFolderDataset, '__getitem__', lambda data, index: looked_at.append(index) or of_files(data, index)
+    )
+    training_loop(**arguments())
+    assert looked_at == []
 
 
 def test_snapshots_of_the_generator_alone(arguments, tmp_path):
@@ -283,8 +297,11 @@ def test_a_run_that_diverges_leaves_a_snapshot_without_nan(arguments, tmp_path, 
         AdversarialLoss, 'judge', lambda self, *args: {name: x * float('nan') for name, x in judge(self, *args).items()}
     )
     given = arguments(loss_kwargs=dict(class_name='stylegan2_compress.AdversarialLoss'), total_kimg=1)
+    closed = []
+    monkeypatch.setattr(Monitor, 'close', lambda monitor: closed.append(monitor.stats_jsonl.close()))
     with pytest.raises(DivergedError):
         training_loop(**given)
+    assert len(closed) == 1  # And with it the trackers: another run of the same process has its own.
     networks = pickles.load(tmp_path / 'run' / 'network-snapshot-000000.pkl')
     for name in ('G', 'G_ema', 'D'):
         assert all(tensor.isfinite().all() for tensor in networks[name].state_dict().values())
