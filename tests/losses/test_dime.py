@@ -74,11 +74,11 @@ def training_set(path):
     return dict(class_name='training.dataset.ImageFolderDataset', path=path, use_labels=False)
 
 
-def build(teacher, **kwargs):
+def build(teacher, embeddings=SPEC, **kwargs):
     data = pickles.load(teacher)
     G, D = data['G'], data['D']
     modules = dict(G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=None)
-    loss = DiMELoss('cpu', teacher=teacher, embeddings=SPEC, **modules, **kwargs)
+    loss = DiMELoss('cpu', teacher=teacher, embeddings=embeddings, **modules, **kwargs)
     return loss, loss.terms[0]
 
 
