@@ -4,6 +4,7 @@ Nothing here imports torch, so that `--help`, and refusals of what needs no look
 """
 
 import difflib
+import errno
 import importlib
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
+from stylegan2_compress.runs.output import send_nowhere
 from stylegan2_compress.version import __version__
 
 COMMANDS = {
@@ -35,6 +37,9 @@ COMMANDS = {
     'teachers': 'networks:teachers',
     'ticket': 'tickets:ticket',
 }
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Commands(click.Group):
@@ -60,7 +65,14 @@ class Commands(click.Group):
         open_missing_streams()
         if threading.current_thread() is threading.main_thread():
             end_with_signals()
-        return super().main(*args, **kwargs)
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.filename is not None or error.errno not in NO_SPACE:  # Those of files are explained by then.
+                raise
+            print(f'Error: What is printed cannot be written: {error.strerror}.', file=sys.stderr)
+            send_nowhere([1])  # What is left of it, when Python ends.
+            sys.exit(2)
 
 
 def open_missing_streams() -> None:

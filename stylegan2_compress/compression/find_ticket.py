@@ -27,6 +27,10 @@ from stylegan2_compress.training_loops import snapshots
 LOSS = 'stylegan2_compress.MomentMatchingLoss'
 DISTANCE_LOSS = 'stylegan2_compress.DistanceLoss'
 SNAPSHOTS = 10  # Of a run at least, where its ticks allow it: `best.ticket` is chosen from them.
+# Of the arguments of losses: options that decide more than these.
+HAS_AN_OPTION = dict(
+    embedding='embedding', embeddings='embedding', estimator='distance', reference='reference', teacher='teacher'
+)
 MEMORY = 1024  # Images that count together in a distance of DiME's.
 GENERATOR = 'stylegan2_compress.ScoreMaskedGenerator'
 LOOP = 'stylegan2_compress.training_loops.ticket_search.training_loop'
@@ -179,7 +183,7 @@ def loss_of(options: TicketOptions, training_set_kwargs: dict) -> tuple[str, dic
         training_set_kwargs: the data set of the run.
 
     Raises:
-        UserError: one of the arguments does not exist.
+        UserError: one of the arguments does not exist, or has an option of its own.
     """
     if options.distance == LAYER_MOMENTS:
         loss = LOSS
@@ -192,6 +196,9 @@ def loss_of(options: TicketOptions, training_set_kwargs: dict) -> tuple[str, dic
         given = planning.values_of(loss, DistanceLoss, options.loss_args)
         if given.get('large_batch'):
             ours['memory'] = 0
+    for name in given:
+        if name in HAS_AN_OPTION:
+            raise UserError(f'--loss-arg {name}=… has an option of its own here: give --{HAS_AN_OPTION[name]}.')
     if options.reference == 'teacher':
         ours['teacher'] = options.teacher
     return loss, {**ours, **given}

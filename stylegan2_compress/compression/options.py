@@ -215,7 +215,7 @@ class DistillOptions(TrainingOptions, MethodOptions):
         "Images of metrics that are not the host's.", None, least=10, default_text='as named, 50k', metavar='N'
     )
     only: str | None = argument(
-        'Leave G and D out of snapshots: a third of the size or less, but not to be trained on.',
+        'Leave G and D out of snapshots: a third of the size or less, but not to be trained on with a discriminator.',
         None,
         choices=ONLY,
         metavar='G_ema',
@@ -472,7 +472,10 @@ class PruneOptions(Options):
     )
     device: str | None = device_argument('Where channels are judged:')
     only: str | None = argument(
-        'Leave G and D out: a third of the size or less, but not to be trained on.', None, choices=ONLY, metavar='G_ema'
+        'Leave G and D out: a third of the size or less, but not to be trained on with a discriminator.',
+        None,
+        choices=ONLY,
+        metavar='G_ema',
     )
     out: str = argument('File to write.', metavar='PKL')
 

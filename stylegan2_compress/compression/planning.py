@@ -138,15 +138,16 @@ def use_networks(plan: Plan, name: str, data: Mapping, trains_D: bool) -> None:
     """
     args = plan.args
     precision = Precision.of_generator(args.G_kwargs)
+    without_D = 'or a loss without one, such as --loss=stylegan2_compress.RegressionLoss'
     for network in ('G', 'D'):
         if data[network] is None:
-            way_out = 'name a file that has one'
-            if network == 'D':
-                way_out += ', or a loss without one, such as --loss=stylegan2_compress.RegressionLoss'
-            raise UserError(f'{name} has no {network} to train: {way_out}.')
+            way_out = f', {without_D}' if network == 'D' else ''
+            raise UserError(f'{name} has no {network} to train: name a file that has one{way_out}.')
         require_finite(name, data[network], network)
     if trains_D and is_placeholder(data['D']):
-        raise UserError(f'{name} has a placeholder for D, because it is for making images: name one with a trained D.')
+        raise UserError(
+            f'{name} has a placeholder for D, because it is for making images: name one with a trained D, {without_D}.'
+        )
     if plan.student is None:  # Else it is the teacher's, which is compared with the data itself.
         check_against_data('--student', name, data['G_ema'], args.training_set_kwargs)
     freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')

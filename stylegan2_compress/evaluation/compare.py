@@ -52,7 +52,8 @@ def _row(place: str, trust: bool) -> dict[str, object]:
     row: dict[str, object] = {'run': place}
     if path.is_dir():
         row['snapshot'] = snapshot
-    row |= _options(run, snapshot)
+    own = [record for record in measured if Path(record['snapshot_pkl']).name == snapshot]
+    row |= _options(run, snapshot, own)
     file = run.path / snapshot
     if file.is_file():
         contents = pickles.load(file, trust=trust)
@@ -60,7 +61,6 @@ def _row(place: str, trust: bool) -> dict[str, object]:
         G = baking.plain(contents['G_ema'])
         row['parameters'] = profiling.parameters(G)
         row['MACs'] = profiling.macs(G)
-    own = [record for record in measured if Path(record['snapshot_pkl']).name == snapshot]
     return row | _results(settings.of_file(own, file))
 
 
@@ -78,7 +78,7 @@ def _last_snapshot(run: RunDirectory, measured: list[dict]) -> str | None:
     return max([name for name in names if is_snapshot(name)] or existing or names, default=None)
 
 
-def _options(run: RunDirectory, snapshot: str) -> dict[str, object]:
+def _options(run: RunDirectory, snapshot: str, measured: list[dict]) -> dict[str, object]:
     """Options that the run was trained with, and for how long by this snapshot; empty if they are not known."""
     args = run.read_options()
     if args is None:
@@ -88,7 +88,9 @@ def _options(run: RunDirectory, snapshot: str) -> dict[str, object]:
     teacher = inputs.teacher(args, recorded)
     reached = run.kimg_on_record()
     if snapshot not in [path.name for path in run.snapshots()[-1:]] or not reached:
-        reached = kimg_of(Path(snapshot))  # Of earlier snapshots, whole thousands are known.
+        # Of earlier snapshots, whole thousands are known, and what our loop has written beside a metric.
+        images = next((record['cur_nimg'] for record in measured if 'cur_nimg' in record), None)
+        reached = kimg_of(Path(snapshot)) if images is None else images / 1000
     ratio = recorded.get(inputs.RATIO)
     embeddings = loss.get('embeddings') or loss.get('embedding')
     return {

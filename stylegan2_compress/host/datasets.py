@@ -177,8 +177,12 @@ def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
     if training_set._load_raw_image(0).dtype != np.uint8:
         raise UserError(f'--data={path} has images that are not 8-bit: convert them to grey or RGB of 8 bits.')
     try:
-        kwargs.update(use_labels=training_set.has_labels)
-        finite = np.isfinite(training_set._get_raw_labels()).all()
+        written = _written_labels(training_set)
+        finite = written is None or np.isfinite(written).all()
+        if finite:
+            kwargs.update(use_labels=training_set.has_labels)
+            if written is not None and written.ndim == 1 and (written != training_set._get_raw_labels()).any():
+                raise ValueError('classes are whole numbers')
     except json.JSONDecodeError as error:
         raise UserError(f'--data={path} has a dataset.json that is not JSON ({error}): correct it.') from error
     except Exception as error:  # Of archives and NumPy, and assertions of the host.
@@ -189,6 +193,18 @@ def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
     if not finite:
         raise UserError(f'--data={path} has labels in its dataset.json that are NaN or infinite: correct them.')
     return training_set, kwargs
+
+
+def _written_labels(training_set: Dataset) -> np.ndarray | None:
+    """The labels in dataset.json, before the host makes whole numbers of classes; None without any."""
+    if 'dataset.json' not in training_set._all_fnames:
+        return None
+    with training_set._open_file('dataset.json') as file:
+        labels = json.load(file)['labels']
+    if labels is None:
+        return None
+    by_image = dict(labels)
+    return np.array([by_image[name.replace('\\', '/')] for name in training_set._image_fnames])
 
 
 def metric_dataset_kwargs(path: str, G: Generator, mirror: bool) -> dict:

@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from io import BufferedIOBase
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -155,6 +156,8 @@ def local_file(path: str | os.PathLike) -> str:
     """
     local = downloads.local_file(os.fspath(path))
     if os.path.isdir(local):
+        if any(Path(local).glob('network-snapshot-*.pkl')):  # Of a run, where this command takes no run.
+            raise UserError(f'{path} is a directory: name a file in it.')
         raise UserError(f'{path} is a directory without network-snapshot-*.pkl: name a network file.')
     return local
 

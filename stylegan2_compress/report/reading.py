@@ -155,11 +155,14 @@ def _require_run(path: Path) -> None:
         raise UserError(
             f'{path} is no run directory: {"it is a file" if path.exists() else "there is no such directory"}.'
         )
-    if not any(RunDirectory(path).existing_files()):
+    run = RunDirectory(path)
+    if not any(file != run.options_path or run.read_options() is not None for file in run.existing_files()):
         children = (child for child in path.iterdir() if child.is_dir())
         inside = sorted(child.name for child in children if any(RunDirectory(child).existing_files()))
         hint = f'; there are runs in it, such as {path / inside[-1]}' if inside else ''
-        raise UserError(f'{path} is no run directory: it has no training_options.json, log.txt or stats.jsonl{hint}.')
+        raise UserError(
+            f'{path} is no run directory: it has no readable training_options.json, log.txt or stats.jsonl{hint}.'
+        )
 
 
 def _numbered(paths: list[Path]) -> list[tuple[int, Path]]:

@@ -133,7 +133,14 @@ def test_run_py_without_an_average_of_w_does_not_truncate(make_pickle, tmp_path)
     assert '--psi=0.7: this network has no average of w to truncate to' in done.stderr
     assert not (tmp_path / 'image.png').exists()
     subprocess.run([*command[:-2], '--psi', '1'], check=True, capture_output=True, cwd=tmp_path)
-    assert (tmp_path / 'image.png').exists()
+    first = (tmp_path / 'image.png').read_bytes()
+    again = [*command[:-2], '--seed', '1']
+    done = subprocess.run(again, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert '--out=image.png exists: name another file, or add --force' in done.stderr
+    assert (tmp_path / 'image.png').read_bytes() == first
+    subprocess.run([*again, '--force'], check=True, capture_output=True, cwd=tmp_path)
+    assert (tmp_path / 'image.png').read_bytes() != first
 
 
 @each_format

@@ -259,10 +259,12 @@ def test_what_is_no_run_is_refused_before_anything_is_written(make_run, tmp_path
     run_dir = make_run('outdir')
     (run_dir / '00003-x').mkdir()
     (run_dir / '00003-x' / 'log.txt').write_text('')
+    (make_run('broken') / 'training_options.json').write_text('{')
     for path, words in [
         ('absent', 'there is no such directory'),
         ('file', 'it is a file'),
-        ('empty', 'no training_options.json'),
+        ('empty', 'no readable training_options.json'),
+        ('broken', 'no readable training_options.json'),
         ('outdir', 'such as'),
     ]:
         message = refused('report', '--snapshots', 0, tmp_path / path, unchanged=tmp_path)
