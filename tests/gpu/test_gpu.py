@@ -16,6 +16,7 @@ from stylegan2_compress import pickles
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.export import graph
 from stylegan2_compress.host import devices, kernels, recorded
+from stylegan2_compress.runs.loops import HOST_LOOP
 from stylegan2_compress.training_loops import distillation
 
 DEVICE = torch.device(os.environ.get('STYLEGAN2_COMPRESS_TEST_DEVICE', 'cuda'))
@@ -187,6 +188,15 @@ def test_every_gpu_takes_part(tmp_path, data, teacher):
     gpus = 1 << min(gpus, 8).bit_length() - 1  # The batch is divisible by powers of two.
     device = [] if ON_CUDA else ['--device', DEVICE]
     distill(tmp_path, teacher, data, '--gpus', gpus, *device, '--kimg', 1)
+    finite_averages(next((tmp_path / 'runs').iterdir()))
+
+
+@only_on_cuda
+def test_two_gpus_begin_alike_in_the_hosts_loop(tmp_path, data, teacher):
+    """Its first snapshot, after one step, checks that they do."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip('there is one GPU')
+    distill(tmp_path, teacher, data, '--gpus', 2, '--loop', HOST_LOOP, '--kimg', 1)
     finite_averages(next((tmp_path / 'runs').iterdir()))
 
 
