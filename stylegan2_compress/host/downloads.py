@@ -96,7 +96,8 @@ def download(url: str, sha256: str | None = None, way_out: str = WAY_OUT) -> str
         target = cache / f'{_prefix(url)}_{re.sub("[^0-9a-zA-Z._-]", "_", name)}'
         os.replace(partial, target)
         _discard(partial)
-        Path(f'{partial}.locked').unlink()  # Whoever waits for it finds the file now.
+        with contextlib.suppress(PermissionError):  # Of Windows, which deletes no open file.
+            Path(f'{partial}.locked').unlink()  # Whoever waits for it finds the file now.
     if sha256 is None and not is_whole:
         print(
             f'Warning: the server does not say how long {url} is, so that nobody would notice if it was cut off. If it '
