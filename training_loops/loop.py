@@ -97,9 +97,9 @@ def train(
         UserError: a state cannot be saved, or all are damaged.
     """
     run = set_up(SimpleNamespace(**locals()))
+    begin(run)
     # The workers of `batches` have to be ended: they would keep a failed run's process from ending.
-    with closing(run.monitor), current_device(run.device), closing(run.batches), Interruption() as interruption:
-        begin(run)
+    with run.monitor, current_device(run.device), closing(run.batches), Interruption() as interruption:
         measure_if_due(run, interruption)  # What a run that was stopped has left to do.
         while not run.done:
             step(run)

@@ -12,6 +12,7 @@ import torch
 from metrics import metric_main
 from torch_utils import training_stats
 
+from stylegan2_compress.errors import Stopped
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.host.progress_bars import progress_bar
 from stylegan2_compress.runs.directory import TRAINED, RunDirectory
@@ -213,12 +214,17 @@ class Monitor:
         self.maintenance, self.tick_start_nimg = state['maintenance'], state['tick_start_nimg']
         self.collector.load_state_dict(state['collector'])
 
-    def close(self) -> None:
+    def __enter__(self) -> 'Monitor':
+        """Training, which has begun, is in the block."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
         """Close the bar and all files."""
+        failed = kind is not None and not issubclass(kind, Stopped)
         self.bar.close()
         if self.is_rank_zero:
             self.stats_jsonl.close()
-        self._pass_on(lambda tracker: tracker.close())
+        self._pass_on(lambda tracker: tracker.close(failed))
 
     def _pass_on(self, what: Callable[[trackers.Tracker], None]) -> None:
         """Call all trackers. The run goes on without the one of `--track` from the moment on when that fails."""

@@ -38,5 +38,5 @@ class TensorBoard(Tracker):
     def write_image(self, name: str, pixels: np.ndarray, cur_nimg: int) -> None:
         self.writer.add_image(name, pixels, cur_nimg, dataformats='HWC')
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self.writer.close()

@@ -46,8 +46,8 @@ class Tracker(ABC):
         """Pass on an image [H, W, 3] of uint8."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Pass on what is left, and end."""
+    def close(self, failed: bool) -> None:
+        """Pass on what is left, and that the run has ended: by itself or a signal, or because it failed."""
 
 
 class NamedRun(Tracker):

@@ -35,7 +35,7 @@ class TrackioRun(NamedRun):
     def write_image(self, name: str, pixels: np.ndarray, cur_nimg: int) -> None:
         self.run.log({name: trackio.Image(pixels)}, step=cur_nimg)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:  # It knows no failures.
         with quiet():
             trackio.finish()  # And not the run's own, after which it would be finished once more at exit.
 

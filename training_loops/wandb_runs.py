@@ -51,8 +51,8 @@ class WandbRun(NamedRun):
         """The number of images seen; or, of what is made up for when a run goes on, one more: no step is added to."""
         return max(cur_nimg, self.run.starting_step)
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
 
 
 def is_logged_in() -> bool:

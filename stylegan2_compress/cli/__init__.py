@@ -3,6 +3,7 @@
 Nothing here imports torch, so that `--help`, and refusals of what needs no look at a file, come at once.
 """
 
+import contextlib
 import difflib
 import errno
 import importlib
@@ -68,10 +69,11 @@ class Commands(click.Group):
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
-            if error.filename is not None or error.errno not in NO_SPACE:  # Those of files are explained by then.
+            if error.filename is not None or error.errno not in NO_SPACE:
                 raise
-            print(f'Error: What is printed cannot be written: {error.strerror}.', file=sys.stderr)
-            send_nowhere([1])  # What is left of it, when Python ends.
+            with contextlib.suppress(OSError):
+                print(f'Error: {error.strerror}, for a file or for what is printed: make room.', file=sys.stderr)
+            send_nowhere([1, 2])  # What is left in buffers, when Python ends.
             sys.exit(2)
 
 

@@ -27,10 +27,8 @@ from stylegan2_compress.training_loops import snapshots
 LOSS = 'stylegan2_compress.MomentMatchingLoss'
 DISTANCE_LOSS = 'stylegan2_compress.DistanceLoss'
 SNAPSHOTS = 10  # Of a run at least, where its ticks allow it: `best.ticket` is chosen from them.
-# Of the arguments of losses: options that decide more than these.
-HAS_AN_OPTION = dict(
-    embedding='embedding', embeddings='embedding', estimator='distance', reference='reference', teacher='teacher'
-)
+# Arguments of the losses that have options, by which snapshots are compared, too.
+HAS_AN_OPTION = dict(embedding='embedding', embeddings='embedding', estimator='distance')
 MEMORY = 1024  # Images that count together in a distance of DiME's.
 GENERATOR = 'stylegan2_compress.ScoreMaskedGenerator'
 LOOP = 'stylegan2_compress.training_loops.ticket_search.training_loop'

@@ -52,16 +52,16 @@ def _row(place: str, trust: bool) -> dict[str, object]:
     row: dict[str, object] = {'run': place}
     if path.is_dir():
         row['snapshot'] = snapshot
-    own = [record for record in measured if Path(record['snapshot_pkl']).name == snapshot]
-    row |= _options(run, snapshot, own)
     file = run.path / snapshot
+    own = settings.of_file([record for record in measured if Path(record['snapshot_pkl']).name == snapshot], file)
+    row |= _options(run, snapshot, own)
     if file.is_file():
         contents = pickles.load(file, trust=trust)
         require_generator(str(file), contents)
         G = baking.plain(contents['G_ema'])
         row['parameters'] = profiling.parameters(G)
         row['MACs'] = profiling.macs(G)
-    return row | _results(settings.of_file(own, file))
+    return row | _results(own)
 
 
 def _row_of_export(place: str) -> dict[str, object]:
@@ -89,8 +89,8 @@ def _options(run: RunDirectory, snapshot: str, measured: list[dict]) -> dict[str
     reached = run.kimg_on_record()
     if snapshot not in [path.name for path in run.snapshots()[-1:]] or not reached:
         # Of earlier snapshots, whole thousands are known, and what our loop has written beside a metric.
-        images = next((record['cur_nimg'] for record in measured if 'cur_nimg' in record), None)
-        reached = kimg_of(Path(snapshot)) if images is None else images / 1000
+        images = [record['cur_nimg'] for record in measured if 'cur_nimg' in record]
+        reached = images[-1] / 1000 if images else kimg_of(Path(snapshot))
     ratio = recorded.get(inputs.RATIO)
     embeddings = loss.get('embeddings') or loss.get('embedding')
     return {

@@ -178,10 +178,13 @@ def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
         raise UserError(f'--data={path} has images that are not 8-bit: convert them to grey or RGB of 8 bits.')
     try:
         written = _written_labels(training_set)
-        finite = written is None or np.isfinite(written).all()
+        finite = written is None or written.dtype.kind != 'f' or np.isfinite(written).all()
         if finite:
+            with np.errstate(over='ignore'):
+                labels = training_set._get_raw_labels()
             kwargs.update(use_labels=training_set.has_labels)
-            if written is not None and written.ndim == 1 and (written != training_set._get_raw_labels()).any():
+            finite = np.isfinite(labels).all()
+            if written is not None and written.ndim == 1 and (written.astype(np.float64) != labels).any():
                 raise ValueError('classes are whole numbers')
     except json.JSONDecodeError as error:
         raise UserError(f'--data={path} has a dataset.json that is not JSON ({error}): correct it.') from error

@@ -115,9 +115,9 @@ def test_streams_may_be_closed(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='this system has no /dev/full')
-def test_a_full_disk_below_what_is_printed_is_one_sentence():
+def test_a_full_disk_is_one_sentence():
     with open('/dev/full', 'w') as full:
         command = [sys.executable, '-m', 'stylegan2_compress', 'teachers']
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
-    assert done.stderr == 'Error: What is printed cannot be written: No space left on device.\n'
+    assert done.stderr == 'Error: No space left on device, for a file or for what is printed: make room.\n'

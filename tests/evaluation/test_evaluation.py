@@ -829,7 +829,8 @@ def test_compare_shows_what_was_trained_and_how_far(run_dir):
     rows = compare([str(run_dir), str(run_dir / 'network-snapshot-000000.pkl')])
     assert [row['kimg'] for row in rows] == [25.6, 0]
     record = dict(results=dict(fid=3.0), metric='fid', snapshot_pkl='network-snapshot-000000.pkl', cur_nimg=804)
-    (run.path / 'metric-fid.jsonl').write_text(json.dumps(record) + '\n')
+    records = record | dict(cur_nimg=16), record  # Both are of that name: the first has been replaced.
+    (run.path / 'metric-fid.jsonl').write_text(''.join(json.dumps(each) + '\n' for each in records))
     (row,) = compare([str(run_dir / 'network-snapshot-000000.pkl')])
     assert (row['kimg'], row['fid']) == (0.804, 3)  # As our loop has it beside a metric.
     assert (rows[0]['ratio'], rows[0]['criterion']) == (0.7, 'diversity')

@@ -125,30 +125,6 @@ def test_infinite_sampler_still_checks_its_arguments_and_drives_a_loader():
 # --- zip_per_process ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif('ddp_buffers' not in IN_FORCE, reason='this torch hands buffers on')
-@pytest.mark.parametrize('is_repaired', [False, True])
-def test_networks_begin_with_the_same_buffers_in_all_processes(make_generator, is_repaired):
-    """As the host wraps them."""
-
-    def wrap_and_check(rank):
-        G = make_generator(rank).eval()
-        torch_there = training_loop.torch if is_repaired else torch
-        with warnings.catch_warnings():
-            warnings.simplefilter('error' if is_repaired else 'ignore')  # A deprecated name.
-            wrapped = torch_there.nn.parallel.DistributedDataParallel(G, device_ids=None, broadcast_buffers=False)
-        assert isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
-        of_process_0 = G.synthesis.b4.conv1.noise_const.clone()
-        torch.distributed.broadcast(of_process_0, src=0)
-        assert torch.equal(of_process_0, G.synthesis.b4.conv1.noise_const) == (is_repaired or rank == 0)
-        if is_repaired:
-            misc.check_ddp_consistency(G)  # The host's, at the first snapshot.
-        G.mapping.w_avg.fill_(rank)
-        wrapped(torch.randn(2, 16), torch.zeros(2, 0))
-        assert (G.mapping.w_avg == rank).all()  # In a step, as the host wants it, they are not handed on.
-
-    in_two_processes(wrap_and_check)
-
-
 needs_fork = pytest.mark.skipif('zip_per_process' not in IN_FORCE, reason='processes cannot fork here')
 
 
@@ -201,6 +177,33 @@ def test_zip_behind_a_data_loader(tmp_path, make_dataset_zip):
         assert np.array_equal(image, expected_image)
         assert np.array_equal(label, expected_label)
     assert dataset._get_zipfile() is dataset._get_zipfile()  # One handle per process, not one per image.
+
+
+# --- ddp_buffers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif('ddp_buffers' not in IN_FORCE, reason='this torch hands buffers on')
+@pytest.mark.parametrize('is_repaired', [False, True])
+def test_networks_begin_with_the_same_buffers_in_all_processes(make_generator, is_repaired):
+    """As the host wraps them."""
+
+    def wrap_and_check(rank):
+        G = make_generator(rank).eval()
+        torch_there = training_loop.torch if is_repaired else torch
+        with warnings.catch_warnings():
+            warnings.simplefilter('error' if is_repaired else 'ignore')  # A deprecated name.
+            wrapped = torch_there.nn.parallel.DistributedDataParallel(G, device_ids=None, broadcast_buffers=False)
+        assert isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
+        of_process_0 = G.synthesis.b4.conv1.noise_const.clone()
+        torch.distributed.broadcast(of_process_0, src=0)
+        assert torch.equal(of_process_0, G.synthesis.b4.conv1.noise_const) == (is_repaired or rank == 0)
+        if is_repaired:
+            misc.check_ddp_consistency(G)  # The host's, at the first snapshot.
+        G.mapping.w_avg.fill_(rank)
+        wrapped(torch.randn(2, 16), torch.zeros(2, 0))
+        assert (G.mapping.w_avg == rank).all()  # In a step, as the host wants it, they are not handed on.
+
+    in_two_processes(wrap_and_check)
 
 
 # --- adam_betas ---------------------------------------------------------------------------------------------------

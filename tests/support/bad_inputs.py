@@ -117,7 +117,13 @@ def write_data(directory: Path, make_dataset_zip: Callable) -> None:
         with zipfile.ZipFile(directory / f'{name}.zip', 'w') as archive:
             archive.writestr('0.png', image)
             archive.writestr('1.png', image)
-    for name, label in {'big_label': 10**30, 'nan_label': float('nan'), 'half_label': 1.5}.items():
+    for name, label in {
+        'big_label': 10**30,
+        'nan_label': float('nan'),
+        'half_label': 1.5,
+        'nan_vector': [float('nan'), 1.0],
+        'large_vector': [1e39, 1.0],
+    }.items():
         write_labels(directory, name, lambda files, label=label: json.dumps({'labels': [[f, label] for f in files]}))
     write_labels(directory, 'deep_labels', lambda _files: '[' * 100000)
     write_labels(directory, 'no_json', lambda _files: 'labels')

@@ -35,7 +35,7 @@ def test_statistics_have_the_hosts_names_and_images_seen_as_steps(opened, tmp_pa
         collector.update()
         board.scalars(collector.as_dict(), cur_nimg)
     board.metrics({'fid50k_full': 7.5}, 128)
-    board.close()
+    board.close(failed=False)
     assert scalars(tmp_path, 'tb_test/loss') == [(64, 1.5), (128, 5.0)]
     assert scalars(tmp_path, 'Metrics/fid50k_full') == [(128, 7.5)]
 
@@ -46,7 +46,7 @@ def test_a_continued_run_leaves_no_point_twice(opened, tmp_path, state):
         board = opened(cur_nimg)
         for nimg in range(cur_nimg + 100, end + 1, 100):
             board.scalars({'Loss/G/loss': {'num': 1, 'mean': factor * nimg, 'std': 0.0}}, nimg)
-        board.close()
+        board.close(failed=False)
 
     train(0, 400, 1)
     train(state, 500, 10)  # What came after the state is computed again.
@@ -60,7 +60,7 @@ def test_grids_are_stored_no_larger_than_a_screen(opened, tmp_path, mode):
     grid.save(tmp_path / 'fakes.png')
     board = opened()
     board.image('Images/fakes', str(tmp_path / 'fakes.png'), 64)
-    board.close()
+    board.close(failed=False)
     (image,) = read(tmp_path).Images('Images/fakes')
     assert (image.step, image.width, image.height) == (64, 1024, 300)
 

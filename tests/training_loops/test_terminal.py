@@ -109,13 +109,13 @@ def test_the_time_that_is_left_counts_what_is_between_ticks(tmp_path, monkeypatc
     monitor = Monitor(RunDirectory(tmp_path), 4, torch.device('cpu'))
     monitor.begin()
     monitor.bar.disable = True
-    for cur_nimg, between in [(0, 30), (1000, 30), (2000, 30), (3000, 0)]:
-        now[0] += 10
-        monitor._show_losses({}, cur_nimg or 16)
-        said.append(capsys.readouterr().out.strip())
-        monitor.tick_start_nimg, monitor.tick_start = cur_nimg or 16, now[0]
-        now[0] += between
-        monitor.count_as_maintenance(between)
-    monitor.close()
+    with monitor:
+        for cur_nimg, between in [(0, 30), (1000, 30), (2000, 30), (3000, 0)]:
+            now[0] += 10
+            monitor._show_losses({}, cur_nimg or 16)
+            said.append(capsys.readouterr().out.strip())
+            monitor.tick_start_nimg, monitor.tick_start = cur_nimg or 16, now[0]
+            now[0] += between
+            monitor.count_as_maintenance(between)
     assert 'left' not in said[0]
     assert [text.rpartition(', ')[2] for text in said[1:]] == ['30s left', '50s left', '30s left']

@@ -165,7 +165,7 @@ class Written(trackers.NamedRun):
     def write_image(self, name, pixels, cur_nimg):
         self.written.append((cur_nimg, name))
 
-    def close(self):
+    def close(self, failed):
         pass
 
 
@@ -202,13 +202,18 @@ def test_what_is_made_up_for_has_a_step_that_wandb_takes(tmp_path, monkeypatch):
     pytest.importorskip('wandb')
     from stylegan2_compress.training_loops import wandb_runs
 
-    logged = []
-    there = SimpleNamespace(starting_step=301, log=lambda values, step: logged.append((values, step)), url='there')
+    logged, ended = [], []
+    there = SimpleNamespace(
+        starting_step=301, log=lambda values, step: logged.append((values, step)), url='there',
+        finish=lambda exit_code: ended.append(exit_code),
+    )  # fmt: skip
     monkeypatch.setattr(wandb_runs.WandbRun, '_init', lambda _self, _mode: there)
     run = wandb_runs.WandbRun.open(RunDirectory(tmp_path))
     for nimg in (300, 400):
         run.metrics({'fid': 2.0}, nimg)
     assert logged == [({'Metrics/fid': 2.0}, 301), ({'Metrics/fid': 2.0}, 400)]
+    run.close(failed=True)
+    assert ended == [1]  # There, the run has failed.
 
 
 def test_with_an_account_but_without_a_connection_wandb_is_off_line(tmp_path, monkeypatch):
@@ -217,7 +222,7 @@ def test_with_an_account_but_without_a_connection_wandb_is_off_line(tmp_path, mo
     monkeypatch.setenv('WANDB_BASE_URL', 'http://127.0.0.1:9')
     tracker = trackers.open_named('wandb', RunDirectory(tmp_path), 0)
     tracker.scalars({'Loss/G': {'mean': 1.0}}, 100)
-    tracker.close()
+    tracker.close(failed=False)
     assert of_wandb(tmp_path)[0] == {'Loss/G': {100: 1.0}}
 
 
