@@ -187,8 +187,8 @@ def spread(rows: list[dict], name: str, form: str) -> str:
 def draw_curves(rows: list[dict], ratio: float, path: Path) -> None:
     """Fréchet distance over images at one ratio, a panel for each choice of training images.
 
-    Lines through means, and bands of a standard deviation, of the methods that have the most seeds in a panel, after as
-    many images as three of the seeds or all were measured.
+    Lines through means, and bands of a standard deviation, of the methods that have five seeds in a panel, or the most
+    where none has: after as many images as all of them were measured, and beyond that as three were.
     """
     students = [row for row in rows if row.get('ratio') == ratio and 'seed' in row]
     panels: dict[str, dict[str, dict[int, list[float]]]] = {}
@@ -197,15 +197,21 @@ def draw_curves(rows: list[dict], ratio: float, path: Path) -> None:
     names = [name for name in METHODS if any(name in curves for curves in panels.values())]
     colours = dict(zip((name for name in names if name not in COLOURS), itertools.cycle(OTHER_COLOURS))) | COLOURS
     figure, axes = plt.subplots(
-        1, len(panels), sharey=True, squeeze=False, figsize=(4.5 * len(panels), 4.5), layout='constrained'
+        1, len(panels), sharey=True, squeeze=False, figsize=(4.5 * len(panels), 5.5), layout='constrained'
     )
     for panel, (trained_on, curves) in zip(axes[0], panels.items(), strict=True):
         most = max(len(values) for curve in curves.values() for values in curve.values())
-        least = min(3, most)
+        enough, least = min(5, most), min(3, most)
         for name, curve in curves.items():
-            if max(map(len, curve.values())) < most:
+            own = max(map(len, curve.values()))
+            if own < enough:
                 continue
-            curve = {kimg: values for kimg, values in curve.items() if len(values) >= least}
+            by_all = max(kimg for kimg, values in curve.items() if len(values) == own)
+            curve = {
+                kimg: values
+                for kimg, values in curve.items()
+                if len(values) == own or (kimg > by_all and len(values) >= least)
+            }
             middle = np.array([np.mean(values) for values in curve.values()])
             deviation = np.array([np.std(values, ddof=min(1, least - 1)) for values in curve.values()])
             panel.plot(curve.keys(), middle, '.-', color=colours[name], label=IN_WORDS[name])
@@ -222,7 +228,7 @@ def draw_curves(rows: list[dict], ratio: float, path: Path) -> None:
     axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 8)))
     axes[0, 0].yaxis.set_minor_formatter('')
     labels = {label: line for panel in axes[0] for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels.keys(), loc='outside lower center', ncols=len(panels))
+    figure.legend(labels.values(), labels.keys(), loc='outside lower center', ncols=2)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
