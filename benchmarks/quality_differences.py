@@ -19,8 +19,8 @@ KEYS = {FD: True, 'fd places': True, 'fd pixels': True, 'CAS': False, 'recognise
 
 
 @click.command()
-@click.argument('method', type=click.Choice(list(METHODS)))
-@click.argument('other', type=click.Choice(list(METHODS)))
+@click.argument('method', type=click.Choice(list(METHODS)), metavar='METHOD')
+@click.argument('other', type=click.Choice(list(METHODS)), metavar='OTHER')
 @click.option('--results', default=str(Path(__file__).parent / 'cifar10' / 'results.json'), metavar='JSON')
 @click.option('--ratio', default=0.95, show_default=True)
 @click.option('--trained-on', default='full', show_default=True, metavar='A,B,…')
