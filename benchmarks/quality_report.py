@@ -228,7 +228,7 @@ def draw_curves(rows: list[dict], ratio: float, path: Path) -> None:
     axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 8)))
     axes[0, 0].yaxis.set_minor_formatter('')
     labels = {label: line for panel in axes[0] for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels.keys(), loc='outside lower center', ncols=2)
+    figure.legend(labels.values(), labels.keys(), loc='outside lower center', ncols=max(len(panels) - 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
