@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from io import BufferedIOBase
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -156,9 +155,7 @@ def local_file(path: str | os.PathLike) -> str:
     """
     local = downloads.local_file(os.fspath(path))
     if os.path.isdir(local):
-        if any(Path(local).glob('network-snapshot-*.pkl')):  # Of a run, where this command takes no run.
-            raise UserError(f'{path} is a directory: name a file in it.')
-        raise UserError(f'{path} is a directory without network-snapshot-*.pkl: name a network file.')
+        raise UserError(f'{path} is a directory, of which no network-snapshot-*.pkl can be taken here: name a file.')
     return local
 
 
