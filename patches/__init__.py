@@ -32,6 +32,17 @@ REPAIRS = (
 _applied: dict[str, ModuleType] = {}
 
 
+class With:
+    """A module in which some names mean something else, for the one module of the host that is given it."""
+
+    def __init__(self, module: object, **others: object):
+        self._module = module
+        vars(self).update(others)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._module, name)
+
+
 def apply_needed() -> list[ModuleType]:
     """Apply the repairs that the host needs here and has not had yet; return all that are in force."""
     for name in REPAIRS:

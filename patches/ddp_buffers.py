@@ -7,6 +7,7 @@ from torch.nn.parallel import distributed as ddp
 from training import training_loop
 
 from stylegan2_compress.distributed import broadcast_from_rank_zero
+from stylegan2_compress.patches import With
 
 WHAT = 'training on several GPUs: DistributedDataParallel hands on the buffers of the first process when it is made'
 WHY = (
@@ -30,17 +31,6 @@ _NAMES = inspect.signature(ddp.DistributedDataParallel).parameters
 _IN_EVERY_STEP = 'forward_sync_buffers' if 'forward_sync_buffers' in _NAMES else 'broadcast_buffers'
 
 
-class _With:
-    """A module with other things by some of its names."""
-
-    def __init__(self, module: object, **others: object):
-        self._module = module
-        vars(self).update(others)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._module, name)
-
-
 def needed() -> bool:
     """Whether the wrapper asks if buffers are to be handed on when it is made."""
     hand_on = getattr(ddp, '_sync_module_states', None)  # None where torch was built without processes.
@@ -49,5 +39,5 @@ def needed() -> bool:
 
 def apply() -> None:
     """Change what `torch.nn.parallel.DistributedDataParallel` means to the one module that wraps networks in it."""
-    parallel = _With(torch.nn.parallel, DistributedDataParallel=_SameBuffers)
-    training_loop.torch = _With(torch, nn=_With(torch.nn, parallel=parallel))
+    parallel = With(torch.nn.parallel, DistributedDataParallel=_SameBuffers)
+    training_loop.torch = With(torch, nn=With(torch.nn, parallel=parallel))

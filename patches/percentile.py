@@ -7,20 +7,16 @@ from typing import Literal
 import numpy as np
 from metrics import perceptual_path_length
 
+from stylegan2_compress.patches import With
+
 WHAT = "ppl metrics: numpy.percentile's `interpolation` under its present name, `method`"
 WHY = 'The old name is gone: TypeError after all images have been generated.'
 VERSIONS = 'NumPy >= 2.4 (deprecated since 1.22)'
 
 
-class _NumPy:
-    """NumPy with the percentile of old."""
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(np, name)
-
-    @staticmethod
-    def percentile(a: np.ndarray, q: float | Sequence[float], interpolation: Literal['lower', 'higher']) -> np.ndarray:
-        return np.percentile(a, q, method=interpolation)
+def percentile(a: np.ndarray, q: float | Sequence[float], interpolation: Literal['lower', 'higher']) -> np.ndarray:
+    """NumPy's, with the name of old."""
+    return np.percentile(a, q, method=interpolation)
 
 
 def needed() -> bool:
@@ -30,4 +26,4 @@ def needed() -> bool:
 
 def apply() -> None:
     """Change what `np` means to the one module that uses it so."""
-    perceptual_path_length.np = _NumPy()
+    perceptual_path_length.np = With(np, percentile=percentile)

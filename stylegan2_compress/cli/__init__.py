@@ -5,7 +5,6 @@ Nothing here imports torch, so that `--help`, and refusals of what needs no look
 
 import contextlib
 import difflib
-import errno
 import importlib
 import os
 import signal
@@ -15,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from stylegan2_compress.runs.output import send_nowhere
+from stylegan2_compress.runs.output import NO_SPACE, STANDARD, send_nowhere
 from stylegan2_compress.version import __version__
 
 COMMANDS = {
@@ -38,9 +37,6 @@ COMMANDS = {
     'teachers': 'networks:teachers',
     'ticket': 'tickets:ticket',
 }
-
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Commands(click.Group):
@@ -73,7 +69,7 @@ class Commands(click.Group):
                 raise
             with contextlib.suppress(OSError):
                 print(f'Error: {error.strerror}, for a file or for what is printed: make room.', file=sys.stderr)
-            send_nowhere([1, 2])  # What is left in buffers, when Python ends.
+            send_nowhere(STANDARD)  # What is left in buffers, when Python ends.
             sys.exit(2)
 
 

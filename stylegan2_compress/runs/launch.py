@@ -1,6 +1,5 @@
 """Starting the processes of a run: in this process, in processes of our own on one machine, or those of torchrun."""
 
-import errno
 import multiprocessing.connection
 import os
 import shlex
@@ -74,7 +73,7 @@ def full_disk_explained(run_dir: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in output.NO_SPACE:
             raise
         raise errors.UserError(
             f'Cannot write to {run_dir}: {error.strerror}; make room, and continue with '

@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
 STANDARD = (1, 2)  # The descriptors of standard output and error.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # Left on a disk, or of a quota.
 
 
 @contextmanager
