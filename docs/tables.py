@@ -8,6 +8,7 @@ A table is between a comment that says what it shows and `<!-- end -->`:
     <!-- teachers -->                        published networks by name
     <!-- students: … -->                     students of the quality benchmark, see `benchmarks/quality_tables.py`
     <!-- overview: … -->                     the same in short
+    <!-- progress: … -->                     the same over thousands of images
 
 `--check` writes nothing, and exits with status 1 if a table is not current.
 """
@@ -23,10 +24,6 @@ import click
 ROOT = Path(__file__).parent.parent
 PATCHES, BENCHMARKS = ROOT / 'patches', ROOT / 'benchmarks'
 PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md')), *sorted(BENCHMARKS.glob('*.md'))]
-BLOCK = re.compile(
-    r'(<!-- (?P<kind>options|command|repairs|teachers|students|overview)(?:: (?P<of>[^\n]+))? -->\n).*?(<!-- end -->)',
-    re.DOTALL,
-)
 
 
 def options(of: str) -> str:
@@ -109,6 +106,10 @@ def overview(of: str) -> str:
     return students(of, 'overview')
 
 
+def progress(of: str) -> str:
+    return students(of, 'progress')
+
+
 def constants(path: Path) -> dict:
     """The constants that a module assigns, read without importing it."""
     found = {}
@@ -123,8 +124,13 @@ def constants(path: Path) -> dict:
 
 def filled(text: str) -> str:
     """The text of a page with current tables."""
-    tables = {each.__name__: each for each in (options, command, repairs, teachers, students, overview)}
-    return BLOCK.sub(lambda match: match[1] + tables[match['kind']](match['of']) + '\n' + match[4], text)
+    tables = {each.__name__: each for each in (options, command, repairs, teachers, students, overview, progress)}
+    block = rf'(<!-- (?P<kind>{"|".join(tables)})(?:: (?P<of>[^\n]+))? -->\n).*?(<!-- end -->)'
+
+    def with_table(match: re.Match) -> str:
+        return match[1] + tables[match['kind']](match['of']) + '\n' + match[4]
+
+    return re.sub(block, with_table, text, flags=re.DOTALL)
 
 
 def main(arguments: list[str]) -> int:

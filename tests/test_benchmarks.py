@@ -123,6 +123,23 @@ def test_a_table_of_students_is_bold_where_the_interval_is_below_zero(monkeypatc
     ]
 
 
+def test_a_table_of_progress_has_a_column_for_each_number_of_images(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import quality_tables
+
+    def rows(name, kimg, *distances):
+        common = dict(name=name, ratio=0.9, trained_on='none', kimg=kimg)
+        return [dict(common, seed=seed, frechet_distance=d) for seed, d in enumerate(distances)]
+
+    measured = rows('images', 8, 2.0, 2.2, 1.8) + rows('images', 16, 1.0, 1.0, 1.3) + rows('nickel', 8, 1.0, 1.1, 0.9)
+    lines = quality_tables.table('progress', '0.9; 8 16; none; images nickel; beside images', measured).splitlines()
+    assert lines[0] == '| loss | 8 thousand | 16 thousand |'
+    assert lines[2:] == [
+        '| image distillation | 2.00 ± 0.20 | 1.10 ± 0.17 |',
+        '| NICKEL | **1.00 ± 0.10** | – |',
+    ]
+
+
 # --- Embeddings and estimators ----------------------------------------------------------------------------------------
 
 TINY = 'module:tiny_embeddings:tiny@size=16'
