@@ -15,6 +15,8 @@ from quality_methods import FULL, IN_WORDS, METHODS, NONE, OTHERS
 matplotlib.use('agg')  # Where there is no screen, too.
 
 FD = 'frechet_distance'
+# What methods are compared in, and whether relatively or in points.
+JUDGES = {FD: True, 'fd places': True, 'fd pixels': True, 'CAS': False, 'recognised': False}
 COLOURS = {  # Grey for what others do, blue for the paper's, warm ones for moments.
     'teacher-d': 'silver',
     'images': 'dimgrey',
@@ -116,11 +118,7 @@ def comparison(shown: Groups) -> str:
                 'kimg': str(kimg),
                 'beside the best other (95 %)': f'{IN_WORDS[name]}, beside {IN_WORDS[nearest[0][1]["name"]]}',
                 'pairs': str(len(nearest)),
-                'Fréchet distance': difference(nearest, FD, relative=True),
-                'fd places': difference(nearest, 'fd places', relative=True),
-                'fd pixels': difference(nearest, 'fd pixels', relative=True),
-                'CAS, points': difference(nearest, 'CAS', relative=False),
-                'recognised, points': difference(nearest, 'recognised', relative=False),
+                **differences(nearest),
             }
         )
     return render(lines, 'markdown') if lines else ''
@@ -129,6 +127,31 @@ def comparison(shown: Groups) -> str:
 def pairs(rows: list[dict], others: list[dict]) -> list[tuple[dict, dict]]:
     """Rows of the same seed."""
     return [(row, other) for row in rows for other in others if row['seed'] == other['seed']]
+
+
+def over_settings(settings: list[list[dict]]) -> list[dict]:
+    """Of rows of one method for each setting: for every seed that is in all settings, one row of the means over them.
+
+    It is one number per seed, since the runs of a seed share their random numbers.
+    """
+    by_seed: dict[int, list[dict]] = {}
+    for row in itertools.chain(*settings):
+        by_seed.setdefault(row['seed'], []).append(row)
+    return [
+        {'seed': seed} | {judge: mean(own, judge) for judge in JUDGES if all(judge in row for row in own)}
+        for seed, own in sorted(by_seed.items())
+        if len(own) == len(settings)
+    ]
+
+
+def differences(pairs: list[tuple[dict, dict]]) -> dict[str, str]:
+    """By each judge, see `difference`."""
+    return {
+        ('Fréchet distance' if judge == FD else judge) + ('' if relative else ', points'): difference(
+            pairs, judge, relative
+        )
+        for judge, relative in JUDGES.items()
+    }
 
 
 def difference(pairs: list[tuple[dict, dict]], key: str, relative: bool) -> str:

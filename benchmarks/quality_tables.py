@@ -1,11 +1,12 @@
 """The tables of students in Markdown files, of what `quality.py` measured; `docs/tables.py` puts them in."""
 
+import itertools
 import json
 import re
 from pathlib import Path
 
 from quality_methods import IN_WORDS
-from quality_report import FD, SEEN, difference, grouped, interval, pairs, spread
+from quality_report import FD, SEEN, difference, differences, grouped, interval, over_settings, pairs, spread
 
 from stylegan2_compress.evaluation.tables import render
 
@@ -19,9 +20,9 @@ def table(kind: str, of: str, rows: list[dict] | None = None) -> str:
 
     Args:
         kind: `students`, which has each seed, and the differences to some of the methods in pairs of one seed;
-            `overview`, which has distances alone, with CAS in brackets; or `progress`, which has those of one setting
-            after several numbers of images. The last two are bold where the interval of the difference to one method
-            is below 0.
+            `overview`, which has distances alone, with CAS in brackets; `progress`, which has those of one setting
+            after several numbers of images (both bold where the interval of the difference to one method is below 0);
+            or `together`, which has the differences of means over all settings, by each judge.
         of: ratio, thousands of images, what students see, methods, and those to compare with:
             `0.95; 48; full 1% none; nickel both images; beside images`.
         rows: what was measured; by default, what is in `RESULTS`.
@@ -34,9 +35,8 @@ def table(kind: str, of: str, rows: list[dict] | None = None) -> str:
         for (of_ratio, setting, of_kimg, name), own in groups.items()
         if of_ratio == float(ratio[0]) and 'seed' in own[0]
     }
-    lines = {'students': students, 'overview': overview, 'progress': progress}[kind](
-        measured, at, settings, methods, beside[1:]
-    )
+    kinds = {'students': students, 'overview': overview, 'progress': progress, 'together': together}
+    lines = kinds[kind](measured, at, settings, methods, beside[1:])
     header, rule, *body = render(lines, 'markdown').splitlines()
     return '\n'.join([header, rule, *(re.sub(r'(\d)%', r'\1 %', line.replace('-', '−')) for line in body)])
 
@@ -93,6 +93,24 @@ def progress(
         {'loss': IN_WORDS[m], **{f'{kimg} thousand': distance(measured, setting, kimg, m, other) for kimg in at}}
         for m in methods
     ]
+
+
+def together(
+    measured: Measured, at: tuple[int, ...], settings: list[str], methods: list[str], beside: list[str]
+) -> list[dict]:
+    """A line for each number of images and method beside each of the others: differences of means over settings."""
+
+    def of_each_seed(kimg: int, name: str) -> list[dict]:
+        return over_settings([measured.get((setting, kimg, name), []) for setting in settings])
+
+    lines = []
+    for kimg in at:
+        for method, other in itertools.product(methods, beside):
+            paired = pairs(of_each_seed(kimg, method), of_each_seed(kimg, other))
+            if method != other and paired:
+                names = f'{IN_WORDS[method]}, beside {IN_WORDS[other]}'
+                lines.append({'thousand images': str(kimg), '': names, **differences(paired)})
+    return lines
 
 
 def distance(measured: Measured, setting: str, kimg: int, method: str, other: str) -> str:

@@ -9,6 +9,7 @@ A table is between a comment that says what it shows and `<!-- end -->`:
     <!-- students: … -->                     students of the quality benchmark, see `benchmarks/quality_tables.py`
     <!-- overview: … -->                     the same in short
     <!-- progress: … -->                     the same over thousands of images
+    <!-- together: … -->                     differences over several settings together
 
 `--check` writes nothing, and exits with status 1 if a table is not current.
 """
@@ -110,6 +111,10 @@ def progress(of: str) -> str:
     return students(of, 'progress')
 
 
+def together(of: str) -> str:
+    return students(of, 'together')
+
+
 def constants(path: Path) -> dict:
     """The constants that a module assigns, read without importing it."""
     found = {}
@@ -124,7 +129,9 @@ def constants(path: Path) -> dict:
 
 def filled(text: str) -> str:
     """The text of a page with current tables."""
-    tables = {each.__name__: each for each in (options, command, repairs, teachers, students, overview, progress)}
+    tables = {
+        each.__name__: each for each in (options, command, repairs, teachers, students, overview, progress, together)
+    }
     block = rf'(<!-- (?P<kind>{"|".join(tables)})(?:: (?P<of>[^\n]+))? -->\n).*?(<!-- end -->)'
 
     def with_table(match: re.Match) -> str:

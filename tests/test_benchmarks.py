@@ -96,7 +96,7 @@ def test_differences_over_several_settings_are_one_number_per_seed(tmp_path):
     command += [tmp_path / 'results.json', '--trained-on', 'full,none']
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     # Means of seeds 0 and 1 are 2 and 2, beside 2 and 4: -1 of 3; the standard error is 1, and t is 12.7062.
-    assert '2 pairs\nfrechet_distance: -33 % [-457, +390]\n' in done.stdout
+    assert '2 pairs\nFréchet distance: -33 % [-457, +390]\n' in done.stdout
 
 
 def test_a_table_of_students_is_bold_where_the_interval_is_below_zero(monkeypatch):
