@@ -55,7 +55,7 @@ class Exported(torch.nn.Module):
         num_ws = about['generator']['num_ws']
         batch = about['batch'] if isinstance(about['batch'], int) else None
         paths = {name: Path(directory, entry['file']) for name, entry in about['networks'].items()}
-        networks = exporter(about['format'], directory).open(paths, threads or torch.get_num_threads())
+        networks = exporter(about['format'], directory, to_write=False).open(paths, threads or torch.get_num_threads())
         run_mapping, run_synthesis = (functools.partial(networks, name) for name in ('mapping', 'synthesis'))
         self.mapping = _Mapping(run_mapping, set(about['networks']['mapping']['inputs']), batch, num_ws)
         self.synthesis = _Synthesis(run_synthesis, batch)

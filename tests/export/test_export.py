@@ -281,6 +281,18 @@ class TestBadInput:
             printed = refused('profile', pkl, '--runtime', name, unchanged=tmp_path)
             assert f'--runtime={name} needs the package {package}: pip install {command}.' in printed
 
+    @needs('onnx')
+    def test_a_torch_that_is_too_old(self, pkl, tmp_path, monkeypatch):
+        monkeypatch.setattr(torch, '__version__', '2.6.0+cpu')
+        for command in (
+            ['export', pkl, '--format', 'onnx', '--out', tmp_path / 'x'],
+            ['profile', pkl, '--runtime', 'onnx'],
+        ):
+            printed = refused(*command, unchanged=tmp_path)
+            assert (
+                f'{command[2]}=onnx needs torch 2.7 or newer, and this is 2.6.0+cpu: pip install -U torch.' in printed
+            )
+
     def test_what_exists(self, pkl, tmp_path):
         mine = tmp_path / 'mine'
         mine.mkdir()
