@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 import torch
 from commands import refused, run
+from torch.torch_version import TorchVersion
 from training import networks
 
 from stylegan2_compress import files, pickles
@@ -31,6 +32,8 @@ FILES = {
 
 def needs(name):
     missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
+    if TorchVersion(torch.__version__) < FORMATS[name].torch:
+        missing.append(f'torch>={FORMATS[name].torch}')
     return pytest.mark.skipif(bool(missing), reason=f'pip install {" ".join(missing)} to run')
 
 

@@ -171,7 +171,7 @@ def test_a_file_without_discriminator_is_said_to_be_one(tmp_path):
     path = save(tmp_path / 'a.pt', contents()['g_ema'])
     result = CliRunner().invoke(main, ['convert', str(path), str(tmp_path / 'b.pkl')])
     assert result.exit_code == 0
-    assert 'has no discriminator' in result.output
+    assert 'has no discriminator' in result.stderr
 
 
 @pytest.mark.parametrize(
