@@ -98,18 +98,19 @@ def progress(
 def together(
     measured: Measured, at: tuple[int, ...], settings: list[str], methods: list[str], beside: list[str]
 ) -> list[dict]:
-    """A line for each number of images and method beside each of the others: differences of means over settings."""
+    """A line for each method beside each of the others and number of images: differences of means over settings."""
 
     def of_each_seed(kimg: int, name: str) -> list[dict]:
         return over_settings([measured.get((setting, kimg, name), []) for setting in settings])
 
     lines = []
-    for kimg in at:
-        for method, other in itertools.product(methods, beside):
+    for method, other in itertools.product(methods, beside):
+        names = f'{IN_WORDS[method]}, beside {IN_WORDS[other]}'
+        for kimg in at if method != other else ():
             paired = pairs(of_each_seed(kimg, method), of_each_seed(kimg, other))
-            if method != other and paired:
-                names = f'{IN_WORDS[method]}, beside {IN_WORDS[other]}'
-                lines.append({'thousand images': str(kimg), '': names, **differences(paired)})
+            if paired:
+                lines.append({'': names, 'thousand images': str(kimg), **differences(paired)})
+                names = ''
     return lines
 
 
