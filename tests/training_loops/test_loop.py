@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
 import re
@@ -495,12 +496,12 @@ def test_no_worker_is_left_when_an_image_cannot_be_read(tmp_path, make_dataset_z
         class_name='training.dataset.ImageFolderDataset', path=str(path), use_labels=False
     )
     training_set._image_fnames[2] = 'missing.png'
-    before = psutil.Process().children()
+    before = multiprocessing.active_children()
     batches = data.real_batches(training_set, data.Share(4, 4), 0, 0, torch.device('cpu'), num_workers=2)
     with pytest.raises(UserError, match='cannot be used') as raised:
         next(batches)
     assert raised.tb is not None
-    assert psutil.Process().children() == before
+    assert multiprocessing.active_children() == before
 
 
 @pytest.mark.filterwarnings('error')
