@@ -58,6 +58,7 @@ def _run(printed: int, directory: Path, name: str, arguments: tuple[str, ...], v
         os.dup2(printed, stream)
     sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(1, 'w', closefd=False), write_through=True)
     os.chdir(directory)
+    multiprocessing.process.ORIGINAL_DIR = os.getcwd()  # Where workers that are not forked look for the script.
     os.environ.clear()
     os.environ.update(variables)
     sys.argv = [name, *arguments]
