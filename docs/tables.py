@@ -15,6 +15,7 @@ A table is between a comment that says what it shows and `<!-- end -->`:
 """
 
 import ast
+import functools
 import importlib
 import re
 import sys
@@ -95,24 +96,12 @@ def teachers(of: None) -> str:
     return '\n'.join(lines)
 
 
-def students(of: str, kind: str = 'students') -> str:
+def measured(kind: str, of: str) -> str:
     """What students of the quality benchmark were measured at."""
     if str(BENCHMARKS) not in sys.path:
         sys.path.append(str(BENCHMARKS))
     quality_tables = importlib.import_module('quality_tables')
     return quality_tables.table(kind, of)
-
-
-def overview(of: str) -> str:
-    return students(of, 'overview')
-
-
-def progress(of: str) -> str:
-    return students(of, 'progress')
-
-
-def together(of: str) -> str:
-    return students(of, 'together')
 
 
 def constants(path: Path) -> dict:
@@ -129,9 +118,8 @@ def constants(path: Path) -> dict:
 
 def filled(text: str) -> str:
     """The text of a page with current tables."""
-    tables = {
-        each.__name__: each for each in (options, command, repairs, teachers, students, overview, progress, together)
-    }
+    tables = {each.__name__: each for each in (options, command, repairs, teachers)}
+    tables |= {kind: functools.partial(measured, kind) for kind in ('students', 'overview', 'progress', 'together')}
     block = rf'(<!-- (?P<kind>{"|".join(tables)})(?:: (?P<of>[^\n]+))? -->\n).*?(<!-- end -->)'
 
     def with_table(match: re.Match) -> str:

@@ -138,6 +138,8 @@ def test_a_table_of_progress_has_a_column_for_each_number_of_images(monkeypatch)
         '| image distillation | 2.00 ± 0.20 | 1.10 ± 0.17 |',
         '| NICKEL | **1.00 ± 0.10** | – |',
     ]
+    together = quality_tables.table('together', '0.9; 8 16; none; images nickel; beside images', measured).splitlines()
+    assert together[2:] == ['| NICKEL, beside image distillation | 8 | −50 % [−62, −38] |  |  |  |  |']
 
 
 # --- Embeddings and estimators ----------------------------------------------------------------------------------------
