@@ -19,6 +19,7 @@ import functools
 import importlib
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -96,12 +97,12 @@ def teachers(of: None) -> str:
     return '\n'.join(lines)
 
 
-def measured(kind: str, of: str) -> str:
-    """What students of the quality benchmark were measured at."""
+def measured() -> dict[str, Callable[[str], str]]:
+    """The tables of what students of the quality benchmark were measured at, by kind."""
     if str(BENCHMARKS) not in sys.path:
         sys.path.append(str(BENCHMARKS))
     quality_tables = importlib.import_module('quality_tables')
-    return quality_tables.table(kind, of)
+    return {kind: functools.partial(quality_tables.table, kind) for kind in quality_tables.KINDS}
 
 
 def constants(path: Path) -> dict:
@@ -118,8 +119,7 @@ def constants(path: Path) -> dict:
 
 def filled(text: str) -> str:
     """The text of a page with current tables."""
-    tables = {each.__name__: each for each in (options, command, repairs, teachers)}
-    tables |= {kind: functools.partial(measured, kind) for kind in ('students', 'overview', 'progress', 'together')}
+    tables = {each.__name__: each for each in (options, command, repairs, teachers)} | measured()
     block = rf'(<!-- (?P<kind>{"|".join(tables)})(?:: (?P<of>[^\n]+))? -->\n).*?(<!-- end -->)'
 
     def with_table(match: re.Match) -> str:

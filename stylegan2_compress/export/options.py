@@ -20,7 +20,7 @@ class Format:
         batches: whether `--batch` may be more than one image: 'any', 'fixed' (not dynamic) or 'one'.
         half: whether weights can be stored as FP16.
         runs_code: whether its files can contain code, which the runtime runs when it opens them.
-        torch: the oldest version that writes it.
+        torch: the oldest version that writes it; '0' if that is any that this package runs with.
     """
 
     exporter: str
@@ -28,7 +28,7 @@ class Format:
     batches: str = 'any'
     half: bool = True
     runs_code: bool = False
-    torch: str = '2.4'
+    torch: str = '0'
 
 
 _ONNX = ('onnx', 'onnxscript', 'onnxruntime')
