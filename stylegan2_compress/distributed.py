@@ -15,9 +15,11 @@ copies are equal, and so the backward pass needs no communication.
 """
 
 import gc
+import itertools
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -26,6 +28,7 @@ import click
 import torch
 import torch.distributed
 from torch.distributed import PrefixStore, ProcessGroup, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]  # Documented as public.
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch_utils import custom_ops, misc, training_stats
 
@@ -35,10 +38,16 @@ Group = ProcessGroup
 Result = TypeVar('Result')
 
 LOCALHOST = '127.0.0.1'
-# Rank 0 may measure for hours while the others wait. That one of them is gone is seen by what started them.
-PATIENCE = timedelta(days=2)
+# Rank 0 downloads and writes while the others wait, but one that hangs is not to hold all GPUs for days. That one of
+# them is gone is seen by what started them.
+PATIENCE = timedelta(hours=3)
+SECONDS_BETWEEN_LOOKS = 0.2
+_meetings = itertools.count()  # As many in every process.
 _NO_ID = 'none'  # What torchrun calls a run of several machines that was given no name.
-_CONNECTIONS = r'(?i)connection (was )?(closed|reset|refused)|closed by peer|broken pipe|gloo'  # In gloo's errors.
+# In errors of gloo and of NCCL.
+_CONNECTIONS = (
+    r'(?i)connection (was )?(closed|reset|refused)|closed by peer|broken pipe|gloo|remote process exited|was aborted'
+)
 
 
 # --- Who takes part ---------------------------------------------------------------------------------------------------
@@ -79,8 +88,13 @@ def local_device(name: str | None) -> torch.device:
     """The device that this process trains on: of several processes with CUDA, each has the GPU of its local rank."""
     device = named_device(name)
     if device.type == 'cuda' and world() is not None:
-        return torch.device('cuda', int(os.environ.get('LOCAL_RANK', rank())))
+        return torch.device('cuda', _local_rank(rank()))
     return device
+
+
+def _local_rank(own_rank: int) -> int:
+    """The number of this process's GPU; what starts processes need not say it."""
+    return int(os.environ.get('LOCAL_RANK', own_rank % max(torch.cuda.device_count(), 1)))
 
 
 def unwrapped(module: torch.nn.Module | None) -> Any:
@@ -163,7 +177,7 @@ def join(device: str | None, own_rank: int, size: int, store: Store) -> None:
     on_cuda = named_device(device).type == 'cuda'
     sync_device = torch.device('cpu')
     if on_cuda:
-        sync_device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
+        sync_device = torch.device('cuda', _local_rank(own_rank))
         torch.cuda.set_device(sync_device)
     elif 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(max((os.cpu_count() or 1) // size, 1))
@@ -177,7 +191,9 @@ def join(device: str | None, own_rank: int, size: int, store: Store) -> None:
 
 def is_of_connections(error: BaseException) -> bool:
     """Whether an error is that another process could not be reached any more."""
-    return isinstance(error, torch.distributed.DistError) or bool(re.search(_CONNECTIONS, str(error)))
+    # NCCL's are all of one kind, `DistBackendError`, whatever the cause.
+    of_connections = torch.distributed.DistNetworkError, torch.distributed.DistStoreError
+    return isinstance(error, of_connections) or bool(re.search(_CONNECTIONS, str(error)))
 
 
 def tell_torchrun(error: BaseException) -> None:
@@ -239,7 +255,8 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter], rounds: int) -> 
     for (parameter, _gradient), mean in zip(pairs, flat.split(sizes), strict=True):
         gradient = mean.view_as(parameter)
         # Fused optimizers read parameter and gradient in the order of memory, which --nhwc changes.
-        parameter.grad = gradient if parameter.is_contiguous() else torch.empty_like(parameter).copy_(gradient)
+        is_in_order = gradient.stride() == parameter.stride()
+        parameter.grad = gradient if is_in_order else torch.empty_like(parameter).copy_(gradient)
 
 
 def sum_over_processes(tensor: torch.Tensor, group: Group | None) -> torch.Tensor:
@@ -261,6 +278,21 @@ def any_process(flag: bool, device: torch.device) -> bool:
     if world() is None:
         return flag
     return bool(sum_over_processes(torch.tensor(float(flag), device=device), world()) > 0)
+
+
+def wait_for_rank_zero() -> None:
+    """Wait until rank 0 has come here, too. All processes call it alike.
+
+    Unlike in a collective, signals are handled meanwhile, there is no limit of time, and no GPU is kept busy.
+    """
+    key = f'rank 0 has come {next(_meetings)}'
+    if world() is None:
+        return
+    store = _get_default_store()
+    if is_rank_zero():
+        store.set(key, '')
+    while not store.check([key]):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def broadcast_from_rank_zero(tensors: Iterable[torch.Tensor]) -> None:

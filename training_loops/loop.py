@@ -322,9 +322,10 @@ def evaluate(run: Run) -> None:
                     device=run.device,
                     cache=can_cache,
                 )
-        elif options.rank == 0:
-            result = run.own_metrics.measure(metric, run.G_ema)
         else:
+            result = run.own_metrics.measure(metric, run.G_ema) if options.rank == 0 else None
+            distributed.wait_for_rank_zero()
+        if result is None:
             continue
         run.monitor.report_metric(result, snapshot_pkl, run.progress.cur_nimg)
         if options.rank == 0 and metric == options.metrics[0]:

@@ -201,7 +201,9 @@ class DistillOptions(TrainingOptions, MethodOptions):
     augpipe: str | None = argument('Augmentation pipeline.', None, default_text='bgc', metavar='NAME')
     freezed: int | None = argument('Freeze the first N layers of the discriminator.', None, least=0)
     fp32: bool | None = argument(
-        'No mixed precision, whatever the pickles were trained with.', None, default_text='false; on a CPU always true'
+        'No mixed precision of what trains, and of the teacher beside it, whatever the pickles were trained with.',
+        None,
+        default_text='false; on a CPU always true',
     )
     nhwc: bool | None = argument('FP16 blocks have the memory format NHWC (channels last).', None, default_text='false')
     allow_tf32: bool | None = argument('Let CUDA round FP32 products to TF32.', None, default_text='false')

@@ -22,6 +22,7 @@ from stylegan2_compress.runs.directory import ERROR, LOST, RunDirectory
 USER_ERRORS = (errors.Stopped, errors.UserError)  # Others are shown with their traceback.
 SECONDS_TO_FIND_THE_CAUSE = 2
 SECONDS_TO_END = 20
+SECONDS_TO_STOP = 600  # For rank 0 to write what it is writing.
 
 
 @output.may_be_closed()
@@ -216,7 +217,7 @@ def wait(children: list, pipes: list) -> click.ClickException | None:
     Returns:
         The exception that the run ended with, if any.
     """
-    outcomes = {}
+    outcomes, deadline = {}, float('inf')
     while len(outcomes) < len(children):
         for rank in receive(children, pipes, outcomes):
             failed = outcomes[rank] is not None and not isinstance(outcomes[rank], errors.Stopped)
@@ -225,8 +226,15 @@ def wait(children: list, pipes: list) -> click.ClickException | None:
                 time.sleep(SECONDS_TO_FIND_THE_CAUSE)
                 receive(children, pipes, outcomes)
                 return cause(list(outcomes.values()))
+        stopped = [each for each in outcomes.values() if isinstance(each, errors.Stopped)]
         if isinstance(outcomes.get(0), errors.Stopped):
             break  # All is saved. Others may wait for it on their GPUs, where no signal reaches them.
+        if stopped and deadline == float('inf'):
+            deadline = time.monotonic() + SECONDS_TO_STOP
+        if time.monotonic() > deadline:
+            return stopped[
+                0
+            ]  # Rank 0 waits for them in the same way, for the host's metrics: after the state is saved.
     return outcomes[0]
 
 

@@ -210,6 +210,7 @@ def test_a_process_that_is_alone_exchanges_nothing():
     assert distributed.mean_of_all_processes(x) == -0.5
     distributed.broadcast_from_rank_zero([x])
     distributed.average([x])
+    distributed.wait_for_rank_zero()
     assert x.tolist() == [1, -2]
 
 
@@ -236,6 +237,7 @@ def test_what_two_processes_exchange(tmp_path):
     assert first['mean'] == 1.5  # Of 0, 1, 1 and 4.
     assert first['gradient'].tolist() == [6, 30]  # Of (x · w)² / 2 at w = 1, where x = [1, 5] is the sum.
     assert first['flags'] == [False, True]
+    assert first['met'] == [True, True]
 
 
 @pytest.mark.usefixtures('forked_processes')
@@ -304,6 +306,32 @@ def test_when_rank_zero_has_stopped_the_others_are_not_waited_for():
     senders[0].send((Stopped, 'Stopped as asked.'))
     outcome = launch.wait([None, None], list(receivers))
     assert (type(outcome), outcome.message) == (Stopped, 'Stopped as asked.')
+
+
+def test_when_another_has_stopped_rank_zero_has_some_time(monkeypatch):
+    """It may hang in the same way, in an exchange of the host's metrics."""
+    monkeypatch.setattr(launch, 'SECONDS_TO_STOP', 2)
+    receivers, senders = zip(*(multiprocessing.Pipe(duplex=False) for _rank in range(2)), strict=True)
+    senders[1].send((Stopped, 'Stopped as asked.'))
+    start = time.monotonic()
+    outcome = launch.wait([None, None], list(receivers))
+    assert 2 <= time.monotonic() - start < 60
+    assert (type(outcome), outcome.message) == (Stopped, 'Stopped as asked.')
+    senders[0].send((Stopped, 'All is saved.'))
+    senders[1].send((Stopped, 'Stopped as asked.'))
+    assert launch.wait([None, None], list(receivers)).message == 'All is saved.'
+
+
+def test_errors_of_nccl_are_told_unless_others_are_gone():
+    """All of them have the same type; these texts have the form that torch gives them."""
+    words = 'NCCL error in: /ProcessGroupNCCL.cpp:3699, {}, NCCL version 2.27.5\n{}'
+    error = torch.distributed.DistBackendError
+    full = error(words.format('unhandled system error', 'Last error:\nNo space left on device'))
+    told = launch.failure(full, 0, 2)
+    assert not isinstance(told, launch.Lost)
+    assert 'No space left on device' in told.message
+    gone = error(words.format('remote process exited or there was a network error', 'ncclRemoteError: A call failed'))
+    assert isinstance(launch.failure(gone, 0, 2), launch.Lost)
 
 
 METRIC = 'fd:module:tiny_embeddings:tiny@size=16'

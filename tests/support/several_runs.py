@@ -110,6 +110,13 @@ def exchanging(rank, num_gpus, run_dir, device):
     distributed.average([weight.grad])
     results['gradient'] = weight.grad
     results['flags'] = [distributed.any_process(flag, torch.device(device)) for flag in (False, rank == 1)]
+    results['met'] = []
+    for come in (Path(run_dir, 'come'), Path(run_dir, 'come again')):
+        if rank == 0:
+            time.sleep(1)
+            come.touch()
+        distributed.wait_for_rank_zero()
+        results['met'].append(come.exists())
     torch.save(results, f'{run_dir}/{rank}.pt')
 
 

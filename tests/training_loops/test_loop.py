@@ -410,6 +410,17 @@ def test_a_step_is_the_same_whatever_the_order_of_memory():
     torch.testing.assert_close(*weights)
 
 
+@pytest.mark.parametrize('side', [1, 3])
+def test_gradients_have_the_strides_of_their_parameters(side):
+    """Also where a dimension of size 1 has any: fused optimizers of torch 2.4 want the same there."""
+    module = torch.nn.Conv2d(8, 3, side, bias=False).to(memory_format=torch.channels_last)
+    module(torch.randn([2, 8, 5, 5])).square().sum().backward()
+    expected = module.weight.grad.clone()
+    distributed.average_gradients(module.parameters(), rounds=1)
+    assert module.weight.grad.stride() == module.weight.stride() != torch.empty(3, 8, side, side).stride()
+    torch.testing.assert_close(module.weight.grad, expected)
+
+
 def test_phase_repairs_gradients_that_are_not_finite():
     module = torch.nn.Linear(3, 1, bias=False)
     phase = Phase('Gmain', module, torch.optim.SGD(module.parameters(), lr=1), 1, Stopwatch(torch.device('cpu')))
