@@ -325,6 +325,7 @@ def filled_in(argument: str, settings: Settings) -> str:
         large_batch=8 * settings.batch,
         images_kimg=settings.images_kimg,
         kimg=settings.kimg,
+        half_kimg=settings.kimg / 2,
         layers_embedding=settings.layers_embedding,
     )
 

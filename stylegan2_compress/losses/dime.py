@@ -30,6 +30,7 @@ from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.balance import Balance, Floors
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
 from stylegan2_compress.losses.estimators import ESTIMATORS
+from stylegan2_compress.losses.fading import Fading
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.large_batch import LargeBatch
 from stylegan2_compress.losses.masks import Masks
@@ -43,6 +44,7 @@ from stylegan2_compress.runs.plan import Plan
 PAPER_EMBEDDINGS = ('dino_resnet50', 'clip_rn50')
 PAPER_WEIGHTS = {'dino_resnet50': 20.0, 'clip_rn50': 15.0}
 BANK = 2048
+ALONE = 'stylegan2_compress.DistanceLoss'
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,12 @@ class DiME(Method):
         None,
         above=0,
         default_text='λ are constant (paper)',
+    )
+    dime_kimg: float | None = argument(
+        'After how many thousands of images weights have fallen to 0, in a straight line.',
+        None,
+        above=0,
+        default_text='they stay (paper)',
     )
     reference: str = argument(
         'What to match: the `teacher` (paper), or the `data` set, which needs no `--teacher`.',
@@ -206,6 +214,11 @@ class DiME(Method):
                 f'--loss-arg balance={self.balance:g} goes by the gradient of a discriminator, and this loss has none: '
                 'give weights, or a loss such as stylegan2_compress.DiMELoss.'
             )
+        if self.dime_kimg is not None and plan.args['loss_kwargs']['class_name'] == ALONE:
+            raise UserError(
+                f'--loss-arg dime_kimg={self.dime_kimg:g} leaves nothing to train on: leave it out, or take '
+                'a loss of more than distances, such as stylegan2_compress.NickelDimeLoss.'
+            )
         batch, at_once = plan.args['batch_size'], plan.args['batch_gpu'] * plan.args['num_gpus']
         if self.has_bank and self.is_unbiased and max(at_once, self.large_batch) < 2:
             raise UserError(
@@ -288,6 +301,7 @@ class DiME(Method):
                 floors,
                 self._large_batch(context) if self.large_batch else None,
                 by_label=self.by_label,
+                fading=Fading(self.dime_kimg),
             )
         ]
 

@@ -8,6 +8,7 @@ from stylegan2_compress.distributions.labels import beside_labels
 from stylegan2_compress.distributions.sources import Source
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.losses.balance import INTERVAL, Balance, Floors
+from stylegan2_compress.losses.fading import Fading
 from stylegan2_compress.losses.large_batch import LargeBatch
 from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.terms import Batch, Summand, Term
@@ -25,6 +26,7 @@ class DistributionMatching(Term):
         floors: of the distances, for `balance`.
         large_batch: whose images are looked at instead of the batch's.
         by_label: whether distances are those of features `labels.beside_labels`.
+        fading: of λ_k; None is without.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class DistributionMatching(Term):
         floors: Floors | None = None,
         large_batch: LargeBatch | None = None,
         by_label: bool = False,
+        fading: Fading | None = None,
     ):
         self.spaces = spaces
         self.source = source
@@ -48,6 +51,7 @@ class DistributionMatching(Term):
         self.large_batch = large_batch
         self.looks_at_images = large_batch is None
         self.by_label = by_label
+        self.fading = fading or Fading()
         self.weights: Sequence = [space.weight for space in spaces]
         self.taken = 0  # Steps of the generator.
         self.nimg = 0
@@ -55,23 +59,28 @@ class DistributionMatching(Term):
 
     def before_step(self, nimg: int) -> None:
         self.nimg = nimg
+        self.fading.follow(nimg)
         self.is_first_round = True
         for each in self.kept:
             each.begin()
 
     def generator(self, batch: Batch) -> list[Summand]:
+        share = self.fading.share
+        if share == 0:
+            return []
         is_first_round, self.is_first_round = self.is_first_round, False
         if self.large_batch is None:
             features = [batch.features(space.network) for space in self.spaces]
             compared = [beside_labels(each, batch.c) for each in features] if self.by_label else features
             values = [space.measure(of_one) for space, of_one in zip(self.spaces, compared, strict=True)]
         elif is_first_round and self.large_batch.is_due(self.nimg):
-            values, features = self.large_batch.backward(self.nimg, len(batch.z), self.spaces, batch.z.device)
+            values, features = self.large_batch.backward(self.nimg, len(batch.z), self.spaces, share, batch.z.device)
         else:
             return []
         if self.balance is not None and self.floors is not None and is_first_round:
             self.weights = self._balanced(self.balance, self.floors, batch, values)
-        return [*self._summands('', values, self.weights), *self._reports(features)]
+        weights = [share * weight for weight in self.weights]
+        return [*self._summands('', values, weights), *self._reports(features, weights)]
 
     def _balanced(
         self,
@@ -90,28 +99,34 @@ class DistributionMatching(Term):
         names = [f'DiME/{kind}{space.network.spec}' for space in self.spaces]
         return [Summand(*each) for each in zip(names, values, weights, strict=True)]
 
-    def _reports(self, features: Sequence[torch.Tensor]) -> list[Summand]:
+    def _reports(self, features: Sequence[torch.Tensor], weights: Sequence) -> list[Summand]:
         """What is recorded beside the distances: spreads within the batch, and weights that change."""
         reports, nothing = [], [None] * len(self.spaces)
         if self.spreads and len(features[0]) > 1:
             spreads = [spread.of(of_one) for spread, of_one in zip(self.spreads, features, strict=True)]
             reports += self._summands('spread/', spreads, nothing)
-        return reports if self.balance is None else [*reports, *self._summands('weight/', self.weights, nothing)]
+        return reports if self.balance is None else [*reports, *self._summands('weight/', weights, nothing)]
 
     def averages(self) -> Iterable[torch.Tensor]:
         return () if self.balance is None else self.balance.tensors().values()
 
     def obstacle(self) -> str:
+        if self.fading.share == 0:
+            return ''
         if self.balance is not None:
             return 'gradients are balanced now and then'
         if self.large_batch is not None:
             return 'large batches are looked at now and then'
-        return 'the memory is not full yet' if any(not memory.is_full for memory in self.memories) else ''
+        if any(not memory.is_full for memory in self.memories):
+            return 'the memory is not full yet'
+        return self.fading.obstacle('DiME')
 
     def notes(self) -> Iterable[list]:
         return (each.pending for each in self.kept)
 
     def after_step(self) -> None:
+        if self.fading.share == 0:
+            return
         self.taken += 1
         for memory in self.memories:
             memory.commit()

@@ -63,9 +63,10 @@ class LargeBatch:
         nimg: int,
         at_once: int,
         spaces: Sequence[Space],
+        share: float,
         device: torch.device,
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Add the gradients of Σ weight · distance to the student's parameters.
+        """Add the gradients of share · Σ weight · distance to the student's parameters.
 
         They are as many times as large as a batch has rounds, over which training loops take the mean.
 
@@ -73,6 +74,7 @@ class LargeBatch:
             nimg: place in the run.
             at_once: images in a round of this process.
             spaces: whose distances they are.
+            share: of the weights, which may fall.
             device: where the networks are.
 
         Returns:
@@ -82,7 +84,7 @@ class LargeBatch:
             parts = [[space.network(images) for space in spaces] for images in self.images(nimg, at_once, device)]
         features = [torch.cat(of_one).requires_grad_() for of_one in zip(*parts, strict=True)]
         values = [space.distance(of_one) for space, of_one in zip(spaces, features, strict=True)]
-        loss = total(space.weight * value for space, value in zip(spaces, values, strict=True))
+        loss = total(share * space.weight * value for space, value in zip(spaces, values, strict=True))
         gradients = torch.autograd.grad(loss, features)
         rounds = self.batch_size // (at_once * distributed.world_size())
         modules = distributed.unwrapped(self.G_mapping), distributed.unwrapped(self.G_synthesis)

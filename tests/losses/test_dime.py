@@ -287,6 +287,43 @@ def test_the_spread_is_reported(teacher):
     assert len(term.generator(batch_of(images[:1]))) == 1  # One image has no spread.
 
 
+# --- Weights that fall ------------------------------------------------------------------------------------------------
+
+
+def test_weights_fall_and_nothing_is_embedded_afterwards(teacher, monkeypatch):
+    _loss, term = build(teacher, weights=4, samples=8, memory=6, dime_kimg=2)
+    images, network = torch.randn(6, 3, 16, 16), term.spaces[0].network
+    looked_at = []
+    monkeypatch.setattr(network.network, 'forward', lambda x: looked_at.append(len(x)) or Colours().forward(x))
+    assert 'not full' in term.obstacle()
+    weights = []
+    for nimg in (0, 500, 1500, 2000, 3000):
+        term.before_step(nimg)
+        weights.append([summand.weight for summand in term.generator(batch_of(images))])
+        term.after_step()
+    spread = None
+    assert weights == [[4, spread], [3, spread], [1, spread], [], []]
+    assert looked_at == [6, 6, 6]
+    assert len(term.memories[0].rows) == 6
+
+
+def test_a_bank_is_not_refreshed_after_weights_have_fallen(teacher):
+    _loss, term = build(teacher, estimator='rbf', bank=40, refresh=1, dime_kimg=2)
+    for nimg, is_new in [(0, True), (2000, False)]:
+        bank = term.spaces[0].distance.bank.clone()
+        term.before_step(nimg)
+        term.after_step()
+        assert torch.equal(bank, term.spaces[0].distance.bank) != is_new
+
+
+def test_only_weights_that_fall_are_in_the_way_of_a_recording(teacher):
+    _loss, term = build(teacher, samples=8, dime_kimg=2)
+    term.before_step(500)
+    assert term.obstacle() == 'the weight of DiME falls'
+    term.before_step(2000)
+    assert term.obstacle() == ''
+
+
 # --- What is matched --------------------------------------------------------------------------------------------------
 
 

@@ -73,12 +73,12 @@ def large_batch(noise=0.1):
     return found, [*mapping.parameters(), *synthesis.parameters()]
 
 
-def backward(found, parameters, at_once, names=('moments', 'rbf'), nimg=48):
+def backward(found, parameters, at_once, names=('moments', 'rbf'), nimg=48, share=1.0):
     """Values, features, and the gradients that reach the parameters."""
     for parameter in parameters:
         parameter.grad = None
     spaces = [Space(network, distance_of(name), weight) for name, weight in zip(names, [2.0, 3.0], strict=True)]
-    values, features = found.backward(nimg, at_once, spaces, torch.device('cpu'))
+    values, features = found.backward(nimg, at_once, spaces, share, torch.device('cpu'))
     return values, features, [parameter.grad for parameter in parameters]
 
 
@@ -100,6 +100,8 @@ def test_the_gradient_is_that_of_the_whole_batch_at_once():
     a1, a2 = sum(features) / SIZE, sum(f**2 for f in features) / SIZE
     formula = (a1 - reference().m1).abs().mean() + (a2 - reference().m2).abs().mean()
     torch.testing.assert_close(values[0], formula.detach())
+    _values, _features, half = backward(found, parameters, at_once=4, share=0.5)
+    torch.testing.assert_close(half, [gradient / 2 for gradient in expected])
 
 
 def test_images_are_fresh_and_of_their_place_in_the_run():
