@@ -8,7 +8,7 @@ from typing import Any
 
 import dnnlib
 import torch
-from training.networks import Generator
+from training.networks import Discriminator, Generator
 
 from stylegan2_compress import distributed, pruning
 from stylegan2_compress.arguments import given_options
@@ -59,7 +59,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     G = generator_of(options.teacher, teacher)
     metrics = planning.parse_metrics(options.metrics)
     require_used_samples(options.metric_samples, metrics)
-    plan.name, plan.args = host_arguments(options, G, metrics)
+    plan.name, plan.args = host_arguments(options, G, teacher['D'], metrics)
     set_options(plan.args, options)
     student = prune(plan, options, teacher) if options.student is None else None
     planning.compress(plan, replace(options, loop=OUR_LOOP if options.loop is None else options.loop), student)
@@ -78,15 +78,17 @@ def plan_distillation(options: DistillOptions) -> Plan:
     return plan
 
 
-def host_arguments(options: DistillOptions, G: Generator, metrics: list[str]) -> tuple[str, dnnlib.EasyDict]:
-    """Name and loop arguments of the host's run, with what is not given read off the teacher's G_ema.
+def host_arguments(
+    options: DistillOptions, G: Generator, D: Discriminator | None, metrics: list[str]
+) -> tuple[str, dnnlib.EasyDict]:
+    """Name and loop arguments of the host's run, with what is not given read off the teacher's G_ema and D.
 
     Raises:
         UserError: an option is not allowed, or does not fit the data.
     """
     if options.data is None and options.loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} reads its images from files: give --data, or leave --loop out.')
-    of_the_teacher = dict(cfg=configurations.configuration_name(G), cond=G.c_dim > 0, aug='noaug')
+    of_the_teacher = dict(cfg=configurations.configuration_name(G, D), cond=G.c_dim > 0, aug='noaug')
     given: dict[str, Any] = {**of_the_teacher, **options.host_options()}
     given['gpus'] = distributed.number_of_processes(options.gpus, options.device)
     data = own_images(options, G) if options.data is None else options.data

@@ -32,6 +32,7 @@ HAS_AN_OPTION = dict(embedding='embedding', embeddings='embedding', estimator='d
 MEMORY = 1024  # Images that count together in a distance of DiME's.
 GENERATOR = 'stylegan2_compress.ScoreMaskedGenerator'
 LOOP = 'stylegan2_compress.training_loops.ticket_search.training_loop'
+GEM_MINER = 'gem-miner'  # Rounds its scores, which therefore have one start, in the paper's code too.
 
 
 def find_ticket(data: str, outdir: str, **options) -> str:
@@ -66,7 +67,7 @@ def plan_search(options: TicketOptions) -> Plan:
     check_resume(options.resume)
     device = devices.choose(options.device)
     plan = Plan('', dnnlib.EasyDict(), chosen=given_options(options, without=ABOUT_THE_COMMAND))
-    options = options.settled()
+    options = options.settled(trains_weights=not masks.rule_of(options.rule).scored)
     G = None if options.teacher is None else teacher_generator(plan, options.teacher)
     given = options.host_options()
     if G is not None:
@@ -115,6 +116,15 @@ def check_names(options: TicketOptions) -> None:
         require_choice('--weight-init', options.weight_init, masks.WEIGHT_INITS)
     if options.score_init is not None:
         require_choice('--score-init', options.score_init, masks.SCORE_INITS)
+        if not rule.scored:
+            raise UserError(
+                f'--score-init={options.score_init} is for rules with scores; {options.rule} trains weights.'
+            )
+        if options.rule == GEM_MINER and options.score_init != rule.usual_scores:
+            raise UserError(
+                f'--score-init={options.score_init} starts nearly all scores below 0.5, above which {options.rule} '
+                f'counts them: leave it out, or give {rule.usual_scores}.'
+            )
 
 
 def teacher_generator(plan: Plan, teacher: str) -> Generator:
@@ -142,7 +152,7 @@ def set_generator(plan: Plan, options: TicketOptions, G: Generator | None) -> No
     if density != 'uniform':
         args.G_kwargs.density = density
     args.G_kwargs.update(masked=list(options.masked), unmasked=list(options.unmasked), seed=args.random_seed)
-    args.G_kwargs.update(options.given('score_init'))
+    args.G_kwargs.update(score_init_of(options))
     if options.train_unmasked:
         args.G_kwargs.train_unmasked = True
 
@@ -152,6 +162,14 @@ def density_of(options: TicketOptions) -> str:
     if options.density is not None:
         return options.density
     return PRESETS[options.preset].density if masks.rule_of(options.rule).by_layer else 'uniform'
+
+
+def score_init_of(options: TicketOptions) -> dict[str, str]:
+    """The generator's argument for scores: as asked for, or as in the preset, or nothing for what the rule wants."""
+    if options.score_init is not None:
+        return {'score_init': options.score_init}
+    rule, presets = masks.rule_of(options.rule), PRESETS[options.preset].score_init
+    return {'score_init': presets} if rule.scored and options.rule != GEM_MINER and presets is not None else {}
 
 
 def set_options(args: dnnlib.EasyDict, options: TicketOptions, device: torch.device, images_of_a_step: int) -> None:

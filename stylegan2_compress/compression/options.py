@@ -308,6 +308,7 @@ PRESETS = {
 LAYER_MOMENTS = 'layer-moments'
 DISTANCES = (LAYER_MOMENTS, 'moments', 'squared-moments', 'linear', 'rbf', 'cubic')
 SCORE_TRAVEL, MOST_LR = 2.4, 2e-3
+WEIGHTS_LR = 2.5e-3  # The host's, of a generator's weights.
 
 
 @dataclass(frozen=True)
@@ -352,7 +353,7 @@ class TicketOptions(TrainingOptions):
         flag=True,
     )
     weight_init: str | None = argument(
-        'signed-constant, kaiming-normal, gaussian.', None, default_text=WEIGHT_INIT, metavar='NAME'
+        'signed-constant or kaiming-normal.', None, default_text=WEIGHT_INIT, metavar='NAME'
     )
     score_init: str | None = argument(
         'kaiming-uniform, uniform, unit.', None, default_text='what the rule wants', metavar='NAME'
@@ -371,9 +372,9 @@ class TicketOptions(TrainingOptions):
         'lr',
         help='Learning rate of scores.',
         above=0,
-        default_text=f'from the length of the run, at most {MOST_LR:g}',
+        default_text=f'from the length of the run, at most {MOST_LR:g}; {WEIGHTS_LR:g} for imp',
     )
-    lr_decay: float | None = again(TrainingOptions, 'lr_decay', default_text='1')
+    lr_decay: float | None = again(TrainingOptions, 'lr_decay', default_text='1; 0 for imp')
     snap: int | None = again(TrainingOptions, 'snap', default_text='ten in a run, at most 50')
     batch: int = again(TrainingOptions, 'batch', default=64, default_text='')
     ema_kimg: float | None = again(
@@ -407,10 +408,16 @@ class TicketOptions(TrainingOptions):
                     f"--{name.replace('_', '-')}={value} and --teacher exclude each other: the shape is the teacher's."
                 )
 
-    def settled(self) -> 'TicketOptions':
-        """The same options, with those of the preset that are known before the length of the run."""
+    def settled(self, trains_weights: bool) -> 'TicketOptions':
+        """The same options, with those of the preset that are known before the length of the run.
+
+        Args:
+            trains_weights: whether the rule trains weights instead of scores, and rewinds them until late in the run.
+        """
         preset = PRESETS[self.preset]
-        names = ('masked', 'embedding', 'score_init', 'lr', 'lr_decay')
+        if trains_weights:
+            preset = replace(preset, lr=WEIGHTS_LR, lr_decay=0)
+        names = ('masked', 'embedding', 'lr', 'lr_decay')
         return replace(self, **{name: getattr(preset, name) for name in names if getattr(self, name) in (None, ())})
 
     @property

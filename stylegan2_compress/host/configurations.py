@@ -4,10 +4,11 @@ The host's `train.py` makes such arguments from its options. `stylegan2-compress
 the same mapping is written down here. A test compares the two, option by option, if a real checkout is available.
 """
 
+import math
 from dataclasses import dataclass
 
 import dnnlib
-from training.networks import Generator
+from training.networks import Discriminator, Generator
 
 from stylegan2_compress.arguments import LAST_SEED, require_choice, require_number, require_whole_number
 from stylegan2_compress.errors import UserError
@@ -77,9 +78,11 @@ def auto_configuration(resolution: int, gpus: int) -> Configuration:
     )
 
 
-def configuration_name(G: Generator) -> str:
-    """The `--cfg` with which the host's authors trained generators of the shape of `G`; 'auto' if there is none."""
+def configuration_name(G: Generator, D: Discriminator | None) -> str:
+    """The `--cfg` with which the host's authors trained networks of this shape; 'auto' if there is none."""
     synthesis = G.init_kwargs.get('synthesis_kwargs', {})
+    if D is not None and D.init_kwargs.get('architecture', 'resnet') == 'orig':
+        return 'cifar'  # At any resolution; no other has such a D. Its generators have never seen mixed styles.
     if G.init_kwargs.get('mapping_kwargs', {}).get('num_layers', 8) != 8:
         return 'auto'
     shape = G.img_resolution, synthesis.get('channel_base', 32768), synthesis.get('channel_max', 512)
@@ -251,10 +254,15 @@ def images_at_a_time(config: Configuration, gpus: int, batch: int | None, batch_
     """
     if batch is not None and batch % gpus:
         raise UserError(f'--batch={batch} must be divisible by --gpus={gpus}.')
-    if batch_gpu is None:
-        return batch // gpus if batch else config.batch // config.reference_gpus
+    if batch is None and config.batch % gpus:
+        raise UserError(
+            f'The configuration has a batch of {config.batch} images, which is not divisible by --gpus={gpus}: give '
+            '--batch.'
+        )
     share = (batch or config.batch) // gpus
-    if (batch or config.batch) % (batch_gpu * gpus):
+    if batch_gpu is None:  # On more GPUs than the host's authors had, a share is less than they had at a time.
+        return share if batch else math.gcd(share, config.batch // config.reference_gpus)
+    if share % batch_gpu:
         raise UserError(f'--batch-gpu={batch_gpu} must divide {share}, the share of each GPU.')
     return batch_gpu
 

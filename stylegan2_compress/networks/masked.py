@@ -114,17 +114,12 @@ def signed_constant(rnd: np.random.Philox, count: int, layer: torch.nn.Module, f
 
 
 def kaiming_normal(rnd: np.random.Philox, count: int, layer: torch.nn.Module, fan: float) -> np.ndarray:
-    """N(0, `kaiming_scale`²): [count]."""
+    """N(0, `kaiming_scale`²): [count]. Where all inputs count, that is the host's initialisation."""
     return random_normals(rnd, count) * kaiming_scale(layer, fan)
 
 
-def gaussian(rnd: np.random.Philox, count: int, layer: torch.nn.Module, fan: float) -> np.ndarray:
-    """N(0, 1) before the run-time gain, as the host initialises: [count]."""
-    return random_normals(rnd, count)
-
-
 # By name: weights [count] from (bits, count, layer, fan-in).
-WEIGHT_INITS = {'signed-constant': signed_constant, 'kaiming-normal': kaiming_normal, 'gaussian': gaussian}
+WEIGHT_INITS = {'signed-constant': signed_constant, 'kaiming-normal': kaiming_normal}
 
 # By name: scores [count] from (bits, count, fan-in). Only magnitudes count, so of the symmetric distributions U(-b, b)
 # the half above zero is sampled; where signs count too, weights start as they were drawn.
@@ -411,8 +406,8 @@ class GemMiner(Rule):
 class IterativeMagnitude(Rule):
     """The baseline: train weights; in rounds, drop the smallest of all layers and rewind the others to the start.
 
-    Magnitudes are compared as the host's equalised learning rate makes them comparable, in units of a layer's initial
-    standard deviation.
+    Magnitudes are compared as the host's equalised learning rate makes them comparable, in units of those with which a
+    layer starts (their root mean square).
     """
 
     scored = False
@@ -425,8 +420,8 @@ class IterativeMagnitude(Rule):
 
     def advance(self, parts, progress):
         def magnitude(part, name):
-            layer = part.dense.get_submodule(name.rpartition('.')[0])
-            return part.tensor(name).abs() * getattr(layer, 'bias_gain', 1)  # The learning rate's multiplier.
+            start = part.tensor(name, '_start').square().mean().sqrt()
+            return part.tensor(name).abs() / torch.where(start > 0, start, 1)  # A teacher's biases may start at 0.
 
         if leave_alive(parts, magnitude, fraction_left(parts, progress, self.rounds)):
             for part in parts:
@@ -779,6 +774,7 @@ class ScoreMaskedGenerator(networks.Generator):
     @torch.no_grad()
     def _init_weights(self, seed, init, scale_fan):
         """Weights by `init`, constants and noise maps N(0, 1), masked biases too; other biases as the host's layers."""
+        is_trained = not rule_of(self.mapping.rule).scored
         for name, part, layer, leaf in self.tensors():
             tensor = getattr(layer, leaf)
             in_part = name.partition('.')[2]
@@ -788,7 +784,10 @@ class ScoreMaskedGenerator(networks.Generator):
             rnd, count = stream(seed, name), tensor.numel()
             if leaf == 'weight':
                 share = part.share(in_part) if scale_fan and is_masked else 1
-                values = init(rnd, count, layer, fan_in(tensor.shape) * share)
+                fan = fan_in(tensor.shape) * share
+                if is_trained and not hasattr(layer, 'weight_gain'):
+                    fan = 1  # Demodulation takes any constant, but Adam's steps are meant for the host's, which is 1.
+                values = init(rnd, count, layer, fan)
             elif leaf in ('const', 'noise_const'):
                 values = random_normals(rnd, count)
             elif leaf == 'bias' and is_masked and not tensor.any():

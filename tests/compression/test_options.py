@@ -112,16 +112,32 @@ def test_loop_arguments_refuse_what_the_host_refuses(host_train, tmp_path, make_
 
 
 @pytest.mark.parametrize(
-    ('resolution', 'channel_base', 'layers', 'cfg'),
-    [(256, 16384, 8, 'paper256'), (512, 32768, 8, 'stylegan2'), (1024, 32768, 8, 'stylegan2'), (256, 32768, 8, 'auto'),
-     (256, 16384, 2, 'auto'), (32, 32768, 2, 'auto')],
+    ('resolution', 'channel_base', 'layers', 'architecture', 'cfg'),
+    [(256, 16384, 8, None, 'paper256'), (512, 32768, 8, None, 'stylegan2'), (1024, 32768, 8, 'resnet', 'stylegan2'),
+     (256, 32768, 8, None, 'auto'), (256, 16384, 2, None, 'auto'), (32, 32768, 2, None, 'auto'),
+     (32, 32768, 2, 'resnet', 'auto'), (32, 32768, 2, 'orig', 'cifar')],
 )  # fmt: skip
-def test_configuration_is_read_off_the_teacher(resolution, channel_base, layers, cfg):
+def test_configuration_is_read_off_the_teacher(resolution, channel_base, layers, architecture, cfg):
     G = types.SimpleNamespace(
         img_resolution=resolution,
         init_kwargs=dict(mapping_kwargs=dict(num_layers=layers), synthesis_kwargs=dict(channel_base=channel_base)),
     )
-    assert configurations.configuration_name(G) == cfg
+    D = types.SimpleNamespace(init_kwargs={} if architecture is None else dict(architecture=architecture))
+    assert configurations.configuration_name(G, D) == cfg
+    if architecture is None:
+        assert configurations.configuration_name(G, None) == cfg
+
+
+@pytest.mark.parametrize(('gpus', 'at_a_time'), [(1, 8), (8, 8), (16, 4), (64, 1)])
+def test_more_gpus_than_the_configuration_has_take_fewer_images(data, gpus, at_a_time):
+    _name, args = configurations.loop_arguments(data, cfg='paper256', gpus=gpus)
+    assert (args.batch_size, args.batch_gpu) == (64, at_a_time)
+    Share(args.batch_size, args.batch_gpu, gpus)  # Refuses what it cannot divide.
+
+
+def test_gpus_that_cannot_share_the_configurations_batch_are_refused(data):
+    with pytest.raises(UserError, match='a batch of 64 images, which is not divisible by --gpus=3: give --batch'):
+        configurations.loop_arguments(data, cfg='paper256', gpus=3)
 
 
 # --- compress -------------------------------------------------------------------------------------------------------

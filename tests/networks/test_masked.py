@@ -151,7 +151,7 @@ def test_initialisations_by_name():
     for name, init in masked.WEIGHT_INITS.items():
         values = init(masked.stream(0, name), count, torch.nn.Identity(), 288)
         assert values.dtype == np.float32
-        np.testing.assert_allclose(values.std(), 1 if name == 'gaussian' else 288**-0.5, rtol=0.02)
+        np.testing.assert_allclose(values.std(), 288**-0.5, rtol=0.02)
         assert abs(values.mean()) < 3 * values.std() / count**0.5
     for name, largest in {'kaiming-uniform': 288**-0.5, 'uniform': 0.1, 'unit': 1}.items():
         values = masked.SCORE_INITS[name](masked.stream(0, name), count, masked.fan_in(shape))
