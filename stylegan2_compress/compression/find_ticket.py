@@ -9,7 +9,14 @@ from training.networks import Generator
 from stylegan2_compress import distributed
 from stylegan2_compress.arguments import given_options, require_choice
 from stylegan2_compress.compression import best_ticket, planning
-from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, LAYER_MOMENTS, PRESETS, WEIGHT_INIT, TicketOptions
+from stylegan2_compress.compression.options import (
+    ABOUT_THE_COMMAND,
+    LAYER_MOMENTS,
+    PRESETS,
+    TRAINED_INIT,
+    WEIGHT_INIT,
+    TicketOptions,
+)
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations, devices
 from stylegan2_compress.host.datasets import has_classes
@@ -140,7 +147,9 @@ def set_generator(plan: Plan, options: TicketOptions, G: Generator | None) -> No
     args = plan.args
     if options.teacher is None or G is None:
         use_shape(args, options.shape())
-        args.G_kwargs.weight_init = options.weight_init or WEIGHT_INIT
+        # Of weights that all have one size, which are the largest says nothing.
+        usual = WEIGHT_INIT if masks.rule_of(options.rule).scored else TRAINED_INIT
+        args.G_kwargs.weight_init = options.weight_init or usual
     else:
         check_against_data('--teacher', options.teacher, G, args.training_set_kwargs)
         precision = Precision.of_generator(args.G_kwargs)

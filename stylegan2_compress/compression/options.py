@@ -15,7 +15,7 @@ from stylegan2_compress.runs.trackers import TRACKERS, require_tracker
 HOST_LOSS = 'training.loss.StyleGAN2Loss'
 DEFAULT_RATIO = 0.7
 ONLY = ('G_ema',)
-WEIGHT_INIT = 'signed-constant'
+WEIGHT_INIT, TRAINED_INIT = 'signed-constant', 'kaiming-normal'
 # Options of pruning that are for criteria, and the criteria that do not look at all of them.
 JUDGING = ('samples', 'batch', 'seed')
 JUDGED_BY = {'l1': (), 'l1-styled': ('seed',), 'random': ('seed',)}
@@ -353,7 +353,10 @@ class TicketOptions(TrainingOptions):
         flag=True,
     )
     weight_init: str | None = argument(
-        'signed-constant or kaiming-normal.', None, default_text=WEIGHT_INIT, metavar='NAME'
+        'signed-constant or kaiming-normal.',
+        None,
+        default_text=f'{WEIGHT_INIT}; {TRAINED_INIT} for imp',
+        metavar='NAME',
     )
     score_init: str | None = argument(
         'kaiming-uniform, uniform, unit.', None, default_text='what the rule wants', metavar='NAME'

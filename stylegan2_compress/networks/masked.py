@@ -164,6 +164,7 @@ class ScoreMasked(torch.nn.Module):
         train_unmasked: whether parameters that are not masked stay parameters, which train, and each masked one gets a
             factor beside it, a scalar that trains, too (`weight_factor`).
         shares: by name, the fraction of this weight alone that counts, for rules that go layer by layer; by default k.
+        rescale: whether weights that count are multiplied by what `rescaling` says of the layer, see `Rule.fewer`.
 
     Raises:
         ValueError: the module lacks one of the names, or there is no such rule.
@@ -177,6 +178,7 @@ class ScoreMasked(torch.nn.Module):
         rule: str = 'edge-popup',
         train_unmasked: bool = False,
         shares: 'dict[str, float] | None' = None,
+        rescale: bool = False,
     ):
         super().__init__()
         self.dense = module
@@ -187,6 +189,8 @@ class ScoreMasked(torch.nn.Module):
         self.names = list(names) if names is not None else [n for n in parameters if n.split('.')[-1] == 'weight']
         if shares is not None:  # Else there is no such attribute, as in pickles of earlier versions.
             self.shares = shares
+        if rescale:  # Likewise.
+            self.rescale = True
         for name in self.names:
             if name not in parameters:
                 raise ValueError(f'There is no parameter {name!r} to mask')
@@ -245,9 +249,11 @@ class ScoreMasked(torch.nn.Module):
     def masked_weights(self) -> 'dict[str, torch.Tensor]':
         """By name, the weights that the module runs with: weights times masks, and times factors if there are any."""
         masks = self.masks()
-        if not rule_of(self.rule).scored:
-            return {name: self.tensor(name) * mask for name, mask in masks.items()}
         weights = {name: self._masked_weight(name, mask) for name, mask in masks.items()}
+        if self.__dict__.get('rescale', False):
+            start = '' if rule_of(self.rule).scored else '_start'
+            layers = [name for name in self.names if weights[name].dim() > 1]  # Biases are no sums of inputs.
+            weights.update((name, weights[name] * rescaling(self.tensor(name, start), masks[name])) for name in layers)
         for name, tensor in self.trained().items():
             if name.endswith('_factor'):
                 masked = name[: -len('_factor')]
@@ -255,6 +261,8 @@ class ScoreMasked(torch.nn.Module):
         return weights
 
     def _masked_weight(self, name: str, mask: torch.Tensor) -> torch.Tensor:
+        if not rule_of(self.rule).scored:
+            return self.tensor(name) * mask
         scores, weight = self.tensor(name, '_scores'), self.tensor(name)
         if rule_of(self.rule).signed:
             return StraightThrough.apply(scores, weight, torch.where(scores < 0, -mask.to(weight), mask))
@@ -285,6 +293,8 @@ class Rule:
         alive: whether masked weights have a boolean buffer beside them (`weight_alive`), at first all true.
         scheduled: whether masks depend on the length of the search.
         scales_fan: whether about k n of n weights count from the start, for initialisations that go by fan-in.
+        fewer: whether all n may count at first and fewer and fewer do. Random ones are then scaled up as they get
+            fewer, so that signals keep their size through layers that do not normalise, such as mapping's.
         usual_scores: name in `SCORE_INITS` of the scores' usual initialisation.
     """
 
@@ -294,6 +304,7 @@ class Rule:
     alive = False
     scheduled = False
     scales_fan = False
+    fewer = False
     usual_scores = 'uniform'
 
     def prepare(self, part: ScoreMasked) -> None:
@@ -385,6 +396,7 @@ class GemMiner(Rule):
 
     alive = True
     scheduled = True
+    fewer = True
     usual_scores = 'unit'
     steps = 50
     weight = 5e-7  # Of the sum of squared scores in the objective.
@@ -413,6 +425,7 @@ class IterativeMagnitude(Rule):
     scored = False
     alive = True
     scheduled = True
+    fewer = True
     rounds = 10
 
     def mask(self, part, name):
@@ -457,6 +470,13 @@ def rule_of(name: str) -> Rule:
     if missing:
         raise ValueError(f'{name!r} is not a rule, because it has no {", ".join(missing)}')
     return rule() if isinstance(rule, type) else rule
+
+
+def rescaling(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """√(Σ w² / Σ m w²) of a layer's weights w and their mask m: a scalar. Of signed constants, √(all / that count)."""
+    squares = weight.square()
+    total, left = squares.sum(), (squares * mask).sum()
+    return torch.where(left > 0, total / left, 1).sqrt()
 
 
 def largest(values: torch.Tensor, count: int) -> torch.Tensor:
@@ -598,12 +618,14 @@ class ScoreMaskedMapping(ScoreMasked):
     """The host's mapping network, masked.
 
     Args:
-        names, keep, rule, train_unmasked, shares: as in `ScoreMasked`.
+        names, keep, rule, train_unmasked, shares, rescale: as in `ScoreMasked`.
         kwargs: the arguments of the host's `MappingNetwork`.
     """
 
-    def __init__(self, names, keep: float, rule: str, train_unmasked: bool = False, shares=None, **kwargs):
-        super().__init__(networks.MappingNetwork(**kwargs), names, keep, rule, train_unmasked, shares)
+    def __init__(
+        self, names, keep: float, rule: str, train_unmasked: bool = False, shares=None, rescale: bool = False, **kwargs
+    ):
+        super().__init__(networks.MappingNetwork(**kwargs), names, keep, rule, train_unmasked, shares, rescale)
 
 
 @persistence.persistent_class
@@ -614,13 +636,15 @@ class ScoreMaskedSynthesis(ScoreMasked):
     largest weight, which of a filter that the mask leaves empty is 0. In FP32 such a filter puts out 0.
 
     Args:
-        names, keep, rule, train_unmasked, shares: as in `ScoreMasked`.
+        names, keep, rule, train_unmasked, shares, rescale: as in `ScoreMasked`.
         kwargs: the arguments of the host's `SynthesisNetwork`. `num_fp16_res` is ignored.
     """
 
-    def __init__(self, names, keep: float, rule: str, train_unmasked: bool = False, shares=None, **kwargs):
+    def __init__(
+        self, names, keep: float, rule: str, train_unmasked: bool = False, shares=None, rescale: bool = False, **kwargs
+    ):
         dense = networks.SynthesisNetwork(**{**kwargs, 'num_fp16_res': 0})
-        super().__init__(dense, names, keep, rule, train_unmasked, shares)
+        super().__init__(dense, names, keep, rule, train_unmasked, shares, rescale)
 
 
 @persistence.persistent_class
@@ -698,12 +722,14 @@ class ScoreMaskedGenerator(networks.Generator):
         if density != 'uniform':
             of_all = DENSITIES[density]({name: parameters[name].shape for name in names}, keep)
             shares = {part: {name: of_all[f'{part}.{name}'] for name in by_part[part]} for part in by_part}
+        rescale = properties.fewer and weight_init is not None
         self.mapping = ScoreMaskedMapping(  # pyright: ignore[reportAttributeAccessIssue]  # In the place of the dense one.
             by_part['mapping'],
             keep,
             rule,
             train_unmasked,
             shares.get('mapping'),
+            rescale,
             z_dim=z_dim,
             c_dim=c_dim,
             w_dim=w_dim,
@@ -716,6 +742,7 @@ class ScoreMaskedGenerator(networks.Generator):
             rule,
             train_unmasked,
             shares.get('synthesis'),
+            rescale,
             w_dim=w_dim,
             img_resolution=img_resolution,
             img_channels=img_channels,

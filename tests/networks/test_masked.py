@@ -146,6 +146,22 @@ def test_signals_keep_their_scale_through_a_masked_mapping_network():
     torch.testing.assert_close(plain / scaled, torch.tensor(0.1**4), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize('rule', ['gem-miner', 'imp'])
+def test_signals_keep_their_scale_as_weights_get_fewer(rule):
+    """Eight layers of a tenth of the weights would leave a ten-thousandth, and one image for all z."""
+    deep = dict(z_dim=256, w_dim=256, c_dim=0, mapping_kwargs={'num_layers': 8}, keep=0.1, rule=rule)
+    z = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    G = make(**deep, weight_init='kaiming-normal').requires_grad_(False)
+    before = G.mapping(z, None).std()
+    for progress in np.linspace(0, 1, 101):
+        masked.RULES[rule].advance(G.parts, progress)
+    assert sum(int(mask.sum()) for mask in G.masks().values()) < 0.11 * sum(m.numel() for m in G.masks().values())
+    assert 0.3 < G.mapping(z, None).std() / before < 3
+    plain = make(**deep, weight_init=None)  # A teacher's weights stay as they are.
+    weight = plain.mapping.tensor('fc0.weight')
+    assert torch.equal(plain.mapping.masked_weights()['fc0.weight'], weight * plain.mapping.masks()['fc0.weight'])
+
+
 def test_initialisations_by_name():
     shape, count = (64, 32, 3, 3), 64 * 32 * 9
     for name, init in masked.WEIGHT_INITS.items():
@@ -353,7 +369,7 @@ def test_a_rule_may_come_from_any_module(tmp_path, make_discriminator, rule):
         (['edge-popup'], 'does not exist'),
         ('no_such_module.Rule', 'cannot be imported'),
         ('test_masked.NoSuchRule', 'cannot be imported'),
-        ('math.pi', "'math.pi' is not a rule, because it has no advance, alive, by_layer, mask"),
+        ('math.pi', "'math.pi' is not a rule, because it has no advance, alive, by_layer, fewer, mask"),
         ('torch.nn.Linear', 'is not a rule'),
     ],
 )

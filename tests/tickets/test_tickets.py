@@ -682,10 +682,12 @@ def test_rules_that_need_other_settings_have_them_in_every_preset(tmp_path, data
     rounding, training = plan(rule='gem-miner'), plan(rule='imp')
     assert 'score_init' not in rounding.G_kwargs  # So that half of the scores count.
     assert plan(rule='gem-miner', score_init='unit').G_kwargs.score_init == 'unit'
-    assert training.G_opt_kwargs.lr == 2.5e-3
+    assert (training.G_opt_kwargs.lr, training.G_kwargs.weight_init) == (2.5e-3, 'kaiming-normal')
+    assert rounding.G_kwargs.weight_init == 'signed-constant'
     assert 'lr_decay_kimg' not in training  # Late in the run, weights are rewound.
-    given = plan(rule='imp', lr=1e-3, lr_decay=0.5)
+    given = plan(rule='imp', lr=1e-3, lr_decay=0.5, weight_init='signed-constant')
     assert (given.G_opt_kwargs.lr, given.lr_decay_kimg) == (1e-3, [50, 100])
+    assert given.G_kwargs.weight_init == 'signed-constant'
 
 
 def test_scores_go_as_far_in_runs_of_any_length(tmp_path):
