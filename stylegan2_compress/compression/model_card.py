@@ -3,11 +3,12 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
 
 from stylegan2_compress import files
-from stylegan2_compress.evaluation import records
+from stylegan2_compress.evaluation import records, settings
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import class_name
 from stylegan2_compress.runs.directory import RunDirectory
@@ -36,7 +37,7 @@ def model_card(source: str, name: str, sha256: str, G_ema: Any, place: str) -> s
         '',
         *_table('', _facts(G_ema)),
         *_table('Made of', _made_of(RunDirectory(directory).read_options() or {})),
-        *_table('Measured', _measured(directory, Path(source).name)),
+        *_table('Measured', _measured(Path(source).absolute())),
         '## Use',
         '',
         '```',
@@ -84,13 +85,11 @@ def _short(value: Any) -> str:
     return files.public_name(value) if os.path.isabs(value) or os.path.exists(value) else value
 
 
-def _measured(directory: Path, name: str) -> dict[str, str]:
-    """The last result of each metric for a file."""
-    results: dict[str, str] = {}
-    for record in records.read(directory):
-        if record['snapshot_pkl'] == name:
-            results |= {metric: f'{value:.5g}' for metric, value in record['results'].items()}
-    return results
+def _measured(source: Path) -> dict[str, str]:
+    """The newest results on record for what is in a file now, by name; means over seeds."""
+    own = [record for record in records.read(source.parent) if record['snapshot_pkl'] == source.name]
+    newest = settings.newest(settings.of_file(own, source))
+    return {name: f'{fmean(values):.5g}' for name, values in newest.items()}
 
 
 def _table(title: str, facts: Mapping[str, str]) -> list[str]:

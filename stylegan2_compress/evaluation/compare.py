@@ -14,7 +14,7 @@ from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.runs import inputs
-from stylegan2_compress.runs.directory import RunDirectory, is_snapshot, kimg_of
+from stylegan2_compress.runs.directory import RunDirectory, is_snapshot
 from stylegan2_compress.tickets import baking
 
 
@@ -86,11 +86,8 @@ def _options(run: RunDirectory, snapshot: str, measured: list[dict]) -> dict[str
     loss, recorded = args.get('loss_kwargs'), run.read_inputs()
     loss = loss if isinstance(loss, dict) else {}
     teacher = inputs.teacher(args, recorded)
-    reached = run.kimg_on_record()
-    if snapshot not in [path.name for path in run.snapshots()[-1:]] or not reached:
-        # Of earlier snapshots, whole thousands are known, and what our loop has written beside a metric.
-        images = [record['cur_nimg'] for record in measured if 'cur_nimg' in record]
-        reached = images[-1] / 1000 if images else kimg_of(Path(snapshot))
+    images = [record['cur_nimg'] for record in measured if 'cur_nimg' in record]  # Our loop writes them.
+    reached = images[-1] / 1000 if images else run.kimg_by(snapshot)
     ratio = recorded.get(inputs.RATIO)
     embeddings = loss.get('embeddings') or loss.get('embedding')
     return {

@@ -1,6 +1,7 @@
 """`evaluate`: measures generators side by side, and appends the results to files beside them."""
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -163,7 +164,8 @@ def tell_of_noise(generators: Mapping[str, Generator], chosen: Sequence[Metric])
 
 def has_noise(G: Generator) -> bool:
     """Whether noise inputs have an effect; not known of exports."""
-    return any(name.endswith('noise_strength') and bool(value.any()) for name, value in G.named_parameters())
+    tensors = itertools.chain(G.named_parameters(), G.named_buffers())  # Masked generators do not train them.
+    return any(name.endswith('noise_strength') and bool(value.any()) for name, value in tensors)
 
 
 def _file_beside(file: str) -> str | None:

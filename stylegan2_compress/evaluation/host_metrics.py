@@ -50,13 +50,13 @@ class HostMetric(Metric):
     """
 
     samples: int
+    random_noise = True  # Path lengths keep it for two images, and draw it anew for the next.
 
     def __init__(self, metric: str, samples: int | None):
         super().__init__(samples or HOST_SAMPLES)
         self.metric = metric
         self.name = host_name(metric, self.samples)
         self.mirrors = metric.startswith(MIRRORING) and not metric.endswith('_full')
-        self.random_noise = not metric.startswith('ppl')  # Path lengths are of images with constant noise.
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

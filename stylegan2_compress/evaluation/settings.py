@@ -50,12 +50,21 @@ def newest(records: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
     Args:
         records: of one network, in the order in which they were measured.
     """
+    return {name: list(each.values())[-1] for name, each in by_setting(records).items()}
+
+
+def by_setting(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Results by name and setting, one for each seed, the newest of each; the setting that was measured last, last.
+
+    Args:
+        records: of one network, in the order in which they were measured.
+    """
     found: dict[str, dict[str, BY_SEED]] = {}
     for record in records:
         for name, value in record['results'].items():
             by_seed = touched(found.setdefault(name, {}), setting_of(record))
             by_seed[seed_of(record)] = value
-    return {name: values(list(by_setting.values())[-1]) for name, by_setting in found.items()}
+    return {name: {setting: values(by_seed) for setting, by_seed in each.items()} for name, each in found.items()}
 
 
 def touched(by_setting: dict[str, dict], setting: str) -> dict:

@@ -16,8 +16,8 @@ from stylegan2_compress.host.networks import require_generator
 from stylegan2_compress.host.progress_bars import progress_bar
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 from stylegan2_compress.report.reading import Run, results_beside
+from stylegan2_compress.runs import inputs
 from stylegan2_compress.runs.directory import RunDirectory
-from stylegan2_compress.runs.inputs import DIRECTORY
 from stylegan2_compress.tickets import baking
 
 COLUMNS = 6  # Images in a row, which fit the width of a phone.
@@ -37,7 +37,9 @@ class GeneratorSummary:
     macs: int
     kept: int | None  # Number of parameters of a masked network that are not zero.
     seconds: float | None  # For one image, if measured.
-    results: dict[str, float]  # Of metrics, as far as they are on record beside the file.
+    results: dict[
+        str, dict[str, float]
+    ]  # Of metrics, by name and setting, as far as they are on record beside the file.
 
 
 @dataclass
@@ -98,9 +100,13 @@ def _teacher(
     if name is None:
         notes.append('The options name no teacher, so there are no images of one.')
         return None
-    file = find_file(name, run)
+    found = find_files(name, run)
+    recorded = RunDirectory(run.path).read_inputs()
+    had = recorded.get('loss_kwargs.teacher', recorded.get(inputs.TEACHER))
+    file = next((file for file in found if had in (None, files.sha256(file))), None)
     if file is None:
-        notes.append(f'The teacher {name} is not on this machine, so there are no images of it.')
+        what = f'on this machine is another file than the run had ({found[0]})' if found else 'is not on this machine'
+        notes.append(f'The teacher {name} {what}, so there are no images of it.')
         return None
     digest = files.sha256(file)  # Runs may name the same teacher in different ways.
     if digest not in known:
@@ -108,22 +114,23 @@ def _teacher(
     return known[digest]
 
 
-def find_file(name: str, run: Run) -> str | None:
-    """The path of a file that a run's options name; None if it is not on this machine.
+def find_files(name: str, run: Run) -> list[str]:
+    """The paths on this machine at which a file may be that a run's options name, the most likely one first.
 
     It is searched for under its name, relative to the directory in which the run was started, in the run directory and
     beside that. Of a URL or a published network, only the copy in the host's cache is used: nothing is downloaded for a
     report.
     """
     if downloads.is_remote(name):
-        return downloads.cached_file(name)
-    started_in = RunDirectory(run.path).read_inputs().get(DIRECTORY)
+        cached = downloads.cached_file(name)
+        return [] if cached is None else [cached]
+    started_in = RunDirectory(run.path).read_inputs().get(inputs.DIRECTORY)
     places = [Path(started_in, name)] if isinstance(started_in, str) else []
     places += [Path(name), run.path / Path(name).name, run.path.parent / Path(name).name]
     own, stated = run.path.resolve(), run.option('run_dir')
     if isinstance(stated, str) and own.parts[-len(Path(stated).parts) :] == Path(stated).parts:
         places.insert(0, Path(*own.parts[: -len(Path(stated).parts)], name))
-    return next((str(place) for place in places if _is_file(place)), None)
+    return [str(place) for place in places if _is_file(place)]
 
 
 def _is_file(path: Path) -> bool:

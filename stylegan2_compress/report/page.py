@@ -216,7 +216,7 @@ def _costs(runs: Sequence[Run], labels: Sequence[str], pictures: Sequence['Pictu
     unknown: list[Element | str] = [DASH] * (2 + bool(measured))
     rows = []
     for name, teacher in _teachers(pictures).items():
-        rows.append([name, *_counts(teacher, None, measured), *_results(teacher.results, metrics)])
+        rows.append([name, *_counts(teacher, None, measured), *_results(_as_measured(teacher, runs), metrics)])
     for run, label, seen in zip(runs, labels, pictures, strict=True):
         teacher = seen.teacher if seen else None
         student = seen.students[-1] if seen and seen.students else None
@@ -276,6 +276,17 @@ def _counts(
     if measured:
         cells.append(cell('seconds', lambda seconds: f'{seconds * 1000:.1f} ms', 'faster', 'slower'))
     return cells
+
+
+def _as_measured(teacher: 'GeneratorSummary', runs: Sequence[Run]) -> dict[str, float]:
+    """The results of a teacher that were measured as those of the runs: with the same data, say."""
+    wanted = {name: {run.settings[name] for run in runs if name in run.settings} for name in teacher.results}
+    return {
+        name: by_setting[setting]
+        for name, by_setting in teacher.results.items()
+        for setting in by_setting
+        if wanted[name] == {setting}
+    }
 
 
 def _results(results: Mapping[str, float], names: Sequence[str]) -> list[str]:

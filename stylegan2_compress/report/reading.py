@@ -18,7 +18,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import settings
 from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.runs import inputs
-from stylegan2_compress.runs.directory import ERROR, LOST, STUDENT, RunDirectory, kimg_of
+from stylegan2_compress.runs.directory import ERROR, LOST, STUDENT, RunDirectory, is_snapshot, kimg_of
 
 GENERATOR = 'stylegan2-compress report'  # What every report is made by, and says near its beginning.
 
@@ -60,6 +60,7 @@ class Run:
     options: dict  # training_options.json; empty where there is none.
     statistics: dict[str, list[Point]]  # By the names of stats.jsonl.
     metrics: dict[str, list[Point]]  # By the names of the results in metric-*.jsonl.
+    settings: dict[str, str]  # Of these, by the same names: with what data, say, they were measured.
     snapshots: list[tuple[int, Path]]  # (kimg, network-snapshot-*.pkl), in order.
     fakes: list[tuple[int, Path]]  # (kimg, fakes*.png), in order.
     state: State
@@ -108,7 +109,7 @@ def _read(path: Path) -> Run:
     statistics, last_tick = _read_statistics(directory.stats_path, notes)
     recorded = directory.read_inputs()
     data = _training_data(options, recorded.get(inputs.DIRECTORY))
-    metrics, start, last_metric = _read_metrics(directory, data, notes)
+    metrics, start, measured_with, last_metric = _read_metrics(directory, data, notes)
     log = directory.log_path
     last_sign = max(last_tick, last_metric, log.stat().st_mtime if log.is_file() else 0)
     last_sign = last_sign or max(file.stat().st_mtime for file in directory.existing_files())
@@ -118,6 +119,7 @@ def _read(path: Path) -> Run:
         options=options,
         statistics=statistics,
         metrics=metrics,
+        settings=measured_with,
         snapshots=_numbered(directory.snapshots()),
         fakes=_numbered(directory.fakes()),
         state=State('running', ''),
@@ -214,8 +216,8 @@ def _training_data(options: dict, started_in: object) -> dict[str, object]:
 
 def _read_metrics(
     directory: RunDirectory, unless_named: dict[str, object], notes: list[str]
-) -> tuple[dict[str, list[Point]], dict[str, float], float]:
-    """Curves by the name of the result, results of the run's own start, and the time of the last (0 for none).
+) -> tuple[dict[str, list[Point]], dict[str, float], dict[str, str], float]:
+    """Curves by the name of the result, results of the run's own start, both's settings, the time of the last (or 0).
 
     What was measured with other data, say, is not on the same curve.
     """
@@ -225,7 +227,7 @@ def _read_metrics(
     for file in [*directory.metrics(), directory.tickets_path]:
         for record in _json_lines(file, notes):
             snapshot, results = _results(record)
-            kimg = kimg_of(Path(str(snapshot)))
+            kimg = kimg_of(Path(str(snapshot))) if is_snapshot(Path(str(snapshot)).name) else None
             if kimg is None and snapshot != STUDENT:
                 continue
             if kimg is not None:
@@ -233,28 +235,31 @@ def _read_metrics(
             setting, seed = settings.setting_of(unless_named | record), settings.seed_of(record)
             for name, value in _numbers(results).items():
                 settings.touched(found.setdefault(name, {}), setting).setdefault(kimg, {})[seed] = value
-    curves, start = {}, {}
+    curves, start, chosen = {}, {}, {}
     for name, by_setting in found.items():
-        means = {kimg: fmean(settings.values(by_seed)) for kimg, by_seed in _longest(by_setting).items()}
+        chosen[name] = _longest(by_setting)
+        of_all: dict = by_setting[chosen[name]]
+        means = {kimg: fmean(settings.values(by_seed)) for kimg, by_seed in of_all.items()}
         if None in means:
             start[name] = means.pop(None)
         if means:
             curves[name] = [Point(kimg, means[kimg]) for kimg in sorted(means)]
-    return curves, start, timestamp
+    return curves, start, chosen, timestamp
 
 
-def _longest(by_setting: dict[str, dict]) -> dict:
-    """The results of the setting in which most snapshots were measured; the newest of several."""
-    return max(reversed(by_setting.values()), key=len)
+def _longest(by_setting: dict[str, dict]) -> str:
+    """The setting in which most snapshots were measured; the newest of several."""
+    return max(reversed(by_setting), key=lambda setting: len(by_setting[setting]))
 
 
-def results_beside(file: Path) -> dict[str, float]:
-    """The newest results on record for a network file, by name; means over seeds."""
+def results_beside(file: Path) -> dict[str, dict[str, float]]:
+    """The results on record for a network file, by name and setting; means over the newest of each seed."""
     lines = [line for path in RunDirectory(file.parent).metrics() for line in _json_lines(path, [])]
     own = [
         {**line, 'results': _numbers(line.get('results'))} for line in lines if line.get('snapshot_pkl') == file.name
     ]
-    return {name: fmean(values) for name, values in settings.newest(settings.of_file(own, file)).items()}
+    found = settings.by_setting(settings.of_file(own, file))
+    return {name: {setting: fmean(values) for setting, values in each.items()} for name, each in found.items()}
 
 
 def _numbers(results: object) -> dict[str, float]:

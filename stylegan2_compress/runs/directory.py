@@ -283,9 +283,13 @@ class RunDirectory(os.PathLike):
                 file.writelines(others)
                 file.truncate()
 
-    def kimg_on_record(self) -> float:
-        """How far `stats.jsonl` goes, in thousands of images."""
-        return next(self._ticks(), 0.0)
+    def kimg_by(self, snapshot: str) -> float | None:
+        """How far the run had come by a snapshot of that name, in thousands of images; None for other files.
+
+        The name has whole thousands, of which `stats.jsonl` may know more, in short runs above all.
+        """
+        kimg = kimg_of(Path(snapshot)) if is_snapshot(snapshot) else None
+        return next((tick for tick in self._ticks() if int(tick) == kimg), kimg)
 
     def _ticks(self) -> Iterator[float]:
         """The thousands of images that each line of `stats.jsonl` is after, the last one first."""

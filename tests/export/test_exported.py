@@ -20,9 +20,10 @@ from stylegan2_compress import files, pickles, report
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.evaluation.compare import compare
-from stylegan2_compress.evaluation.evaluate import evaluate
+from stylegan2_compress.evaluation.evaluate import evaluate, has_noise
 from stylegan2_compress.export.exported import Exported, is_export, read_record
 from stylegan2_compress.export.options import FORMATS
+from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 
 METRICS = 'fid50k_full,ppl2_wend,agreement'
 pytestmark = [
@@ -84,10 +85,21 @@ def test_other_noise_than_the_networks_is_told(place, tmp_path, lively, make_gen
         return capsys.readouterr().err
 
     sentence = said(tmp_path / 'noisy.pkl', export, names='is50k,ppl2_wend,agreement')
-    assert f'{export} is an export, with its noise built in, and networks get random noise for is0.02k: ' in sentence
+    assert (
+        f'{export} is an export, with its noise built in, and networks get random noise for is0.02k, ppl2_wend_0.02k: '
+        in sentence
+    )
     assert said(tmp_path / 'plain.pkl', export, names='is50k') == ''
     assert said(tmp_path / 'noisy.pkl', export, names='agreement') == ''
     assert said(tmp_path / 'noisy.pkl', names='is50k') == ''
+
+
+def test_masked_generators_have_noise_where_it_does_not_train():
+    shape = dict(z_dim=4, c_dim=0, w_dim=4, img_resolution=8, img_channels=1)
+    G = ScoreMaskedGenerator(**shape, synthesis_kwargs=dict(channel_base=32, channel_max=4))
+    assert not has_noise(G)
+    G.synthesis.b8.conv1.noise_strength.fill_(0.5)
+    assert has_noise(G)
 
 
 def test_compare_takes_exports_beside_networks(place, tmp_path):

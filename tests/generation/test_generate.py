@@ -1,5 +1,7 @@
 """`generate`: the pixels of the host's generate.py, of every network that `evaluate` opens."""
 
+import re
+import subprocess
 import sys
 
 import numpy as np
@@ -254,6 +256,8 @@ def test_a_walk_passes_the_images_and_ends_where_it_began(place, tmp_path):
     for frame, image in zip(frames[::4], made('plain.pkl', tmp_path), strict=True):
         assert abs(np.asarray(frame).astype(int) - image).mean() < 8  # GIF has 256 colours.
     assert ffmpeg.count_frames_and_secs(str(tmp_path / 'walk.mp4')) == (12, pytest.approx(12 / 25, abs=0.01))
+    stream = subprocess.run([ffmpeg.get_ffmpeg_exe(), '-i', tmp_path / 'walk.mp4'], stderr=subprocess.PIPE, text=True)
+    assert re.search(r'yuv420p\((tv, )?smpte170m', stream.stderr)  # Else large films have other colours in browsers.
 
 
 def test_a_walk_of_several_networks(place, tmp_path):

@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -21,7 +22,7 @@ from stylegan2_compress import errors, pickles, report
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.teachers import TEACHERS
-from stylegan2_compress.report import charts, generators, reading
+from stylegan2_compress.report import charts, generators, page, reading
 from stylegan2_compress.report.page import flatten, short_names, short_paths
 from stylegan2_compress.report.reading import Point
 from stylegan2_compress.runs import launch
@@ -650,11 +651,11 @@ def test_teachers_by_url_are_not_downloaded(make_run, monkeypatch, tmp_path, nam
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
     monkeypatch.setattr('requests.Session.get', lambda *_args, **_kwargs: pytest.fail('asked for something'))
     run = reading.read(make_run(options={'loss_kwargs': {'teacher': name}}))
-    assert generators.find_file(name, run) is None
+    assert generators.find_files(name, run) == []
     (tmp_path / 'downloads').mkdir()
     cached = tmp_path / 'downloads' / f'{hashlib.md5(url.encode()).hexdigest()}_teacher.pkl'
     cached.write_bytes(b'')
-    assert generators.find_file(name, run) == str(cached)
+    assert generators.find_files(name, run) == [str(cached)]
 
 
 def test_a_teacher_is_found_from_where_the_run_was_started(make_run, tmp_path, monkeypatch):
@@ -662,15 +663,56 @@ def test_a_teacher_is_found_from_where_the_run_was_started(make_run, tmp_path, m
     (tmp_path / 'started' / 'in').mkdir(parents=True)
     (tmp_path / 'started' / 'in' / 'teacher.pkl').write_bytes(b'')
     monkeypatch.chdir('/')
-    assert generators.find_file('in/teacher.pkl', reading.read(path)) is None
+    assert generators.find_files('in/teacher.pkl', reading.read(path)) == []
     RunDirectory(path).write_inputs({'directory': str(tmp_path / 'started')})
-    assert generators.find_file('in/teacher.pkl', reading.read(path)) == f'{tmp_path}/started/in/teacher.pkl'
+    assert generators.find_files('in/teacher.pkl', reading.read(path)) == [f'{tmp_path}/started/in/teacher.pkl']
+
+
+def test_a_file_that_has_taken_the_place_of_the_teacher_is_not_shown(make_run, tmp_path, monkeypatch):
+    path = make_run(options={'loss_kwargs': {'teacher': 'teacher.pkl'}})
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    monkeypatch.setattr(generators, '_summary', lambda file, *_more: shown.append(Path(file).read_bytes()))
+    for place, content in [(tmp_path, b'another'), (path, b'the one')]:
+        Path(place, 'teacher.pkl').write_bytes(content)
+    for content in (b'the one', b'gone'):
+        RunDirectory(path).write_inputs({'loss_kwargs.teacher': hashlib.sha256(content).hexdigest()})
+        notes = []
+        generators._teacher(reading.read(path), notes, {}, latency=False)
+    assert shown == [b'the one']
+    assert re.match('The teacher teacher.pkl on this machine is another file than the run had', notes[0])
+
+
+def test_results_of_other_files_in_a_run_directory_are_on_no_curve(make_run):
+    path = make_run()
+    records = [('network-snapshot-000004.pkl', 20), ('student-0.8.pkl', 700)]
+    lines = [json.dumps(dict(snapshot_pkl=name, results=dict(own=value), metric='own')) for name, value in records]
+    (Path(path) / 'metric-own.jsonl').write_text('\n'.join(lines) + '\n')
+    assert [(point.kimg, point.value) for point in reading.read(path).metrics['own']] == [(4, 20)]
+
+
+def test_a_teachers_results_are_shown_if_they_are_of_the_same_data(make_run):
+    run_dir = Path(make_run())
+    for name, data, value in [
+        ('network-snapshot-000004.pkl', 'a.zip', 20),
+        ('teacher.pkl', 'a.zip', 5),
+        ('teacher.pkl', 'other.zip', 80),
+    ]:
+        record = dict(snapshot_pkl=name, results=dict(own=value), metric='own', data=data, seed=0)
+        with open(run_dir / 'metric-own.jsonl', 'a') as file:
+            file.write(json.dumps(record) + '\n')
+    run = reading.read(run_dir)
+    teacher = SimpleNamespace(results=reading.results_beside(run_dir / 'teacher.pkl'))
+    assert list(teacher.results['own'].values()) == [5, 80]
+    assert page._as_measured(teacher, [run]) == {'own': 5}
+    run.settings['own'] = 'another'
+    assert page._as_measured(teacher, [run]) == {}
 
 
 def test_odd_names_of_teachers(make_run):
     for name in ['x' * 5000, 'a\0b', '', '.', '/dev/zero', '/']:
         run = reading.read(make_run(f'{len(name)}-{abs(hash(name))}', options={'loss_kwargs': {'teacher': name}}))
-        assert generators.find_file(name, run) is None
+        assert generators.find_files(name, run) == []
 
 
 def test_durations():

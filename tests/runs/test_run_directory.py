@@ -149,7 +149,19 @@ def test_a_run_that_has_trained_needs_a_state(tmp_path, ticks, states, lost):
     lines = [json.dumps({'Progress/kimg': {'mean': kimg}}) + '\n' for kimg in ticks]
     run.stats_path.write_text(''.join(lines) + '{"cut')
     assert run.has_lost_states() == lost
-    assert run.kimg_on_record() == max(ticks, default=0)
+
+
+@pytest.mark.parametrize(
+    ('name', 'kimg'),
+    [('000000', 0.5), ('000004', 4.02), ('000008', 8), ('000001', 1)],
+    ids=['of a short run', 'known more exactly', 'of the last tick', 'of no tick'],
+)
+def test_how_far_a_run_had_come_by_a_snapshot(tmp_path, name, kimg):
+    run = RunDirectory(tmp_path)
+    lines = [json.dumps({'Progress/kimg': {'mean': tick}}) + '\n' for tick in (0.016, 0.5, 4.02, 8.0)]
+    run.stats_path.write_text(''.join(lines) + '{"cut')
+    assert run.kimg_by(f'network-snapshot-{name}.pkl') == kimg
+    assert run.kimg_by('student-0.8.pkl') is None
 
 
 def test_a_claimed_directory_is_created(tmp_path):
