@@ -10,6 +10,7 @@ from commands import refused, run
 from pickling import snapshot
 
 from stylegan2_compress import pickles
+from stylegan2_compress.compression.convert import convert
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.host import profiling
 
@@ -64,8 +65,6 @@ def run_dir(tmp_path, make_generator, make_discriminator):
     (tmp_path / 'training_options.json').write_text(json.dumps(options))
     for value in (9.5, 7.25):
         records.append(str(pkl), {'metric': 'fid50k_full', 'results': {'fid50k_full': value}})
-    of_another = {'metric': 'kid50k', 'results': {'kid50k': 1}, 'sha256': '0' * 64}  # That had the file's name.
-    records.append(str(pkl), of_another)
     records.append(str(tmp_path / 'network-snapshot-000001.pkl'), {'metric': 'is50k', 'results': {'is50k': 1}})
     return tmp_path
 
@@ -98,7 +97,14 @@ def test_the_network_and_a_card_are_uploaded(hub, run_dir, tmp_path):
     assert 'secret' not in card
     assert str(tmp_path) not in card
     assert 'is50k' not in card
-    assert 'kid50k' not in card
+
+
+def test_results_of_a_file_that_was_replaced_are_not_published(hub, run_dir, capsys):
+    pkl = str(run_dir / 'network-snapshot-000010.pkl')
+    records.append(pkl, {'metric': 'fid50k_full', 'results': {'fid50k_full': 1.5}, 'sha256': '0' * 64})
+    convert(pkl, PLACE)
+    assert '| fid50k_full | 7.25 |' in hub.files['README.md'].decode()
+    assert capsys.readouterr().err == f'{pkl}: 1 result is of another file that had this name, and left out.\n'
 
 
 def test_a_network_without_a_run_has_a_card_without_one(hub, run_dir):
