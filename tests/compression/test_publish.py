@@ -6,11 +6,12 @@ from typing import ClassVar
 
 import huggingface_hub
 import pytest
+from click.testing import CliRunner
 from commands import refused, run
 from pickling import snapshot
 
 from stylegan2_compress import pickles
-from stylegan2_compress.compression.convert import convert
+from stylegan2_compress.cli import main
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.host import profiling
 
@@ -99,12 +100,12 @@ def test_the_network_and_a_card_are_uploaded(hub, run_dir, tmp_path):
     assert 'is50k' not in card
 
 
-def test_results_of_a_file_that_was_replaced_are_not_published(hub, run_dir, capsys):
+def test_results_of_a_file_that_was_replaced_are_not_published(hub, run_dir):
     pkl = str(run_dir / 'network-snapshot-000010.pkl')
     records.append(pkl, {'metric': 'fid50k_full', 'results': {'fid50k_full': 1.5}, 'sha256': '0' * 64})
-    convert(pkl, PLACE)
+    result = CliRunner().invoke(main, ['convert', pkl, PLACE])
     assert '| fid50k_full | 7.25 |' in hub.files['README.md'].decode()
-    assert capsys.readouterr().err == f'{pkl}: 1 result is of another file that had this name, and left out.\n'
+    assert result.stderr == f'{pkl}: 1 result is of another file that had this name, and left out.\n'
 
 
 def test_a_network_without_a_run_has_a_card_without_one(hub, run_dir):
