@@ -10,10 +10,7 @@ import torch
 from training.networks import Discriminator, Generator
 
 from stylegan2_compress.host import datasets
-from stylegan2_compress.host.networks import init_arguments
-
-# Arguments of the smallest discriminator.
-PLACEHOLDER = dict(channel_max=1, mapping_kwargs=dict(num_layers=1), epilogue_kwargs=dict(mbstd_num_channels=0))
+from stylegan2_compress.host.networks import PLACEHOLDER
 
 
 def network_snapshot(networks: dict, training_set_kwargs: dict) -> dict:
@@ -56,12 +53,6 @@ def with_three_networks(data: Mapping[str, Any]) -> dict[str, Any]:
     G_ema = data['G_ema']
     G = G_ema if data['G'] is None else data['G']
     return dict(data, G=G, D=placeholder_discriminator(G_ema) if data['D'] is None else data['D'])
-
-
-def is_placeholder(D: torch.nn.Module) -> bool:
-    """Whether this is the discriminator of a pickle that has none, see `placeholder_discriminator`."""
-    given = init_arguments(D)[1]
-    return all(given.get(name) == value for name, value in PLACEHOLDER.items())
 
 
 def placeholder_discriminator(G: Generator) -> Discriminator:

@@ -18,6 +18,7 @@ from stylegan2_compress.distributions import teacher_dataset
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations, devices
 from stylegan2_compress.host.networks import generator_of
+from stylegan2_compress.losses.discriminators import student_of
 from stylegan2_compress.runs import inputs
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
@@ -88,7 +89,9 @@ def host_arguments(
     """
     if options.data is None and options.loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} reads its images from files: give --data, or leave --loop out.')
-    of_the_teacher = dict(cfg=configurations.configuration_name(G, D), cond=G.c_dim > 0, aug='noaug')
+    of_the_teacher = dict(
+        cfg=configurations.configuration_name(G, None if D is None else student_of(D)), cond=G.c_dim > 0, aug='noaug'
+    )
     given: dict[str, Any] = {**of_the_teacher, **options.host_options()}
     given['gpus'] = distributed.number_of_processes(options.gpus, options.device)
     data = own_images(options, G) if options.data is None else options.data

@@ -217,10 +217,10 @@ def loss_of(options: TicketOptions, training_set_kwargs: dict) -> tuple[str, dic
     else:
         loss = DISTANCE_LOSS
         ours = dict(estimator=options.distance, embeddings=options.embedding, reference=options.reference)
-        ours.update(by_label=has_classes(training_set_kwargs), memory=MEMORY)
         given = planning.values_of(loss, DistanceLoss, options.loss_args)
-        if given.get('large_batch'):
-            ours['memory'] = 0
+        of_all_labels = any(given.get(name) for name in ('large_batch', 'refresh', 'statistics'))
+        ours['by_label'] = has_classes(training_set_kwargs) and not of_all_labels
+        ours['memory'] = 0 if given.get('large_batch') or options.batch > MEMORY else MEMORY
     for name in given:
         if name in HAS_AN_OPTION:
             raise UserError(f'--loss-arg {name}=… has an option of its own here: give --{HAS_AN_OPTION[name]}.')
@@ -285,6 +285,16 @@ def require_kept_weights(G: masks.ScoreMaskedGenerator, keep: float) -> None:
     total = sum(mask.numel() for mask in all_masks)
     if not any(mask.any() for mask in all_masks) or round(keep * total) < 1:
         raise UserError(f'--keep={keep:g} keeps none of the {total:,} weights: keep more.')
+    if masks.rule_of(G.synthesis.rule).by_layer:
+        layers = {name: mask for name, mask in G.masks().items() if mask.dim() == 4}
+        rgb = [name for name in layers if '.torgb.' in name]
+        empty = [name for name, mask in layers.items() if name not in rgb and not mask.any()]
+        empty += rgb[-1:] if rgb and not any(layers[name].any() for name in rgb) else []
+        if empty:
+            raise UserError(
+                f'--keep={keep:g} keeps none of the weights of {empty[0]}, without which all images are alike: keep '
+                'more, or give --density=erk-odds, with which small layers keep more of theirs.'
+            )
 
 
 def starting_networks(G: masks.ScoreMaskedGenerator, dense: Generator, training_set_kwargs: dict) -> dict:

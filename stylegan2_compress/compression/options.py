@@ -90,7 +90,7 @@ class TrainingOptions(Options):
     subset: int | None = argument('Train with only N images.', None, default_text='all')
     snap: int | None = argument('Ticks between snapshots.', None, least=1, default_text='50', metavar='TICKS')
     kimg_per_tick: float | None = argument(
-        'Thousands of images between progress lines.', None, least=0, default_text='4', metavar='N'
+        'Thousands of images between progress lines.', None, above=0, default_text='4', metavar='N'
     )
     seed: int | None = argument('Random seed.', None, least=0, most=LAST_SEED, default_text='0')
     workers: int | None = argument('DataLoader worker processes.', None, least=0, default_text='3')
@@ -419,7 +419,8 @@ class TicketOptions(TrainingOptions):
         """
         preset = PRESETS[self.preset]
         if trains_weights:
-            preset = replace(preset, lr=WEIGHTS_LR, lr_decay=0)
+            # Biases start alike: by size, all of them would be left out together.
+            preset = replace(preset, lr=WEIGHTS_LR, lr_decay=0, masked=PRESETS['steady'].masked)
         names = ('masked', 'embedding', 'lr', 'lr_decay')
         return replace(self, **{name: getattr(preset, name) for name in names if getattr(self, name) in (None, ())})
 

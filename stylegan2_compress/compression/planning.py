@@ -25,6 +25,7 @@ from stylegan2_compress.host.networks import (
     constructor_arguments,
     generator_of,
     has_shapes,
+    is_placeholder,
     require_finite,
     require_generator,
 )
@@ -37,7 +38,7 @@ from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan
 from stylegan2_compress.runs.resume import continue_or_start
 from stylegan2_compress.training_loops.metrics import is_hosts
-from stylegan2_compress.training_loops.snapshots import is_placeholder, with_three_networks
+from stylegan2_compress.training_loops.snapshots import with_three_networks
 
 LOOPS = (HOST_LOOP, OUR_LOOP)
 

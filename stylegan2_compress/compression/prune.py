@@ -7,8 +7,7 @@ from stylegan2_compress.compression.convert import images_only
 from stylegan2_compress.compression.options import JUDGING, PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices, profiling
-from stylegan2_compress.host.networks import generator_of, require_arguments_of_the_host
-from stylegan2_compress.training_loops.snapshots import is_placeholder
+from stylegan2_compress.host.networks import generator_of, is_placeholder, require_arguments_of_the_host
 
 
 def prune(options: PruneOptions, trust: bool = False) -> str:

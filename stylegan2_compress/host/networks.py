@@ -12,6 +12,9 @@ from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
 
+# Arguments of the smallest discriminator, which pickles have that hold none.
+PLACEHOLDER = dict(channel_max=1, mapping_kwargs=dict(num_layers=1), epilogue_kwargs=dict(mbstd_num_channels=0))
+
 
 def written_class(network: torch.nn.Module) -> type:
     """The class of a network without the host's decorator, which derives a class of the same name from it."""
@@ -31,6 +34,12 @@ def module_source(cls: Any) -> str:
 def init_arguments(network: Any) -> tuple[tuple, dict[str, Any]]:
     """The constructor arguments of an instance of one of the host's persistent classes: the objects, not copies."""
     return network._init_args, network._init_kwargs
+
+
+def is_placeholder(D: torch.nn.Module) -> bool:
+    """Whether this is the discriminator of a pickle that has none, see `training_loops.snapshots`."""
+    given = init_arguments(D)[1]
+    return all(given.get(name) == value for name, value in PLACEHOLDER.items())
 
 
 def bound_arguments(network: torch.nn.Module, defaults: bool = False) -> dict[str, Any]:

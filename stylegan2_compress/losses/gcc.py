@@ -10,6 +10,7 @@ from stylegan2_compress.arguments import argument
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.losses.adversarial import AdversarialLoss
+from stylegan2_compress.losses.discriminators import has_trained_D
 from stylegan2_compress.losses.features import TeacherPass, maps_alone, require_same_latents
 from stylegan2_compress.losses.method import Context, PairedMethod
 from stylegan2_compress.losses.terms import Batch, Summand, Term, total
@@ -97,7 +98,7 @@ class GCC(PairedMethod):
     )
 
     def check(self, plan: Plan) -> Iterable[str]:
-        if plan.resources.networks[self.teacher]['D'] is None:
+        if not has_trained_D(plan.resources.networks[self.teacher]):
             raise UserError(
                 f'--teacher={self.teacher} holds no discriminator, whose feature maps GCC compares; give one that does.'
             )

@@ -114,7 +114,7 @@ class NICKEL(PairedMethod):
     def check(self, plan: Plan) -> Iterable[str]:
         data = plan.resources.networks[self.teacher]
         self.levels_by_block(data['G_ema'].img_resolution)
-        if data['D'] is None:
+        if not discriminators.has_trained_D(data):
             raise UserError(
                 f'--teacher={self.teacher} holds no discriminator, from which NICKEL starts; give one that does.'
             )

@@ -722,14 +722,17 @@ class ScoreMaskedGenerator(networks.Generator):
         if density != 'uniform':
             of_all = DENSITIES[density]({name: parameters[name].shape for name in names}, keep)
             shares = {part: {name: of_all[f'{part}.{name}'] for name in by_part[part]} for part in by_part}
-        rescale = properties.fewer and weight_init is not None
+        # A teacher's mapping layers, whose weights do not count by fan-in, would lose most of what depends on z.
+        rescale = dict(
+            mapping=properties.fewer or weight_init is None, synthesis=properties.fewer and weight_init is not None
+        )
         self.mapping = ScoreMaskedMapping(  # pyright: ignore[reportAttributeAccessIssue]  # In the place of the dense one.
             by_part['mapping'],
             keep,
             rule,
             train_unmasked,
             shares.get('mapping'),
-            rescale,
+            rescale['mapping'],
             z_dim=z_dim,
             c_dim=c_dim,
             w_dim=w_dim,
@@ -742,7 +745,7 @@ class ScoreMaskedGenerator(networks.Generator):
             rule,
             train_unmasked,
             shares.get('synthesis'),
-            rescale,
+            rescale['synthesis'],
             w_dim=w_dim,
             img_resolution=img_resolution,
             img_channels=img_channels,

@@ -34,7 +34,7 @@ def make_student(
 
     Returns:
         `teacher` with G and G_ema replaced by two copies of the pruned G_ema: D, augment_pipe and training_set_kwargs
-        stay the teacher's.
+        stay the teacher's. Of a teacher that NICKEL trained, D is its own and not the pair with that of its teacher.
 
     Raises:
         UserError: there is no such criterion or initialization, or the scores are none, do not fit or are not finite.
@@ -47,7 +47,11 @@ def make_student(
     check_scores(scores, graph.widths(G_ema), criterion)
     student = prune(G_ema, masks_from_scores({name: score.cpu() for name, score in scores.items()}, widths))
     initialize(student)
-    return dict(teacher, G=student, G_ema=copy.deepcopy(student))
+    networks = dict(teacher, G=student, G_ema=copy.deepcopy(student))
+    D = networks.get('D')
+    if D is not None and class_name(D) == 'DualDiscriminator':
+        networks['D'] = D.student
+    return networks
 
 
 def find_criterion(name: str, G: torch.nn.Module, options: CriterionOptions) -> Criterion:

@@ -16,6 +16,7 @@ from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.networks import is_placeholder
 from stylegan2_compress.losses import features
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.distribution_matching import DistributionMatching
@@ -30,7 +31,6 @@ from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.terms import Batch
 from stylegan2_compress.networks.dual import DualDiscriminator
 from stylegan2_compress.runs.directory import RunDirectory
-from stylegan2_compress.training_loops.snapshots import is_placeholder
 
 TINY = 'module:tiny_embeddings:tiny@size=16'
 NO_LAYERS = 'module:tiny_embeddings:no_layers@size=16'

@@ -683,6 +683,7 @@ def test_rules_that_need_other_settings_have_them_in_every_preset(tmp_path, data
     assert 'score_init' not in rounding.G_kwargs  # So that half of the scores count.
     assert plan(rule='gem-miner', score_init='unit').G_kwargs.score_init == 'unit'
     assert (training.G_opt_kwargs.lr, training.G_kwargs.weight_init) == (2.5e-3, 'kaiming-normal')
+    assert training.G_kwargs.masked == ['*weight']  # Biases start alike.
     assert rounding.G_kwargs.weight_init == 'signed-constant'
     assert 'lr_decay_kimg' not in training  # Late in the run, weights are rewound.
     given = plan(rule='imp', lr=1e-3, lr_decay=0.5, weight_init='signed-constant')
