@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 from importlib import resources
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -19,7 +20,7 @@ from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.quickstart import digits, mnist
 from stylegan2_compress.quickstart import run as quickstart
-from stylegan2_compress.report import reading
+from stylegan2_compress.report import page, reading
 from stylegan2_compress.training_loops import data
 
 pytestmark = pytest.mark.usefixtures('own_cache')
@@ -124,7 +125,8 @@ def test_end_to_end_in_small(tmp_path, monkeypatch, capsys):
     (shown,) = compare([run_dir])
     assert f'{shown["digits0.2k_readable"]:.1%}' == rows['distilled'][-1]
     assert reading.read(run_dir).start == records[0]['results']  # What the report shows of it.
-    of_teacher = reading.results_beside(tmp_path / 'out' / 'teacher.pkl')
+    teacher = SimpleNamespace(results=reading.results_beside(tmp_path / 'out' / 'teacher.pkl'))
+    of_teacher = page._as_measured(teacher, [reading.read(run_dir)])
     assert f'{of_teacher["digits0.2k_frechet_distance"]:.1f}' == f'{distance["teacher"]:.1f}'
     picture = PIL.Image.open(f'{run_dir}/compare.png')
     assert picture.size == (3 * 480 + 4 * 16, 480 + 40 + 16)
