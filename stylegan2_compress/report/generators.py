@@ -37,9 +37,7 @@ class GeneratorSummary:
     macs: int
     kept: int | None  # Number of parameters of a masked network that are not zero.
     seconds: float | None  # For one image, if measured.
-    results: dict[
-        str, dict[str, float]
-    ]  # Of metrics, by name and setting, as far as they are on record beside the file.
+    results: dict[str, dict[str, float]]  # Of metrics, by name and setting, as far as they are on record.
 
 
 @dataclass
@@ -103,13 +101,13 @@ def _teacher(
     found = find_files(name, run)
     recorded = RunDirectory(run.path).read_inputs()
     had = recorded.get('loss_kwargs.teacher', recorded.get(inputs.TEACHER))
-    file = next((file for file in found if had in (None, files.sha256(file))), None)
-    if file is None:
+    digests = ((file, files.sha256(file)) for file in found)
+    file, digest = next(((file, digest) for file, digest in digests if had in (None, digest)), (None, None))
+    if file is None or digest is None:
         what = f'on this machine is another file than the run had ({found[0]})' if found else 'is not on this machine'
         notes.append(f'The teacher {name} {what}, so there are no images of it.')
         return None
-    digest = files.sha256(file)  # Runs may name the same teacher in different ways.
-    if digest not in known:
+    if digest not in known:  # Runs may name the same teacher in different ways.
         known[digest] = _summary(file, None, latency, f'The teacher {name}', notes)
     return known[digest]
 

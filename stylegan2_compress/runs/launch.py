@@ -232,9 +232,7 @@ def wait(children: list, pipes: list) -> click.ClickException | None:
         if stopped and deadline == float('inf'):
             deadline = time.monotonic() + SECONDS_TO_STOP
         if time.monotonic() > deadline:
-            return stopped[
-                0
-            ]  # Rank 0 waits for them in the same way, for the host's metrics: after the state is saved.
+            return stopped[0]  # Rank 0 may wait likewise, in the host's metrics, before which all is saved.
     return outcomes[0]
 
 
