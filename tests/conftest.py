@@ -138,10 +138,12 @@ def _write_dataset_zip(
     labels: int = 0,
     name: str = 'data.zip',
     vectors: bool = False,
+    of_images: list[int] | None = None,
 ) -> Path:
     """Write `n` random PNGs and return the zip's path.
 
-    For `labels` > 0, dataset.json has that many classes, or with `vectors` so many numbers for each image.
+    For `labels` > 0, dataset.json has that many classes, or with `vectors` so many numbers for each image; or classes
+    `of_images`.
     """
     rnd = np.random.RandomState(0)
     path = Path(directory, name)
@@ -152,7 +154,8 @@ def _write_dataset_zip(
             png = io.BytesIO()
             PIL.Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(png, format='png')
             archive.writestr(fname, png.getvalue())
-        of_images = [rnd.rand(labels).tolist() if vectors else i % labels for i in range(n)] if labels else None
+        if labels:
+            of_images = [rnd.rand(labels).tolist() if vectors else i % labels for i in range(n)]
         pairs = None if of_images is None else list(zip(fnames, of_images, strict=True))
         archive.writestr('dataset.json', json.dumps({'labels': pairs}))
     return path

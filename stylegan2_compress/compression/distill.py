@@ -17,7 +17,7 @@ from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, DEFAULT_RA
 from stylegan2_compress.distributions import teacher_dataset
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations, devices
-from stylegan2_compress.host.networks import generator_of
+from stylegan2_compress.host.networks import generator_of, require_average_of_w
 from stylegan2_compress.losses.discriminators import student_of
 from stylegan2_compress.runs import inputs
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
@@ -129,6 +129,7 @@ def choose_channels(
 
 def own_images(options: DistillOptions, G: Generator) -> tuple[str, dnnlib.EasyDict]:
     """Name and constructor arguments of a data set of the teacher's own images."""
+    require_average_of_w('--truncation', options.teacher, G, options.truncation)
     kwargs = teacher_dataset.arguments(options.teacher, G, options.truncation, options.labels)
     return f'{Path(options.teacher).stem}-images', dnnlib.EasyDict(kwargs)
 

@@ -26,6 +26,7 @@ from stylegan2_compress.host.networks import (
     generator_of,
     has_shapes,
     is_placeholder,
+    require_average_of_w,
     require_finite,
     require_generator,
 )
@@ -77,8 +78,8 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
         use_networks(plan, options.student, start, trains_D)
     elif args.get('resume_pkl') is not None and loop != HOST_LOOP:
         check_start(plan)
-    check_batch(args)
     use_loss(plan, HOST_LOSS if options.loss is None else options.loss, options.loss_args, options.teacher)
+    check_batch(args)
     if args.loss_kwargs.class_name == HOST_LOSS:
         check_path_lengths(args)
     if options.loss is not None:
@@ -213,9 +214,13 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
         kwargs.setdefault('truncation_psi', args.training_set_kwargs['truncation'])  # One teacher, the same images.
     method.require(loss, accepted, kwargs)
     methods = method.methods_of(loss_class, kwargs)
+    method.require_lasting(loss_class, methods)
+    if kwargs.get('teacher') is not None:
+        G = generator_of(kwargs['teacher'], plan.resources.networks[kwargs['teacher']])
+        require_average_of_w('--loss-arg truncation_psi', kwargs['teacher'], G, kwargs.get('truncation_psi', 1))
     args.loss_kwargs = type(args.loss_kwargs)(class_name=loss, **kwargs)
     plan.notes += [warning for each in methods for warning in each.check(plan)]
-    if args.D_kwargs.get('teacher_kwargs') and not any(each.judge for each in methods):
+    if 'student_kwargs' in args.D_kwargs and not any(each.judge for each in methods):
         args.D_kwargs = discriminators.without_teacher(args.D_kwargs)  # NICKEL trained the student before.
     for each in methods:
         each.adapt(plan)

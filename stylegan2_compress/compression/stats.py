@@ -5,7 +5,7 @@ from stylegan2_compress.compression.options import StatsOptions
 from stylegan2_compress.distributions import sources, statistics
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets, devices
-from stylegan2_compress.host.networks import check_against_data, generator_of
+from stylegan2_compress.host.networks import check_against_data, generator_of, require_average_of_w
 from stylegan2_compress.losses import dime
 from stylegan2_compress.pickles.networks import Networks
 
@@ -27,6 +27,7 @@ def write_statistics(options: StatsOptions) -> str:
         training_set_kwargs.update(xflip=options.mirror)
     if options.teacher is not None:
         G = generator_of(options.teacher, networks[options.teacher])
+        require_average_of_w('--truncation', options.teacher, G, options.truncation)
         if training_set_kwargs is not None:
             training_set_kwargs.update(use_labels=G.c_dim > 0)
             check_against_data('--teacher', options.teacher, G, training_set_kwargs)

@@ -108,14 +108,18 @@ def reference_moments(
             all images together.
 
     Returns:
-        Two tensors [max(classes, 1), dim], float32, on the source's device.
+        Two tensors [max(classes, 1), dim], float32, on the source's device. A label that no image has, which nothing
+        asks for, has the mean of the others.
 
     Raises:
         UserError: there are fewer than two images, or fewer than two of a label.
     """
     parts = [source.of_class(label, classes) for label in range(classes)] or [source]
-    means, variances = [], []
+    means, variances, without_images = [], [], []
     for label, part in enumerate(parts):
+        if part.size == 0:
+            without_images.append(label)
+            continue
         count = part.size if samples is None else -(-samples // len(parts))
         if count is None:
             raise ValueError('There is no limit of images: say how many samples.')
@@ -127,4 +131,8 @@ def reference_moments(
         (statistics,) = reference_statistics(part, [features], samples=count)
         means.append(statistics.m1)
         variances.append((statistics.m2 - statistics.m1.square()).clamp_min(0) * (count / (count - 1)))
+    for by_label in (means, variances):
+        mean_of_all = torch.stack(by_label).mean(0)
+        for label in without_images:
+            by_label.insert(label, mean_of_all)
     return torch.stack(means).float(), torch.stack(variances).float()

@@ -14,6 +14,7 @@ from typing import Any
 import dnnlib
 import numpy as np
 import torch
+from training.dataset import Dataset
 
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets, devices
@@ -31,14 +32,14 @@ class Source(ABC):
         facts: everything that determines the images, by the names that error messages use. Part of cache keys.
         size: how many different images there are; None if there is no limit.
         chunk: images per chunk.
-        options: of `stats` that say which images these are, for errors.
+        options: of `stats` that say which images these are, for errors; None if there are no such options.
     """
 
     device: torch.device
     facts: dict[str, Any]
     size: int | None
     chunk: int
-    options: str
+    options: str | None
 
     @property
     def of_label(self) -> str:
@@ -97,9 +98,8 @@ class TeacherImages(Source):
         self.labels = LabelSource(G.c_dim, training_set_kwargs)
         self.chunk = int(np.clip(32 * 256**2 // G.img_resolution**2, 4, 32))
         has_data = training_set_kwargs is not None and not datasets.is_teachers(training_set_kwargs)
-        self.options = '--teacher'
-        if G.c_dim:
-            self.options += ' and --data, whose labels count' if has_data else ', without --data'
+        labels = (' and --data, whose labels count' if has_data else ', without --data') if G.c_dim else ''
+        self.options = None if self.labels.of_subset else f'--teacher{labels}'
         self.facts = {
             'teacher': networks.sha256(file),
             'labels': self.labels.fingerprint,
@@ -142,12 +142,12 @@ class DatasetImages(Source):
 
     size: int
     chunk = 32
-    options = '--data, without --teacher'
 
     def __init__(self, training_set_kwargs: Mapping, *, seed: int = 0, device: torch.device | str = 'cpu'):
         self.device = torch.device(device)
         self.training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
         self.path, self.seed = training_set_kwargs['path'], seed
+        self.options = None if datasets.is_subset(self.training_set) else '--data, without --teacher'
         self.size = len(self.training_set)
         self._order = _orders(np.arange(self.size), seed)
 
@@ -198,14 +198,17 @@ class LabelSource:
 
     Attributes:
         drawn: the labels that it draws from.
+        of_subset: whether they are those of some images of a data set.
         fingerprint: SHA-256 of all labels in hexadecimal; empty for a generator without labels.
     """
 
     def __init__(self, c_dim: int, training_set_kwargs: Mapping | None):
+        self.of_subset = False
         if c_dim and training_set_kwargs:
             # Mirrored images repeat the labels, which does not change their distribution.
             training_set = dnnlib.util.construct_class_by_name(**{**training_set_kwargs, 'xflip': False})
             self.drawn = datasets.labels(training_set)
+            self.of_subset = datasets.is_subset(training_set)
         else:
             self.drawn = datasets.Labels(np.eye(c_dim, dtype=np.float32) if c_dim else np.zeros([1, 0], np.float32))
         self.fingerprint = self.drawn.sha256 if c_dim else ''
@@ -273,3 +276,21 @@ def check_size(source: Source, option: str, count: int) -> None:
         )
     if source.size is not None and count > source.size:
         raise UserError(f'{option}={count} is more than the {source.size} images of the data set: use at most that.')
+
+
+def require_several_of_each_label(training_set: Dataset, way_out: str) -> None:
+    """Refuse a data set with one image of a label, of which there is no variance. A label with none is never asked for.
+
+    Args:
+        training_set: with labels that are classes.
+        way_out: what else to do than to leave the label out.
+
+    Raises:
+        UserError: there is one.
+    """
+    counts = np.bincount(datasets.labels(training_set).classes())
+    if 1 in counts:
+        raise UserError(
+            f'The data set has one image of label {counts.tolist().index(1)}, and moments of a label take two or more: '
+            f'leave the label out, or {way_out}.'
+        )

@@ -230,10 +230,10 @@ def _refuse_differences(
         if name not in leave_out and facts.get(name) != wanted.get(name)
     ]
     if differences:
-        raise UserError(
-            f'{path} does not fit this run ({"; ".join(differences)}): write it again with `stylegan2-compress stats` '
-            f"and this run's {source.options}, or leave it out."
-        )
+        way_out = f"write it again with `stylegan2-compress stats` and this run's {source.options}, or leave it out"
+        if source.options is None:
+            way_out = 'leave it out, as there are no such files of a --subset'
+        raise UserError(f'{path} does not fit this run ({"; ".join(differences)}): {way_out}.')
 
 
 def _shortened(fact: object) -> str:

@@ -75,6 +75,7 @@ class _Mapping(torch.nn.Module):
     def __init__(self, function: Function, inputs: set[str], batch: int | None, num_ws: int):
         super().__init__()
         self.function, self.inputs, self.batch, self.num_ws = function, inputs, batch, num_ws
+        self.w_avg_beta = 1 if 'psi' in inputs else None  # None says of the host's, too, that it has no average of w.
 
     def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, **_kwargs):
         cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff

@@ -18,7 +18,7 @@ from stylegan2_compress.export import exported
 from stylegan2_compress.generation import films
 from stylegan2_compress.generation.options import FILMS, IMAGE, GenerateOptions, image_path
 from stylegan2_compress.host import devices
-from stylegan2_compress.host.networks import require_finite
+from stylegan2_compress.host.networks import require_average_of_w, require_finite
 from stylegan2_compress.host.progress_bars import progress_bar
 
 FRAMES = 25  # From one seed to the next.
@@ -87,23 +87,12 @@ def open_all(names: Sequence[str], options: GenerateOptions, trust: bool) -> dic
         G = generators[file] = open_generator(file, trust)
         require_same_latents(file, G, names[0], generators[names[0]], 'no z is for both')
         require_finite(file, G)
-        require_truncation(file, G, options.trunc)
+        require_average_of_w('--trunc', file, G, options.trunc)
         if isinstance(G, exported.Exported) and options.noise not in (None, G.noise):
             raise UserError(
                 f'--noise={options.noise}: {file} is an export, which has its noise built in, {G.noise}: leave it out.'
             )
     return generators
-
-
-def require_truncation(file: str, G: Generator, psi: float) -> None:
-    """Check that a generator knows the average of w, if images are to be truncated.
-
-    Raises:
-        UserError: it does not.
-    """
-    knows = 'psi' in G.mapping.inputs if isinstance(G, exported.Exported) else G.mapping.w_avg_beta is not None
-    if psi != 1 and not knows:
-        raise UserError(f'--trunc={psi:g}: {file} has no average of w to truncate to.')
 
 
 def latents(file: str, G: Generator, options: GenerateOptions) -> tuple[torch.Tensor, torch.Tensor]:

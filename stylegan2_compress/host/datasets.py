@@ -150,6 +150,11 @@ def has_classes(training_set_kwargs: Mapping) -> bool:
     return training_set.has_labels and training_set.has_onehot_labels
 
 
+def is_subset(training_set: Dataset) -> bool:
+    """Whether a dataset shows some of its images only (`--subset`)."""
+    return len(set(training_set._raw_idx)) < training_set._raw_shape[0]
+
+
 def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
     """The dataset at `path`, a directory or zip of images, and its class name and constructor arguments.
 

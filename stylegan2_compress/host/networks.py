@@ -104,16 +104,17 @@ def check_batch(args: dnnlib.EasyDict) -> None:
     Raises:
         UserError: it cannot.
     """
-    D_kwargs = args.D_kwargs.get('student_kwargs', args.D_kwargs)  # Of a `DualDiscriminator`.
-    epilogue_kwargs = D_kwargs.get('epilogue_kwargs', {})
-    group_size, batch_gpu = epilogue_kwargs.get('mbstd_group_size', 4), args.batch_gpu
-    if not epilogue_kwargs.get('mbstd_num_channels', 1) or group_size is None:
-        return
-    if batch_gpu % min(group_size, batch_gpu):
-        raise UserError(
-            f'--batch={args.batch_size} means {batch_gpu} images on a GPU at a time, which D compares in groups of '
-            f'{group_size}: choose --batch or --batch-gpu so that it is at most {group_size} or a multiple of it.'
-        )
+    pair = [args.D_kwargs[name] for name in ('student_kwargs', 'teacher_kwargs') if args.D_kwargs.get(name)]
+    for D_kwargs in pair or [args.D_kwargs]:
+        epilogue_kwargs = D_kwargs.get('epilogue_kwargs', {})
+        group_size, batch_gpu = epilogue_kwargs.get('mbstd_group_size', 4), args.batch_gpu
+        if not epilogue_kwargs.get('mbstd_num_channels', 1) or group_size is None:
+            continue
+        if batch_gpu % min(group_size, batch_gpu):
+            raise UserError(
+                f'--batch={args.batch_size} means {batch_gpu} images on a GPU at a time, which D compares in groups of '
+                f'{group_size}: choose --batch or --batch-gpu so that it is at most {group_size} or a multiple of it.'
+            )
 
 
 def check_path_lengths(args: dnnlib.EasyDict) -> None:
@@ -191,6 +192,22 @@ def require_finite(file: str, network: torch.nn.Module, name: str = 'G_ema') -> 
             f'{file} has {bad:,} weights of {total:,} in {name} that are NaN or infinite: its training had diverged; '
             'use an earlier snapshot.'
         )
+
+
+def require_average_of_w(option: str, file: str, G: Generator, psi: float) -> None:
+    """Check that a generator knows the average of w, if its images are to be truncated.
+
+    Args:
+        option: the option that gives truncation ψ, for the error.
+        file: the generator's file.
+        G: the generator.
+        psi: truncation ψ; 1 needs no average.
+
+    Raises:
+        UserError: it does not.
+    """
+    if psi != 1 and G.mapping.w_avg_beta is None:
+        raise UserError(f'{option}={psi:g}: {file} has no average of w to truncate to.')
 
 
 def check_against_data(option: str, file: str, G: Generator, training_set_kwargs: Mapping[str, Any]) -> None:

@@ -3,8 +3,9 @@
 Here are the arguments and what they mean for a run; the term is in `distribution_matching`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import dnnlib
 import torch
@@ -21,6 +22,7 @@ from stylegan2_compress.distributions.sources import (
     Source,
     check_size,
     reference_images,
+    require_several_of_each_label,
 )
 from stylegan2_compress.distributions.statistics import Statistics
 from stylegan2_compress.embeddings import Embedding, parse, split
@@ -44,12 +46,13 @@ from stylegan2_compress.runs.plan import Plan
 PAPER_EMBEDDINGS = ('dino_resnet50', 'clip_rn50')
 PAPER_WEIGHTS = {'dino_resnet50': 20.0, 'clip_rn50': 15.0}
 BANK = 2048
-ALONE = 'stylegan2_compress.DistanceLoss'
 
 
 @dataclass(frozen=True)
 class DiME(Method):
     """Distribution matching in embedding spaces (DiME, arXiv 2405.11614)."""
+
+    fading: ClassVar[str] = 'dime_kimg'
 
     teacher: str | None = argument('Network pickle whose G_ema is matched.', None, default_text='`--teacher`')
     embeddings: str | Sequence[str] = argument(
@@ -143,20 +146,6 @@ class DiME(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        kernels = [name for name, estimator in ESTIMATORS.items() if estimator.has_bank]
-        without_bank = [name for name, estimator in ESTIMATORS.items() if not estimator.has_bank]
-        for option, default, needs, possible in [
-            ('unbiased', None, 'estimator', kernels),
-            ('bank', None, 'estimator', kernels),
-            ('refresh', 0, 'estimator', kernels),
-            ('samples', None, 'estimator', without_bank),
-            ('truncation_psi', 1, 'reference', ['teacher']),
-        ]:
-            value, given = getattr(self, option), getattr(self, needs)
-            if value != default and given not in possible:
-                raise UserError(
-                    f'--loss-arg {option}={value} goes with {needs}={", ".join(possible)}, not with {given}.'
-                )
         if self.reference == 'teacher' and self.teacher is None:
             raise UserError('DiME needs --teacher, or --loss-arg reference=data to match the data set.')
         if self.statistics is not None and self.refresh:
@@ -176,6 +165,23 @@ class DiME(Method):
                 given = f'{one}={value_as_text(first)} and {other}={value_as_text(second)}'
                 raise UserError(f'--loss-arg {given} exclude each other: {reason}.')
         self.embeddings_and_weights()
+
+    def idle(self) -> Mapping[str, str]:
+        kernels = [name for name, estimator in ESTIMATORS.items() if estimator.has_bank]
+        without_bank = [name for name, estimator in ESTIMATORS.items() if not estimator.has_bank]
+        sentences = {}
+        for option, default, needs, possible in [
+            ('unbiased', None, 'estimator', kernels),
+            ('bank', None, 'estimator', kernels),
+            ('refresh', 0, 'estimator', kernels),
+            ('samples', None, 'estimator', without_bank),
+            ('truncation_psi', 1, 'reference', ['teacher']),
+        ]:
+            value, given = getattr(self, option), getattr(self, needs)
+            if value != default and given not in possible:
+                goes_with = f'{needs}={", ".join(possible)}, not with {given}'
+                sentences[option] = f'--loss-arg {option}={value_as_text(value)} goes with {goes_with}.'
+        return sentences
 
     @property
     def has_bank(self) -> bool:
@@ -208,16 +214,14 @@ class DiME(Method):
             raise UserError('--loss-arg by_label=true needs a generator that takes labels: --cond=1 turns them on.')
         if self.by_label and not has_classes(plan.args['training_set_kwargs']):
             raise UserError('--loss-arg by_label=true needs labels that are classes, and those of --data are vectors.')
+        if self.by_label and self.reference == 'data':
+            training_set = dnnlib.util.construct_class_by_name(**plan.args['training_set_kwargs'])
+            require_several_of_each_label(training_set, 'compare all images together, without by_label')
         trains_D = has_discriminator(dnnlib.util.get_obj_by_name(plan.args['loss_kwargs']['class_name']))
         if self.balance is not None and not trains_D:
             raise UserError(
                 f'--loss-arg balance={self.balance:g} goes by the gradient of a discriminator, and this loss has none: '
                 'give weights, or a loss such as stylegan2_compress.DiMELoss.'
-            )
-        if self.dime_kimg is not None and plan.args['loss_kwargs']['class_name'] == ALONE:
-            raise UserError(
-                f'--loss-arg dime_kimg={self.dime_kimg:g} leaves nothing to train on: leave it out, or take '
-                'a loss of more than distances, such as stylegan2_compress.NickelDimeLoss.'
             )
         batch, at_once = plan.args['batch_size'], plan.args['batch_gpu'] * plan.args['num_gpus']
         if self.has_bank and self.is_unbiased and max(at_once, self.large_batch) < 2:

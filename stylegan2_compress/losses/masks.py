@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -44,6 +45,8 @@ class MaskSchedule(Term):
 @dataclass(frozen=True)
 class Masks(Method):
     """Lets the masks of a `ScoreMaskedGenerator` follow their rule. Of any other generator, it does nothing."""
+
+    is_objective: ClassVar[bool] = False
 
     total_kimg: float = argument('Length of the run, for rules with a schedule.', 25000, internal=True)
 

@@ -93,15 +93,26 @@ class Method:
     Attributes:
         judge: `judge(D, images, c, **precision)` gives logits [N, 1] by the suffix of their statistics, of a method
             that puts several discriminators into D; '' is the student's. None leaves D to the loss.
+        fading: the argument that says after how many thousands of images the method's weight is 0; '' is none.
+        is_objective: whether a generator learns to make images by the method.
 
     Raises:
         UserError: an argument is not what its declaration allows.
     """
 
     judge: ClassVar[Callable[..., dict[str, torch.Tensor]] | None] = None
+    fading: ClassVar[str] = ''
+    is_objective: ClassVar[bool] = True
 
     def __post_init__(self):
         arguments.check(self, '--loss-arg ')
+
+    def idle(self) -> Mapping[str, str]:
+        """Arguments that were given and change nothing here, each with the sentence that refuses it.
+
+        Another method of the loss may use one of the same name, which is then nothing to refuse.
+        """
+        return {}
 
     def check(self, plan: Plan) -> Iterable[str]:
         """Refuse a run that could not train, before anything is written.
@@ -362,9 +373,32 @@ def methods_of(loss_class: type, given: Mapping[str, Any]) -> list[Method]:
     """The methods of a loss class with their share of the given arguments; none of a class that has no methods.
 
     Raises:
-        UserError: a value is not allowed.
+        UserError: a value is not allowed, or changes nothing in any of them.
     """
-    return [declaration(**arguments.pick(declaration, given)) for declaration in _declarations(loss_class)]
+    methods = [declaration(**arguments.pick(declaration, given)) for declaration in _declarations(loss_class)]
+    idle = [each.idle() for each in methods]
+    for name, sentence in ((name, sentence) for each in idle for name, sentence in each.items()):
+        declares = [name in arguments.fields_of(type(each)) for each in methods]
+        if all(name in of_one for of_one, is_here in zip(idle, declares, strict=True) if is_here):
+            raise UserError(sentence)
+    return methods
+
+
+def require_lasting(loss_class: type, methods: Sequence[Method]) -> None:
+    """Refuse a loss of which nothing is left in the end.
+
+    Raises:
+        UserError: it has no discriminator, and the weights of all its methods fall to 0.
+    """
+    objectives = [each for each in methods if each.is_objective]
+    falling = {each.fading: getattr(each, each.fading) for each in objectives if each.fading}
+    given = [f'{name}={kimg:g}' for name, kimg in falling.items() if kimg is not None]
+    if given and len(given) == len(objectives) and not has_discriminator(loss_class):
+        leave = 'leaves' if len(given) == 1 else 'leave'
+        raise UserError(
+            f'--loss-arg {" and ".join(given)} {leave} nothing to train on in the end: leave one out, or add a method, '
+            'such as --loss=stylegan2_compress.ImageDistillationLoss+….'
+        )
 
 
 def require(loss: str, accepted: Mapping[str, Any], given: Mapping[str, Any]) -> None:

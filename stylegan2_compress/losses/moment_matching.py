@@ -1,10 +1,10 @@
 """Moment matching: images are to have the reference's means and variances in all layers of a frozen network (SLT)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import dnnlib
-import numpy as np
 import torch
 
 from stylegan2_compress import distributed
@@ -17,9 +17,10 @@ from stylegan2_compress.distributions.sources import (
     Source,
     reference_images,
     require_data,
+    require_several_of_each_label,
 )
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host.datasets import has_classes, labels
+from stylegan2_compress.host.datasets import has_classes
 from stylegan2_compress.losses.adam_average import AdamAverage
 from stylegan2_compress.losses.fading import Fading
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
@@ -32,7 +33,6 @@ from stylegan2_compress.runs.plan import Plan
 
 PAPER_EMBEDDING = 'vgg19_bn'
 PAPER_RATE = 1e-5
-ALONE = 'stylegan2_compress.MomentMatchingLoss'
 
 
 class LayerMoments(Term):
@@ -150,6 +150,8 @@ class LayerMoments(Term):
 class MomentMatching(Method):
     """Moments of the features of all layers of a frozen network (SLT, arXiv 2212.08311). Works for any generator."""
 
+    fading: ClassVar[str] = 'moments_kimg'
+
     embedding: str = argument(
         'Network that shows layers.', PAPER_EMBEDDING, default_text='`vgg19_bn` (paper)', metavar='SPEC'
     )
@@ -216,11 +218,13 @@ class MomentMatching(Method):
     )
     rounds: int = argument('In how many rounds a step is computed.', 1, internal=True)
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.truncation_psi != 1 and self.matched_teacher is None:
-            needed = 'teacher=PKL' if self.teacher is None else 'reference=teacher'
-            raise UserError(f'--loss-arg truncation_psi={self.truncation_psi:g} needs --loss-arg {needed}.')
+    def idle(self) -> Mapping[str, str]:
+        if self.truncation_psi == 1 or self.matched_teacher is not None:
+            return {}
+        needed = 'teacher=PKL' if self.teacher is None else 'reference=teacher'
+        return {
+            'truncation_psi': f'--loss-arg truncation_psi={self.truncation_psi:g} needs --loss-arg {needed}.',
+        }
 
     @property
     def matched_teacher(self) -> str | None:
@@ -228,11 +232,6 @@ class MomentMatching(Method):
         return self.teacher if self.reference == 'teacher' else None
 
     def check(self, plan: Plan) -> Iterable[str]:
-        if self.moments_kimg is not None and plan.args['loss_kwargs'].get('class_name') == ALONE:
-            raise UserError(
-                f'--loss-arg moments_kimg={self.moments_kimg:g} leaves nothing to train on: add another method, '
-                'such as --loss=stylegan2_compress.ImageDistillationLoss+MomentMatchingLoss.'
-            )
         if self.matched_teacher is None:
             require_data(self._data())
         training_set = dnnlib.util.construct_class_by_name(**self._data())
@@ -244,8 +243,14 @@ class MomentMatching(Method):
             raise UserError(
                 f'--loss-arg samples={self.samples} is more than the {len(training_set)} images of the data set.'
             )
-        if self.matched_teacher is None and self._goes_by_class(training_set.label_dim):
-            require_images_of_each_label(training_set)
+        goes_by_class = self._goes_by_class(training_set.label_dim)
+        if goes_by_class and self.samples is not None and self.samples <= training_set.label_dim:
+            raise UserError(
+                f'--loss-arg samples={self.samples} is for the {training_set.label_dim} labels together, each of which '
+                f'takes two or more: give {2 * training_set.label_dim} or more, or per_class=false.'
+            )
+        if self.matched_teacher is None and goes_by_class:
+            require_several_of_each_label(training_set, 'add --loss-arg per_class=false for all images together')
         embedding = plan.resources.embedding(self.embedding, plan.device)
         LayerFeatures(embedding, training_set.image_shape, self.layers, self.pool, plan.device)
         rounds = self._rounds(plan)
@@ -320,21 +325,6 @@ class MomentMatching(Method):
         if self.training_set_kwargs is None:
             raise UserError('Moment matching needs training_set_kwargs, the data set of the run.')
         return self.training_set_kwargs
-
-
-def require_images_of_each_label(training_set) -> None:
-    """Refuse a data set with too few images of a label for moments of it.
-
-    Raises:
-        UserError: there are fewer than two.
-    """
-    counts = np.bincount(labels(training_set).classes(), minlength=training_set.label_dim)
-    if counts.min() < 2:
-        label = int(counts.argmin())
-        raise UserError(
-            f'The data set has {counts[label]} of the two images or more of label {label} that a variance takes: leave '
-            'the label out, or add --loss-arg per_class=false for moments of all images together.'
-        )
 
 
 class MomentMatchingLoss(GeneratorLoss):

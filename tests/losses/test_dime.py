@@ -357,7 +357,7 @@ def test_data_as_reference_need_no_teacher(teacher, data):
         (dict(estimator=['rbf']), 'must be text'),
         (dict(reference='discriminator'), 'there are teacher, data'),
         (dict(estimator='rbf', unbiased='maybe'), 'unbiased=maybe must be true or false'),
-        (dict(unbiased=True), 'unbiased=True goes with estimator=linear, rbf, cubic, not with moments'),
+        (dict(unbiased=True), 'unbiased=true goes with estimator=linear, rbf, cubic, not with moments'),
         (dict(bank=64), 'bank=64 goes with'),
         (dict(refresh=8), 'refresh=8 goes with'),
         (dict(estimator='rbf', bank=1), 'at least 2'),
@@ -431,6 +431,22 @@ def test_a_weight_that_nobody_chose_for_an_embedding_is_told(make_teacher, data,
     assert said is None or said in told
 
 
+def test_one_image_of_a_label_is_too_few_to_compare(tmp_path, make_dataset_zip):
+    """With `by_label`, and before anything is written; a label without images is never drawn."""
+    kwargs = dict(class_name='training.dataset.ImageFolderDataset', use_labels=True)
+    run = dict(batch_size=4, batch_gpu=4, num_gpus=1, device='cpu', G_kwargs={})
+    for name, of_images in [('one.zip', [0, 0, 1, 2, 2]), ('none.zip', [0, 0, 2, 2, 2])]:
+        data = dict(kwargs, path=str(make_dataset_zip(tmp_path, name=name, n=5, of_images=of_images)))
+        given = dict(reference='data', embeddings=SPEC, weights=1, training_set_kwargs=data)
+        args = dict(run, training_set_kwargs=data)
+        checked(DiMELoss, args, **given)
+        if name == 'none.zip':
+            assert checked(DiMELoss, args, **given, by_label=True) == []
+        else:
+            with pytest.raises(UserError, match=r'has one image of label 1, and moments .* without by_label'):
+                checked(DiMELoss, args, **given, by_label=True)
+
+
 # --- stats, and runs with its files -----------------------------------------------------------------------------------
 
 
@@ -465,7 +481,7 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
         (dict(loss_args=run['loss_args'][:1] + run['loss_args'][2:]), 'truncation 0.5, not 1'),
         (dict(loss_args=run['loss_args'][:1] + run['loss_args'][2:] + ('reference=data',)), 'data none'),
         (dict(kernels, loss_args=(*run['loss_args'], 'estimator=rbf', 'bank=11')), 'bank=11 needs more'),
-        (dict(subset=5), 'labels'),
+        (dict(subset=5), 'labels .*: leave it out, as there are no such files of a --subset'),
     ]:
         with pytest.raises(UserError, match=sentence):
             distill(teacher, data, str(tmp_path / 'refused'), **(run | changes))

@@ -20,7 +20,10 @@ from stylegan2_compress.distributions.layer_features import LayerFeatures
 from stylegan2_compress.embeddings import vgg
 from stylegan2_compress.errors import DivergedError, UserError
 from stylegan2_compress.losses.adam_average import AdamAverage
+from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.dime import DistanceLoss
+from stylegan2_compress.losses.images import RegressionLoss
+from stylegan2_compress.losses.method import combined, methods_of
 from stylegan2_compress.losses.moment_matching import PAPER_RATE, MomentMatching, MomentMatchingLoss
 from stylegan2_compress.losses.terms import Batch
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
@@ -404,7 +407,7 @@ def test_the_teachers_images_are_truncated_as_everywhere(teacher, labelled_data)
     source, _samples = MomentMatching(teacher=teacher, **given)._source(None, torch.device('cpu'))
     assert source.facts['truncation'] == 0.5
     with pytest.raises(UserError, match=r'truncation_psi=0\.5 needs --loss-arg teacher=PKL'):
-        MomentMatching(**given)
+        make_loss(masked_generator(), labelled_data, truncation_psi=0.5)
 
 
 def test_moments_are_computed_once(labelled_data, monkeypatch):
@@ -444,6 +447,7 @@ def test_layers_and_pooling():
         (dict(pool=-1), 'pool=-1'),
         (dict(samples=1), 'samples=1'),
         (dict(samples=24), 'samples=24 is more than the 23'),
+        (dict(samples=3), 'samples=3 is for the 3 labels together, each of which takes two or more: give 6 or more'),
         (dict(normalize='yes'), 'normalize=yes'),
         (dict(per_class='each'), 'per_class=each'),
         (dict(moving_average_lr=0), 'moving_average_lr=0'),
@@ -472,10 +476,38 @@ def test_a_label_with_one_image(tmp_path, make_dataset_zip):
         make_loss(masked_generator(), labelled_data)
     plan = Plan('', dnnlib.EasyDict(device='cpu', batch_size=4, batch_gpu=4, num_gpus=1))
     given = dict(training_set_kwargs=labelled_data, embedding=EMBEDDING)
-    with pytest.raises(UserError, match=r'has 1 of the two images or more of label 1 .* per_class=false'):
+    with pytest.raises(UserError, match=r'has one image of label 1, and .* per_class=false'):
         list(MomentMatching(**given).check(plan))
     for others in (dict(per_class=False), dict(teacher='teacher.pkl')):
         assert list(MomentMatching(**given, **others).check(plan)) == []
+
+
+def test_a_label_without_images(tmp_path, make_dataset_zip):
+    """Is never drawn: the others have their moments, and the scale of a layer is theirs."""
+    kwargs = dict(class_name='training.dataset.ImageFolderDataset', use_labels=True)
+    with_all = dict(kwargs, path=str(make_dataset_zip(tmp_path, n=6, of_images=[0, 0, 0, 1, 1, 1])))
+    without = dict(kwargs, path=str(make_dataset_zip(tmp_path, name='b.zip', n=6, of_images=[0, 0, 0, 2, 2, 2])))
+    assert checked(MomentMatchingLoss, embedding=EMBEDDING, training_set_kwargs=without) == []
+    terms = [
+        make_loss(masked_generator(c_dim), data, normalize=True).terms[0]
+        for c_dim, data in [(2, with_all), (3, without)]
+    ]
+    assert torch.equal(terms[0].scale, terms[1].scale)
+    assert torch.equal(terms[0].mean, terms[1].mean[[0, 2]])
+    assert terms[1].variance.isfinite().all()
+
+
+def test_an_argument_that_one_method_uses_is_not_refused_by_another(labelled_data, teacher):
+    """Which has it, too, and nothing to do with it."""
+    both = combined('both', [RegressionLoss, MomentMatchingLoss], AdversarialLoss)
+    given = dict(teacher=teacher, embedding=EMBEDDING, reference='data', truncation_psi=0.5)
+    distillation, _masks, matching = methods_of(both, given)
+    assert distillation.truncation_psi == 0.5
+    assert matching.matched_teacher is None
+    distances = combined('both', [DistanceLoss, MomentMatchingLoss], AdversarialLoss)
+    methods_of(distances, dict(teacher=teacher, estimator='rbf', samples=50))
+    with pytest.raises(UserError, match=r'truncation_psi=0\.5 goes with reference=teacher, not with data'):
+        methods_of(distances, dict(teacher=teacher, reference='data', truncation_psi=0.5))
 
 
 def test_labels_that_are_no_classes(tmp_path, make_dataset_zip, labelled_data):

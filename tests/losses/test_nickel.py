@@ -482,12 +482,24 @@ def test_going_on_without_nickel_trains_the_students_discriminator_alone(tmp_pat
 
     data_then = dict(pickles.load(teacher), D=D)
     pickles.save(tmp_path / 'then.pkl', data_then)
+    run = configurations.loop_arguments(data, aug='noaug', freezed=1)
+    _desc, args = compressed(*run, loss=loss, student=str(tmp_path / 'then.pkl'), device='cpu', **given)
+    third = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape)
+    assert 'student.b16.fromrgb.weight' in dict(third.named_buffers())
+
     nickel = dict(loss=LOSS, teacher=teacher, student=str(tmp_path / 'then.pkl'))
     _desc, args = compressed(*configurations.loop_arguments(data, aug='noaug'), **nickel)
     again = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape).requires_grad_(False)
     misc.copy_params_and_buffers(D, again)
     assert again.started == 0  # D_T starts from the teacher's.
     assert equal(weights(again.student), weights(D.student))
+
+
+def test_the_teachers_discriminator_has_to_divide_the_batch_too(tmp_path, data, make_teacher):
+    teacher, student = make_teacher(D=dict(epilogue_kwargs=dict(mbstd_group_size=3))), make_teacher('student.pkl')
+    run = configurations.loop_arguments(data, aug='noaug', batch=8)
+    with pytest.raises(UserError, match='8 images on a GPU at a time, which D compares in groups of 3'):
+        compressed(*run, loss=LOSS, teacher=teacher, student=student)
 
 
 def test_going_on_with_another_discriminator_is_refused(tmp_path, data, make_teacher):

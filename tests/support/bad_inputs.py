@@ -75,6 +75,7 @@ def write_networks(directory: Path, make_generator: Callable, make_discriminator
         'res8': networks(img_resolution=8),
         'grey': networks(img_channels=1),
         'wide': dict(teacher, G=None, D=None, G_ema=make_generator(z_dim=24, **SMALL).eval()),
+        'no_average': dict(teacher, G_ema=make_generator(**SMALL, mapping_kwargs=dict(w_avg_beta=None)).eval()),
         'only_d': dict(teacher, G=None, G_ema=None),
         'only_g': dict(teacher, D=None),
     }.items():
