@@ -78,6 +78,8 @@ class Monitor:
         self.maintenance = 0.0
         self.tick_start_nimg = 0
         self.pace_start: tuple[float, int] | None = None  # When the second tick began, and after how many images.
+        for counters in (training_stats._counters, training_stats._cumulative):
+            counters.clear()  # Of a run that this process had before, whose names would be in this one's files.
         self.collector = Collector(regex='.*')
 
     def begin(self, cur_nimg: int = 0) -> None:

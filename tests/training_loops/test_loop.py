@@ -77,6 +77,19 @@ def test_leaves_what_the_host_leaves(arguments, tmp_path, capsys, channels, labe
     assert 'tick 2     kimg 0.1' in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures('small_grids')
+def test_statistics_are_those_of_the_run_and_of_none_before_it(arguments, tmp_path):
+    """In one process, as in a notebook."""
+    names = []
+    for run, weight in [('one', 2), ('two', 0)]:  # Without path lengths, the second has fewer.
+        given = arguments(run)
+        training_loop(**dict(given, loss_kwargs=dict(given['loss_kwargs'], pl_weight=weight)))
+        lines = [json.loads(line) for line in (tmp_path / run / 'stats.jsonl').read_text().splitlines()]
+        names.append(set(lines[-1]))
+    assert 'Loss/pl_penalty' in names[0]
+    assert names[1] == {name for name in names[0] if not name.startswith('Loss/pl_') and name != 'Loss/G/reg'}
+
+
 def test_a_continued_run_makes_the_real_images_of_its_grid_no_second_time(arguments, monkeypatch, small_grids):
     training_loop(**arguments())
     monkeypatch.setattr(ImageGrid, 'save_reals', lambda *_: pytest.fail('they are there'))
