@@ -22,6 +22,7 @@ from stylegan2_compress.host.networks import (
     check_against_data,
     check_batch,
     check_path_lengths,
+    check_size_of_images,
     constructor_arguments,
     generator_of,
     has_shapes,
@@ -80,6 +81,7 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
         check_start(plan)
     use_loss(plan, HOST_LOSS if options.loss is None else options.loss, options.loss_args, options.teacher)
     check_batch(args)
+    check_size_of_images(args)
     if args.loss_kwargs.class_name == HOST_LOSS:
         check_path_lengths(args)
     if options.loss is not None:

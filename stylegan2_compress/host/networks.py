@@ -12,6 +12,8 @@ from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
 
+FILTER_PADDING = 21  # By which the host's augmentation mirrors images at their sides before it filters them.
+
 # Arguments of the smallest discriminator, which pickles have that hold none.
 PLACEHOLDER = dict(channel_max=1, mapping_kwargs=dict(num_layers=1), epilogue_kwargs=dict(mbstd_num_channels=0))
 
@@ -115,6 +117,25 @@ def check_batch(args: dnnlib.EasyDict) -> None:
                 f'--batch={args.batch_size} means {batch_gpu} images on a GPU at a time, which D compares in groups of '
                 f'{group_size}: choose --batch or --batch-gpu so that it is at most {group_size} or a multiple of it.'
             )
+
+
+def check_size_of_images(args: dnnlib.EasyDict) -> None:
+    """Check that images are large enough for the host's discriminator and augmentations.
+
+    Args:
+        args: keyword arguments of a training loop.
+
+    Raises:
+        UserError: they are not.
+    """
+    resolution = args.training_set_kwargs['resolution']
+    if resolution < 8:
+        raise UserError(f"The host's discriminator looks at images of 8 pixels or more, and these have {resolution}.")
+    if args.get('augment_kwargs', {}).get('imgfilter') and resolution <= FILTER_PADDING:
+        raise UserError(
+            f'Filters are for images of 32 pixels or more, and these have {resolution}: choose another --augpipe, such '
+            'as bgc.'
+        )
 
 
 def check_path_lengths(args: dnnlib.EasyDict) -> None:

@@ -72,6 +72,7 @@ def write_networks(directory: Path, make_generator: Callable, make_discriminator
         'teacher': teacher,
         'teacher2': networks(seed=1),
         'labels': networks(c_dim=3),
+        'tiny': dict(teacher, G_ema=make_generator(**SMALL, img_resolution=4).eval()),
         'res8': networks(img_resolution=8),
         'grey': networks(img_channels=1),
         'wide': dict(teacher, G=None, D=None, G_ema=make_generator(z_dim=24, **SMALL).eval()),
@@ -103,6 +104,7 @@ def write_data(directory: Path, make_dataset_zip: Callable) -> None:
         'few': dict(n=5),
         'one': dict(n=1),
         'odd': dict(n=4, resolution=12),
+        'tiny': dict(n=8, resolution=4),
     }.items():
         make_dataset_zip(directory, name=f'{name}.zip', **given)
     with zipfile.ZipFile(directory / 'empty.zip', 'w'):
