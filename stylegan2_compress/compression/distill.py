@@ -17,8 +17,7 @@ from stylegan2_compress.compression.options import ABOUT_THE_COMMAND, DEFAULT_RA
 from stylegan2_compress.distributions import teacher_dataset
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import configurations, devices
-from stylegan2_compress.host.networks import generator_of, require_average_of_w
-from stylegan2_compress.losses.discriminators import student_of
+from stylegan2_compress.host.networks import generator_of, require_average_of_w, student_of
 from stylegan2_compress.runs import inputs
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
 from stylegan2_compress.runs.plan import Plan

@@ -28,6 +28,11 @@ def class_name(network: torch.nn.Module) -> str:
     return type(network).__name__
 
 
+def student_of(D: Any) -> Any:
+    """The discriminator of a network file itself: of the pair that NICKEL trains (`networks.dual`), the student's."""
+    return D.student if class_name(D) == 'DualDiscriminator' else D
+
+
 def module_source(cls: Any) -> str:
     """The source code, as pickles contain it, of the module that one of the host's persistent classes is in."""
     return cls._orig_module_src

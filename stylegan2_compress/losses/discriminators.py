@@ -9,16 +9,11 @@ from training.networks import Discriminator
 
 from stylegan2_compress import distributed
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host.networks import is_placeholder
+from stylegan2_compress.host.networks import is_placeholder, student_of
 from stylegan2_compress.host.precision import Precision
 from stylegan2_compress.networks.dual import DualDiscriminator
 
 STARTS = ('scratch', 'teacher')  # Of the student's discriminator.
-
-
-def student_of(D: Discriminator | DualDiscriminator) -> Discriminator:
-    """The host's discriminator in a pickle's D: of a student that NICKEL trained, the student's."""
-    return D.student if isinstance(D, DualDiscriminator) else D
 
 
 def has_trained_D(networks: Mapping) -> bool:

@@ -14,9 +14,8 @@ from stylegan2_compress.arguments import argument
 from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices
-from stylegan2_compress.host.networks import init_arguments
+from stylegan2_compress.host.networks import init_arguments, student_of
 from stylegan2_compress.host.precision import Precision, discriminator_for, generator_for
-from stylegan2_compress.losses import discriminators
 from stylegan2_compress.losses.features import TeacherPass
 from stylegan2_compress.losses.steps import Steps
 from stylegan2_compress.losses.terms import Summand, Term
@@ -67,7 +66,7 @@ class Context:
 
     def discriminator(self, file: str) -> Discriminator:
         """A copy of the D of a network file (of a pair the student's), frozen, likewise."""
-        return discriminator_for(discriminators.student_of(self.networks[file]['D']), self._of_the_run(), self.device)
+        return discriminator_for(student_of(self.networks[file]['D']), self._of_the_run(), self.device)
 
     def _of_the_run(self) -> Precision:
         return Precision.of_synthesis(init_arguments(distributed.unwrapped(self.G_synthesis))[1])

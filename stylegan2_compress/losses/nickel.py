@@ -14,6 +14,7 @@ from torch_utils import misc
 
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.host.networks import student_of
 from stylegan2_compress.losses import discriminators
 from stylegan2_compress.losses.adversarial import STUDENT, AdversarialLoss
 from stylegan2_compress.losses.dime import DiME
@@ -128,12 +129,12 @@ class NICKEL(PairedMethod):
         matched = {
             name: getattr(G.synthesis, name).conv1.weight.shape[0] for name in self.levels_by_block(G.img_resolution)
         }
-        teacher_D = discriminators.student_of(data['D'])
+        teacher_D = student_of(data['D'])
         plan.args['D_kwargs'] = discriminators.pair_arguments(plan.args['D_kwargs'], teacher_D, self.student_d, matched)
 
     def terms(self, context: Context) -> Sequence[Term]:
         data = context.networks[self.teacher]
-        discriminators.start(context.D, discriminators.student_of(data['D']), self.student_d)
+        discriminators.start(context.D, student_of(data['D']), self.student_d)
         if self.feature_weight == 0:
             return []
         teacher = self.teacher_pass(context)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host.networks import class_name
+from stylegan2_compress.host.networks import class_name, student_of
 from stylegan2_compress.pruning import graph
 from stylegan2_compress.pruning.criteria import CRITERIA, Criterion, CriterionOptions
 from stylegan2_compress.pruning.initialization import INITIALIZATIONS
@@ -48,9 +48,8 @@ def make_student(
     student = prune(G_ema, masks_from_scores({name: score.cpu() for name, score in scores.items()}, widths))
     initialize(student)
     networks = dict(teacher, G=student, G_ema=copy.deepcopy(student))
-    D = networks.get('D')
-    if D is not None and class_name(D) == 'DualDiscriminator':
-        networks['D'] = D.student
+    if networks.get('D') is not None:
+        networks['D'] = student_of(networks['D'])
     return networks
 
 
