@@ -103,7 +103,8 @@ class GCC(PairedMethod):
                 f'--teacher={self.teacher} holds no discriminator, whose feature maps GCC compares; give one that does.'
             )
         require_same_latents('GCC', self.teacher, plan)
-        is_mixed = Precision.of_generator(plan.args['G_kwargs']).num_fp16_res > 0
+        on_cuda = distributed.named_device(plan.args.get('device')).type == 'cuda'
+        is_mixed = on_cuda and Precision.of_generator(plan.args['G_kwargs']).num_fp16_res > 0
         if is_mixed and plan.args['training_set_kwargs'].get('resolution', 0) >= LARGE:
             return [
                 f'From {LARGE} pixels on, GCC takes means over so many entries that FP16 rounds most of its gradient '

@@ -269,15 +269,22 @@ def test_maps_alone_of_a_discriminator_are_its_first(make_discriminator):
 
 
 @pytest.mark.parametrize(
-    ('resolution', 'num_fp16_res', 'is_told'), [(256, 4, True), (512, 4, True), (128, 4, False), (256, 0, False)]
+    ('resolution', 'num_fp16_res', 'device', 'is_told'),
+    [
+        (256, 4, 'cuda', True),
+        (512, 4, 'cuda', True),
+        (128, 4, 'cuda', False),
+        (256, 0, 'cuda', False),
+        (256, 4, 'cpu', False),
+    ],
 )
-def test_gcc_says_what_it_loses_in_fp16(resolution, num_fp16_res, is_told):
+def test_gcc_says_what_it_loses_in_fp16(resolution, num_fp16_res, device, is_told):
     networks = {
         'teacher.pkl': dict(
             G_ema=types.SimpleNamespace(z_dim=512), D=types.SimpleNamespace(_init_args=(), _init_kwargs={})
         )
     }
-    args = dict(G_kwargs=dict(synthesis_kwargs=dict(num_fp16_res=num_fp16_res)))
+    args = dict(G_kwargs=dict(synthesis_kwargs=dict(num_fp16_res=num_fp16_res)), device=device)
     args['training_set_kwargs'] = dict(resolution=resolution)
     plan = types.SimpleNamespace(resources=types.SimpleNamespace(networks=networks), args=args)
     notes = list(gcc.GCC(teacher='teacher.pkl').check(plan))
