@@ -55,7 +55,7 @@ def __getattr__(name: str):
     found = [getattr(importlib.import_module(_HOME[part]), part) for part in parts]
     if len(found) == 1:
         return found[0]
-    from stylegan2_compress.losses.method import combined  # Imports the host, too.
+    from stylegan2_compress.losses.method_loss import combined  # Imports the host, too.
 
     return combined(name, found, with_discriminator=__getattr__('AdversarialLoss'))
 

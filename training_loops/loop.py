@@ -17,7 +17,7 @@ from stylegan2_compress.errors import DivergedError, Stopped
 from stylegan2_compress.evaluation.data_statistics import of_the_data
 from stylegan2_compress.evaluation.names import more_is_better
 from stylegan2_compress.host import devices
-from stylegan2_compress.losses.method import MethodLoss
+from stylegan2_compress.losses.method_loss import MethodLoss
 from stylegan2_compress.runs import learning_rates, states
 from stylegan2_compress.runs.directory import KIMG_PER_TICK, STATE_KIMG
 from stylegan2_compress.training_loops import data

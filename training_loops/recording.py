@@ -13,7 +13,7 @@ import torch
 
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host.recorded import WARM_UP, in_turn
-from stylegan2_compress.losses.method import MethodLoss
+from stylegan2_compress.losses.method_loss import MethodLoss
 from stylegan2_compress.training_loops.phases import Phase
 
 

@@ -13,7 +13,7 @@ from training.networks import Generator
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.distributions.teacher_dataset import TeacherDataset
 from stylegan2_compress.host import devices, kernels
-from stylegan2_compress.losses.method import has_discriminator
+from stylegan2_compress.losses.loss_classes import has_discriminator
 from stylegan2_compress.runs import resources, states
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.training_loops import data

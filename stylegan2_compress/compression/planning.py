@@ -32,8 +32,8 @@ from stylegan2_compress.host.networks import (
     require_generator,
 )
 from stylegan2_compress.host.precision import Precision
-from stylegan2_compress.losses import discriminators, method
-from stylegan2_compress.losses.method import MethodLoss
+from stylegan2_compress.losses import discriminators, loss_classes
+from stylegan2_compress.losses.method_loss import MethodLoss
 from stylegan2_compress.registry import import_named
 from stylegan2_compress.runs import resources
 from stylegan2_compress.runs.loops import HOST_LOOP, OUR_LOOP
@@ -202,7 +202,7 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
     loss_class = import_named('--loss', loss, all_losses())
     if not (isinstance(loss_class, type) and hasattr(loss_class, 'accumulate_gradients')):
         raise UserError(f'--loss={loss} is not a loss class; there are {", ".join(all_losses())}.')
-    accepted = method.accepted(loss_class)
+    accepted = loss_classes.accepted(loss_class)
     kwargs = {name: value for name, value in args.loss_kwargs.items() if name in accepted}
     kwargs.update(values_of(loss, loss_class, loss_args))
     if teacher is not None:
@@ -214,9 +214,9 @@ def use_loss(plan: Plan, loss: str, loss_args: tuple[str, ...] | Mapping[str, An
         kwargs['training_set_kwargs'] = dict(args.training_set_kwargs)
     if 'truncation_psi' in accepted and datasets.is_teachers(args.training_set_kwargs):
         kwargs.setdefault('truncation_psi', args.training_set_kwargs['truncation'])  # One teacher, the same images.
-    method.require(loss, accepted, kwargs)
-    methods = method.methods_of(loss_class, kwargs)
-    method.require_lasting(loss_class, methods)
+    loss_classes.require(loss, accepted, kwargs)
+    methods = loss_classes.methods_of(loss_class, kwargs)
+    loss_classes.require_lasting(loss_class, methods)
     if kwargs.get('teacher') is not None:
         G = generator_of(kwargs['teacher'], plan.resources.networks[kwargs['teacher']])
         require_average_of_w('--loss-arg truncation_psi', kwargs['teacher'], G, kwargs.get('truncation_psi', 1))
@@ -234,7 +234,7 @@ def has_discriminator(loss: str) -> bool:
     Raises:
         UserError: there is none of this name.
     """
-    return method.has_discriminator(import_named('--loss', loss, all_losses()))
+    return loss_classes.has_discriminator(import_named('--loss', loss, all_losses()))
 
 
 def record(plan: Plan) -> None:
@@ -260,7 +260,7 @@ def values_of(loss: str, loss_class: type, loss_args: tuple[str, ...] | Mapping[
     Raises:
         UserError: the class takes no such argument, or one is given twice.
     """
-    offered = method.offered(loss_class)
+    offered = loss_classes.offered(loss_class)
     is_parsed = isinstance(loss_args, Mapping)
     pairs = loss_args.items() if is_parsed else [arguments.split_text('--loss-arg', text) for text in loss_args]
     given = {}
@@ -271,7 +271,7 @@ def values_of(loss: str, loss_class: type, loss_args: tuple[str, ...] | Mapping[
     for name in given:
         if name not in offered:
             raise UserError(f'--loss-arg {name}=… is not an argument of {loss}, which takes {", ".join(offered)}.')
-    return given if is_parsed else {name: method.parse(loss_class, name, text) for name, text in given.items()}
+    return given if is_parsed else {name: loss_classes.parse(loss_class, name, text) for name, text in given.items()}
 
 
 def all_losses() -> list[str]:

@@ -11,7 +11,8 @@ from torch_utils.ops import conv2d_gradfix
 from stylegan2_compress import distributed
 from stylegan2_compress.arguments import argument
 from stylegan2_compress.losses.features import block_outputs
-from stylegan2_compress.losses.method import MAIN_G, Method, MethodLoss
+from stylegan2_compress.losses.method import Method
+from stylegan2_compress.losses.method_loss import MAIN_G, MethodLoss
 from stylegan2_compress.losses.terms import Batch, StyleMixing, total
 
 STUDENT = ''  # The student's discriminator among several: its statistics have the host's names, without a suffix.

@@ -35,8 +35,9 @@ from stylegan2_compress.losses.estimators import ESTIMATORS
 from stylegan2_compress.losses.fading import Fading
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.large_batch import LargeBatch
+from stylegan2_compress.losses.loss_classes import has_discriminator
 from stylegan2_compress.losses.masks import Masks
-from stylegan2_compress.losses.method import Context, Method, has_discriminator
+from stylegan2_compress.losses.method import Context, Method
 from stylegan2_compress.losses.space import Space
 from stylegan2_compress.losses.spread import Spread
 from stylegan2_compress.losses.terms import Term

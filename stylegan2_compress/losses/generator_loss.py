@@ -5,7 +5,7 @@ from torch_utils import misc
 
 from stylegan2_compress import distributed
 from stylegan2_compress.losses.features import block_outputs
-from stylegan2_compress.losses.method import MAIN_G, MethodLoss
+from stylegan2_compress.losses.method_loss import MAIN_G, MethodLoss
 from stylegan2_compress.losses.terms import Batch
 
 

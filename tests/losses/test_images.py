@@ -24,7 +24,7 @@ from stylegan2_compress.losses.fading import Fading
 from stylegan2_compress.losses.features import TeacherPass
 from stylegan2_compress.losses.generator_loss import GeneratorLoss
 from stylegan2_compress.losses.images import ImageDistillation, ImageDistillationLoss, ImageMatching, RegressionLoss
-from stylegan2_compress.losses.method import accepted, methods_of
+from stylegan2_compress.losses.loss_classes import accepted, methods_of
 from stylegan2_compress.losses.moment_matching import LayerMoments
 from stylegan2_compress.losses.nickel import NICKEL, NickelDimeLoss
 from stylegan2_compress.losses.space import Space

@@ -23,7 +23,8 @@ from stylegan2_compress.losses.adam_average import AdamAverage
 from stylegan2_compress.losses.adversarial import AdversarialLoss
 from stylegan2_compress.losses.dime import DistanceLoss
 from stylegan2_compress.losses.images import RegressionLoss
-from stylegan2_compress.losses.method import combined, methods_of
+from stylegan2_compress.losses.loss_classes import methods_of
+from stylegan2_compress.losses.method_loss import combined
 from stylegan2_compress.losses.moment_matching import PAPER_RATE, MomentMatching, MomentMatchingLoss
 from stylegan2_compress.losses.terms import Batch
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator

@@ -2,7 +2,7 @@
 
 from stylegan2_compress.compression.options import MethodOptions
 from stylegan2_compress.compression.planning import compress
-from stylegan2_compress.losses.method import methods_of
+from stylegan2_compress.losses.loss_classes import methods_of
 from stylegan2_compress.runs.plan import Plan
 
 
