@@ -69,9 +69,7 @@ def measure(files: Sequence[str], options: EvaluateOptions, trust: bool = False)
     tell_of_noise(generators, chosen)
     devices.set_backends()
     data = os.path.abspath(options.data)
-    question = measuring.Question(
-        options.metrics, options.samples, teacher, digests[teacher], data, training_set_kwargs, trust
-    )
+    question = measuring.Question(options.metrics, options.samples, teacher, digests, data, training_set_kwargs, trust)
     measured = {file: Measured(file, {}) for file in files}
     with contextlib.ExitStack() as stack:
         for file, G in generators.items():

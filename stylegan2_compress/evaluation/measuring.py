@@ -4,7 +4,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from stylegan2_compress import host
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import metrics, records, samples
 from stylegan2_compress.evaluation.base import Metric, Setting
-from stylegan2_compress.evaluation.generators import open_generator
+from stylegan2_compress.evaluation.generators import open_generator, sha256
 from stylegan2_compress.host import devices
 from stylegan2_compress.host.progress_bars import progress_bar
 
@@ -26,7 +26,8 @@ class Question:
 
     Attributes:
         metric_names, samples: see `metrics.parse`.
-        teacher, teacher_sha256: the first file, and what is in it.
+        teacher: the first file.
+        sha256: of each file, when it was looked at first.
         data: its absolute path.
         training_set_kwargs: arguments of the host's data set for it.
         trust: run unknown code that files contain.
@@ -35,7 +36,7 @@ class Question:
     metric_names: str
     samples: int | None
     teacher: str
-    teacher_sha256: str
+    sha256: Mapping[str, str]
     data: str
     training_set_kwargs: dict
     trust: bool
@@ -96,9 +97,9 @@ class _Worker:
     def __init__(self, question: Question, device: torch.device):
         self.question = question
         self.device = device
-        self.teacher = open_generator(question.teacher, question.trust)
+        self.teacher = self._open(question.teacher)
         self.chosen = metrics.parse(question.metric_names, question.samples)
-        setting = Setting(question.training_set_kwargs, device, self.teacher, question.teacher_sha256)
+        setting = Setting(question.training_set_kwargs, device, self.teacher, question.sha256[question.teacher])
         for metric in self.chosen:
             metric.prepare(setting)
         self.file, self.G = question.teacher, self.teacher
@@ -106,13 +107,24 @@ class _Worker:
     def answer(self, file: str, seed: int) -> list[dict[str, Any]]:
         if file != self.file:
             is_teacher = file == self.question.teacher
-            self.G = self.teacher if is_teacher else open_generator(file, self.question.trust)
+            self.G = self.teacher if is_teacher else self._open(file)
             self.file = file
         G = self.G.to(self.device)
         with samples.required_to_be_finite(file, G):
             answers = list(self.question.about(file, seed, self.chosen, G))
         G.cpu()
         return answers
+
+    def _open(self, file: str) -> Generator:
+        """The generator of a file, hours perhaps after the first look at it: a run may go on beside.
+
+        Raises:
+            UserError: it is another file by now.
+        """
+        G = open_generator(file, self.question.trust)
+        if sha256(file) != self.question.sha256[file]:
+            raise UserError(f'{file} was replaced while it was measured: measure a copy of it.')
+        return G
 
 
 _worker: _Worker  # Of a process that `_start` began.

@@ -64,7 +64,7 @@ class ProfileOptions:
     )
     layers: bool = argument('Show every layer.', False, flag=True)
     runtimes: tuple[str, ...] = argument(
-        'Time an export, too, in this runtime, on the CPU; may be repeated.',
+        'Time an export, too, in this runtime; all is measured on the CPU then. May be repeated.',
         (),
         choices=TIMED,
         metavar='|'.join(TIMED),

@@ -29,7 +29,12 @@ def profile(files: Sequence[str], options: ProfileOptions, trust: bool = False) 
         UserError: a file cannot be read, or memory does not hold the batch.
     """
     exporters = {name: exporter(name, f'--runtime={name}') for name in options.runtimes}
-    torch_device = devices.choose(options.device)
+    torch_device = devices.choose('cpu' if exporters and options.device is None else options.device)
+    if exporters and torch_device.type != 'cpu':
+        raise UserError(
+            f'--device={options.device} does not go with --runtime={options.runtimes[0]}, which is timed on the CPU, '
+            "beside the host's code there: leave it out."
+        )
     files = [network_file(file) for file in files]
     generators = []
     for file in files:

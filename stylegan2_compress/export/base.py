@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch.torch_version import TorchVersion
 
 from stylegan2_compress import files
 from stylegan2_compress.errors import UserError
@@ -118,27 +117,21 @@ class Exporter(ABC):
         return re.sub(r'\{(runtime|load)\}', lambda match: texts[match[1]], template)
 
 
-def exporter(name: str, needed_by: str | None = None, to_write: bool = True) -> Exporter:
+def exporter(name: str, needed_by: str | None = None) -> Exporter:
     """The exporter of a format.
 
     Args:
         name: the format.
         needed_by: what the packages of the format are for, for the error; the option `--format` by default.
-        to_write: whether it is to write files, and not only to open some that are there.
 
     Raises:
-        UserError: a package that it needs is not installed, or torch is too old.
+        UserError: a package that it needs is not installed.
     """
     entry = FORMATS[name]
     missing = [package for package in entry.packages if importlib.util.find_spec(package) is None]
     if missing:
         names = ' '.join(entry.packages).replace('_', '-')
         raise UserError(f'{needed_by or f"--format={name}"} needs the package {missing[0]}: pip install {names}.')
-    if to_write and TorchVersion(torch.__version__) < entry.torch:
-        raise UserError(
-            f'{needed_by or f"--format={name}"} needs torch {entry.torch} or newer, and this is {torch.__version__}: '
-            'pip install -U torch.'
-        )
     module, _colon, cls = entry.exporter.partition(':')
     with quiet():
         return getattr(importlib.import_module(f'stylegan2_compress.export.{module}'), cls)()

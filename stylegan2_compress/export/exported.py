@@ -18,6 +18,8 @@ from stylegan2_compress.export.options import FORMATS
 from stylegan2_compress.export.record import RECORD
 from stylegan2_compress.export.running import Function
 
+SIZES = 'z_dim', 'c_dim', 'w_dim', 'num_ws', 'img_resolution', 'img_channels'  # Of the host's generators.
+
 
 def is_export(path: str) -> bool:
     """Whether this is a directory that `export` wrote."""
@@ -49,13 +51,13 @@ class Exported(torch.nn.Module):
                 f'{directory} is an export to {about["format"]}, which runs code that it finds in such files. Nothing '
                 'in it was run; if you trust whoever wrote it, open it with --trust.'
             )
-        for name in ('z_dim', 'c_dim', 'w_dim', 'num_ws', 'img_resolution', 'img_channels'):
+        for name in SIZES:
             setattr(self, name, about['generator'][name])
         self.noise: str = about['noise']
         num_ws = about['generator']['num_ws']
         batch = about['batch'] if isinstance(about['batch'], int) else None
         paths = {name: Path(directory, entry['file']) for name, entry in about['networks'].items()}
-        networks = exporter(about['format'], directory, to_write=False).open(paths, threads or torch.get_num_threads())
+        networks = exporter(about['format'], directory).open(paths, threads or torch.get_num_threads())
         run_mapping, run_synthesis = (functools.partial(networks, name) for name in ('mapping', 'synthesis'))
         self.mapping = _Mapping(run_mapping, set(about['networks']['mapping']['inputs']), batch, num_ws)
         self.synthesis = _Synthesis(run_synthesis, batch)
@@ -125,7 +127,8 @@ def read_record(directory: str) -> dict[str, Any]:
     with _parsed(path, 'export the network again') as about:
         names = [os.fspath(entry['file']) for entry in about['networks'].values()]
         digests = {name: entry['sha256'] for name, entry in about['files'].items()}
-        known = about['format'] in FORMATS and about['generator'] and about['batch'] and about['noise']
+        _sizes = [about['generator'][name] for name in SIZES], about['networks']['mapping']['inputs']
+        known = about['format'] in FORMATS and about['networks']['synthesis'] and about['batch'] and about['noise']
     if not known:
         raise UserError(f'{path} is of a format that is not known here: export the network again.')
     for name in names:

@@ -20,7 +20,6 @@ class Format:
         batches: whether `--batch` may be more than one image: 'any', 'fixed' (not dynamic) or 'one'.
         half: whether weights can be stored as FP16.
         runs_code: whether its files can contain code, which the runtime runs when it opens them.
-        torch: the oldest version that writes it; '0' if that is any that this package runs with.
     """
 
     exporter: str
@@ -28,16 +27,14 @@ class Format:
     batches: str = 'any'
     half: bool = True
     runs_code: bool = False
-    torch: str = '0'
 
 
 _ONNX = ('onnx', 'onnxscript', 'onnxruntime')
-_ONNX_TORCH = '2.7'  # Older ones have no inputs by name in their graphs.
 FORMATS = {
-    'onnx': Format('onnx_graphs:OnnxExporter', _ONNX, torch=_ONNX_TORCH),
-    'openvino': Format('openvino_models:OpenVINOExporter', (*_ONNX, 'openvino'), torch=_ONNX_TORCH),
+    'onnx': Format('onnx_graphs:OnnxExporter', _ONNX),
+    'openvino': Format('openvino_models:OpenVINOExporter', (*_ONNX, 'openvino')),
     'torch': Format('torch_programs:TorchExporter', runs_code=True),
-    'web': Format('web_page:WebExporter', _ONNX, batches='one', torch=_ONNX_TORCH),
+    'web': Format('web_page:WebExporter', _ONNX, batches='one'),
     'executorch': Format('executorch_programs:ExecuTorchExporter', ('executorch',), batches='fixed', half=False),
     'litert': Format('litert_models:LiteRTExporter', ('litert_torch',), batches='fixed', half=False),
     'coreml': Format('coreml_packages:CoreMLExporter', ('coremltools',), batches='fixed', half=False),

@@ -162,7 +162,8 @@ def _generator_of_the_papers_code(network: Network, synthesis: Network, given: d
 def _widths(synthesis: Network) -> dict[str, int]:
     """The width of every feature map by the name that `PrunedGenerator` has for it."""
     widths = {}
-    for name, block in synthesis.state['_modules'].items():
+    modules = synthesis.state.get('_modules')
+    for name, block in modules.items() if isinstance(modules, dict) else ():
         if isinstance(block, Network):
             conv0, conv1 = _child(block, 'conv0'), _child(block, 'conv1')
             first = (block, 'const') if conv0 is None else (conv0, 'weight')

@@ -198,6 +198,8 @@ class Machine:
         self._stack.append(self._memo[key[0]])
 
     def _put(self, key: int) -> None:
+        if not 0 <= key < 1 << 32:  # Picklers count. Of larger numbers, a file can have many with the same hash.
+            raise Malformed('it numbers its objects as no pickler does')
         self._memo[key] = self._stack[-1]
 
     def _memoize(self) -> None:

@@ -300,7 +300,7 @@ def _metric(run: Run, name: str) -> Element | str:
     last = points[-1]
     best = (max if more_is_better(name) else min)(points, key=lambda point: point.value)
     where = f'at {last.kimg} kimg'
-    if best.value != last.value:
+    if best.value != last.value and not name.endswith('_std'):  # The spread of a score is no score.
         where += f'; best {charts.number(best.value)} at {best.kimg}'
     return element('span', charts.number(last.value), element('small', where))
 

@@ -219,13 +219,13 @@ def _read_metrics(
 ) -> tuple[dict[str, list[Point]], dict[str, float], dict[str, str], float]:
     """Curves by the name of the result, results of the run's own start, both's settings, the time of the last (or 0).
 
-    What was measured with other data, say, is not on the same curve.
+    What was measured with other data, say, is not on the same curve, and of a snapshot that was replaced nothing is.
     """
     # By name, setting, kimg (None for the start) and seed. Measured again: the last counts.
     found: dict[str, dict[str, dict[int | None, settings.BY_SEED]]] = {}
     timestamp = 0.0
     for file in [*directory.metrics(), directory.tickets_path]:
-        for record in _json_lines(file, notes):
+        for record in _of_files_there(directory, list(_json_lines(file, notes))):
             snapshot, results = _results(record)
             kimg = kimg_of(Path(str(snapshot))) if is_snapshot(Path(str(snapshot)).name) else None
             if kimg is None and snapshot != STUDENT:
@@ -245,6 +245,15 @@ def _read_metrics(
         if means:
             curves[name] = [Point(kimg, means[kimg]) for kimg in sorted(means)]
     return curves, start, chosen, timestamp
+
+
+def _of_files_there(directory: RunDirectory, records: list[dict]) -> Iterator[dict]:
+    """Those records, in their order, that are not of another file which had the name of one in the run directory."""
+    by_snapshot: dict[str, list[dict]] = {}
+    for record in records:
+        by_snapshot.setdefault(Path(str(_results(record)[0])).name, []).append(record)
+    kept = {id(each) for name, own in by_snapshot.items() for each in settings.of_file(own, directory.path / name)}
+    return (record for record in records if id(record) in kept)
 
 
 def _longest(by_setting: dict[str, dict]) -> str:

@@ -33,7 +33,17 @@ from stylegan2_compress import embeddings, pickles
 from stylegan2_compress.compression.planning import parse_metrics
 from stylegan2_compress.embeddings.perceptual import perceptual_distance
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.evaluation import distances, features, metrics, names, records, samples, tables
+from stylegan2_compress.evaluation import (
+    distances,
+    features,
+    generators,
+    measuring,
+    metrics,
+    names,
+    records,
+    samples,
+    tables,
+)
 from stylegan2_compress.evaluation.base import Metric
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate, table
@@ -666,6 +676,19 @@ class Ended(Brightness):
 class Impossible(Brightness):
     def measure(self, G, seed):
         raise UserError('This cannot be measured.')
+
+
+def test_a_file_that_is_replaced_while_others_are_measured_is_noticed(place, copies):
+    """A process opens it when its turn comes, which may be hours later."""
+    kwargs = datasets.open_training_set(str(place / 'data.zip'))[1]
+    digests = {file: generators.sha256(file) for file in copies}
+    question = measuring.Question('agreement', 10, copies[0], digests, str(place / 'data.zip'), kwargs, trust=False)
+    worker = measuring._Worker(question, torch.device('cpu'))
+    assert worker.answer(copies[1], seed=0)
+    worker.answer(copies[0], seed=0)
+    shutil.copy(copies[0], copies[1])
+    with pytest.raises(UserError, match=r'was replaced while it was measured: measure a copy of it\.'):
+        worker.answer(copies[1], seed=1)
 
 
 class OfOthers(Brightness):

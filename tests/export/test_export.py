@@ -12,7 +12,6 @@ import PIL.Image
 import pytest
 import torch
 from commands import refused, run
-from torch.torch_version import TorchVersion
 from training import networks
 
 from stylegan2_compress import files, pickles
@@ -32,8 +31,6 @@ FILES = {
 
 def needs(name):
     missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
-    if TorchVersion(torch.__version__) < FORMATS[name].torch:
-        missing.append(f'torch>={FORMATS[name].torch}')
     return pytest.mark.skipif(bool(missing), reason=f'pip install {" ".join(missing)} to run')
 
 
@@ -283,18 +280,6 @@ class TestBadInput:
         if name != 'coreml':  # That `profile` cannot time.
             printed = refused('profile', pkl, '--runtime', name, unchanged=tmp_path)
             assert f'--runtime={name} needs the package {package}: pip install {command}.' in printed
-
-    @needs('onnx')
-    def test_a_torch_that_is_too_old(self, pkl, tmp_path, monkeypatch):
-        monkeypatch.setattr(torch, '__version__', '2.6.0+cpu')
-        for command in (
-            ['export', pkl, '--format', 'onnx', '--out', tmp_path / 'x'],
-            ['profile', pkl, '--runtime', 'onnx'],
-        ):
-            printed = refused(*command, unchanged=tmp_path)
-            assert (
-                f'{command[2]}=onnx needs torch 2.7 or newer, and this is 2.6.0+cpu: pip install -U torch.' in printed
-            )
 
     def test_what_exists(self, pkl, tmp_path):
         mine = tmp_path / 'mine'

@@ -21,7 +21,7 @@ from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import records
 from stylegan2_compress.evaluation.compare import compare
 from stylegan2_compress.evaluation.evaluate import evaluate, has_noise
-from stylegan2_compress.export.exported import Exported, is_export, read_record
+from stylegan2_compress.export.exported import SIZES, Exported, is_export, read_record
 from stylegan2_compress.export.options import FORMATS
 from stylegan2_compress.networks.masked import ScoreMaskedGenerator
 
@@ -118,7 +118,8 @@ def test_damaged_exports_are_refused(place, tmp_path):
     assert is_export(str(place / 'G-torch'))
     assert not is_export(str(place))
     record = (place / 'G-torch' / 'export.json').read_text()
-    for text in ('{', '[]', '{"networks": {}}', record.replace('"torch",', '"abacus",', 1)):
+    without = [record.replace(f'"{name}"', '"gone"') for name in ('w_dim', 'mapping', 'inputs', 'noise')]
+    for text in ('{', '[]', '{"networks": {}}', record.replace('"torch",', '"abacus",', 1), *without):
         (tmp_path / 'export.json').write_text(text)
         with pytest.raises(UserError, match='export the network again'):
             Exported(str(tmp_path))
@@ -142,8 +143,8 @@ def of_openvino(tmp_path):
         'format': 'openvino',
         'noise': 'const',
         'batch': 1,
-        'generator': {'z_dim': 16},
-        'networks': {name: {'file': f'{name}.xml'} for name in ('mapping', 'synthesis')},
+        'generator': dict.fromkeys(SIZES, 16),
+        'networks': {name: {'file': f'{name}.xml', 'inputs': ['z']} for name in ('mapping', 'synthesis')},
         'files': {path.name: {'sha256': files.sha256(path)} for path in tmp_path.iterdir()},
     }
     (tmp_path / 'export.json').write_text(json.dumps(about))
@@ -237,6 +238,10 @@ def test_profile_times_exports(place):
     assert gain == pytest.approx(times[2] / entry['exports']['torch']['2'])
     table = run('profile', place / 'G.pkl', '--runtime', 'torch', '--batch', 1)
     assert 'measured  latency at batch 1, torch' in table
+    there = 'mps' if torch.backends.mps.is_available() else 'cuda' if torch.cuda.is_available() else None
+    if there is not None:
+        sentence = f'--device={there} does not go with --runtime=torch, which is timed on the CPU'
+        assert sentence in refused('profile', place / 'G.pkl', '--runtime', 'torch', '--device', there)
     assert '--runtime=torch and --no-measure exclude' in refused(
         'profile', place / 'G.pkl', '--runtime', 'torch', '--no-measure'
     )

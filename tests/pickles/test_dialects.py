@@ -321,6 +321,23 @@ def test_records_that_make_no_sense_are_a_sentence(spoil, stylegan3, tmp_path):
         pickles.load(path)
 
 
+@told
+@pytest.mark.parametrize('modules', [None, 7])
+def test_a_pruned_network_without_modules_is_a_sentence(modules, stylegan3, tmp_path):
+    def edit(path: str, meta: dict) -> None:
+        if path == '':
+            meta['state']['_init_kwargs'] = dict(meta['state']['_init_kwargs'], pruning_ratio=0.5)
+        if path == 'synthesis':
+            del meta['state']['_modules']
+            if modules is not None:
+                meta['state']['_modules'] = modules
+
+    path = write(tmp_path / 'a.pkl', edited({'G_ema': stylegan3[0]}, G_ema=edit))
+    for read in (pickles.load, pickles.inspect):
+        with nothing_runs(), pytest.raises(UserError):
+            read(path)
+
+
 def test_pruning_with_trust_what_is_constructed_otherwise_is_a_sentence(stylegan3, tmp_path):
     said = refused(
         'prune', '--trust', '--teacher', stylegan3[2], '--ratio', 0.5, '--out', tmp_path / 'b.pkl', unchanged=tmp_path

@@ -578,7 +578,11 @@ BOMBS = {
     'more digits': (NUMBER, b'I' + b'9' * 10**6 + b'\n.'),
     'a line without end': (CUT, b'V' + b'x' * 10**6),
     'memo': ('holds a NoneType', b'Nr\xff\xff\xff\xff.'),
-    'memo in text': ('holds a NoneType', b'Np99999999999999999999\n.'),
+    'memo in text': ('holds a NoneType', b'Np4294967295\n.'),
+    'memo of many with one hash': (
+        'as no pickler does',
+        b'N' + b''.join(b'p%d\n' % (i * ((1 << 61) - 1)) for i in range(1, 100_000)) + b'.',
+    ),
     'memo that is not there': ('memo 4294967295', b'j\xff\xff\xff\xff.'),
     'out-of-band buffers': ('byte 0 is not an opcode', b'\x97\x98.'),
     'extension registry': ('byte 0 is not an opcode', b'\x82\x01.'),

@@ -408,6 +408,26 @@ def test_a_curve_has_results_of_one_setting(make_run):
     assert run.metrics == {'fid5k': [reading.Point(6, 99.0)]}  # Of as many snapshots, the newest.
 
 
+def test_results_of_a_snapshot_that_was_replaced_are_on_no_curve(make_run, capsys):
+    def line(kimg, fid, **more):
+        return {'results': {'fid5k': fid}, 'snapshot_pkl': f'network-snapshot-{kimg:06d}.pkl', **more}
+
+    run_dir = make_run(metrics={'fid': [line(3, 9.0), line(6, 2.0, seed=0, sha256='0' * 64), line(6, 8.0)]})
+    (run_dir / 'network-snapshot-000006.pkl').write_bytes(b'another run')
+    assert reading.read(run_dir).metrics == {'fid5k': [reading.Point(3, 9.0), reading.Point(6, 8.0)]}
+    assert '000006.pkl: 1 result is of another file that had this name, and left out.' in capsys.readouterr().err
+
+
+def test_the_spread_of_a_score_has_no_best(make_run):
+    lines = [
+        {'results': {'is5k_mean': mean, 'is5k_std': std}, 'snapshot_pkl': f'network-snapshot-{kimg:06d}.pkl'}
+        for kimg, mean, std in [(3, 7.0, 0.1), (6, 6.0, 0.4)]
+    ]
+    words = re.sub(r'\s+', ' ', write(make_run(metrics={'is': lines})).text)
+    assert 'Generator – – 6 at 6 kimg; best 7 at 3 0.4 at 6 kimg' in words
+    assert words.count('; best ') == 1
+
+
 def test_nested_options_by_dotted_names():
     options = {'a': {'b': {'c': 1.5, 'd': {}}}, 'e': [1, 'x'], 'f': None, 'g': 'text'}
     assert flatten(options) == {'a.b.c': '1.5', 'a.b.d': '{}', 'e': '[1, "x"]', 'f': 'null', 'g': 'text'}
