@@ -127,6 +127,8 @@ def number_of_processes(gpus: int | None, device: str | None = None) -> int:
         raise errors.UserError(f'--gpus={gpus} but torchrun started {started} processes: leave --gpus out.')
     if named_device(device).type == 'mps' and (gpus or started or 1) > 1:
         raise errors.UserError(f'--device={device} is one GPU: leave out --gpus and torchrun.')
+    if (gpus or started or 1) > 1 and named_device(device).index is not None:
+        raise errors.UserError(f'--device={device} is one GPU: leave out --gpus and torchrun, or name the device cuda.')
     if started is None and gpus is not None:
         what, most = 'GPUs', torch.cuda.device_count()
         if named_device(device).type != 'cuda':
@@ -134,6 +136,11 @@ def number_of_processes(gpus: int | None, device: str | None = None) -> int:
         if gpus > most:
             raise errors.UserError(f'--gpus={gpus} is more processes than this machine has {what} ({most}).')
     return gpus or started or 1
+
+
+def machines() -> int:
+    """On how many machines torchrun has started processes; 1 without it."""
+    return int(os.environ.get('GROUP_WORLD_SIZE', 1)) if torchrun_processes() is not None else 1
 
 
 def restarted_by_torchrun() -> bool:
@@ -396,12 +403,3 @@ def gather_with_gradient(x: torch.Tensor, group: Group | None) -> torch.Tensor:
     The module's docstring explains its gradient.
     """
     return x if group is None else _Gather.apply(x, group)
-
-
-def mean_of_all_processes(x: torch.Tensor) -> torch.Tensor:
-    """The mean over the batches of all processes, equally large; its gradient is that of this process's share."""
-    mean = x.mean()
-    if world() is None:
-        return mean
-    total = sum_over_processes(mean.detach().clone(), world())
-    return mean + (total / world_size() - mean.detach())

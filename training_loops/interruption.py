@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: the step is finished and the state saved before the run ends."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -31,8 +32,11 @@ class Interruption:
         return self
 
     def __exit__(self, *_exception) -> None:
+        # A process that was started for the run is about to end, and may be sent the same signal once more: by whoever
+        # sent it to all, and by the one that started it.
+        is_ending = self.signal is not None and multiprocessing.parent_process() is not None
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if is_ending and number != signal.SIGINT else handler)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

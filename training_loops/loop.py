@@ -178,6 +178,7 @@ def step(run: Run) -> None:
             run_phase(phase, run.rounds, run.averages, rounds, lr_share)
         except DivergedError:
             save_snapshot(run)
+            distributed.any_process(False, run.device)  # The error of another would end rank 0 while it writes.
             raise
 
     update_average(run.G_ema, run.G, progress.cur_nimg, options.batch_size, options.ema_kimg, options.ema_rampup)

@@ -72,7 +72,7 @@ def plan_distillation(options: DistillOptions) -> Plan:
     if options.pl_weight is not None and 'pl_weight' not in plan.args.loss_kwargs:
         raise UserError(f'--pl-weight={options.pl_weight:g} is not an argument of --loss={options.loss}.')
     if not planning.has_discriminator(plan.args.loss_kwargs['class_name']):
-        require_nothing_for_a_discriminator(options)
+        planning.require_nothing_for_a_discriminator(options.loss, vars(options))
     elif options.data is not None:
         plan.notes += notes_on_few_images(options, plan.args.training_set_kwargs.max_size)
     return plan
@@ -131,20 +131,6 @@ def own_images(options: DistillOptions, G: Generator) -> tuple[str, dnnlib.EasyD
     require_average_of_w('--truncation', options.teacher, G, options.truncation)
     kwargs = teacher_dataset.arguments(options.teacher, G, options.truncation, options.labels)
     return f'{Path(options.teacher).stem}-images', dnnlib.EasyDict(kwargs)
-
-
-def require_nothing_for_a_discriminator(options: DistillOptions) -> None:
-    """Refuse what would change nothing, for a loss without a discriminator.
-
-    Raises:
-        UserError: an option is about the discriminator, or the images that it sees.
-    """
-    for name, value in options.given('gamma', 'aug', 'p', 'target', 'augpipe', 'freezed').items():
-        if (name, value) != ('aug', 'noaug'):
-            raise UserError(
-                f'--{name}={value} is about the discriminator, and --loss={options.loss} trains without one: leave it '
-                'out.'
-            )
 
 
 def notes_on_few_images(options: DistillOptions, count: int) -> list[str]:

@@ -65,6 +65,8 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
         raise UserError(f'--loop={loop} is not a training loop; there are {" and ".join(LOOPS)}.')
     if without_cuda and loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} runs on CUDA only; leave the option out to train on this machine.')
+    if loop == HOST_LOOP:
+        require_first_gpu(args)
 
     trains_D = has_discriminator(HOST_LOSS if options.loss is None else options.loss)
     if student is not None:
@@ -120,6 +122,21 @@ def handed_over(plan: Plan) -> Iterator[None]:
         yield
 
 
+def require_first_gpu(args: Mapping[str, Any]) -> None:
+    """Refuse other GPUs than the first ones of one machine, which are all that the host's loop knows.
+
+    Raises:
+        UserError: the run is for others.
+    """
+    if distributed.named_device(args.get('device')).index:
+        raise UserError(
+            f"--device={args['device']} is not for the host's loop, which takes the first GPU: leave --loop out, or "
+            'set CUDA_VISIBLE_DEVICES.'
+        )
+    if distributed.machines() > 1:
+        raise UserError(f"The host's loop is for one machine: with torchrun on several, add --loop={OUR_LOOP}.")
+
+
 def is_loop(candidate) -> bool:
     """Whether this is a function that takes what a training loop is given."""
     if not inspect.isfunction(candidate):
@@ -129,7 +146,9 @@ def is_loop(candidate) -> bool:
 
 
 def use_networks(plan: Plan, name: str, data: Mapping, trains_D: bool) -> None:
-    """Take the shapes of G and D from a network pickle, and its weights as the start. The precision stays the run's.
+    """Take the shapes of G and D from a network pickle, and its weights as the start.
+
+    Precision and frozen layers stay the run's.
 
     Args:
         plan: whose `args` get `G_kwargs` and `D_kwargs`.
@@ -157,6 +176,8 @@ def use_networks(plan: Plan, name: str, data: Mapping, trains_D: bool) -> None:
     freeze = args.D_kwargs.get('block_kwargs', {}).get('freeze_layers')
     args.G_kwargs = constructor_arguments(data['G'])
     args.D_kwargs = constructor_arguments(data['D'])
+    for kwargs in (args.D_kwargs, *(args.D_kwargs.get(name) or {} for name in ('student_kwargs', 'teacher_kwargs'))):
+        kwargs.get('block_kwargs', {}).pop('freeze_layers', None)  # What the run freezes counts, not what another did.
     if freeze is not None:
         args.D_kwargs.setdefault('block_kwargs', {})['freeze_layers'] = freeze
     precision.put_into_generator(args.G_kwargs)
@@ -235,6 +256,24 @@ def has_discriminator(loss: str) -> bool:
         UserError: there is none of this name.
     """
     return loss_classes.has_discriminator(import_named('--loss', loss, all_losses()))
+
+
+def require_nothing_for_a_discriminator(loss: str, given: Mapping[str, Any]) -> None:
+    """Refuse what would change nothing, for a loss without a discriminator.
+
+    Args:
+        loss: its name.
+        given: options of the run by name, None where they were not given.
+
+    Raises:
+        UserError: an option is about the discriminator, or the images that it sees.
+    """
+    for name in ('gamma', 'aug', 'p', 'target', 'augpipe', 'freezed'):
+        value = given.get(name)
+        if value is not None and (name, value) != ('aug', 'noaug'):
+            raise UserError(
+                f'--{name}={value} is about the discriminator, and --loss={loss} trains without one: leave it out.'
+            )
 
 
 def record(plan: Plan) -> None:

@@ -9,14 +9,14 @@ import dnnlib
 from stylegan2_compress import distributed, host
 from stylegan2_compress.arguments import click_options, given_options, value_as_text
 from stylegan2_compress.compression import planning
-from stylegan2_compress.compression.options import MethodOptions, require_outside_data
+from stylegan2_compress.compression.options import HOST_LOSS, MethodOptions, require_outside_data
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.evaluation import host_metrics
 from stylegan2_compress.files import require_writable_directory
 from stylegan2_compress.host import configurations, datasets
 from stylegan2_compress.runs.loops import run_loop
 from stylegan2_compress.runs.plan import Plan
-from stylegan2_compress.runs.resume import is_run
+from stylegan2_compress.runs.resume import is_run, started_from
 
 TRAIN_EXAMPLES = """
 
@@ -67,7 +67,7 @@ def extend_train(module: HostTrain) -> None:
         resume = params['resume'] if is_run(params['resume']) else None
         require_outside_data(params['data'], outdir, resume)
         if resume is not None:
-            params['resume'] = None
+            params['resume'] = None if options.student is not None else started_from(resume, outdir)
         if distributed.torchrun_processes() is not None:
             params['gpus'] = distributed.number_of_processes(params['gpus'])
         try:
@@ -90,6 +90,10 @@ def extend_train(module: HostTrain) -> None:
         if options.student is not None and params.get('resume') is not None:
             both = f'--student={options.student} and --resume={params["resume"]}'
             raise UserError(f'{both} both name the weights to start from; give one.')
+        loss = HOST_LOSS if options.loss is None else options.loss
+        if not planning.has_discriminator(loss):
+            planning.require_nothing_for_a_discriminator(loss, params)
+            params['aug'] = 'noaug'  # The host's default augments.
         source = options.student or options.teacher
         if source is not None and params.get('cond') is None:
             params['cond'] = plan.resources.networks[source]['G_ema'].c_dim > 0  # The shapes come from the pickle.

@@ -103,7 +103,7 @@ def has_shapes(network: torch.nn.Module, kwargs: Mapping[str, Any], training_set
 
 
 def check_batch(args: dnnlib.EasyDict) -> None:
-    """Check that the discriminator's minibatch standard deviation layer can divide the batch into groups.
+    """Check that GPUs can share the batch, and the discriminator's minibatch standard deviation layer can group it.
 
     Args:
         args: keyword arguments of a training loop.
@@ -111,6 +111,11 @@ def check_batch(args: dnnlib.EasyDict) -> None:
     Raises:
         UserError: it cannot.
     """
+    if args.batch_size % (args.batch_gpu * args.num_gpus):
+        raise UserError(
+            f'A batch of {args.batch_size} is no multiple of {args.batch_gpu} images on each of {args.num_gpus} GPUs: '
+            'choose --batch so that they can share it.'
+        )
     pair = [args.D_kwargs[name] for name in ('student_kwargs', 'teacher_kwargs') if args.D_kwargs.get(name)]
     for D_kwargs in pair or [args.D_kwargs]:
         epilogue_kwargs = D_kwargs.get('epilogue_kwargs', {})

@@ -106,7 +106,7 @@ class AdversarialLoss(MethodLoss):
         with conv2d_gradfix.no_weight_gradients():
             (grads,) = torch.autograd.grad([(images * noise).sum()], [ws], create_graph=True, only_inputs=True)
         lengths = grads.square().sum(2).mean(1).sqrt()
-        pl_mean = self.pl_mean.lerp(distributed.mean_of_all_processes(lengths), self.adversarial.pl_decay)
+        pl_mean = self.pl_mean.lerp(lengths.mean(), self.adversarial.pl_decay)
         self.pl_mean.copy_(pl_mean.detach())
         penalty = self.steps.report('Loss/pl_penalty', (lengths - pl_mean).square())
         loss = self.steps.report('Loss/G/reg', penalty * self.adversarial.pl_weight)

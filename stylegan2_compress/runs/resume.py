@@ -189,6 +189,19 @@ def is_run(resume: str | None) -> bool:
     return resume is not None and (resume == LATEST or os.path.isdir(resume))
 
 
+def started_from(resume: str, outdir: str) -> str | None:
+    """The network pickle that a run to be continued began with, which the host's `--resume` named then.
+
+    Args:
+        resume: a run directory, or 'latest', which for this is the newest run in `outdir`.
+        outdir: directory of run directories.
+    """
+    runs = reversed(RunDirectory.numbered(outdir)) if resume == LATEST else [RunDirectory(resume)]
+    args = next(filter(None, map(recorded_options, runs)), {})
+    start = args.get('resume_pkl')
+    return None if start == RunDirectory(args.get('run_dir', '')).student_path else start
+
+
 def check_resume(resume: str | None) -> None:
     """Refuse what cannot be continued, whatever the options.
 

@@ -9,17 +9,21 @@ import sys
 import zipfile
 from pathlib import Path
 
+import dnnlib
 import forked
 import pytest
 import torch
 from host_alone import WITHOUT_OUR_PACKAGE
 
+from stylegan2_compress import pickles
 from stylegan2_compress.cli import main
 from stylegan2_compress.compression import planning
 from stylegan2_compress.compression.train_py import extend_train
 from stylegan2_compress.runs.loops import HOST_LOOP
 
 pytestmark = pytest.mark.checkout
+
+NO_D = ['--loss=stylegan2_compress.RegressionLoss']
 
 
 @pytest.fixture
@@ -128,6 +132,9 @@ def test_trains_with_dime_and_the_snapshot_needs_nothing_of_ours(tmp_path, check
         (['--resume=teacher.pkl'], '--resume=teacher.pkl has a G of other shapes'),
         (['--teacher=teacher.pkl', '--cond=0'], 'label dimensions 3'),
         (['--teacher=teacher.pkl'], 'is for a loss that learns from it'),
+        (['--teacher=teacher.pkl', *NO_D, '--gamma=7'], '--gamma=7.0 is about the discriminator, and --loss=styleg'),
+        (['--teacher=teacher.pkl', *NO_D, '--aug=ada'], '--aug=ada is about the discriminator'),
+        (['--cfg=cifar', '--gpus=4'], 'A batch of 64 is no multiple of 32 images on each of 4 GPUs'),
         (['--seed=-1'], '--seed=-1 must be'),
         (['--data=text.zip'], 'dataset.json that cannot be used'),
         (['--data=odd.zip'], 'resolution 12'),
@@ -147,6 +154,33 @@ def test_bad_input(checkout, tmp_path, make_dataset_zip, data, teacher, given, s
     assert sentence in output[output.index('Error:') :]
     assert 'Traceback' not in output
     assert not (checkout / 'runs').exists()
+
+
+def test_without_a_discriminator_nothing_is_augmented(checkout, data, teacher):
+    patch(checkout)
+    shutil.copy(teacher, checkout)
+    given = ['--outdir=runs', f'--data={data}', '--metrics=none', '--teacher=teacher.pkl', '--student=teacher.pkl']
+    args = options_of(train(checkout, *given, *NO_D, '--dry-run'))
+    assert 'augment_kwargs' not in args
+    assert 'ada_target' not in args
+
+
+def test_a_run_that_began_with_the_hosts_resume_is_continued(checkout, data):
+    """The same option names the run then: the network pickle is read off its options."""
+    patch(checkout)
+    given = ['--outdir=runs', f'--data={data}', '--metrics=none', '--aug=ada', '--dry-run']
+    args = options_of(train(checkout, *given))
+    shape = dict(c_dim=0, img_resolution=16, img_channels=3)
+    G, D = (dnnlib.util.construct_class_by_name(**args[name], **shape).eval() for name in ('G_kwargs', 'D_kwargs'))
+    start = dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None)
+    pickles.save(checkout / 'start.pkl', start)
+    begun = options_of(train(checkout, *given, '--resume=start.pkl'))
+    assert (begun['resume_pkl'], begun['ada_kimg']) == ('start.pkl', 100)
+    run_dir = checkout / begun['run_dir']
+    run_dir.mkdir(parents=True)
+    (run_dir / 'training_options.json').write_text(json.dumps(begun))
+    for resume in (begun['run_dir'], 'latest'):
+        assert options_of(train(checkout, *given, f'--resume={resume}')) == begun
 
 
 def test_a_metric_without_its_detector_is_refused_before_the_run(checkout, tmp_path, data):

@@ -487,6 +487,12 @@ def test_going_on_without_nickel_trains_the_students_discriminator_alone(tmp_pat
     third = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape)
     assert 'student.b16.fromrgb.weight' in dict(third.named_buffers())
 
+    if freezed is not None:  # What was frozen before is not frozen for ever.
+        run = configurations.loop_arguments(data, aug='noaug')
+        _desc, args = compressed(*run, loss=loss, student=str(tmp_path / 'then.pkl'), device='cpu', **given)
+        thawed = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape)
+        assert 'student.b16.fromrgb.weight' in dict(thawed.named_parameters())
+
     nickel = dict(loss=LOSS, teacher=teacher, student=str(tmp_path / 'then.pkl'))
     _desc, args = compressed(*configurations.loop_arguments(data, aug='noaug'), **nickel)
     again = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape).requires_grad_(False)

@@ -18,6 +18,7 @@ import torch
 from tiny_runs import ADAM, loop_arguments
 
 from stylegan2_compress import distributed, host, pickles
+from stylegan2_compress.compression import planning
 from stylegan2_compress.errors import Stopped, UserError
 from stylegan2_compress.evaluation.evaluate import evaluate
 from stylegan2_compress.losses.discriminators import pair_arguments
@@ -25,6 +26,7 @@ from stylegan2_compress.report import reading
 from stylegan2_compress.runs import launch, states
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.loops import OUR_LOOP
+from stylegan2_compress.training_loops.interruption import Interruption
 
 DISTILLATION = OUR_LOOP
 TICKETS = 'stylegan2_compress.training_loops.ticket_search.training_loop'
@@ -65,6 +67,8 @@ def cases(directory, make_dataset_zip, make_generator, make_discriminator):
 
     # Noise, mixing and augmentation are a round's: what two processes do, one does in more rounds.
     plain = case('plain', dict(), **AUGMENT)
+    ours = dict(class_name='stylegan2_compress.AdversarialLoss', r1_gamma=1, pl_weight=20, pl_decay=0.5)
+    adversarial = case('adversarial', dict(), loss_kwargs=ours)
     # Terms that look at a batch see that of all processes: what two do, one does in rounds twice as large. Nothing may
     # be a round's then, nor may the discriminator look at the batch, of which each process has half. Near zero, Adam
     # makes large steps of rounding errors, but for a large epsilon.
@@ -74,7 +78,7 @@ def cases(directory, make_dataset_zip, make_generator, make_discriminator):
     D_kwargs = dict(channel_base=64, channel_max=8, epilogue_kwargs=dict(mbstd_num_channels=0))
     D_kwargs.update(class_name='training.networks.Discriminator')
     shared = dict(G_opt_kwargs=calm, D_opt_kwargs=calm, same_noise_for_all=True)
-    both = dict(r1_gamma=1, style_mixing_prob=0, pl_batch_shrink=1, teacher=teacher)
+    both = dict(r1_gamma=1, style_mixing_prob=0, pl_batch_shrink=1, pl_decay=0, teacher=teacher)
     both.update(embeddings=[EMBEDDING], weights=[1], samples=8)
     dime = case(
         'dime',
@@ -110,7 +114,7 @@ def cases(directory, make_dataset_zip, make_generator, make_discriminator):
         image_snapshot_ticks=1,  # Images need masks, which rank 0 alone then has.
         **(shared | dict(G_reg_interval=None)),
     )
-    return dict([plain, dime, nickel, tickets])
+    return dict([plain, adversarial, dime, nickel, tickets])
 
 
 @pytest.fixture(scope='module')
@@ -143,7 +147,7 @@ def weights_in(run_dir):
     }
 
 
-@pytest.mark.parametrize('name', ['plain', 'tickets'])
+@pytest.mark.parametrize('name', ['plain', 'adversarial', 'tickets'])
 def test_two_processes_train_as_one(weights, name):
     one, two = weights[name]
     torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
@@ -207,7 +211,6 @@ def test_a_process_that_is_alone_exchanges_nothing():
     assert distributed.sum_with_gradient(x, None) is distributed.gather_with_gradient(x, None) is x
     assert distributed.broadcast_object(x) is distributed.max_over_processes(x) is x
     assert distributed.result_of_rank_zero(lambda: x) is x
-    assert distributed.mean_of_all_processes(x) == -0.5
     distributed.broadcast_from_rank_zero([x])
     distributed.average([x])
     distributed.wait_for_rank_zero()
@@ -234,7 +237,6 @@ def test_what_two_processes_exchange(tmp_path):
     assert first['average'].tolist() == [0.5, 2.5]
     assert first['broadcast'].tolist() == first['module'].tolist() == [0, 1]
     assert first['gathered'].tolist() == [[0, 1], [1, 4]]
-    assert first['mean'] == 1.5  # Of 0, 1, 1 and 4.
     assert first['gradient'].tolist() == [6, 30]  # Of (x · w)² / 2 at w = 1, where x = [1, 5] is the sum.
     assert first['flags'] == [False, True]
     assert first['met'] == [True, True]
@@ -430,6 +432,52 @@ def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, dir
         assert [json.loads(line)['Progress/tick']['mean'] for line in file] == [0, 1, 2, 3, 4, 5]
     assert 'Training for 1 kimg, from 0.3' in result.stdout
     assert (run_dir / 'network-snapshot-000001.pkl').exists()
+
+
+@pytest.mark.parametrize('is_child', [True, False])
+def test_a_process_of_a_run_that_stops_is_not_ended_by_the_signal_once_more(is_child, monkeypatch):
+    """It comes to all processes, and from the one that started them: before this one has told how it ended."""
+    monkeypatch.setattr(multiprocessing, 'parent_process', lambda: object() if is_child else None)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.signal == 'SIGTERM'
+        after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        assert after == [signal.SIG_IGN if is_child else before[0], before[1]]
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+
+
+@pytest.mark.parametrize(
+    ('gpus', 'device', 'said'),
+    [(2, 'cuda:1', 'is one GPU: leave out --gpus and torchrun, or name the device cuda'), (1, 'cuda:1', None)],
+)
+def test_one_gpu_of_several_is_for_one_process(gpus, device, said, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    if said is None:
+        assert distributed.number_of_processes(gpus, device) == 1
+    else:
+        with pytest.raises(UserError, match=said):
+            distributed.number_of_processes(gpus, device)
+
+
+@pytest.mark.parametrize(
+    ('device', 'machines', 'said'),
+    [
+        ('cuda:3', 1, "--device=cuda:3 is not for the host's loop, which takes the first GPU"),
+        (None, 2, "The host's loop is for one machine: with torchrun on several, add --loop=stylegan2_compress"),
+        ('cuda:0', 1, None),
+    ],
+)
+def test_the_hosts_loop_is_for_the_first_gpus_of_a_machine(device, machines, said, monkeypatch):
+    monkeypatch.setattr(distributed, 'torchrun_processes', lambda: 8 if machines > 1 else None)
+    monkeypatch.setenv('GROUP_WORLD_SIZE', str(machines))
+    if said is None:
+        planning.require_first_gpu({'device': device})
+    else:
+        with pytest.raises(UserError, match=said):
+            planning.require_first_gpu({'device': device})
 
 
 @pytest.mark.parametrize(('finished', 'exitcode'), [(True, 0), (False, -signal.SIGKILL)])

@@ -103,7 +103,6 @@ def exchanging(rank, num_gpus, run_dir, device):
     results['object'] = distributed.broadcast_object(f'from {rank}')
     results['result'] = distributed.result_of_rank_zero(lambda: f'called in {rank}')
     results['gathered'] = distributed.gather_with_gradient(own()[None], group)
-    results['mean'] = distributed.mean_of_all_processes(own())
     weight = torch.ones([2], requires_grad=True)
     total = distributed.sum_with_gradient((own() * weight).sum()[None], group)
     (total.square() / 2).sum().backward()

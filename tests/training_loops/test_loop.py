@@ -315,8 +315,12 @@ def test_a_run_that_diverges_leaves_a_snapshot_without_nan(arguments, tmp_path, 
     given = arguments(loss_kwargs=dict(class_name='stylegan2_compress.AdversarialLoss'), total_kimg=1)
     closed = []
     monkeypatch.setattr(TensorBoard, 'close', lambda tracker, failed: closed.append(failed))
+    met = []
+    snapshots = lambda: sorted(path.name for path in (tmp_path / 'run').glob('*.pkl'))  # noqa: E731
+    monkeypatch.setattr(distributed, 'any_process', lambda flag, _device: met.append(snapshots()) or flag)
     with pytest.raises(DivergedError):
         training_loop(**given)
+    assert met[-1] == ['network-snapshot-000000.pkl']  # Others report the error after rank 0 has written it.
     assert closed == [True]  # Another run of the same process has trackers of its own.
     networks = pickles.load(tmp_path / 'run' / 'network-snapshot-000000.pkl')
     for name in ('G', 'G_ema', 'D'):
