@@ -67,7 +67,9 @@ def extend_train(module: HostTrain) -> None:
         resume = params['resume'] if is_run(params['resume']) else None
         require_outside_data(params['data'], outdir, resume)
         if resume is not None:
-            params['resume'] = None if options.student is not None else started_from(resume, outdir)
+            params['resume'] = None
+            params['resume'] = started_from(resume, outdir, chosen(options, params))
+        plan.chosen = chosen(options, params)
         if distributed.torchrun_processes() is not None:
             params['gpus'] = distributed.number_of_processes(params['gpus'])
         try:
@@ -97,8 +99,6 @@ def extend_train(module: HostTrain) -> None:
         source = options.student or options.teacher
         if source is not None and params.get('cond') is None:
             params['cond'] = plan.resources.networks[source]['G_ema'].c_dim > 0  # The shapes come from the pickle.
-        hosts_own = {f'--{name}': value_as_text(value) for name, value in params.items() if value is not None}
-        plan.chosen = given_options(options) | hosts_own
         plan.name, plan.args = host_setup(**params)
         planning.compress(plan, options)
         if options.teacher is not None and options.loss is None:
@@ -106,6 +106,10 @@ def extend_train(module: HostTrain) -> None:
                 f'--teacher={options.teacher} is for a loss that learns from it: add one, such as '
                 '--loss=stylegan2_compress.DiMELoss.'
             )
+
+    def chosen(options, params):
+        hosts_own = {f'--{name}': value_as_text(value) for name, value in params.items() if value is not None}
+        return given_options(options) | hosts_own
 
     module.main.callback = callback
     module.main.params.extend(our_options)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -125,7 +125,7 @@ def _read(path: Path) -> Run:
         state=State('running', ''),
         exports=_exports(path),
         teacher=inputs.teacher(options, recorded),
-        chosen=_chosen(recorded),
+        chosen=inputs.chosen(recorded),
         start=start,
         notes=notes,
     )
@@ -144,12 +144,6 @@ def is_report(path: Path) -> bool:
     """Whether a file is a report."""
     with files.opened(path) as (file, _size):
         return f'<meta name="generator" content="{GENERATOR}"'.encode() in file.read(2000)
-
-
-def _chosen(recorded: Mapping) -> dict[str, str]:
-    """The options that the run was started with, by their names on the command line."""
-    names = {name: str(value) for name, value in recorded.items() if name.startswith(inputs.CHOSEN)}
-    return {name.removeprefix(inputs.CHOSEN): value for name, value in names.items()}
 
 
 def _require_run(path: Path) -> None:

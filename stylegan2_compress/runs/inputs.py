@@ -29,6 +29,12 @@ def teacher(args: Mapping, recorded: Mapping) -> str | None:
     return next((name for name in names if isinstance(name, str)), None)
 
 
+def chosen(recorded: Mapping[str, Any]) -> dict[str, str]:
+    """The options that were given, by name, of what `inputs.json` has."""
+    names = {name: str(value) for name, value in recorded.items() if name.startswith(CHOSEN)}
+    return {name.removeprefix(CHOSEN): value for name, value in names.items()}
+
+
 def given(args: Mapping, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Those of the dotted names that have a text as their value, with it."""
     for name in names:

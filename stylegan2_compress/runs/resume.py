@@ -33,6 +33,10 @@ FROM_MACHINE = {'G_kwargs.synthesis_kwargs.num_fp16_res', 'D_kwargs.num_fp16_res
 # Those that may follow from the length.
 FROM_LENGTH = {'G_opt_kwargs.lr', 'ema_kimg', 'lr_decay_kimg', 'loss_kwargs.lr_decay_kimg'}
 
+# Options of the host's `train.py` that may be others when a run is continued, and the one that names the run then.
+OF_NO_CONSEQUENCE = {'--kimg', '--snap', '--metrics', '--gpus', '--workers', '--nobench', '--allow_tf32'}
+RESUME = '--resume'
+
 # What options were that earlier versions did not record, as JSON.
 UNRECORDED = {'loss_kwargs.truncation_psi': '1.0'}
 
@@ -189,17 +193,24 @@ def is_run(resume: str | None) -> bool:
     return resume is not None and (resume == LATEST or os.path.isdir(resume))
 
 
-def started_from(resume: str, outdir: str) -> str | None:
-    """The network pickle that a run to be continued began with, which the host's `--resume` named then.
+def started_from(resume: str, outdir: str, chosen: Mapping[str, str]) -> str | None:
+    """The network pickle that the run to be continued began with, if it did so by the host's `--resume`.
 
     Args:
-        resume: a run directory, or 'latest', which for this is the newest run in `outdir`.
+        resume: a run directory, or 'latest' for the newest run of the same options.
         outdir: directory of run directories.
+        chosen: the options that are given now, but `--resume`.
     """
     runs = reversed(RunDirectory.numbered(outdir)) if resume == LATEST else [RunDirectory(resume)]
-    args = next(filter(None, map(recorded_options, runs)), {})
-    start = args.get('resume_pkl')
-    return None if start == RunDirectory(args.get('run_dir', '')).student_path else start
+    for run in runs:
+        recorded = inputs.chosen(run.read_inputs())
+        start = recorded.pop(RESUME, None)
+        others = (
+            {name: text for name, text in each.items() if name not in OF_NO_CONSEQUENCE} for each in (recorded, chosen)
+        )
+        if resume != LATEST or len({json.dumps(each, sort_keys=True) for each in others}) == 1:
+            return start
+    return None
 
 
 def check_resume(resume: str | None) -> None:

@@ -19,6 +19,8 @@ from stylegan2_compress import pickles
 from stylegan2_compress.cli import main
 from stylegan2_compress.compression import planning
 from stylegan2_compress.compression.train_py import extend_train
+from stylegan2_compress.runs import launch
+from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.runs.loops import HOST_LOOP
 
 pytestmark = pytest.mark.checkout
@@ -165,22 +167,30 @@ def test_without_a_discriminator_nothing_is_augmented(checkout, data, teacher):
     assert 'ada_target' not in args
 
 
-def test_a_run_that_began_with_the_hosts_resume_is_continued(checkout, data):
-    """The same option names the run then: the network pickle is read off its options."""
-    patch(checkout)
-    given = ['--outdir=runs', f'--data={data}', '--metrics=none', '--aug=ada', '--dry-run']
-    args = options_of(train(checkout, *given))
+def test_a_run_that_began_with_the_hosts_resume_is_continued(tmp_path, data, monkeypatch):
+    """The same option names the run then: the network pickle is read off its record. Nothing is trained here."""
+    module = train_py(monkeypatch)
+    monkeypatch.setattr(launch, 'run', lambda _args: None)
+    outdir, start = str(tmp_path / 'runs'), str(tmp_path / 'start.pkl')
+
+    def begin(*more):
+        module.main([f'--outdir={outdir}', f'--data={data}', '--metrics=none', *more], standalone_mode=False)
+        (*_others, newest) = RunDirectory.numbered(outdir)
+        return newest.path.name[:5], newest.read_options()
+
+    plain, args = begin('--aug=noaug')
     shape = dict(c_dim=0, img_resolution=16, img_channels=3)
     G, D = (dnnlib.util.construct_class_by_name(**args[name], **shape).eval() for name in ('G_kwargs', 'D_kwargs'))
-    start = dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None)
-    pickles.save(checkout / 'start.pkl', start)
-    begun = options_of(train(checkout, *given, '--resume=start.pkl'))
-    assert (begun['resume_pkl'], begun['ada_kimg']) == ('start.pkl', 100)
-    run_dir = checkout / begun['run_dir']
-    run_dir.mkdir(parents=True)
-    (run_dir / 'training_options.json').write_text(json.dumps(begun))
-    for resume in (begun['run_dir'], 'latest'):
-        assert options_of(train(checkout, *given, f'--resume={resume}')) == begun
+    pickles.save(start, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+    number, begun = begin(f'--resume={start}', '--kimg=2')
+    assert (plain, number, begun['resume_pkl'], begun['ada_kimg']) == ('00000', '00001', start, 100)
+    for resume in (f'{outdir}/{begun["run_dir"].rpartition("/")[2]}', 'latest'):
+        assert begin(f'--resume={resume}', '--kimg=3') == (number, dict(begun, total_kimg=3))
+    first = f'{outdir}/00000-data-auto1-noaug'
+    assert begin('--resume=latest', '--aug=noaug')[0] == number  # No third one: it continued the first.
+    assert 'resume_pkl' not in RunDirectory(first).read_options()
+    number, others = begin('--resume=latest', '--gamma=3')  # Of these options, there is none.
+    assert (number, others.get('resume_pkl')) == ('00002', None)
 
 
 def test_a_metric_without_its_detector_is_refused_before_the_run(checkout, tmp_path, data):
@@ -210,14 +220,20 @@ def test_distill_writes_the_same_options(checkout, tmp_path, data, teacher, caps
     assert ours == theirs
 
 
-def test_torchrun_starts_the_hosts_loop_in_its_own_processes(tmp_path, data, monkeypatch):
-    """On CUDA, where that is the default: the host's command would start as many processes in each of them."""
+def train_py(monkeypatch):
+    """The checkout's train.py with our options, in this process."""
     path = Path(os.environ['STYLEGAN2_ADA_PYTORCH']) / 'train.py'
     spec = importlib.util.spec_from_file_location('train_of_this_test', path)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     extend_train(module)
+    return module
+
+
+def test_torchrun_starts_the_hosts_loop_in_its_own_processes(tmp_path, data, monkeypatch):
+    """On CUDA, where that is the default: the host's command would start as many processes in each of them."""
+    module = train_py(monkeypatch)
     for name, value in dict(RANK=1, WORLD_SIZE=4, LOCAL_RANK=1, MASTER_ADDR='127.0.0.1', MASTER_PORT=1).items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
