@@ -11,7 +11,7 @@ WHY = (
     'torch.nn.functional.grid_sample, which in many versions cannot be differentiated twice: "derivative for '
     'aten::grid_sampler_2d_backward is not implemented".'
 )
-VERSIONS = 'torch >= 1.10; a derivative of our own where torch has none (1.9 to 2.6 by reports, 2.4 seen; 2.13 has it)'
+VERSIONS = 'torch >= 1.10; a derivative of our own where torch has none (2.7 has none; 2.13 has it)'
 
 
 def needed() -> bool:
