@@ -125,13 +125,13 @@ def number_of_processes(gpus: int | None, device: str | None = None) -> int:
         raise errors.UserError(f'--gpus={gpus} must be at least 1.')
     if gpus is not None and started not in (None, gpus):
         raise errors.UserError(f'--gpus={gpus} but torchrun started {started} processes: leave --gpus out.')
-    if named_device(device).type == 'mps' and (gpus or started or 1) > 1:
-        raise errors.UserError(f'--device={device} is one GPU: leave out --gpus and torchrun.')
-    if (gpus or started or 1) > 1 and named_device(device).index is not None:
-        raise errors.UserError(f'--device={device} is one GPU: leave out --gpus and torchrun, or name the device cuda.')
+    chosen = named_device(device)
+    if (gpus or started or 1) > 1 and (chosen.type == 'mps' or (chosen.type == 'cuda' and chosen.index is not None)):
+        way_out = ', or name the device cuda' if chosen.type == 'cuda' else ''
+        raise errors.UserError(f'--device={device} is one GPU: leave out --gpus and torchrun{way_out}.')
     if started is None and gpus is not None:
         what, most = 'GPUs', torch.cuda.device_count()
-        if named_device(device).type != 'cuda':
+        if chosen.type != 'cuda':
             what, most = 'cores', max(os.cpu_count() or 1, 2)  # Two, to try it, anywhere.
         if gpus > most:
             raise errors.UserError(f'--gpus={gpus} is more processes than this machine has {what} ({most}).')

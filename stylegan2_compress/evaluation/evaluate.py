@@ -99,10 +99,7 @@ def _metrics_of(options: EvaluateOptions) -> list[Metric]:
 
 def _number_of_processes(options: EvaluateOptions, device: torch.device, files: int) -> int:
     """How many measure at a time, no more than there are files and seeds."""
-    processes = min(distributed.number_of_processes(options.gpus, str(device)), files * options.repeats)
-    if processes > 1 and device.index is not None:
-        raise UserError(f'--device={options.device} is one GPU: leave out --gpus, or name the device cuda.')
-    return processes
+    return min(distributed.number_of_processes(options.gpus, str(device)), files * options.repeats)
 
 
 def _open(files: Sequence[str], options: EvaluateOptions, trust: bool) -> tuple[dict, dict[str, Generator]]:
