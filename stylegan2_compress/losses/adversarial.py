@@ -107,7 +107,8 @@ class AdversarialLoss(MethodLoss):
             (grads,) = torch.autograd.grad([(images * noise).sum()], [ws], create_graph=True, only_inputs=True)
         lengths = grads.square().sum(2).mean(1).sqrt()
         pl_mean = self.pl_mean.lerp(lengths.mean(), self.adversarial.pl_decay)
-        self.pl_mean.copy_(pl_mean.detach())
+        self.pl_mean.copy_(pl_mean.detach())  # That of this round, in the penalty; of all processes, from here on.
+        distributed.average([self.pl_mean])
         penalty = self.steps.report('Loss/pl_penalty', (lengths - pl_mean).square())
         loss = self.steps.report('Loss/G/reg', penalty * self.adversarial.pl_weight)
         # Multiplied by zero, the images tie every parameter into the graph: DistributedDataParallel waits for each.
