@@ -438,15 +438,17 @@ def test_torchrun_starts_again_what_failed_and_the_state_continues(tmp_path, dir
 def test_a_process_of_a_run_that_stops_is_not_ended_by_the_signal_once_more(is_child, monkeypatch):
     """It comes to all processes, and from the one that started them: before this one has told how it ended."""
     monkeypatch.setattr(multiprocessing, 'parent_process', lambda: object() if is_child else None)
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
         with Interruption() as interruption:
             os.kill(os.getpid(), signal.SIGTERM)
         assert interruption.signal == 'SIGTERM'
-        after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-        assert after == [signal.SIG_IGN if is_child else before[0], before[1]]
+        after = {number: signal.getsignal(number) for number in before}
+        ending = {signal.SIGTERM: signal.SIG_IGN, signal.SIGHUP: signal.SIG_IGN} if is_child else {}
+        assert after == before | ending
     finally:
-        signal.signal(signal.SIGTERM, before[0])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
