@@ -88,9 +88,7 @@ def host_arguments(
     """
     if options.data is None and options.loop == HOST_LOOP:
         raise UserError(f'--loop={HOST_LOOP} reads its images from files: give --data, or leave --loop out.')
-    of_the_teacher = dict(
-        cfg=configurations.configuration_name(G, None if D is None else student_of(D)), cond=G.c_dim > 0, aug='noaug'
-    )
+    of_the_teacher = dict(cfg=configurations.configuration_name(G, student_of(D)), cond=G.c_dim > 0, aug='noaug')
     given: dict[str, Any] = {**of_the_teacher, **options.host_options()}
     given['gpus'] = distributed.number_of_processes(options.gpus, options.device)
     data = own_images(options, G) if options.data is None else options.data

@@ -29,7 +29,7 @@ def class_name(network: torch.nn.Module) -> str:
 
 
 def student_of(D: Any) -> Any:
-    """The discriminator of a network file itself: of the pair that NICKEL trains (`networks.dual`), the student's."""
+    """The D of a network file, None included; of the pair that NICKEL trains (`networks.dual`), the student's."""
     return D.student if class_name(D) == 'DualDiscriminator' else D
 
 

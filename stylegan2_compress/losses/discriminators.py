@@ -38,8 +38,8 @@ def pair_arguments(
                         f'{D_kwargs["class_name"]}.')  # fmt: skip
     student_kwargs = D_kwargs.get('student_kwargs', D_kwargs)
     trained_before = {name: kwargs for name in ('student_kwargs', 'teacher_kwargs') if (kwargs := D_kwargs.get(name))}
-    frozen = D_kwargs.get('block_kwargs') or trained_before.get('teacher_kwargs', {}).get('block_kwargs', {})
-    teacher_kwargs = _own_arguments(teacher_D.init_kwargs, frozen.get('freeze_layers', 0))
+    frozen = D_kwargs.get('block_kwargs', {}).get('freeze_layers', 0)
+    teacher_kwargs = _own_arguments(teacher_D.init_kwargs, frozen)
     new = type(D_kwargs)(
         class_name='stylegan2_compress.DualDiscriminator',
         student_kwargs=teacher_kwargs if student_d == 'teacher' else _own_arguments(student_kwargs, freeze_layers=0),
