@@ -22,7 +22,7 @@ trust_option = click.option(
 
 @click.group()
 def ticket():
-    """Tickets: generators of frozen weights in about half a bit per weight.
+    """Tickets: generators of frozen weights in less than a bit per weight.
 
     A ticket file holds the seed and the rule that random weights come from, or the SHA-256 of the teacher they are of,
     and the mask.

@@ -1,4 +1,4 @@
-"""The ticket file: a generator of frozen weights in about half a bit per weight.
+"""The ticket file: a generator of frozen weights in less than a bit per weight.
 
     magic, 12 bytes · version, 2 · length of the header, 4 (little-endian) · header, JSON · masks, each as the bytes of
     its quotients and of its remainders (see `coding`) · of signed rules, a bit for each weight that is kept, of each
