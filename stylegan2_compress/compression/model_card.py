@@ -1,6 +1,7 @@
 """The model card of a published network: what it is, what it was made of, and what was measured."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +14,9 @@ from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import class_name
 from stylegan2_compress.runs.directory import RunDirectory
 from stylegan2_compress.version import __version__
+
+# A path, an address or a word in a spec; before it, what it is: `torchscript:` or `timm:local-dir:`, but no drive.
+_PLACE = re.compile(r'(?P<scheme>\s*(?:[A-Za-z][\w-]+:(?!//))*)(?P<place>(?:https?|hf)://\S+|[^,@=]+)')
 
 
 def model_card(source: str, name: str, sha256: str, G_ema: Any, place: str) -> str:
@@ -71,18 +75,32 @@ def _made_of(args: Mapping[str, Any]) -> dict[str, str]:
     loss = args.get('loss_kwargs')
     if isinstance(loss, dict):
         facts['loss'] = str(loss.get('class_name'))
-        facts |= {name: _short(value) for name, value in loss.items() if name != 'class_name'}
+        told = ('class_name', 'training_set_kwargs')  # The second is the data again.
+        facts |= {name: _short(value) for name, value in loss.items() if name not in told}
     facts |= {what: f'{args[what]}' for what in ('total_kimg', 'batch_size', 'random_seed') if what in args}
     return facts
 
 
 def _short(value: Any) -> str:
-    if not isinstance(value, str) or value.startswith('hf://'):
+    """A value with the last part of its paths, also of those in lists and specs such as `torchscript:PATH@size=64`."""
+    if isinstance(value, list | tuple):
+        return ', '.join(map(_short, value))
+    if isinstance(value, Mapping):
+        return ', '.join(f'{name}: {_short(each)}' for name, each in value.items())
+    if not isinstance(value, str):
         return str(value)
-    if value.startswith(('http://', 'https://')):
-        address = urlsplit(value)  # Without a user's name or a query, which may hold keys.
+    if os.path.exists(value):
+        return files.public_name(value)
+    return _PLACE.sub(lambda match: match['scheme'] + _public(match['place']), value)
+
+
+def _public(place: str) -> str:
+    if place.startswith('hf://'):
+        return place
+    if place.startswith(('http://', 'https://')):
+        address = urlsplit(place)  # Without a user's name or a query, which may hold keys.
         return f'{address.scheme}://{address.netloc.rpartition("@")[2]}{address.path}'
-    return files.public_name(value) if os.path.isabs(value) or os.path.exists(value) else value
+    return files.public_name(place) if os.path.isabs(place) or os.path.exists(place) else place
 
 
 def _measured(source: Path) -> dict[str, str]:

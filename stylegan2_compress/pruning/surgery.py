@@ -8,7 +8,7 @@ import torch
 from training.networks import Generator
 
 from stylegan2_compress.errors import UserError
-from stylegan2_compress.host.networks import bound_arguments
+from stylegan2_compress.host.networks import generator_arguments
 from stylegan2_compress.networks.pruned import PrunedGenerator
 from stylegan2_compress.pruning import graph
 
@@ -112,7 +112,7 @@ def prune(G: Generator, masks: Mapping[str, torch.Tensor]) -> PrunedGenerator:
 
 
 def _constructor_arguments(G: Generator, channels: dict[str, int]) -> dict:
-    arguments = bound_arguments(G)
+    arguments = generator_arguments(G)
     synthesis_kwargs = dict(arguments.get('synthesis_kwargs', {}))
     for name in ('channel_base', 'channel_max'):
         synthesis_kwargs.pop(name, None)

@@ -345,6 +345,29 @@ def test_pruning_with_trust_what_is_constructed_otherwise_is_a_sentence(stylegan
     assert 'its Generator is not constructed as the host constructs a generator' in said
 
 
+@pytest.mark.parametrize('argument', ['', 'temperature = 1,'])
+def test_pruning_with_trust_a_class_that_is_constructed_as_the_hosts_is(argument, tmp_path):
+    """A generator by code that a file defines, with another argument or without, becomes the student of the host's."""
+    torch.manual_seed(0)
+    G = lively(networks.Generator(**DIMENSIONS, synthesis_kwargs=WIDTHS))
+
+    def edit(path: str, meta: dict) -> None:
+        meta['module_src'] = f'# {argument}\n' + meta['module_src'].replace(
+            'mapping_kwargs      = {},   #', f'{argument} mapping_kwargs      = {{}},   #'
+        )
+        if path == '' and argument:
+            meta['state']['_init_kwargs'] = dict(meta['state']['_init_kwargs'], temperature=2)
+
+    data = snapshot(G, networks.Discriminator(**IMAGES, **WIDTHS))
+    path = write(tmp_path / 'a.pkl', edited(data, G_ema=edit))
+    students = [tmp_path / 'b.safetensors', tmp_path / 'c.safetensors']
+    run('prune', '--trust', '--teacher', path, '--ratio', 0.5, '--only', 'G_ema', '--out', students[0])
+    known = write(tmp_path / 'known.pkl', data)
+    run('prune', '--teacher', known, '--ratio', 0.5, '--only', 'G_ema', '--out', students[1])
+    one, other = (pickles.load(student)['G_ema'] for student in students)
+    assert torch.equal(images(one), images(other))
+
+
 def test_code_that_runs_would_be_seen(stylegan3, tmp_path):
     def edit(path: str, meta: dict) -> None:
         meta['module_src'] += '# One that was not run before in this process.\n'
