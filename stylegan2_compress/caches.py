@@ -85,6 +85,8 @@ def or_temporary(variable: str, directory: Path, part: str) -> None:
             shutil.copytree(
                 directory.absolute(), temporary, copy_function=os.symlink, ignore=in_its_place, dirs_exist_ok=True
             )
+        for copied, _, _ in os.walk(temporary):
+            os.chmod(copied, 0o700)  # Those of a read-only cache are read-only, and so are their copies.
     os.makedirs(os.path.join(temporary, part), exist_ok=True)
     os.environ[variable] = temporary
     print(

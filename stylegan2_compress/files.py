@@ -199,7 +199,7 @@ def require_writable_directory(option: str, directory: str) -> None:
     if not directory:
         raise UserError(f'{option}= is empty: name a directory, such as {option}=. for this one.')
     existing = os.path.realpath(directory)
-    while not os.path.exists(existing):
+    while not os.path.exists(existing) and existing != os.path.dirname(existing):  # Not even a drive may exist.
         existing = os.path.dirname(existing)
     if not _is_writable_directory(existing):
         raise UserError(f'{option}={directory} cannot be written to, because of {existing}; choose another directory.')
@@ -346,7 +346,7 @@ def collected(path: str | os.PathLike, earlier: Collection[str] | None = None) -
             `check_output` did not see.
     """
     target = Path(os.path.realpath(path))
-    existing = next(each for each in [target, *target.parents] if os.path.exists(each))
+    existing = next((each for each in [target, *target.parents] if os.path.exists(each)), target)
     try:
         with tempfile.TemporaryDirectory(prefix='.tmp-', dir=existing) as temporary:
             yield Path(temporary)

@@ -38,6 +38,18 @@ def test_a_temporary_cache_takes_the_place_of_one_that_cannot_be_written(cache, 
     assert sorted(os.listdir(cache / 'features')) == ['a.npz']
 
 
+def test_in_place_of_a_cache_whose_directories_are_read_only_there_is_one_that_can_be_written(cache, monkeypatch):
+    for directory in (cache / 'features', cache):
+        directory.chmod(0o555)
+    monkeypatch.setattr(caches, '_why_not_writable', lambda _: 'Permission denied')  # Root can write everywhere.
+    caches.or_temporary('STYLEGAN2_COMPRESS_CACHE', cache, 'downloads')
+    directories = [path for path in [caches.cache_dir(), *caches.cache_dir().rglob('*')] if path.is_dir()]
+    assert {path.name for path in directories} == {caches.cache_dir().name, 'features', 'downloads'}
+    assert all(path.stat().st_mode & 0o700 == 0o700 for path in directories)
+    assert caches.cache_dir('features', 'a.npz').read_text() == 'computed earlier'
+    assert cache.stat().st_mode & 0o777 == 0o555
+
+
 def test_a_cache_that_can_be_written_is_used_without_a_word(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('STYLEGAN2_COMPRESS_CACHE', str(tmp_path / 'new'))
     caches.try_to_cache('statistics', 'b.npz', lambda path: path.write_text('b'))

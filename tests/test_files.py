@@ -234,6 +234,18 @@ def test_names_of_directories_that_cannot_be_are_refused_before_any_work(tmp_pat
         files.require_writable_directory('--out', str(tmp_path / 'loop'))
 
 
+def test_a_drive_that_is_not_there_is_a_sentence(monkeypatch):
+    """As `Z:` can be on Windows: none of the directories above a path exists."""
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os.path, 'exists', lambda _: False)
+        patch.setattr(files.os.path, 'isdir', lambda _: False)
+        with pytest.raises(UserError, match='--out=/nowhere/a cannot be written to'):
+            files.require_writable_directory('--out', '/nowhere/a')
+    monkeypatch.setattr(files.os.path, 'exists', lambda _: False)
+    with pytest.raises(UserError, match='Cannot write /nowhere/a: No such file'), files.collected('/nowhere/a'):
+        pass
+
+
 def test_a_directory_in_the_way_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match='Cannot write'), files.atomic_write(tmp_path):
         pass

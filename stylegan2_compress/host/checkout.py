@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -68,6 +69,12 @@ def find(host: str | Path | None = None) -> Host:
     """
     existing = _find(host)
     if existing is None:
+        cached = cache_dir('host')
+        if not _missing(cached):
+            raise UserError(
+                f'The copy of stylegan2-ada-pytorch in {cached} is not as it was fetched: name it with --host to use it '
+                'as it is, or run `stylegan2-compress host`, which moves it aside and fetches another.'
+            )
         raise UserError(
             f'stylegan2-ada-pytorch was not found: run `stylegan2-compress host` to fetch it, or name a checkout with '
             f'--host or {ENVIRONMENT}.'
@@ -78,7 +85,8 @@ def find(host: str | Path | None = None) -> Host:
 def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
     """Fetch the host into `dest`, by default our cache, unless it is there already.
 
-    The directory appears complete or not at all: a failure leaves nothing behind.
+    A new directory appears complete or not at all: a failure leaves nothing behind. A cached copy that was changed, or
+    is from another source, is moved aside.
 
     Args:
         dest: a directory that is new, empty, or a host already.
@@ -86,7 +94,7 @@ def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
             these that answers).
 
     Raises:
-        UserError: `dest` is something else or cannot be written, or no source answers.
+        UserError: `dest` is something else, from another source or cannot be written, or no source answers.
     """
     if dest is None:
         target, label = cache_dir('host').absolute(), 'cached copy'
@@ -96,18 +104,25 @@ def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
         replaceable = not os.path.exists(target) or (target.is_dir() and files.is_empty(target))
         if not replaceable and _missing(target):
             raise UserError(f'--dest={dest} is not empty and not stylegan2-ada-pytorch: name a new directory.')
+        if not replaceable and not (_is_from(target, source) or (source == 'git' and Host(target, '').is_checkout)):
+            raise UserError(f'--dest={dest} has a copy that is not from --source={source}: name a new directory.')
         if replaceable:
             files.require_writable_directory('--dest', str(dest))
     if replaceable:
         click.echo(f'Fetching stylegan2-ada-pytorch into {target} …', err=True)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix='.host-', dir=target.parent) as temp:
+            # An empty directory stays what it is: it may be a mount point, or where the user's shell is.
+            is_filled = dest is not None and target.is_dir()
+            with tempfile.TemporaryDirectory(prefix='.host-', dir=target if is_filled else target.parent) as temp:
                 fresh = Path(temp, 'host')
                 _write_receipt(fresh, _download(fresh, source))
-                if not (_is_intact(target) and _is_from(target, source)):  # Else another process was faster.
+                if is_filled:
+                    for path in fresh.iterdir():
+                        path.rename(target / path.name)
+                elif not (_is_intact(target) and _is_from(target, source)):  # Else another process was faster.
                     if target.exists():
-                        target.rename(Path(temp, 'replaced'))
+                        _move_aside(target)
                     fresh.rename(target)
         except OSError as err:
             if not _is_intact(target):  # Else another process put it there between the check and the renaming.
@@ -195,6 +210,13 @@ def _write_receipt(path: Path, origin: str) -> None:
     exclude = path / '.git' / 'info' / 'exclude'
     if exclude.is_file():
         exclude.write_text(exclude.read_text() + _RECEIPT + '\n')  # `git status` stays clean.
+
+
+def _move_aside(target: Path) -> None:
+    """Rename a copy that is to be replaced: someone may have trained in it."""
+    aside = target.with_name(f'{target.name}-replaced-{uuid.uuid4().hex[:8]}')
+    target.rename(aside)
+    click.echo(f'What was there is now in {aside}: delete it, unless something of yours is in it.', err=True)
 
 
 def _is_intact(path: Path) -> bool:

@@ -181,6 +181,11 @@ def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
         raise UserError(f'--data={path} has images of resolution {resolution}, which must be a power of 2, at least 4.')
     if training_set._load_raw_image(0).dtype != np.uint8:
         raise UserError(f'--data={path} has images that are not 8-bit: convert them to grey or RGB of 8 bits.')
+    if training_set.num_channels == 1 and _has_palette(training_set):
+        raise UserError(
+            f'--data={path} has images with a palette, of which the host would see the indices: convert them to RGB, for '
+            'example with its dataset_tool.py.'
+        )
     try:
         written = _written_labels(training_set)
         finite = written is None or written.dtype.kind != 'f' or np.isfinite(written).all()
@@ -201,6 +206,12 @@ def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
     if not finite:
         raise UserError(f'--data={path} has labels in its dataset.json that are NaN or infinite: correct them.')
     return training_set, kwargs
+
+
+def _has_palette(training_set: Dataset) -> bool:
+    """Whether the first image is a file whose values are indices of colours."""
+    with training_set._open_file(training_set._image_fnames[0]) as file, PIL.Image.open(file) as image:
+        return image.mode == 'P'
 
 
 def _written_labels(training_set: Dataset) -> np.ndarray | None:

@@ -93,7 +93,8 @@ def download(url: str, sha256: str | None = None, way_out: str = WAY_OUT) -> str
         if sha256 is not None and (found := files.sha256(partial)) != sha256:
             _discard(partial)
             raise UserError(f'{url} has SHA-256 {found}, not the published {sha256}: it was changed on its way here.')
-        target = cache / f'{_prefix(url)}_{re.sub("[^0-9a-zA-Z._-]", "_", name)}'
+        end = re.sub('[^0-9a-zA-Z._-]', '_', name)[-150:]  # A signed address is longer than a file's name may be.
+        target = cache / f'{_prefix(url)}_{end}'
         os.replace(partial, target)
         _discard(partial)
         with contextlib.suppress(PermissionError):  # Of Windows, which deletes no open file.

@@ -6,10 +6,12 @@ import shutil
 import zipfile
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from training.dataset import ImageFolderDataset
 
+from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import datasets
 from stylegan2_compress.training_loops.data import Share, ShuffledSampler, real_batches
 
@@ -33,6 +35,21 @@ def test_data_are_known_by_their_contents(make_dataset_zip, tmp_path):
     content[-20] ^= 1
     file.write_bytes(content)
     assert datasets.fingerprint(str(tmp_path / 'folder')) != fingerprint
+
+
+@pytest.mark.parametrize('kind', ['folder', 'zip'])
+def test_images_with_a_palette_are_a_sentence(kind, tmp_path):
+    """The host would take indices of colours for grey values."""
+    (tmp_path / 'data').mkdir()
+    rnd = np.random.default_rng(0)
+    for name in ('a.png', 'b.png'):
+        image = PIL.Image.fromarray(rnd.integers(256, size=[8, 8, 3], dtype=np.uint8))
+        image.convert('P').save(tmp_path / 'data' / name)
+    data = str(tmp_path / 'data')
+    if kind == 'zip':
+        data = shutil.make_archive(data, 'zip', data)
+    with pytest.raises(UserError, match=r'--data=.* has images with a palette, .*: convert them to RGB'):
+        datasets.open_training_set(data)
 
 
 @pytest.mark.parametrize('xflip', [False, True])

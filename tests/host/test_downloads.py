@@ -86,6 +86,15 @@ def test_a_download_is_kept_where_the_host_looks_for_it(server, cache):
     assert len(server.asked) == 1
 
 
+def test_a_signed_address_may_be_longer_than_names_of_files(server, cache):
+    url = f'{server.url}?signature={"a" * 400}&end=b'
+    path = downloads.local_file(url)
+    assert Path(path).read_bytes() == CONTENT
+    assert path.endswith('_end_b')
+    assert dnnlib.util.open_url(url, return_filename=True) == downloads.local_file(url) == path
+    assert len(server.asked) == 1
+
+
 def test_what_the_host_downloaded_is_found(server):
     path = dnnlib.util.open_url(server.url, return_filename=True, verbose=False)
     assert downloads.local_file(server.url) == path

@@ -186,8 +186,10 @@ def test_fetch_into_the_cache_happens_once_unless_another_source_is_wanted(nowhe
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'missing', 'no receipt', 'only a beginning'])
-def test_a_half_written_cache_is_no_host_and_is_fetched_again(damage, nowhere, downloads):
+def test_a_cache_that_was_changed_is_no_host_and_is_moved_aside(damage, nowhere, downloads, capfd):
     cached = host.fetch().path
+    (cached / 'runs').mkdir()
+    (cached / 'runs' / 'network-snapshot.pkl').write_text('a week')
     if damage == 'truncated':
         (cached / 'training' / 'loss.py').write_text('raise')
     elif damage == 'missing':
@@ -202,7 +204,10 @@ def test_a_half_written_cache_is_no_host_and_is_fetched_again(damage, nowhere, d
     assert host.find_or_fetch().path == cached
     assert downloads == ['git', 'git']
     assert host.find().path == cached
-    assert os.listdir(cached.parent) == ['host']
+    aside = next(path for path in cached.parent.iterdir() if path.name != 'host')
+    assert (aside / 'runs' / 'network-snapshot.pkl').read_text() == 'a week'
+    assert f'What was there is now in {aside}' in capfd.readouterr().err
+    assert sorted(os.listdir(cached.parent)) == ['host', aside.name]
 
 
 def test_what_another_process_fetched_meanwhile_stays(nowhere, downloads, monkeypatch):
@@ -249,8 +254,27 @@ def test_fetch_never_overwrites_a_directory_of_the_users(nowhere, downloads):
     assert (nowhere / 'mine' / 'thesis.tex').read_text() == '42'
     assert host.fetch(make_host(nowhere / 'checkout')).origin == 'not fetched by stylegan2-compress'
     assert downloads == []
+
+
+def test_an_empty_directory_is_filled_and_stays_the_one_it_is(nowhere, downloads):
+    """It may be where the user is, or a mount point."""
     (nowhere / 'empty').mkdir()
+    inode = (nowhere / 'empty').stat().st_ino
     assert host.fetch(nowhere / 'empty').source == '--dest'
+    assert (nowhere / 'empty').stat().st_ino == inode
+    assert host.fetch('.').path == Path.cwd() == host.find().path
+    assert sorted(os.listdir('.')) == sorted(os.listdir(nowhere / 'empty'))
+
+
+def test_a_directory_with_a_host_from_another_source_is_refused(nowhere, downloads):
+    host.fetch(nowhere / 'modules', 'pypi')
+    with pytest.raises(UserError, match=r'--dest=.*modules has a copy that is not from --source=git: name a new'):
+        host.fetch(nowhere / 'modules', 'git')
+    assert host.fetch(nowhere / 'modules', 'pypi') == host.fetch(nowhere / 'modules')
+    checkout = make_host(nowhere / 'checkout')
+    (checkout / 'train.py').touch()
+    assert host.fetch(checkout, 'git').is_checkout
+    assert downloads == ['pypi']
 
 
 # --- Downloads ----------------------------------------------------------------------------------------------------
