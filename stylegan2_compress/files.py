@@ -169,7 +169,12 @@ def check_output(path: str, force: bool, endings: Sequence[str], inputs: Iterabl
     if force:
         _not_to_replace.discard(os.path.realpath(path))
     else:
-        _not_to_replace.add(os.path.realpath(path))
+        expect_nothing_at(path)
+
+
+def expect_nothing_at(path: str) -> None:
+    """Let `atomic_write` and `collected` refuse to replace a file that is not there now, should it appear."""
+    _not_to_replace.add(os.path.realpath(path))
 
 
 def _has_appeared(path: Path) -> bool:

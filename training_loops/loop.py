@@ -88,7 +88,7 @@ def train(
     `best.pkl`.
 
     Differences from the host: everything random is a function of the seed and the position of an image in the run; a
-    step is the same however its batch is split into rounds and processes; latents are drawn only for the phases that
+    step is the same however its rounds are shared out to processes; latents are drawn only for the phases that
     run; pickles are read without executing anything in them.
 
     Raises:

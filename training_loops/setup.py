@@ -59,7 +59,8 @@ def set_up(options: SimpleNamespace) -> Run:
     if state is None:
         if options.resume_pkl is not None:
             copy_weights(options.resume_pkl, G, D, G_ema)
-        print_summaries(G, D, G_ema, options.batch_gpu, device)
+        trains_D = has_discriminator(dnnlib.util.get_obj_by_name(options.loss_kwargs['class_name']))
+        print_summaries(G, D if trains_D else None, G_ema, options.batch_gpu, device)
     augment_pipe, ada_stats = build_augmentation(options, device)
     with resources.handed_over(loaded):
         loss, phases = build_training(options, G, D, augment_pipe, device)

@@ -118,7 +118,9 @@ def choose_channels(
     teacher: Mapping, widths: Mapping[str, int], criterion: str, on_device: pruning.CriterionOptions
 ) -> dict:
     """G and G_ema of a student whose channels are chosen by a criterion, which may take minutes on a GPU."""
-    student = pruning.make_student(teacher, widths, criterion, on_device)
+    way_out = f'use `stylegan2-compress prune --criterion {criterion} --batch N`, and give --student'
+    with devices.fitting(f'Judging channels takes more memory than {on_device.device} has: {way_out}.'):
+        student = pruning.make_student(teacher, widths, criterion, on_device)
     if on_device.device.type == 'cuda':
         torch.cuda.empty_cache()  # Perhaps it is other processes that train there.
     return {name: student[name] for name in ('G', 'G_ema')}

@@ -92,7 +92,7 @@ def plan_search(options: TicketOptions) -> Plan:
     loss, loss_args = loss_of(options, plan.args.training_set_kwargs)
     # A large batch makes steps of the scores as rare as it is large.
     set_options(plan.args, options, device, images_of_a_step=loss_args.get('large_batch') or plan.args.batch_size)
-    plan.resources.embedding(options.compared_in, plan.device)
+    plan.embedding(options.compared_in)
     planning.use_loss(plan, loss, loss_args)
     plan.args.D_kwargs = plan.args.D_opt_kwargs = None
     if options.cuda_graphs:
@@ -251,18 +251,15 @@ def build(G_kwargs: dict, training_set_kwargs: dict) -> masks.ScoreMaskedGenerat
     """
     training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     try:
-        return dnnlib.util.construct_class_by_name(
-            **G_kwargs,
-            c_dim=training_set.label_dim,
-            img_resolution=training_set.resolution,
-            img_channels=training_set.num_channels,
-        )
+        with devices.fitting('The generator is larger than memory: lower --channel-max, --w-dim or --z-dim.'):
+            return dnnlib.util.construct_class_by_name(
+                **G_kwargs,
+                c_dim=training_set.label_dim,
+                img_resolution=training_set.resolution,
+                img_channels=training_set.num_channels,
+            )
     except ValueError as error:
         raise UserError(f'--masked, --unmasked: {error}.') from error
-    except RuntimeError as error:
-        if 'memory' not in str(error):  # What the allocators of all devices say.
-            raise
-        raise UserError('The generator is larger than memory: lower --channel-max, --w-dim or --z-dim.') from error
 
 
 def require_several_images(data: str, training_set_kwargs: dict) -> None:

@@ -82,7 +82,7 @@ def compress(plan: Plan, options: MethodOptions, student: Mapping | None = None)
     elif args.get('resume_pkl') is not None and loop != HOST_LOOP:
         check_start(plan)
     use_loss(plan, HOST_LOSS if options.loss is None else options.loss, options.loss_args, options.teacher)
-    check_batch(args)
+    check_batch(args, uses_D=trains_D or loop == HOST_LOOP)
     check_size_of_images(args)
     if args.loss_kwargs.class_name == HOST_LOSS:
         check_path_lengths(args)

@@ -7,7 +7,12 @@ from stylegan2_compress.compression.convert import images_only
 from stylegan2_compress.compression.options import JUDGING, PruneOptions
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.host import devices, profiling
-from stylegan2_compress.host.networks import generator_of, is_placeholder, require_arguments_of_the_host
+from stylegan2_compress.host.networks import (
+    generator_of,
+    is_placeholder,
+    require_arguments_of_the_host,
+    student_of,
+)
 
 
 def prune(options: PruneOptions, trust: bool = False) -> str:
@@ -38,8 +43,14 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     else:
         widths = pruning.widths_from_text(G_ema, options.widths)
     widths = pruning.rounded_up(G_ema, widths, options.multiple_of)
-    student = pruning.make_student(data, widths, options.criterion, criterion_options, options.init)
     is_pickle = options.out.endswith('.pkl')
+    if options.only is None:
+        pickles.require_storable(options.out, dict(data, D=student_of(data['D'])))
+    else:
+        pickles.require_storable(options.out, images_only(data, is_pickle))
+    batch = criterion_options.batch
+    with devices.fitting(f'--batch={batch} is more than memory holds on {device}: give a smaller one.'):
+        student = pruning.make_student(data, widths, options.criterion, criterion_options, options.init)
     pickles.save(options.out, student if options.only is None else images_only(student, is_pickle))
     lines = []
     for what, count in (('parameters', profiling.parameters), ('MACs per image', profiling.macs)):

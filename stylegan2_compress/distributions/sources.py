@@ -99,7 +99,7 @@ class TeacherImages(Source):
         self.chunk = int(np.clip(32 * 256**2 // G.img_resolution**2, 4, 32))
         has_data = training_set_kwargs is not None and not datasets.is_teachers(training_set_kwargs)
         labels = (' and --data, whose labels count' if has_data else ', without --data') if G.c_dim else ''
-        self.options = None if self.labels.of_subset else f'--teacher{labels}'
+        self.options = None if self.labels.of_some else f'--teacher{labels}'
         self.facts = {
             'teacher': networks.sha256(file),
             'labels': self.labels.fingerprint,
@@ -198,17 +198,18 @@ class LabelSource:
 
     Attributes:
         drawn: the labels that it draws from.
-        of_subset: whether they are those of some images of a data set.
+        of_some: whether they are those of some images of a data set, or of some classes.
         fingerprint: SHA-256 of all labels in hexadecimal; empty for a generator without labels.
     """
 
     def __init__(self, c_dim: int, training_set_kwargs: Mapping | None):
-        self.of_subset = False
+        self.of_some = False
         if c_dim and training_set_kwargs:
             # Mirrored images repeat the labels, which does not change their distribution.
             training_set = dnnlib.util.construct_class_by_name(**{**training_set_kwargs, 'xflip': False})
             self.drawn = datasets.labels(training_set)
-            self.of_subset = datasets.is_subset(training_set)
+            of_classes = training_set_kwargs.get('label_counts') is not None
+            self.of_some = of_classes or datasets.is_subset(training_set)
         else:
             self.drawn = datasets.Labels(np.eye(c_dim, dtype=np.float32) if c_dim else np.zeros([1, 0], np.float32))
         self.fingerprint = self.drawn.sha256 if c_dim else ''

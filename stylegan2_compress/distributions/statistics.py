@@ -198,7 +198,12 @@ def read_statistics(
             m1, m2, features = (torch.from_numpy(archive[f'{index}/{name}']) for name in ('m1', 'm2', 'bank'))
     except (*files.DAMAGED_NPZ, TypeError) as error:
         raise UserError(f'{path} holds no statistics: write them with `stylegan2-compress stats`.') from error
-    bank = max(len(features), 2) if bank is None else bank
+    if bank is None and len(features) < 2:
+        raise UserError(
+            f'{path} has no features of images, with which kernels compare: write it again with `stylegan2-compress '
+            'stats --bank 2048`.'
+        )
+    bank = len(features) if bank is None else bank
     if len(features) < bank:
         raise UserError(
             f'{path} has the features of {len(features)} images, but --loss-arg bank={bank} needs more: write it '
@@ -232,7 +237,7 @@ def _refuse_differences(
     if differences:
         way_out = f"write it again with `stylegan2-compress stats` and this run's {source.options}, or leave it out"
         if source.options is None:
-            way_out = 'leave it out, as there are no such files of a --subset'
+            way_out = 'leave it out, as there are no such files of a --subset or of --labels'
         raise UserError(f'{path} does not fit this run ({"; ".join(differences)}): {way_out}.')
 
 

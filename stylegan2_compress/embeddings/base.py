@@ -74,6 +74,28 @@ class Embedding(nn.Module):
         features = self._run(self.network, self._prepare(images))
         return (features.mean(dim=(2, 3)) if features.ndim == 4 else features).to(self._outside_dtype)
 
+    def require_images(self, resolution: int) -> None:
+        """Check that the network takes images of a size, where they are not resized to its own.
+
+        Raises:
+            UserError: it does not, nor do its layers.
+        """
+        if self.preprocessing.size is not None:
+            return
+        images = torch.zeros([1, 3, resolution, resolution], device=self._factor.device)
+        try:
+            with torch.no_grad():
+                fits = self(images).shape[1] == self.dim
+                if self.has_layers:
+                    self.layers(images)
+        except (RuntimeError, ValueError, AssertionError):
+            fits = False
+        if not fits:
+            raise UserError(
+                f'Embedding {self.spec} cannot process a {resolution}x{resolution} image: add @size=PIXELS, which '
+                'resizes it.'
+            )
+
     @property
     def has_layers(self) -> bool:
         """Whether the network exposes its layers."""

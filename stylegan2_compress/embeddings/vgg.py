@@ -35,7 +35,7 @@ class VGG19(nn.Module):
                 members += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
                 inputs = outputs
             members.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*members)
+        self.features = nn.Sequential(*members[:-1])  # No map comes after the last pooling.
 
     def _maps(self, x: Tensor) -> Iterator[Tensor]:
         for member in self.features:

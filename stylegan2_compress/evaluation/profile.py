@@ -48,14 +48,9 @@ def profile(files: Sequence[str], options: ProfileOptions, trust: bool = False) 
     profiles = []
     for file, G in progress_bar(zip(files, generators, strict=True), total=len(files), unit='file'):
         file_bytes = Path(pickles.local_file(file)).stat().st_size
-        try:
+        batch = options.batches[-1] if options.batches else 1
+        with devices.fitting(f'--batch={batch} is more than memory holds on {torch_device}: give a smaller one.'):
             profiles.append(profiling.profile(G.to(torch_device), file, file_bytes, options.layers, options.batches))
-        except RuntimeError as error:
-            if 'memory' not in str(error):  # What the allocators of all devices say.
-                raise
-            raise UserError(
-                f'--batch={options.batches[-1]} is more than memory holds on {torch_device}: give a smaller one.'
-            ) from error
         G.cpu()
         for runtime, chosen in exporters.items():
             profiles[-1].exports[runtime] = {

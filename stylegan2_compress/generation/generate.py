@@ -48,6 +48,10 @@ def generate(networks: Sequence[str], options: GenerateOptions, force: bool = Fa
     with contextlib.ExitStack() as stack:
         for file, G in generators.items():
             stack.enter_context(required_to_be_finite(file, G.to(device)))
+        at_once = options.images_at_a_time
+        stack.enter_context(
+            devices.fitting(f'--batch={at_once} is more than memory holds on {device}: give a smaller one.')
+        )
         if options.is_film:
             return write_film(generators, z, c, options)
         if options.is_grid:
@@ -70,8 +74,11 @@ def check_destination(networks: Sequence[str], options: GenerateOptions, force: 
         return
     files.require_writable_directory('--out', options.destination)
     for seed in options.seed_list:
-        if os.path.exists(image_path(options.destination, seed)):
-            files.check_output(image_path(options.destination, seed), force, (IMAGE,), inputs=networks)
+        path = image_path(options.destination, seed)
+        if os.path.exists(path):
+            files.check_output(path, force, (IMAGE,), inputs=networks)
+        else:
+            files.expect_nothing_at(path)
 
 
 def open_all(names: Sequence[str], options: GenerateOptions, trust: bool) -> dict[str, Any]:

@@ -72,8 +72,8 @@ def find(host: str | Path | None = None) -> Host:
         cached = cache_dir('host')
         if not _missing(cached):
             raise UserError(
-                f'The copy of stylegan2-ada-pytorch in {cached} is not as it was fetched: name it with --host to use it '
-                'as it is, or run `stylegan2-compress host`, which moves it aside and fetches another.'
+                f'The copy of stylegan2-ada-pytorch in {cached} is not as it was fetched: name it with --host to use '
+                'it as it is, or run `stylegan2-compress host`, which moves it aside and fetches another.'
             )
         raise UserError(
             f'stylegan2-ada-pytorch was not found: run `stylegan2-compress host` to fetch it, or name a checkout with '

@@ -79,12 +79,18 @@ def auto_configuration(resolution: int, gpus: int) -> Configuration:
 
 
 def configuration_name(G: Generator, D: Discriminator | None) -> str:
-    """The `--cfg` with which the host's authors trained networks of this shape; 'auto' if there is none."""
+    """The `--cfg` with which the host's authors trained networks of this shape; 'auto' if there is none.
+
+    At 1024 pixels, 'paper1024' (MetFaces) has the shapes of 'stylegan2' (FFHQ), which is taken.
+    """
     synthesis = G.init_kwargs.get('synthesis_kwargs', {})
     if D is not None and D.init_kwargs.get('architecture', 'resnet') == 'orig':
         return 'cifar'  # At any resolution; no other has such a D. Its generators have never seen mixed styles.
     if G.init_kwargs.get('mapping_kwargs', {}).get('num_layers', 8) != 8:
         return 'auto'
+    epilogue = {} if D is None else D.init_kwargs.get('epilogue_kwargs', {})
+    if G.img_resolution == 512 and epilogue.get('mbstd_group_size') == CONFIGURATIONS['paper512'].mbstd:
+        return 'paper512'
     shape = G.img_resolution, synthesis.get('channel_base', 32768), synthesis.get('channel_max', 512)
     return {
         (256, 16384, 512): 'paper256',

@@ -183,8 +183,8 @@ def open_training_set(path: str) -> tuple[Dataset, dnnlib.EasyDict]:
         raise UserError(f'--data={path} has images that are not 8-bit: convert them to grey or RGB of 8 bits.')
     if training_set.num_channels == 1 and _has_palette(training_set):
         raise UserError(
-            f'--data={path} has images with a palette, of which the host would see the indices: convert them to RGB, for '
-            'example with its dataset_tool.py.'
+            f'--data={path} has images with a palette, of which the host would see the indices: convert them to RGB, '
+            'for example with its dataset_tool.py.'
         )
     try:
         written = _written_labels(training_set)

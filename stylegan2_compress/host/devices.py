@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 import dnnlib
@@ -50,6 +51,21 @@ def has_float64(device: torch.device | str) -> bool:
 def in_float64(x: torch.Tensor) -> torch.Tensor:
     """A tensor in double precision: on its device if that has any, else on the CPU."""
     return (x if has_float64(x.device) else x.cpu()).double()
+
+
+@contextlib.contextmanager
+def fitting(too_large: str) -> Iterator[None]:
+    """If the device's memory does not suffice for the block, say what is too large, and what to do.
+
+    Raises:
+        UserError: with that sentence.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search('out of memory|not enough memory|allocate memory|ALLOC_FAILED', str(error)):
+            raise
+        raise UserError(too_large) from error
 
 
 @contextlib.contextmanager

@@ -102,11 +102,12 @@ def has_shapes(network: torch.nn.Module, kwargs: Mapping[str, Any], training_set
     return all(tensor.shape == shapes[name] for name, tensor in misc.named_params_and_buffers(other) if name in shapes)
 
 
-def check_batch(args: dnnlib.EasyDict) -> None:
+def check_batch(args: dnnlib.EasyDict, uses_D: bool) -> None:
     """Check that GPUs can share the batch, and the discriminator's minibatch standard deviation layer can group it.
 
     Args:
         args: keyword arguments of a training loop.
+        uses_D: whether images pass through the discriminator.
 
     Raises:
         UserError: it cannot.
@@ -117,7 +118,7 @@ def check_batch(args: dnnlib.EasyDict) -> None:
             'choose --batch so that they can share it.'
         )
     pair = [args.D_kwargs[name] for name in ('student_kwargs', 'teacher_kwargs') if args.D_kwargs.get(name)]
-    for D_kwargs in pair or [args.D_kwargs]:
+    for D_kwargs in (pair or [args.D_kwargs]) if uses_D else []:
         epilogue_kwargs = D_kwargs.get('epilogue_kwargs', {})
         group_size, batch_gpu = epilogue_kwargs.get('mbstd_group_size', 4), args.batch_gpu
         if not epilogue_kwargs.get('mbstd_num_channels', 1) or group_size is None:

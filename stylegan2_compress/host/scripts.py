@@ -29,7 +29,11 @@ SCRIPTS = (
     'legacy.py',
 )
 WRITE_RGB = ('generate.py', 'style_mixing.py', 'projector.py')  # They take every generator for one of three channels.
-PACKAGES = {'imageio': 'imageio imageio-ffmpeg', 'imageio_ffmpeg': 'imageio-ffmpeg'}  # What pip installs.
+PACKAGES = {  # What pip installs.
+    'cv2': 'opencv-python',
+    'imageio': 'imageio imageio-ffmpeg',
+    'imageio_ffmpeg': 'imageio-ffmpeg',
+}
 
 
 def run(script: str, arguments: Sequence[str], host_dir: str | None = None, device: str | None = None) -> None:

@@ -45,7 +45,8 @@ class Balance:
         """λ [count], after the averages of the distances have followed their values."""
         _move(self.distances, torch.stack([value.detach() for value in values]), DISTANCE_RATE)
         ratio = self.adversarial / self.own.clamp_min(torch.finfo(torch.float32).tiny)
-        return torch.where(self.distances > floors, self.rho * ratio, 0)
+        # There is none yet if the first gradients were not finite.
+        return torch.where((self.distances > floors) & ratio.isfinite(), self.rho * ratio, 0)
 
 
 def _norm(loss: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -55,8 +56,10 @@ def _norm(loss: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 
 
 def _move(average: torch.Tensor, value: torch.Tensor, rate: float) -> None:
-    """Let an average follow; what is not a number yet becomes the value."""
-    average.copy_(torch.where(average.isnan(), value, average.lerp(value.to(average), rate)))
+    """Let an average follow; what is not a number yet becomes the value. A value that is not finite is left out."""
+    value = value.to(average)
+    moved = torch.where(average.isnan(), value, average.lerp(value, rate))
+    average.copy_(torch.where(value.isfinite(), moved, average))
 
 
 class Floors:

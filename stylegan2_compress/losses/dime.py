@@ -211,6 +211,7 @@ class DiME(Method):
         return list(zip(specs, weights, strict=True))  # pyright: ignore[reportReturnType]  # Each is a number.
 
     def check(self, plan: Plan) -> Iterable[str]:
+        source = self._source(plan.resources.networks, plan.device)
         if self.by_label and not plan.args['training_set_kwargs'].get('use_labels'):
             raise UserError('--loss-arg by_label=true needs a generator that takes labels: --cond=1 turns them on.')
         if self.by_label and not has_classes(plan.args['training_set_kwargs']):
@@ -240,8 +241,7 @@ class DiME(Method):
                 f'--loss-arg large_batch={self.large_batch} must be the batch of {batch} images or a multiple of it, '
                 'as large as the distance is to be exact for.'
             )
-        source = self._source(plan.resources.networks, plan.device)
-        networks = [plan.resources.embedding(spec, plan.device) for spec, _weight in self.embeddings_and_weights()]
+        networks = [plan.embedding(spec) for spec, _weight in self.embeddings_and_weights()]
         if self.statistics is not None:
             self._reference(source, networks)
         samples, bank = self._counts(source)

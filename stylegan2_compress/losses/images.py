@@ -158,7 +158,7 @@ def require_layers(option: str, spec: str, plan: Plan) -> None:
     Raises:
         UserError: with the loss's argument that names it.
     """
-    if not plan.resources.embedding(spec, plan.device).has_layers:
+    if not plan.embedding(spec).has_layers:
         raise UserError(f'--loss-arg {option}={spec} shows no layers; use one that does, such as efficientnet_lite0.')
 
 

@@ -165,8 +165,8 @@ class MethodLoss(Loss):
             self._report(summand)
             if summand.weight is None:
                 continue
-            self.steps.check(summand.label or summand.name.replace('/', ' ', 1), summand.value)
             weighted = summand.weight * summand.value
+            self.steps.check(summand.label or summand.name.replace('/', ' ', 1), weighted)
             loss = weighted if loss is None else loss + weighted
         return loss
 

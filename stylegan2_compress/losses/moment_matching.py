@@ -239,6 +239,8 @@ class MomentMatching(Method):
             raise UserError('--loss-arg per_class=true needs labels: --cond=1 turns them on where the data has any.')
         if self.per_class and not training_set.has_onehot_labels:
             raise UserError('--loss-arg per_class=true needs labels that are classes, and those of --data are vectors.')
+        if self.matched_teacher is None and len(training_set) < 2:
+            raise UserError('There is one image in the data set, and a variance needs two: match the teacher instead.')
         if self.matched_teacher is None and self.samples is not None and self.samples > len(training_set):
             raise UserError(
                 f'--loss-arg samples={self.samples} is more than the {len(training_set)} images of the data set.'
@@ -251,7 +253,7 @@ class MomentMatching(Method):
             )
         if self.matched_teacher is None and goes_by_class:
             require_several_of_each_label(training_set, 'add --loss-arg per_class=false for all images together')
-        embedding = plan.resources.embedding(self.embedding, plan.device)
+        embedding = plan.embedding(self.embedding)
         LayerFeatures(embedding, training_set.image_shape, self.layers, self.pool, plan.device)
         rounds = self._rounds(plan)
         if rounds > 1:

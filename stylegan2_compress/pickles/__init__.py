@@ -127,6 +127,18 @@ def save(path: str | os.PathLike, data: dict[str, Any]) -> None:
             host_pickle.write(file, data)
 
 
+def require_storable(path: str | os.PathLike, data: dict[str, Any]) -> None:
+    """Check that networks fit the format that the end of `path` says, before others of their kind are made.
+
+    The host's pickles and safetensors hold all of this package's networks; a state dict does not.
+
+    Raises:
+        UserError: they do not.
+    """
+    if _is_state_dicts(path):
+        state_dicts.contents(data)
+
+
 def inspect(path: str | os.PathLike) -> report.Report:
     """Describe a network file without executing any of it or reading the weights.
 

@@ -221,6 +221,15 @@ class _StateDict:
 def write(file: BinaryIO, data: Mapping[str, Any]) -> None:
     """Write G_ema, and G and D if there are any, as state dicts.
 
+    Raises:
+        UserError: as `contents`.
+    """
+    torch.save(contents(data), file)
+
+
+def contents(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dicts of G_ema, and of G and D if there are any, by their names in a file.
+
     Clamping, which that code does not have, is left out: it matters only where an activation reaches the clamp.
 
     Raises:
@@ -228,16 +237,16 @@ def write(file: BinaryIO, data: Mapping[str, Any]) -> None:
     """
     if data.get('G_ema') is None:
         raise UserError('There is no G_ema, without which a .pt file of stylegan2-pytorch makes no sense.')
-    contents: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, their_key in [('G', 'g'), ('D', 'd'), ('G_ema', 'g_ema')]:
         network = data.get(key)
         if network is not None:
             try:
-                contents[their_key] = _discriminator(network) if key == 'D' else _generator(network)
+                found[their_key] = _discriminator(network) if key == 'D' else _generator(network)
             except _Unlike as error:
                 raise UserError(f'{key} cannot be stored as a state dict of stylegan2-pytorch: {error}.') from error
-    contents['latent_avg'] = data['G_ema'].mapping.w_avg.detach().cpu().clone()
-    torch.save(contents, file)
+    found['latent_avg'] = data['G_ema'].mapping.w_avg.detach().cpu().clone()
+    return found
 
 
 class _Unlike(Exception):

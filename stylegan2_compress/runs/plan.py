@@ -7,6 +7,7 @@ import dnnlib
 import torch
 
 from stylegan2_compress import distributed
+from stylegan2_compress.embeddings import Embedding
 from stylegan2_compress.runs.resources import Resources
 
 
@@ -33,6 +34,18 @@ class Plan:
     student_from: dict[str, str] = field(default_factory=dict)
     chosen: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def embedding(self, spec: str) -> Embedding:
+        """The embedding network that a spec names, on the run's device.
+
+        Raises:
+            UserError: it cannot be loaded, or does not take the images of the run, as far as their size is known.
+        """
+        embedding = self.resources.embedding(spec, self.device)
+        resolution = self.args.get('training_set_kwargs', {}).get('resolution')
+        if resolution is not None:
+            embedding.require_images(resolution)
+        return embedding
 
     @property
     def device(self) -> torch.device:

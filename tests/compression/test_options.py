@@ -128,6 +128,13 @@ def test_configuration_is_read_off_the_teacher(resolution, channel_base, layers,
         assert configurations.configuration_name(G, None) == cfg
 
 
+@pytest.mark.parametrize(('mbstd', 'cfg'), [(8, 'paper512'), (4, 'stylegan2')])
+def test_configurations_of_512_pixels_differ_by_the_discriminator(mbstd, cfg):
+    G = types.SimpleNamespace(img_resolution=512, init_kwargs={})
+    D = types.SimpleNamespace(init_kwargs=dict(epilogue_kwargs=dict(mbstd_group_size=mbstd)))
+    assert configurations.configuration_name(G, D) == cfg
+
+
 @pytest.mark.parametrize(('gpus', 'at_a_time'), [(1, 8), (8, 8), (16, 4), (64, 1)])
 def test_more_gpus_than_the_configuration_has_take_fewer_images(data, gpus, at_a_time):
     _name, args = configurations.loop_arguments(data, cfg='paper256', gpus=gpus)

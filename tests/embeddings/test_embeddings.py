@@ -77,6 +77,10 @@ def pair():
 
 def number():
     return 7
+
+def halving():
+    """Six times: images of less than 64 pixels have nothing left."""
+    return torch.nn.Sequential(*[torch.nn.MaxPool2d(2) for _ in range(6)])
 '''
 
 
@@ -221,6 +225,17 @@ def test_gradient_reaches_the_images(options, channels):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What every embedding promises
+
+
+def test_images_that_are_not_resized_have_to_fit():
+    """What is tried when a network is loaded are images of 256 pixels."""
+    with pytest.raises(UserError, match=r'pixels@preprocess=raw cannot process a 16x16 image: add @size=PIXELS'):
+        load('module:tiny_networks:pixels@preprocess=raw').require_images(16)  # Another number of features.
+    halving = load('module:tiny_networks:halving@size=image')
+    halving.require_images(64)
+    with pytest.raises(UserError, match=r'halving@size=image cannot process a 32x32 image'):
+        halving.require_images(32)
+    load('module:tiny_networks:halving@size=64').require_images(32)
 
 
 def test_an_embedding_stays_frozen_and_in_eval_mode():

@@ -17,6 +17,7 @@ from stylegan2_compress.compression.options import PruneOptions
 from stylegan2_compress.compression.prune import prune
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.generation import films
+from stylegan2_compress.generation import generate as generation
 from stylegan2_compress.generation.generate import generate, walk
 from stylegan2_compress.generation.options import GenerateOptions, parse_numbers
 from stylegan2_compress.host import scripts
@@ -291,6 +292,34 @@ def test_files_in_a_directory_are_replaced_by_force_only(place, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ['mine.txt', 'seed0000.png', 'seed0001.png']
     assert (out / 'mine.txt').read_text() == 'mine'
     assert PIL.Image.open(out / 'seed0001.png').size == (16, 16)
+
+
+@pytest.mark.parametrize('out', ['out', 'new/out'])
+def test_files_that_appear_meanwhile_are_not_replaced(out, place, tmp_path, monkeypatch):
+    out = tmp_path / out
+    options = GenerateOptions(seeds='0-1', out=str(out))
+    pictures = generation.pictures
+
+    def another_job(*args):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / 'seed0001.png').write_bytes(b'of another job')
+        return pictures(*args)
+
+    monkeypatch.setattr(generation, 'pictures', another_job)
+    with pytest.raises(UserError, match=r'seed0001\.png has appeared while this was made'):
+        generation.generate(['plain.pkl'], options)
+    assert [path.name for path in out.iterdir()] == ['seed0001.png']
+    assert (out / 'seed0001.png').read_bytes() == b'of another job'
+
+
+def test_more_images_than_memory_holds_are_a_sentence(place, tmp_path, monkeypatch):
+    def full(*_args):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')  # As on a GPU.
+
+    monkeypatch.setattr(generation, 'pictures', full)
+    with pytest.raises(UserError, match=r'--batch=.* is more than memory holds on cpu: give a smaller one'):
+        generation.generate(['plain.pkl'], GenerateOptions(seeds='0-1', out=str(tmp_path / 'out')))
+    assert not (tmp_path / 'out').exists()
 
 
 def test_nothing_is_left_of_images_that_are_not_finite(place, tmp_path):

@@ -481,10 +481,16 @@ def test_stats_are_what_a_run_would_compute(tmp_path, make_teacher, data, monkey
         (dict(loss_args=run['loss_args'][:1] + run['loss_args'][2:]), 'truncation 0.5, not 1'),
         (dict(loss_args=run['loss_args'][:1] + run['loss_args'][2:] + ('reference=data',)), 'data none'),
         (dict(kernels, loss_args=(*run['loss_args'], 'estimator=rbf', 'bank=11')), 'bank=11 needs more'),
-        (dict(subset=5), 'labels .*: leave it out, as there are no such files of a --subset'),
+        (dict(subset=5), 'labels .*: leave it out, as there are no such files of a --subset or of --labels'),
     ]:
         with pytest.raises(UserError, match=sentence):
             distill(teacher, data, str(tmp_path / 'refused'), **(run | changes))
+    with pytest.raises(UserError, match=r'labels .*: leave it out, as there are no such files'):
+        distill(teacher, None, str(tmp_path / 'refused'), **(run | dict(labels='0,2,2', mirror=None)))
+    monkeypatch.undo()
+    commands.run('stats', '--teacher', teacher, *common, '--truncation', 0.5, '--force')
+    with pytest.raises(UserError, match=r'file.npz has no features of images, .* --bank 2048'):
+        distill(teacher, data, str(tmp_path / 'refused'), **kernels)
     assert not (tmp_path / 'refused').exists()
 
 

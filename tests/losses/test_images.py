@@ -107,6 +107,16 @@ def test_the_teachers_images_are_truncated_in_every_method(teacher, tmp_path, sm
     assert all(seen)
 
 
+def test_without_a_discriminator_the_batch_need_not_fit_one(teacher, tmp_path, small_grids):
+    """Of six images, it compares groups of four."""
+    given = dict(
+        loss_args=(f'embedding={TINY}',), ratio=0.5, batch=6, kimg=1, kimg_per_tick=1, device='cpu', only='G_ema'
+    )
+    with pytest.raises(UserError, match='which D compares in groups of 4'):
+        distill(teacher, None, str(tmp_path / 'a'), loss='stylegan2_compress.ImageDistillationLoss', **given)
+    assert distill(teacher, None, str(tmp_path / 'b'), loss='stylegan2_compress.RegressionLoss', **given)
+
+
 def test_a_run_goes_on_that_has_no_truncation_on_record(teacher, tmp_path, small_grids):
     """As those that were started when paired images were not truncated."""
     given = dict(

@@ -219,6 +219,19 @@ def test_weights_are_the_ratio_of_gradients_at_the_images():
     torch.testing.assert_close(weights, torch.tensor(expected) * (1 + balancing.GRADIENT_RATE))
 
 
+def test_gradients_that_overflow_leave_the_averages_as_they_are():
+    """λ would be infinite, and then not a number, until the next gradients are measured twice."""
+    found = Balance(0.5, 1, 'cpu')
+    x = torch.ones([1, 1, 2, 2], requires_grad=True)
+    loss, overflow = x.square().mean(), (x * torch.inf).sum()
+    found.follow(x, overflow, [loss])
+    floor = torch.tensor([-1.0])
+    assert float(found.weights([loss], floor)) == 0  # There is no average yet.
+    for adversarial, own in ((loss, loss), (overflow, loss), (loss, overflow), (loss, loss)):
+        found.follow(x, adversarial, [own])
+        torch.testing.assert_close(found.weights([loss], floor), torch.tensor([0.5]))
+
+
 def test_a_step_with_balanced_weights(teacher):
     """What is added is λ_k as the formula has it, and recorded."""
     loss = build(teacher, balance=0.3)

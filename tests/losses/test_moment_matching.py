@@ -623,6 +623,17 @@ def test_vgg19_reads_torchvisions_weights_and_shows_what_follows_each_relu(tmp_p
     torch.testing.assert_close(network(images), expected[-1].mean(dim=(2, 3)), rtol=1e-4, atol=1e-4)
 
 
+def test_vgg19_takes_images_of_16_pixels(tmp_path, monkeypatch):
+    """Its last maps are of one pixel then, and nothing is pooled after them."""
+    monkeypatch.setattr(vgg, 'STAGES', tuple((4, convolutions) for _, convolutions in vgg.STAGES))
+    torch.save(vgg.VGG19().state_dict(), tmp_path / 'vgg.pth')
+    embedding = embeddings.load(f'vgg19_bn@weights={tmp_path}/vgg.pth', 'cpu')
+    embedding.require_images(16)
+    assert embedding.layers(torch.zeros(1, 3, 16, 16))[-1].shape == (1, 4, 1, 1)
+    with pytest.raises(UserError, match='cannot process a 8x8 image'):
+        embedding.require_images(8)
+
+
 def test_vgg19_has_torchvisions_shapes():
     assert sum(parameter.numel() for parameter in vgg.VGG19().parameters()) == 20_035_392  # torchvision's `features`.
     layered = [m for m in vgg.VGG19().features if isinstance(m, nn.ReLU)]

@@ -634,6 +634,14 @@ def test_incomplete_teacher(teacher, tmp_path, key):
     assert key in message or 'discriminator' in message
 
 
+def test_what_a_format_does_not_hold_is_refused_before_channels_are_judged(teacher, teacher_pkl, tmp_path, monkeypatch):
+    monkeypatch.setattr(pruning, 'make_student', None)  # Judging takes up to hours.
+    given = ('--teacher', teacher_pkl, '--ratio', 0.5, '--criterion', 'diversity', '--out', tmp_path / 'student.pt')
+    for more in ((), ('--only', 'G_ema')):
+        message = refused('prune', *given, *more, unchanged=tmp_path)
+        assert 'cannot be stored as a state dict of stylegan2-pytorch: ' in message
+
+
 def test_existing_files_stay(teacher_pkl, tmp_path):
     existing = tmp_path / 'existing.pkl'
     existing.write_bytes(b'before')
