@@ -118,7 +118,7 @@ def fetch(dest: str | Path | None = None, source: str = 'auto') -> Host:
                 fresh = Path(temp, 'host')
                 _write_receipt(fresh, _download(fresh, source))
                 if is_filled:
-                    for path in fresh.iterdir():
+                    for path in list(fresh.iterdir()):
                         path.rename(target / path.name)
                 elif not (_is_intact(target) and _is_from(target, source)):  # Else another process was faster.
                     if target.exists():
