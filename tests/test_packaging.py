@@ -1,10 +1,14 @@
 """What setup.cfg and the README promise about an installation."""
 
 import configparser
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,14 +40,30 @@ def test_every_data_file_is_installed():
         assert others <= installed
 
 
-def test_ci_runs_the_readmes_test_line():
+STAND_IN = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$WRITTEN"
+[ "$2" != venv ] || { mkdir -p "$3/bin" && touch "$3/bin/activate"; }
+"""
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='a script of bash')
+def test_ci_runs_the_readmes_test_line(tmp_path):
     lines = [
         line
         for line in (ROOT / 'README.md').read_text().splitlines()
         if re.fullmatch(r'pip install .* && pytest', line)
     ]
     assert len(lines) == 1
-    assert (ROOT / '.ci' / 'run').stat().st_mode & 0o111
+    for name in ('python3', 'pip', 'pytest', 'ruff', 'pyright', 'mkdocs'):  # Each writes down what it is given.
+        (tmp_path / name).write_text(STAND_IN)
+        (tmp_path / name).chmod(0o755)
+    environment = dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}', WRITTEN=str(tmp_path / 'written'))
+    subprocess.run([ROOT / '.ci' / 'run'], env=environment, check=True, stdout=subprocess.DEVNULL)
+    written = (tmp_path / 'written').read_text().splitlines()
+    assert written[0].startswith('python3 -m venv ')
+    assert written[1].split() == shlex.split(lines[0].partition('&&')[0])
+    assert written[2] == 'pytest '
+    assert [line.split()[0] for line in written[3:]] == ['ruff', 'ruff', 'pyright', 'mkdocs']
 
 
 def test_help_is_quick_and_needs_no_torch():

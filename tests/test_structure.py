@@ -152,7 +152,7 @@ def source_of(name: str) -> str:
     ('pattern', 'allowed'),
     [
         (r'__mro__\[1\]', {f'{PACKAGE}.host.networks'}),
-        (r'type\([^()]*(\[[^]]*\])?\)\.__name__ *[!=]=', {f'{PACKAGE}.host.networks'}),
+        (r'type\([^()]*(\[[^]]*\])?\)\.__name__ *([!=]=|in |not in )', {f'{PACKAGE}.host.networks'}),
         (r"'force_fp32': ", {f'{PACKAGE}.host.devices', f'{PACKAGE}.patches.ppl_in_fp32'}),
         (r'torch\.distributed', {f'{PACKAGE}.distributed'}),
         (r'is_available\(\) else', {f'{PACKAGE}.distributed', f'{PACKAGE}.host.devices'}),
@@ -165,8 +165,12 @@ def test_it_is_decided_in_one_place(pattern, allowed):
 
 
 def test_every_option_of_a_command_is_written_once():
-    """Options that several commands have stand in cli/shared.py or in a dataclass of options that others extend."""
+    """Options that several commands have stand in cli/shared.py or in a dataclass of options that others extend.
+
+    Two commands of a file have no option of one name with two meanings, and no two files declare one alike.
+    """
     seen: dict[str, list[str]] = {}
+    everywhere: dict[str, str] = {}
     for name, tree in MODULES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith('click.option'):
@@ -174,6 +178,7 @@ def test_every_option_of_a_command_is_written_once():
                 if option is None:
                     continue  # Made of a dataclass.
                 seen.setdefault(f'{option} in {name}', []).append(ast.unparse(node))
+                assert everywhere.setdefault(ast.unparse(node), name) == name, f'{option} in {name}'
     for where, calls in seen.items():
         assert len(set(calls)) == len(calls), f'{where}: {calls}'
 

@@ -10,6 +10,7 @@ from stylegan2_compress.cli.shared import (
     NETWORK_FILES,
     force_option,
     host_option,
+    json_option,
     load,
     load_light,
     trust_option,
@@ -36,7 +37,7 @@ def teachers():
 
 @click.command()
 @click.argument('file', metavar='FILE|RUN_DIR|URL')
-@click.option('--json', 'as_json', is_flag=True, help='As JSON, for machines.')
+@json_option
 @host_option
 def inspect(file, as_json, host_dir):
     """Show what is inside a network file, without running any of it. Of a run directory, the last snapshot is shown.

@@ -9,6 +9,7 @@ NETWORK_FILES = ('.pkl', '.safetensors', '.pt', '.pth')  # What `pickles.save` w
 
 host_option = click.option('--host', 'host_dir', metavar='DIR', help='Checkout of stylegan2-ada-pytorch.')
 force_option = click.option('--force', is_flag=True, help='Replace the file to write if it exists.')
+json_option = click.option('--json', 'as_json', is_flag=True, help='As JSON, for machines.')
 trust_option = click.option('--trust', is_flag=True, help='Run unknown code that the files contain.')
 
 

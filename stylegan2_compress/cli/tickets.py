@@ -2,7 +2,7 @@
 
 import click
 
-from stylegan2_compress.cli.shared import NETWORK_FILES, force_option, host_option, load
+from stylegan2_compress.cli.shared import NETWORK_FILES, force_option, host_option, json_option, load
 from stylegan2_compress.errors import UserError
 from stylegan2_compress.files import check_output
 from stylegan2_compress.runs.directory import network_file
@@ -102,7 +102,7 @@ def bake(source, dest, teacher, trust, force, host_dir):
 @ticket.command()
 @click.argument('source', metavar='TICKET|URL')
 @click.option('--layers', is_flag=True, help='Show how many weights of every layer are kept.')
-@click.option('--json', 'as_json', is_flag=True, help='As JSON, for machines.')
+@json_option
 @trust_option
 @host_option
 def show(source, layers, as_json, trust, host_dir):

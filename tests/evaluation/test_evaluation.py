@@ -369,6 +369,9 @@ def test_embedding_metrics_from_the_images_themselves(place, copies):
     assert found[f'fd0.048k_{slug}'] == pytest.approx([distances.frechet_distance(reals, fakes)], rel=1e-4)
     kd = distances.kernel_distance(reals, fakes, np.random.default_rng(0), 2000)
     assert found[f'kd0.048k_{slug}'][0] == pytest.approx(kd, rel=0.2)
+    for what, value in zip(('density', 'coverage'), distances.density_coverage(reals, fakes, 5), strict=True):
+        assert found[f'dc0.048k5_{slug}_{what}'] == pytest.approx([value], rel=1e-4)
+    assert distances.density_coverage(reals, fakes, 5) != distances.density_coverage(fakes, reals, 5)
     assert set(found) == {
         f'fd0.048k_{slug}',
         f'kd0.048k_{slug}',
@@ -525,12 +528,17 @@ def test_agreement_with_the_teacher(place, copies):
     assert [each.file for each in found] == files[:3]
     assert found[0].values == {}
     assert found[1].values == {'agreement0.02k_pixels': [0]}
-    networks = [pickles.load(file)['G_ema'] for file in copies]
-    c = samples.draw_labels(dict(class_name='training.dataset.ImageFolderDataset', path=str(place / 'data.zip'),
-                                 use_labels=True), 2, 20, 0)  # fmt: skip
-    z = torch.from_numpy(np.random.RandomState(0).standard_normal([20, 16])).float()
-    x, y = (G(z, c, noise_mode='const').clamp(-1, 1) for G in networks)
+    x, y = pairs_of(copies, place, 20)
     assert found[2].values['agreement0.02k_pixels'][0] == pytest.approx((x - y).abs().mean().item(), abs=0.005)
+
+
+def pairs_of(files, place, count):
+    """Images of two networks for the same z and labels."""
+    networks = [pickles.load(file)['G_ema'] for file in files]
+    data = dict(class_name='training.dataset.ImageFolderDataset', path=str(place / 'data.zip'), use_labels=True)
+    c = samples.draw_labels(data, 2, count, 0)
+    z = torch.from_numpy(np.random.RandomState(0).standard_normal([count, 16])).float()
+    return [G(z, c, noise_mode='const').clamp(-1, 1) for G in networks]
 
 
 def test_the_teacher_is_on_record(place, copies):
@@ -544,7 +552,8 @@ def test_agreement_in_features(place, copies, monkeypatch):
     monkeypatch.setattr(embeddings, 'parse', lambda text: text)
     found = evaluate(copies, str(place / 'data.zip'), 'agreement:layered', samples=20, device='cpu')[1].values
     assert set(found) == {'agreement0.02k_layered_pixels', 'agreement0.02k_layered_features'}
-    assert 0 < found['agreement0.02k_layered_features'][0] < 4
+    expected = perceptual_distance(layered(), *pairs_of(copies, place, 20)).mean().item()
+    assert found['agreement0.02k_layered_features'][0] == pytest.approx(expected, rel=0.01)
 
 
 class Brightness(Metric):

@@ -223,12 +223,17 @@ class TestPage:
         assert 'This page does not work here: ' in browser.evaluate('document.body.innerText')
 
 
-@needs_onnx
-def test_a_directory_for_servers(make_pickle, runtime, tmp_path, browser_or_none):
-    """Colour, no classes, no truncation: only the controls that have an effect."""
+@pytest.fixture
+def page_to_serve(make_pickle, runtime, tmp_path):
+    """Of a generator of colours, without classes and truncation; what was printed."""
     file = make_pickle('colour.pkl', img_resolution=4, mapping_kwargs=dict(num_layers=1, w_avg_beta=None))
     out = tmp_path / 'page'
-    printed = run('export', file, '--format', 'web', '--out', out)
+    return file, out, run('export', file, '--format', 'web', '--out', out)
+
+
+@needs_onnx
+def test_a_directory_for_servers(page_to_serve):
+    file, out, printed = page_to_serve
     assert 'onnxruntime-web.wasm' in printed
     about = json.loads((out / 'export.json').read_text())
     assert {'index.html', 'page.js', 'page.css', 'page.json', 'run.py', 'mapping.onnx'} < set(about['files'])
@@ -237,13 +242,17 @@ def test_a_directory_for_servers(make_pickle, runtime, tmp_path, browser_or_none
         assert str(file.parent).encode() not in path.read_bytes()
     for name in ('index.html', 'page.js', 'page.css'):
         assert 'http' not in (out / name).read_text().replace('http-equiv', '')
-    if browser_or_none is None:
-        return
+
+
+@needs_onnx
+@needs_browser
+def test_a_directory_on_a_server_shows_only_the_controls_that_have_an_effect(page_to_serve, browser):
+    _file, out, _printed = page_to_serve
     handler = functools.partial(QuietHandler, directory=str(out))
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f'http://127.0.0.1:{server.server_port}/index.html'
-        tab = opened(browser_or_none, address)
+        tab = opened(browser, address)
         shown = tab.evaluate('[...document.querySelectorAll(".field")].filter((node) => node.offsetParent).length')
         assert shown == 4
         assert all(url.startswith(address.removesuffix('index.html')) for url in tab.requests())
@@ -254,11 +263,6 @@ def test_a_directory_for_servers(make_pickle, runtime, tmp_path, browser_or_none
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
-
-
-@pytest.fixture
-def browser_or_none(request):
-    return request.getfixturevalue('browser') if BINARY else None
 
 
 # --- What goes wrong --------------------------------------------------------------------------------------------------

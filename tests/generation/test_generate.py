@@ -267,6 +267,11 @@ def test_a_walk_of_several_networks(place, tmp_path):
     film = PIL.Image.open(tmp_path / 'walk.gif')
     assert film.n_frames == 4
     assert film.size[1] == 2 * (24 + 16) + 8
+    first = np.asarray(film.convert('RGB')).astype(int)
+    rows = [first[24:40, 8:24], first[64:80, 8:24]]
+    for row, network in zip(rows, ('plain.pkl', 'pruned.pkl'), strict=True):
+        assert abs(row - made(network, tmp_path / network)[0]).mean() < 8  # GIF has 256 colours.
+    assert abs(rows[0] - rows[1]).mean() > 8
 
 
 def test_the_curve_is_closed_and_smooth():

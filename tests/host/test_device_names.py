@@ -33,3 +33,16 @@ def test_without_a_gpu_there_is_the_cpu(monkeypatch):
     assert devices.choose() == torch.device('cpu')
     with pytest.raises(UserError, match='--device=cuda is not available'):
         devices.choose('cuda')
+
+
+@pytest.mark.parametrize('wanted', [False, True])
+def test_single_precision_is_not_rounded_unless_asked_for(wanted):
+    """Torch would compute convolutions in TF32."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        cudnn.benchmark = matmul.allow_tf32 = cudnn.allow_tf32 = not wanted
+        devices.set_backends(cudnn_benchmark=wanted, allow_tf32=wanted)
+        assert (cudnn.benchmark, matmul.allow_tf32, cudnn.allow_tf32) == (wanted,) * 3
+    finally:
+        cudnn.benchmark, matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -101,8 +101,8 @@ def relations(first, second):
     return torch.stack([torch.stack([cosine(a, b) for b in second]) for a in first])
 
 
-def stylekd_formula(student, G_T, z, offsets):
-    """30 Σ_i 1/N Σ_j t_ij (log t_ij − log s_ij), with softmax over j of the cosines of maps of 8 pixels."""
+def stylekd_formula(student, G_T, z, offsets, relation_weight=30, **_weights):
+    """λ Σ_i 1/N Σ_j t_ij (log t_ij − log s_ij), with softmax over j of the cosines of maps of 8 pixels."""
     logarithms = []
     for G in (student.G, G_T):
         ws = mixed(G, z)
@@ -110,7 +110,7 @@ def stylekd_formula(student, G_T, z, offsets):
         exponentials = relations(a, b).exp()
         logarithms.append((exponentials / exponentials.sum(dim=1, keepdim=True)).log())
     s, t = logarithms
-    return 30 * (t.exp() * (t - s)).sum() / len(z)
+    return relation_weight * (t.exp() * (t - s)).sum() / len(z)
 
 
 def energy_formula(E, t, s):
@@ -136,14 +136,14 @@ def energy_formula(E, t, s):
     return apply(E.last, x.clamp_min(0).mean(dim=(2, 3)))[:, 0]
 
 
-def itgc_formula(E, t, s, drawn):
-    """0.05 mean[E(t, s) − E(t̃, s)], and the energy's own loss."""
+def itgc_formula(E, t, s, drawn, information_weight=0.05, energy_penalty=0.05, **_langevin):
+    """λ mean[E(t, s) − E(t̃, s)], and the energy's own loss."""
     plus, minus = energy_formula(E, t, s), energy_formula(E, drawn, s)
-    own = (plus - minus).mean() + 0.05 * (plus**2 + minus**2).mean()
-    return 0.05 * (plus - minus).mean(), own
+    own = (plus - minus).mean() + energy_penalty * (plus**2 + minus**2).mean()
+    return information_weight * (plus - minus).mean(), own
 
 
-def gcc_formula(student, G_T, D_T, convolution, z):
+def gcc_formula(student, G_T, D_T, convolution, z, content_weight=1, gram_weight=1):
     """Σ over the generators' maps of 8 pixels and the discriminator's of 8: √ mean (a − b)², and of a aᵀ / (C H W)."""
     maps, image = maps_and_image(student.G, mixed(student.G, z), 'b8')
     wanted, shown = (each.detach() for each in maps_and_image(G_T, mixed(G_T, z), 'b8'))
@@ -151,16 +151,27 @@ def gcc_formula(student, G_T, D_T, convolution, z):
     pairs.append(tuple(D_T.b16(None, each)[0] for each in (image, shown)))
     total = 0
     for a, b in pairs:
-        total = total + (a - b).square().mean().sqrt()
+        total = total + content_weight * (a - b).square().mean().sqrt()
         a, b = (torch.einsum('nihw,njhw->nij', each, each) / each[0].numel() for each in (a, b))
-        total = total + (a - b).square().mean().sqrt()
+        total = total + gram_weight * (a - b).square().mean().sqrt()
     return total
 
 
-@pytest.mark.parametrize('name', LOSSES)
-def test_the_gradient_is_that_of_the_formula(name, student, teacher, monkeypatch):
+OTHER_OPTIONS = {
+    'StyleKDLoss': dict(relation_weight=20, pixel_weight=2, perceptual_weight=0.5),
+    'ITGCLoss': dict(
+        information_weight=0.5, energy_penalty=0.2, langevin_steps=3, langevin_step_size=2.0, langevin_noise=0.3
+    ),
+    'GCCLoss': dict(content_weight=2, gram_weight=3),
+}
+
+
+@pytest.mark.parametrize(
+    ('name', 'given'), [*((name, {}) for name in LOSSES), *OTHER_OPTIONS.items()], ids=[*LOSSES, *OTHER_OPTIONS]
+)
+def test_the_gradient_is_that_of_the_formula(name, given, student, teacher, monkeypatch):
     """Of every parameter of the generator, in two rounds of one step, and of every parameter of the energy."""
-    loss = build(name, student, teacher)
+    loss = build(name, student, teacher, **given)
     G_T = loss.terms[0].teacher.G
     for module in (student.G, student.D, G_T):
         in_float64(module)
@@ -181,7 +192,16 @@ def test_the_gradient_is_that_of_the_formula(name, student, teacher, monkeypatch
     else:
         beside = term.energy.double()
         original = energy.langevin
-        monkeypatch.setattr(itgc, 'langevin', lambda *given: drawn.append(original(*given)) or drawn[-1])
+        chains = [
+            given.get(f'langevin_{what}', usual) for what, usual in dict(steps=2, step_size=50, noise=0.005).items()
+        ]
+
+        def chain(energies, images, *how):
+            assert list(how) == chains
+            drawn.append(original(energies, images, *how))
+            return drawn[-1]
+
+        monkeypatch.setattr(itgc, 'langevin', chain)
         term.trained.commit = lambda: None  # Keeps the gradients.
     rounds = [torch.randn(BATCH, 16, dtype=torch.float64) for _ in range(2)]
     student.G.requires_grad_(True)
@@ -196,16 +216,17 @@ def test_the_gradient_is_that_of_the_formula(name, student, teacher, monkeypatch
         total = total + torch.log1p((-student.D(image, c)).exp()).mean()
         if name == 'GCCLoss':
             beside.requires_grad_(True)
-            total = total + gcc_formula(student, G_T, term.D, beside['b8'], z)
+            total = total + gcc_formula(student, G_T, term.D, beside['b8'], z, **given)
             continue
-        total = total + 3 * (image - wanted).abs().mean()
-        total = total + 3 * perceptual(loss.terms[0].embedding.network, image, wanted)
+        total = total + given.get('pixel_weight', 3) * (image - wanted).abs().mean()
+        distance = perceptual(loss.terms[0].embedding.network, image, wanted)
+        total = total + given.get('perceptual_weight', 3) * distance
         if name == 'StyleKDLoss':
-            total = total + stylekd_formula(student, G_T, z, random_part.detach())
+            total = total + stylekd_formula(student, G_T, z, random_part.detach(), **given)
         else:
-            total = total + itgc_formula(term.energy, wanted, image, random_part)[0]
+            total = total + itgc_formula(term.energy, wanted, image, random_part, **given)[0]
             term.energy.requires_grad_(True)
-            own = own + itgc_formula(term.energy, wanted, image.detach(), random_part)[1]
+            own = own + itgc_formula(term.energy, wanted, image.detach(), random_part, **given)[1]
             term.energy.requires_grad_(False)
     names, parameters = zip(*student.G.named_parameters(), strict=True)
     expected = torch.autograd.grad(2 * total, parameters, retain_graph=True)

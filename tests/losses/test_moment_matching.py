@@ -578,14 +578,15 @@ def test_with_a_discriminator_the_loop_leaves_it_alone(tmp_path, labelled_data):
         embedding=EMBEDDING,
     )  # fmt: skip
     training_loop(**arguments)
-    snapshots = sorted((tmp_path / 'run').glob('network-snapshot-*.pkl'))
-    first, last = pickles.load(snapshots[0]), pickles.load(snapshots[-1])
-    for (name, mine), theirs in zip(first['D'].named_parameters(), last['D'].parameters(), strict=True):
+    (tmp_path / 'start').mkdir()
+    still = dict(arguments['G_opt_kwargs'], lr=0)
+    training_loop(**arguments | dict(run_dir=str(tmp_path / 'start'), G_opt_kwargs=still, D_opt_kwargs=still))
+    start, end = (pickles.load(tmp_path / run / 'network-snapshot-000000.pkl') for run in ('start', 'run'))
+    for (name, mine), theirs in zip(end['D'].named_parameters(), start['D'].parameters(), strict=True):
         assert torch.equal(mine, theirs), name
-    assert stylegan2_compress.ScoreMaskedGenerator.__name__ == type(last['G']).__name__
-    assert len(snapshots) == 1 or not torch.equal(
-        first['G'].synthesis.b8.conv1.weight_scores, last['G'].synthesis.b8.conv1.weight_scores
-    )
+    assert stylegan2_compress.ScoreMaskedGenerator.__name__ == type(end['G']).__name__
+    scores, before = (each['G'].synthesis.b8.conv1.weight_scores for each in (end, start))
+    assert not torch.equal(scores, before)
 
 
 # --- VGG-19 -----------------------------------------------------------------------------------------------------------

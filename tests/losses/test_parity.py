@@ -219,14 +219,14 @@ def test_every_gradient_is_that_of_the_kernel(run, monkeypatch, estimator):
 
 
 def compare(run, monkeypatch, loss_class, phase, distance_name, **given):
-    loss, D = build(loss_class, run, monkeypatch, **given)
     distance = None
     if DiME in loss_class.methods:
-        source = sources.TeacherImages(run.path)
-        kept = dict(samples=given['bank'], bank=given['bank']) if given else dict(samples=6)
-        embedding = embeddings.load(EMBEDDING, 'cpu')
-        (matched,) = statistics.reference_statistics(source, [embedding], **kept)  # From the cache.
+        features = embeddings.load(EMBEDDING, 'cpu')(sources.TeacherImages(run.path).draw(0)[0])
+        features = features[: given.get('bank', 6)].double()
+        m1, m2 = features.mean(dim=0), features.square().mean(dim=0)
+        matched = statistics.Statistics(m1, m2, features.float())
         distance = lambda features: DISTANCES[distance_name](features, matched)  # noqa: E731
+    loss, D = build(loss_class, run, monkeypatch, **given)
     dual = NICKEL in loss_class.methods
     module = run.G if phase.startswith('G') else D
     twin = copy.copy(run)

@@ -626,12 +626,14 @@ def test_bad_input_writes_nothing(teacher_pkl, monkeypatch, arguments):
     refused(*arguments, unchanged=teacher_pkl.parent, usage=True)
 
 
-@pytest.mark.parametrize('key', ['G_ema', 'D'])
-def test_incomplete_teacher(teacher, tmp_path, key):
+@pytest.mark.parametrize(
+    ('key', 'sentence'),
+    [('G_ema', 'has no StyleGAN2 generator as G_ema'), ('D', 'has no discriminator, without which the host opens')],
+)
+def test_incomplete_teacher(teacher, tmp_path, key, sentence):
     pickles.save(tmp_path / 'teacher.safetensors', {**teacher, key: None})
     given = ('--teacher', tmp_path / 'teacher.safetensors', '--ratio', 0.5, '--out', tmp_path / 'student.pkl')
-    message = refused('prune', *given, unchanged=tmp_path)
-    assert key in message or 'discriminator' in message
+    assert sentence in refused('prune', *given, unchanged=tmp_path)
 
 
 def test_what_a_format_does_not_hold_is_refused_before_channels_are_judged(teacher, teacher_pkl, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The quickstart in small, and the networks that ship with the package."""
 
+import importlib.util
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from stylegan2_compress.cli import main
 from stylegan2_compress.errors import Stopped
 from stylegan2_compress.evaluation import distances, samples
 from stylegan2_compress.evaluation.compare import compare
+from stylegan2_compress.export.options import FORMATS
 from stylegan2_compress.quickstart import digits, mnist
 from stylegan2_compress.quickstart import run as quickstart
 from stylegan2_compress.report import page, reading
@@ -135,6 +137,8 @@ def test_end_to_end_in_small(tmp_path, monkeypatch, capsys):
     assert loss == 'stylegan2_compress.RegressionLoss+MomentMatchingLoss'
     for name, line in [('onnx/export.json', 'in ONNX Runtime: '), ('page.html', 'to open in a browser: ')]:
         assert os.path.isfile(f'{run_dir}/{name}') == (line in printed)
+    if all(importlib.util.find_spec(package) for package in FORMATS['onnx'].packages):
+        assert 'in ONNX Runtime: ' in printed
     assert os.path.isfile(re.search(r'How it went.*: +(.*/report\.html)', printed)[1])
     assert printed.count('\n  stylegan2-compress ') == 3
     for line in re.findall(r'\n  stylegan2-compress (.*?) +#', printed):  # What is shown can be typed.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bad_inputs import snapshot
 from click.testing import CliRunner
 
 from stylegan2_compress.cli import main
@@ -18,10 +19,10 @@ def run(*arguments: object) -> str:
 def refused(*arguments: object, unchanged: Path | None = None, usage: bool = False) -> str:
     """The one line on stderr in which a command refuses its arguments, and all that it prints.
 
-    Below `unchanged` there is no file more or less than before. With `usage`, click's lines on how the command is used
-    may come first.
+    Below `unchanged` there is no file more or less than before, and none has been written to. With `usage`, click's
+    lines on how the command is used may come first.
     """
-    before = unchanged and sorted(unchanged.rglob('*'))
+    before = unchanged and snapshot(unchanged)
     result = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
@@ -31,5 +32,5 @@ def refused(*arguments: object, unchanged: Path | None = None, usage: bool = Fal
     assert hint == '' or (usage and hint.startswith('Usage: ')), result.output
     assert sentence.count('\n') == 1, 'one line'
     assert sentence.endswith('\n')
-    assert unchanged is None or sorted(unchanged.rglob('*')) == before
+    assert unchanged is None or snapshot(unchanged) == before
     return error + sentence

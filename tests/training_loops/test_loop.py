@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import ClassVar
 
 import dnnlib
 import legacy
@@ -23,6 +24,7 @@ import torch
 from tiny_runs import ADAM, EMBEDDING, loop_arguments
 from tqdm import tqdm
 from training.dataset import ImageFolderDataset
+from training.loss import StyleGAN2Loss
 
 from stylegan2_compress import distributed, pickles
 from stylegan2_compress.errors import DivergedError, UserError
@@ -202,8 +204,62 @@ def test_gradient_accumulation_equals_one_round(arguments, tmp_path):
         training_loop(**run_arguments)
     whole, halves = final_weights(tmp_path / 'whole'), final_weights(tmp_path / 'halves')
     for name in whole:
-        if not name.endswith('w_avg'):  # The mean of W is updated once per round, as in the host.
-            torch.testing.assert_close(whole[name], halves[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(whole[name], halves[name], rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_are_averaged_over_rounds():
+    """Adam hardly tells a sum from an average."""
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.tensor([4.0, -8.0, torch.inf])
+    distributed.average_gradients([parameter], rounds=4)
+    assert parameter.grad.tolist() == [1, -2, 1e5]
+
+
+@pytest.mark.parametrize(
+    ('cur_nimg', 'rampup', 'share'), [(64, None, 0.5), (16 * 20, 0.05, 0.5), (32 * 20, 0.05, 0.5), (8 * 20, 0.05, 0.75)]
+)
+def test_the_average_of_weights_has_its_half_life(cur_nimg, rampup, share):
+    """A batch of 16 and a half-life of 16, which at the start is a twentieth of the images so far."""
+    G, G_ema = (torch.nn.BatchNorm1d(2).requires_grad_(False) for _ in range(2))
+    torch.nn.init.constant_(G.weight, 3)
+    G.running_mean.fill_(7)
+    loop.update_average(G_ema, G, cur_nimg, 16, 0.016, rampup)
+    assert G_ema.weight.tolist() == pytest.approx([1 + 2 * share] * 2)
+    assert G_ema.running_mean.tolist() == [7, 7]
+
+
+class Spy(StyleGAN2Loss):
+    """The host's loss, which notes what it is asked for."""
+
+    asked: ClassVar[list] = []
+
+    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):
+        self.asked.append((phase, len(real_img), sync, gain))
+        super().accumulate_gradients(phase, real_img, real_c, gen_z, gen_c, sync, gain)
+
+
+def test_the_loss_is_asked_for_what_the_host_asks_for(arguments, monkeypatch):
+    """Regularisation in every so many steps, for as many times its weight; the last round alone is in sync."""
+    monkeypatch.setattr(Spy, 'asked', [])
+    intervals = dict(G_reg_interval=4, D_reg_interval=3)
+    training_loop(**arguments(batch_gpu=8, loss_kwargs=dict(class_name=f'{__name__}.Spy'), **intervals))
+    phases = [('Gmain', 1), ('Greg', 4), ('Dmain', 1), ('Dreg', 3)]
+    steps = [[(name, gain) for name, gain in phases if step % gain == 0] for step in range(5)]
+    assert Spy.asked == [(name, 8, sync, gain) for step in steps for name, gain in step for sync in (False, True)]
+
+
+def test_pictures_are_of_the_same_latents_by_the_average(arguments, tmp_path):
+    training_loop(**arguments(image_snapshot_ticks=1, ema_kimg=1000))  # Which hardly moves.
+    run_dir = tmp_path / 'run'
+    init, later = (np.asarray(PIL.Image.open(run_dir / f'fakes{name}.png')).astype(int) for name in ('_init', '000000'))
+    assert abs(init - later).max() <= 8 < init.std()
+    G_ema = pickles.load(run_dir / 'network-snapshot-000000.pkl')['G_ema']
+    data.seed_everything(0, data.GRID)
+    grid = ImageGrid(dnnlib.util.construct_class_by_name(**arguments()['training_set_kwargs']), 16, 16, 'cpu')
+    z, c = grid.batches[2]  # The 33rd image is the first of the second row.
+    wanted = (G_ema(z, c, noise_mode='const') * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    cells = later.reshape(32, 16, 32, 16, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 16, 16)[32:48]
+    assert abs(cells - wanted.numpy().astype(int)).max() <= 1
 
 
 class Collected(dict):

@@ -99,6 +99,15 @@ def test_recorded_steps_are_the_same_steps(tmp_path, data, teacher, graphs, monk
     assert seen['Gmain'] in (0, (STEPS - memory_fills_in) * rounds - WARM_UP)
 
 
+def test_recorded_steps_have_the_weight_of_their_interval(tmp_path, data, teacher, graphs):
+    """Regularised in every second step: four of seven, of which the last is replayed."""
+    rare = dict(G_reg_interval=2, D_reg_interval=2)
+    expected = train(tmp_path / 'plain', data, teacher, 'images', **rare)
+    found = train(tmp_path / 'recorded', data, teacher, 'images', cuda_graphs=True, **rare)
+    assert_same(found, expected, 0)
+    assert sorted(graph.replays for graph in graphs) == [STEPS // 2 + 1 - WARM_UP] * 2 + [STEPS - WARM_UP] * 2
+
+
 @pytest.fixture
 def masks_as_on_cuda(monkeypatch):
     """Masks are found without NumPy and without waiting for a sum, as they are where a graph can be recorded."""
