@@ -15,11 +15,15 @@ places", in features that keep their places, as sFID does; "fd pixels", in princ
 the snapshots that the table shows, the classification accuracy score (CAS; Ravuri and Vinyals, NeurIPS 2019), how many
 real images are recognised by a classifier that was trained on generated ones and nothing else.
 
+On a GPU, it trains students of NVIDIA's CIFAR-10 generator by the methods in `OVERVIEW`, at one ratio and on 3 million
+images each: hours for each, by the times of steps that were measured on an H200, and fewer with `--cuda-graphs`. It has not
+been run there.
+
 Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, what was
 interrupted is continued exactly, and the files of what was measured are not needed any more. `--jobs` trains several
-students at a time, on one GPU too. With more ratios, methods, repeats or training images, they are added; with a larger
-`--kimg` and `--lr-decay 0`, finished students are trained further. Anything else that would change the numbers is
-refused.
+students at a time, on all GPUs that there are in turn, or on one. With more ratios, methods, repeats or training
+images, they are added; with a larger `--kimg` and `--lr-decay 0`, finished students are trained further. Anything else that
+would change the numbers is refused.
 """
 
 import concurrent.futures
@@ -28,10 +32,12 @@ import itertools
 import json
 import math
 import multiprocessing
+import os
 import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import image_classifier
@@ -82,6 +88,7 @@ class Settings:
 MAY_GROW = ('ratios', 'methods', 'trained_on', 'repeats', 'kimg', 'device', 'cuda_graphs')
 
 RATIOS = (0.7, 0.8, 0.9, 0.95)
+OVERVIEW = ('teacher-d', 'dime', 'nickel', 'both', 'images', 'regression-moments', 'regression-moments-data')
 SMALL = 'efficientnet_lite0@size=32'
 SIZES = dict(
     smoke=dict(
@@ -101,7 +108,7 @@ SIZES = dict(
     gpu=dict(
         teacher='https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/cifar10.pkl',
         teacher_kimg=25000, channel_base=32768, channel_max=512, epochs=20,
-        ratios=RATIOS, methods=tuple(METHODS), kimg=3000, batch=64, lr=0.0025, lr_decay=0.0, gamma=0.01, ema_kimg=50.0,
+        ratios=RATIOS[-1:], methods=OVERVIEW, kimg=3000, batch=64, lr=0.0025, lr_decay=0.0, gamma=0.01, ema_kimg=50.0,
         embedding='dino_resnet50', layers_embedding=SMALL, weight=20.0, statistics=50000, samples=50000,
         cas_samples=50000, also=('inception',), trained_on=(FULL,), images_kimg=1000.0,
     ),
@@ -176,16 +183,23 @@ def main(
     outdir: str, size: str | None, jobs: int, minutes: float | None, at: tuple[int, ...] | None, **options
 ) -> None:
     host.activate(host.find_or_fetch().path)
+    from stylegan2_compress.files import locked, make_directory
     from stylegan2_compress.host import devices
 
     devices.set_backends()
     size = size or devices.choose(options['device']).type.replace('cuda', 'gpu')
     given = {name: value for name, value in options.items() if value is not None}
     settings = Settings(**{'device': None, **SIZES[size], **given})
-    outdir = Path(outdir)
-    keep(settings, outdir / 'settings.json')
-    end = time.time() + 60 * (math.inf if minutes is None else minutes)
+    directory = Path(outdir)
+    make_directory(directory)
+    with locked(directory / 'lock', f'--outdir={outdir} is in use by another process, whose numbers would be lost.'):
+        keep(settings, directory / 'settings.json')
+        fill(settings, directory, jobs, minutes, at)
 
+
+def fill(settings: Settings, outdir: Path, jobs: int, minutes: float | None, at: tuple[int, ...] | None) -> None:
+    """Do what is not yet done, and write the report."""
+    end = time.time() + 60 * (math.inf if minutes is None else minutes)
     if not (outdir / 'classifier.json').exists():
         image_classifier.train(settings.data, str(outdir), settings.epochs, settings.seed)
     teacher = settings.teacher or train_teacher(settings, outdir)
@@ -223,12 +237,18 @@ def in_processes(function, arguments: list, jobs: int):
         yield from map(function, arguments)
         return
     context = multiprocessing.get_context('spawn')  # CUDA does not survive a fork.
-    with concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=start_process) as pool:
+    gpus = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(torch.cuda.device_count())))
+    turns: Any = context.Queue()
+    for number in range(jobs):
+        turns.put(number)
+    given = turns, gpus.split(',')
+    with concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=start_process, initargs=given) as pool:
         yield from pool.map(function, arguments)
 
 
-def start_process() -> None:
-    """Make this process one of several that train."""
+def start_process(turns: Any, gpus: list[str]) -> None:
+    """Make this process one of several that train, each on the next GPU."""
+    os.environ['CUDA_VISIBLE_DEVICES'] = gpus[turns.get() % len(gpus)]  # Before anything is put on one.
     torch.set_num_threads(1)
     host.activate(host.find_or_fetch().path)
 
@@ -245,7 +265,6 @@ def keep(settings: Settings, path: Path) -> None:
                 f'{path.parent} holds results with --{name.replace("_", "-")}={old.get(name)}, not {new[name]}; '
                 'give another --outdir.'
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(new, indent=2))
 
 

@@ -17,18 +17,16 @@ say nothing.
 """
 
 import contextlib
-import os
 import re
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import click
 import torch
-from step_time import LOSSES, save_resnet
+from step_time import LOSSES, name_the_host, own_cache, save_resnet
 from step_time import table as step_times
-
-from stylegan2_compress import host
 
 SECTIONS = ('steps', 'embeddings', 'statistics', 'loading', 'latency')
 RATIOS = (0.7, 0.8, 0.9, 0.95)
@@ -65,10 +63,12 @@ SIZES = dict(
 @click.option('--size', type=click.Choice(list(SIZES)), help='smoke: does it run  [default: what the device is]')
 @click.option('--only', default=','.join(SECTIONS), show_default=True, help='Which sections.')
 def main(reference: str | None, device: str | None, size: str | None, only: str) -> None:
-    host.activate()
+    name_the_host()
     import pickle_loading
 
-    from stylegan2_compress.host import profiling
+    from stylegan2_compress.host import devices, profiling
+
+    devices.set_backends()
 
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     sections = [section.strip() for section in only.split(',')]
@@ -161,8 +161,7 @@ def statistics(device: torch.device, resolution: int, channel_base: int, samples
             statistics.reference_statistics(source, [network], samples=batches * batch)
 
     seconds = dict(generation=[], embedding=[], statistics=[])
-    with tempfile.TemporaryDirectory() as directory:
-        os.environ['STYLEGAN2_COMPRESS_CACHE'] = directory
+    with tempfile.TemporaryDirectory() as directory, own_cache(Path(directory)):
         teacher = f'{directory}/teacher.pkl'
         D = Discriminator(0, resolution, 3, channel_base=channel_base)
         pickles.save(teacher, dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs={}))

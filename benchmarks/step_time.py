@@ -25,6 +25,7 @@ runs on several GPUs. Modules it imports and does not use here (torchvision) nee
 PyWavelets.
 """
 
+import contextlib
 import functools
 import importlib.util
 import io
@@ -39,7 +40,7 @@ import tarfile
 import tempfile
 import traceback
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -76,9 +77,7 @@ SIZES = dict(
 def main(losses, reference, against, size, rounds, apart, device, **given) -> None:
     import torch
 
-    from stylegan2_compress import host
-
-    host.activate()
+    name_the_host()
     if reference and SIZES[size]['resolution'] != REFERENCE_RESOLUTION:
         raise click.UsageError(f"--reference needs --size=paper256: the paper's code is for {REFERENCE_RESOLUTION} px.")
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -94,8 +93,7 @@ def table(
     that version of this package take turns with them, in a third.
     """
     sizes = SIZES[size] | {name: value for name, value in given.items() if value is not None}
-    with tempfile.TemporaryDirectory() as directory:
-        os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(Path(directory, 'cache'))
+    with tempfile.TemporaryDirectory() as directory, own_cache(Path(directory, 'cache')):
         inputs = write_inputs(Path(directory), **sizes)
         names = list(dict.fromkeys([HOST_LOSS, *losses]))
         contenders = [Contender(loss, plug_in, loss, inputs, device) for loss in names]
@@ -105,6 +103,8 @@ def table(
         if reference:
             contenders.append(Contender(REFERENCE, the_papers_code, reference, inputs, device))
         contenders = [contender for contender in contenders if contender.ready()]
+        if not contenders:
+            raise click.UsageError('none of them can be timed: the reasons are above.')
         for number in range(rounds + 1):
             for phase in STEP:
                 for contender in contenders:
@@ -118,6 +118,26 @@ def table(
     tables += [format_operations(contenders)] if apart else []
     tables += [format_against(contenders, against)] if against else []
     return '\n\n'.join(tables)
+
+
+def name_the_host() -> None:
+    """Activate the host, and let the processes that are started use the same, whatever their cache is."""
+    from stylegan2_compress import host
+
+    os.environ[host.ENVIRONMENT] = str(host.activate().path)
+
+
+@contextlib.contextmanager
+def own_cache(directory: Path) -> Iterator[None]:
+    """Let nothing that was computed before be found, here and in the processes that are started."""
+    before = os.environ.get('STYLEGAN2_COMPRESS_CACHE')
+    os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(directory)
+    try:
+        yield
+    finally:
+        del os.environ['STYLEGAN2_COMPRESS_CACHE']
+        if before is not None:
+            os.environ['STYLEGAN2_COMPRESS_CACHE'] = before
 
 
 def format_table(contenders: list['Contender'], setting: str) -> str:
@@ -370,6 +390,7 @@ def plug_in(loss_class: str, inputs: dict, device):
     host.activate()
     import dnnlib
 
+    precise(device)
     args = loop_arguments(loss_class, inputs, device)
     G, D = (
         dnnlib.util.construct_class_by_name(**kwargs, **inputs['shape']).train().requires_grad_(False).to(device)
@@ -379,6 +400,15 @@ def plug_in(loss_class: str, inputs: dict, device):
         device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=None, **args.loss_kwargs
     )
     return phase_runner(loss, dict(G=[G], D=[D]), inputs, device)
+
+
+def precise(device) -> None:
+    """Compute as training does: convolutions in FP32 and not in TF32, by the fastest of cuDNN's ways."""
+    import torch
+
+    if device.type == 'cuda':  # Older versions of this package have no function for it.
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def loop_arguments(loss_class: str, inputs: dict, device, **options):
@@ -409,6 +439,7 @@ def the_papers_code(checkout: str, inputs: dict, device):
 
     from stylegan2_compress import embeddings
 
+    precise(device)
     fp16 = dict(num_fp16_res=0 if device.type == 'cpu' else 4)
     network = 'training.networks_DD.'
     kwargs = inputs['G_kwargs'] | dict(synthesis_kwargs=inputs['G_kwargs']['synthesis_kwargs'] | fp16)

@@ -5,6 +5,7 @@ And what `quality.py` makes of its numbers is what it says, and those of embeddi
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from stylegan2_compress import host, pickles
+from stylegan2_compress.host import checkout
 from stylegan2_compress.losses.estimators import ESTIMATORS
 
 BENCHMARKS = Path(__file__).parent.parent / 'benchmarks'
@@ -20,7 +22,11 @@ BENCHMARKS = Path(__file__).parent.parent / 'benchmarks'
 
 @pytest.mark.slow
 def test_the_report_of_a_gpu_runs_to_its_end_on_a_cpu(tmp_path):
-    environment = dict(os.environ, STYLEGAN2_ADA_PYTORCH=str(host.activate().path))
+    cached = tmp_path / 'cache' / 'host'  # Where `stylegan2-compress host` puts it.
+    shutil.copytree(host.activate().path, cached, ignore=shutil.ignore_patterns('.git', '__pycache__'))
+    checkout._write_receipt(cached, 'a test')
+    environment = dict(os.environ, STYLEGAN2_COMPRESS_CACHE=str(tmp_path / 'cache'))
+    environment.pop(host.ENVIRONMENT, None)
     command = [sys.executable, str(BENCHMARKS / 'gpu.py'), '--device', 'cpu', '--size', 'smoke', '--outdir', tmp_path]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     report = json.loads((tmp_path / 'gpu.json').read_text())

@@ -10,7 +10,7 @@ import shutil
 import commands
 import pytest
 import torch
-from tiny_runs import EMBEDDING, LOSSES, compressing, loop_arguments
+from tiny_runs import BASELINES, EMBEDDING, LOSSES, compressing, loop_arguments
 
 from stylegan2_compress import pickles
 from stylegan2_compress.evaluation.evaluate import evaluate
@@ -102,7 +102,7 @@ def test_the_graphs_of_exports_make_the_same_images(make_generator):
 
 
 @pytest.mark.parametrize('precision', ['fp32', pytest.param('fp16', marks=only_on_cuda)])
-@pytest.mark.parametrize('loss', LOSSES if ON_CUDA else LOSSES[-2:])
+@pytest.mark.parametrize('loss', [*LOSSES, *BASELINES] if ON_CUDA else [*LOSSES[-2:], BASELINES[0]])
 def test_our_loop(tmp_path, data, teacher, loss, precision):
     arguments = loop_arguments(tmp_path / 'run', data, True, device=str(DEVICE), **compressing(loss, teacher))
     if precision == 'fp16':
@@ -120,7 +120,7 @@ def test_our_loop(tmp_path, data, teacher, loss, precision):
 
 @only_on_cuda
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
-@pytest.mark.parametrize('loss', LOSSES)
+@pytest.mark.parametrize('loss', [*LOSSES, *BASELINES])
 def test_the_hosts_loop(tmp_path, data, teacher, loss, precision):
     from training import training_loop
 

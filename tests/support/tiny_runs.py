@@ -53,6 +53,7 @@ def start(run_dir: Path, **given) -> None:
 
 EMBEDDING = 'module:tiny_embeddings:tiny@size=16'
 LOSSES = ('ada', 'moments', 'kernel', 'images', 'regression', 'both')
+BASELINES = ('StyleKDLoss', 'ITGCLoss', 'GCCLoss')
 
 
 def labelled_data(directory: Path, make_dataset_zip) -> Path:
@@ -71,7 +72,7 @@ def labelled_teacher(directory: Path, make_generator, make_discriminator) -> str
 
 
 def compressing(name: str, teacher: str) -> dict:
-    """Of the arguments of a loop: one of `LOSSES` with what it needs, and the discriminator that it trains."""
+    """Of the arguments of a loop: one of `LOSSES` or `BASELINES` with what it needs, and the D that it trains."""
     from stylegan2_compress import pickles
     from stylegan2_compress.losses.discriminators import pair_arguments
 
@@ -80,6 +81,10 @@ def compressing(name: str, teacher: str) -> dict:
         return dict(
             loss_kwargs=dict(class_name='stylegan2_compress.AdversarialLoss'), augment_kwargs=augment, ada_target=0.6
         )
+    if name in BASELINES:
+        given = dict(teacher=teacher) | ({} if name == 'GCCLoss' else dict(embedding=EMBEDDING))
+        given |= dict(langevin_steps=1) if name == 'ITGCLoss' else {}
+        return dict(loss_kwargs=dict(given, class_name=f'stylegan2_compress.{name}'))
     if name == 'images':
         return dict(
             loss_kwargs=dict(
