@@ -15,15 +15,15 @@ places", in features that keep their places, as sFID does; "fd pixels", in princ
 the snapshots that the table shows, the classification accuracy score (CAS; Ravuri and Vinyals, NeurIPS 2019), how many
 real images are recognised by a classifier that was trained on generated ones and nothing else.
 
-On a GPU, it trains students of NVIDIA's CIFAR-10 generator by the methods in `OVERVIEW`, at one ratio and on 3 million
-images each: hours for each, by the times of steps that were measured on an H200, and fewer with `--cuda-graphs`. It has not
-been run there.
+On a GPU, it trains students of NVIDIA's CIFAR-10 generator by the methods in `OVERVIEW`, at one ratio and on 3
+million images each: hours for each, by the times of steps that were measured on an H200, and fewer with
+`--cuda-graphs`. It has not been run there.
 
 Started again with the same `--outdir`, it goes on where it was: what is finished is not done again, what was
 interrupted is continued exactly, and the files of what was measured are not needed any more. `--jobs` trains several
 students at a time, on all GPUs that there are in turn, or on one. With more ratios, methods, repeats or training
-images, they are added; with a larger `--kimg` and `--lr-decay 0`, finished students are trained further. Anything else that
-would change the numbers is refused.
+images, they are added; with a larger `--kimg` and `--lr-decay 0`, finished students are trained further. Anything
+else that would change the numbers is refused.
 """
 
 import concurrent.futures
