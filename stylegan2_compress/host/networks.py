@@ -63,14 +63,15 @@ def bound_arguments(network: torch.nn.Module, defaults: bool = False) -> dict[st
     return dict(bound.arguments)
 
 
-def generator_arguments(G: torch.nn.Module) -> dict:
-    """The constructor arguments of a generator that the host's `Generator` takes, too, defaults included.
+def generator_arguments(G: torch.nn.Module, defaults: bool = True) -> dict:
+    """The constructor arguments of a generator that the host's `Generator` takes, too.
 
     Args:
         G: an instance of a class that extends the host's.
+        defaults: whether to include arguments that were not given, with their defaults.
     """
     shared = inspect.signature(Generator.__mro__[1]).parameters
-    return {name: value for name, value in bound_arguments(G, defaults=True).items() if name in shared}
+    return {name: value for name, value in bound_arguments(G, defaults).items() if name in shared}
 
 
 def constructor_arguments(network: torch.nn.Module) -> dnnlib.EasyDict:

@@ -112,7 +112,7 @@ def prune(G: Generator, masks: Mapping[str, torch.Tensor]) -> PrunedGenerator:
 
 
 def _constructor_arguments(G: Generator, channels: dict[str, int]) -> dict:
-    arguments = generator_arguments(G)
+    arguments = generator_arguments(G, defaults=False)
     synthesis_kwargs = dict(arguments.get('synthesis_kwargs', {}))
     for name in ('channel_base', 'channel_max'):
         synthesis_kwargs.pop(name, None)

@@ -352,9 +352,8 @@ def test_pruning_with_trust_a_class_that_is_constructed_as_the_hosts_is(argument
     G = lively(networks.Generator(**DIMENSIONS, synthesis_kwargs=WIDTHS))
 
     def edit(path: str, meta: dict) -> None:
-        meta['module_src'] = f'# {argument}\n' + meta['module_src'].replace(
-            'mapping_kwargs      = {},   #', f'{argument} mapping_kwargs      = {{}},   #'
-        )
+        text = re.sub(r'(mapping_kwargs +=)', rf'{argument} \1', meta['module_src'])
+        meta['module_src'] = f'# {argument}\n{text}'
         if path == '' and argument:
             meta['state']['_init_kwargs'] = dict(meta['state']['_init_kwargs'], temperature=2)
 
