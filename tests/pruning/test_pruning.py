@@ -636,12 +636,16 @@ def test_incomplete_teacher(teacher, tmp_path, key, sentence):
     assert sentence in refused('prune', *given, unchanged=tmp_path)
 
 
-def test_what_a_format_does_not_hold_is_refused_before_channels_are_judged(teacher, teacher_pkl, tmp_path, monkeypatch):
+def test_what_a_format_does_not_hold_is_refused_before_channels_are_judged(
+    teacher, make_generator, tmp_path, monkeypatch
+):
+    pickles.save(tmp_path / 'labels.pkl', dict(teacher, G_ema=make_generator(c_dim=3).eval().requires_grad_(False)))
     monkeypatch.setattr(pruning, 'make_student', None)  # Judging takes up to hours.
-    given = ('--teacher', teacher_pkl, '--ratio', 0.5, '--criterion', 'diversity', '--out', tmp_path / 'student.pt')
+    given = ('--teacher', tmp_path / 'labels.pkl', '--ratio', 0.5, '--criterion', 'diversity')
+    given += ('--out', tmp_path / 'student.pt')
     for more in ((), ('--only', 'G_ema')):
         message = refused('prune', *given, *more, unchanged=tmp_path)
-        assert 'cannot be stored as a state dict of stylegan2-pytorch: ' in message
+        assert 'G_ema cannot be stored as a state dict of stylegan2-pytorch: it takes labels' in message
 
 
 def test_existing_files_stay(teacher_pkl, tmp_path):
