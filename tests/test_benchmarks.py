@@ -22,10 +22,10 @@ BENCHMARKS = Path(__file__).parent.parent / 'benchmarks'
 
 @pytest.mark.slow
 def test_the_report_of_a_gpu_runs_to_its_end_on_a_cpu(tmp_path):
-    cached = tmp_path / 'cache' / 'host'  # Where `stylegan2-compress host` puts it.
+    cached = tmp_path.parent / f'{tmp_path.name}-cache' / 'host'  # Where `stylegan2-compress host` puts it.
     shutil.copytree(host.activate().path, cached, ignore=shutil.ignore_patterns('.git', '__pycache__'))
     checkout._write_receipt(cached, 'a test')
-    environment = dict(os.environ, STYLEGAN2_COMPRESS_CACHE=str(tmp_path / 'cache'))
+    environment = dict(os.environ, STYLEGAN2_COMPRESS_CACHE=str(cached.parent))
     environment.pop(host.ENVIRONMENT, None)
     command = [sys.executable, str(BENCHMARKS / 'gpu.py'), '--device', 'cpu', '--size', 'smoke', '--outdir', tmp_path]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)

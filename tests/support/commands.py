@@ -1,5 +1,6 @@
 """Commands of ours, run as a user runs them: those that succeed and those that refuse what they are given."""
 
+import stat
 from pathlib import Path
 
 from bad_inputs import snapshot
@@ -22,7 +23,7 @@ def refused(*arguments: object, unchanged: Path | None = None, usage: bool = Fal
     Below `unchanged` there is no file more or less than before, and none has been written to. With `usage`, click's
     lines on how the command is used may come first.
     """
-    before = unchanged and snapshot(unchanged)
+    before = unchanged and contents(unchanged)
     result = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
@@ -32,5 +33,10 @@ def refused(*arguments: object, unchanged: Path | None = None, usage: bool = Fal
     assert hint == '' or (usage and hint.startswith('Usage: ')), result.output
     assert sentence.count('\n') == 1, 'one line'
     assert sentence.endswith('\n')
-    assert unchanged is None or snapshot(unchanged) == before
+    assert unchanged is None or contents(unchanged) == before
     return error + sentence
+
+
+def contents(directory: Path) -> dict[str, tuple]:
+    """Everything below a directory; when something was last put into a directory or taken out does not count."""
+    return {name: facts[:2] if stat.S_ISDIR(facts[0]) else facts for name, facts in snapshot(directory).items()}
