@@ -14,7 +14,9 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
+from tiny_runs import EMBEDDING
 
 from stylegan2_compress.cli import main
 
@@ -283,34 +285,59 @@ def test_the_readmes_python_runs_by_itself(tmp_path, make_generator):
 
 
 def examples():
-    """The modules that `extending.md` shows, each with the heading it is below."""
+    """The modules that `extending.md` shows with the command lines below them, by the headings that they are below."""
     for part in (ROOT / 'docs' / 'extending.md').read_text().split('\n## ')[1:]:
-        for _language, text in [found for found in FENCE.findall(part) if found[0] == 'python']:
-            yield pytest.param(text, id=part.splitlines()[0])
+        found = FENCE.findall(part)
+        lines = [text for language, text in found if language == '']
+        for text in (text for language, text in found if language == 'python'):
+            yield pytest.param(text, lines[0] if lines else None, id=part.splitlines()[0])
 
 
-def imported(text, tmp_path, monkeypatch):
-    """A module of the user's, as the commands find it."""
-    (tmp_path / 'my_module.py').write_text(text)
+SHORT = {  # For networks and runs of a test.
+    'distill': '--kimg 1 --batch 200 --device cpu --workers 0',
+    'find-ticket': f'--kimg 1 --batch 200 --channel-max 8 --embedding {EMBEDDING} --eval-embedding {EMBEDDING} '
+    '--eval-samples 8 --device cpu --workers 0',
+    'evaluate': '--samples 10 --device cpu',
+    'prune': '',
+}
+
+
+@pytest.mark.usefixtures('small_grids')
+@pytest.mark.parametrize(('example', 'line'), list(examples()))
+def test_examples_of_extensions_work_as_their_commands_say(
+    example, line, tmp_path, monkeypatch, make_generator, make_discriminator, make_dataset_zip
+):
+    """On networks of 16 pixels."""
+    from stylegan2_compress import pickles
+
+    (tmp_path / 'my_module.py').write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'my_module', raising=False)
-    return importlib.import_module('my_module')
-
-
-@pytest.mark.parametrize('example', list(examples()))
-def test_examples_of_extensions_are_modules(example, tmp_path, monkeypatch):
-    imported(example, tmp_path, monkeypatch)
-
-
-def test_the_example_of_a_criterion_prunes(make_generator, tmp_path, monkeypatch):
-    from stylegan2_compress import pruning
-
-    (example,) = (each.values[0] for each in examples() if 'def my_criterion' in each.values[0])
-    criterion = imported(example, tmp_path, monkeypatch).my_criterion
-    G = make_generator()
-    scores = criterion(G, pruning.CriterionOptions())
-    student = pruning.prune(G, pruning.masks_from_scores(scores, pruning.widths_for_ratio(G, 0.5)))
-    assert student.synthesis.b4.const.shape[0] == G.synthesis.b4.const.shape[0] // 2
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module('my_module')
+    if line is None:  # A repair.
+        assert {'WHAT', 'WHY', 'VERSIONS', 'needed', 'apply'} <= vars(module).keys()
+        return
+    make_dataset_zip(tmp_path, n=12)
+    G, D = make_generator().eval(), make_discriminator().eval()
+    networks = dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None)
+    for name in ('teacher.pkl', 'student.pkl')[: 1 if ' prune ' in line else 2]:
+        pickles.save(tmp_path / name, networks)
+    torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 64, 7, stride=4)).state_dict(), tmp_path / 'my_weights.pt')
+    words = shlex.split(line.replace('\\\n', ' '))
+    assert words[:2] == ['PYTHONPATH=.', 'stylegan2-compress']
+    command, given = words[2], [*words[3:], *SHORT[words[2]].split()]
+    if '--loop' in line:
+        given += ['--loss-arg', f'embeddings={EMBEDDING}']
+    if command == 'distill' and '--loss ' not in line:
+        given += ['--loss-arg', 'samples=16']
+    result = CliRunner().invoke(main, [command, *given], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    written = {'distill': 'runs/*/network-snapshot-*.pkl', 'find-ticket': 'runs/*/*.ticket', 'prune': 'student.pkl'}
+    if command == 'evaluate':
+        assert result.stdout.count('brightness10') > 0
+    else:
+        assert list(tmp_path.glob(written[command]))
 
 
 # --- Files about the project ------------------------------------------------------------------------------------------
