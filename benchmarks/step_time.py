@@ -40,8 +40,9 @@ import tarfile
 import tempfile
 import traceback
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from unittest import mock
 
 import click
 
@@ -127,17 +128,9 @@ def name_the_host() -> None:
     os.environ[host.ENVIRONMENT] = str(host.activate().path)
 
 
-@contextlib.contextmanager
-def own_cache(directory: Path) -> Iterator[None]:
+def own_cache(directory: Path) -> contextlib.AbstractContextManager:
     """Let nothing that was computed before be found, here and in the processes that are started."""
-    before = os.environ.get('STYLEGAN2_COMPRESS_CACHE')
-    os.environ['STYLEGAN2_COMPRESS_CACHE'] = str(directory)
-    try:
-        yield
-    finally:
-        del os.environ['STYLEGAN2_COMPRESS_CACHE']
-        if before is not None:
-            os.environ['STYLEGAN2_COMPRESS_CACHE'] = before
+    return mock.patch.dict(os.environ, STYLEGAN2_COMPRESS_CACHE=str(directory))
 
 
 def format_table(contenders: list['Contender'], setting: str) -> str:

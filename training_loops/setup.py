@@ -56,10 +56,10 @@ def set_up(options: SimpleNamespace) -> Run:
     if isinstance(training_set, TeacherDataset):
         training_set.open(device, loaded.networks)  # The loss may want the same teacher.
     G, D, G_ema = build_networks(options, training_set, device)
+    trains_D = has_discriminator(dnnlib.util.get_obj_by_name(options.loss_kwargs['class_name']))
     if state is None:
         if options.resume_pkl is not None:
             copy_weights(options.resume_pkl, G, D, G_ema)
-        trains_D = has_discriminator(dnnlib.util.get_obj_by_name(options.loss_kwargs['class_name']))
         print_summaries(G, D if trains_D else None, G_ema, options.batch_gpu, device)
     augment_pipe, ada_stats = build_augmentation(options, device)
     with resources.handed_over(loaded):
@@ -94,7 +94,7 @@ def set_up(options: SimpleNamespace) -> Run:
             run.grid.save_reals(directory.reals_path)
             run.grid.save_fakes(G_ema, directory.fakes_init_path, **devices.precision(device))
     where = training_set, share, options.random_seed, run.progress.cur_nimg
-    if not has_discriminator(type(loss)):
+    if not trains_D:
         run.batches = data.blank_batches(training_set, share, device)
     elif isinstance(training_set, TeacherDataset):
         run.batches = data.teacher_batches(*where)

@@ -43,20 +43,20 @@ def prune(options: PruneOptions, trust: bool = False) -> str:
     else:
         widths = pruning.widths_from_text(G_ema, options.widths)
     widths = pruning.rounded_up(G_ema, widths, options.multiple_of)
-    is_pickle = options.out.endswith('.pkl')
-    if options.only is None:
-        pickles.require_storable(options.out, dict(data, D=student_of(data['D'])))
-    else:
-        pickles.require_storable(options.out, images_only(data, is_pickle))
-    batch = criterion_options.batch
-    with devices.fitting(f'--batch={batch} is more than memory holds on {device}: give a smaller one.'):
+    pickles.require_storable(options.out, to_write(options, dict(data, D=student_of(data['D']))))
+    with devices.fitting_batch(criterion_options.batch, device):
         student = pruning.make_student(data, widths, options.criterion, criterion_options, options.init)
-    pickles.save(options.out, student if options.only is None else images_only(student, is_pickle))
+    pickles.save(options.out, to_write(options, student))
     lines = []
     for what, count in (('parameters', profiling.parameters), ('MACs per image', profiling.macs)):
         before, after = count(G_ema), count(student['G_ema'])
         lines.append(f'{what}: {before:,} -> {after:,} ({after / before - 1:+.2%})')
     return '\n'.join(lines)
+
+
+def to_write(options: PruneOptions, networks: dict) -> dict:
+    """What of the networks goes into the file."""
+    return networks if options.only is None else images_only(networks, is_pickle=options.out.endswith('.pkl'))
 
 
 def require_discriminator(file: str, D: torch.nn.Module | None) -> None:

@@ -48,8 +48,7 @@ def profile(files: Sequence[str], options: ProfileOptions, trust: bool = False) 
     profiles = []
     for file, G in progress_bar(zip(files, generators, strict=True), total=len(files), unit='file'):
         file_bytes = Path(pickles.local_file(file)).stat().st_size
-        batch = options.batches[-1] if options.batches else 1
-        with devices.fitting(f'--batch={batch} is more than memory holds on {torch_device}: give a smaller one.'):
+        with devices.fitting_batch(options.batches[-1] if options.batches else 1, torch_device):
             profiles.append(profiling.profile(G.to(torch_device), file, file_bytes, options.layers, options.batches))
         G.cpu()
         for runtime, chosen in exporters.items():

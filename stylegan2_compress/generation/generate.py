@@ -48,10 +48,7 @@ def generate(networks: Sequence[str], options: GenerateOptions, force: bool = Fa
     with contextlib.ExitStack() as stack:
         for file, G in generators.items():
             stack.enter_context(required_to_be_finite(file, G.to(device)))
-        at_once = options.images_at_a_time
-        stack.enter_context(
-            devices.fitting(f'--batch={at_once} is more than memory holds on {device}: give a smaller one.')
-        )
+        stack.enter_context(devices.fitting_batch(options.images_at_a_time, device))
         if options.is_film:
             return write_film(generators, z, c, options)
         if options.is_grid:

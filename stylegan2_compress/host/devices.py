@@ -68,6 +68,11 @@ def fitting(too_large: str) -> Iterator[None]:
         raise UserError(too_large) from error
 
 
+def fitting_batch(batch: int, device: torch.device | str) -> contextlib.AbstractContextManager[None]:
+    """`fitting` for what a command does with `--batch` images at a time."""
+    return fitting(f'--batch={batch} is more than memory holds on {device}: give a smaller one.')
+
+
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """A random state of its own for the block: the global one is neither used nor changed, save that of MPS."""
