@@ -49,6 +49,7 @@ class LayerFeatures:
         self.dim = sum(self.sizes)
         self.spec = f'{embedding.spec} layers={self.layers} pool={pool}'
         self.fingerprint = embedding.fingerprint
+        self.library = embedding.library
         self.preprocessing = embedding.preprocessing
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

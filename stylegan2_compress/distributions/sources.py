@@ -30,6 +30,7 @@ class Source(ABC):
     Attributes:
         device: where the images are.
         facts: everything that determines the images, by the names that error messages use. Part of cache keys.
+        resolution: of the images, in pixels.
         size: how many different images there are; None if there is no limit.
         chunk: images per chunk.
         options: of `stats` that say which images these are, for errors; None if there are no such options.
@@ -37,6 +38,7 @@ class Source(ABC):
 
     device: torch.device
     facts: dict[str, Any]
+    resolution: int
     size: int | None
     chunk: int
     options: str | None
@@ -95,6 +97,7 @@ class TeacherImages(Source):
         G = networks[file]['G_ema']
         self.device = torch.device(device)
         self.G = G.to(self.device).eval().requires_grad_(False)
+        self.resolution = G.img_resolution
         self.labels = LabelSource(G.c_dim, training_set_kwargs)
         self.chunk = int(np.clip(32 * 256**2 // G.img_resolution**2, 4, 32))
         has_data = training_set_kwargs is not None and not datasets.is_teachers(training_set_kwargs)
@@ -148,6 +151,7 @@ class DatasetImages(Source):
         self.training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
         self.path, self.seed = training_set_kwargs['path'], seed
         self.options = None if datasets.is_subset(self.training_set) else '--data, without --teacher'
+        self.resolution = self.training_set.resolution
         self.size = len(self.training_set)
         self._order = _orders(np.arange(self.size), seed)
 

@@ -31,6 +31,7 @@ class Features(Protocol):
         dim: width of the feature vectors.
         preprocessing: how images are prepared.
         fingerprint: SHA-256 of all that determines the features, in hexadecimal.
+        library: whose code computes them, with its version, where that is not in the fingerprint.
     """
 
     spec: str
@@ -39,6 +40,9 @@ class Features(Protocol):
 
     @property
     def fingerprint(self) -> Any: ...  # A string; a cached_property is not seen as one.
+
+    @property
+    def library(self) -> str: ...
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Features [N, dim] of images [N, C, H, W] in [-1, 1]."""
@@ -214,7 +218,7 @@ def read_statistics(
 
 def cache_path(source: Source, embedding: Features, samples: int, bank: int) -> Path:
     """Path of the cache file of these statistics, whether or not it exists."""
-    key = json.dumps([source.facts, samples, bank, _embedding_facts(embedding)])
+    key = json.dumps([source.facts, samples, bank, _embedding_facts(embedding), embedding.library])
     return caches.cache_dir(CACHE, f'{hashlib.sha256(key.encode()).hexdigest()}.npz')
 
 

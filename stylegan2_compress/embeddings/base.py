@@ -75,26 +75,28 @@ class Embedding(nn.Module):
         return (features.mean(dim=(2, 3)) if features.ndim == 4 else features).to(self._outside_dtype)
 
     def require_images(self, resolution: int) -> None:
-        """Check that the network takes images of a size, where they are not resized to its own.
+        """Check that the network tells images of a size apart, where they are not resized to its own.
 
         Raises:
-            UserError: it does not, nor do its layers.
+            UserError: it does not take them, nor do its layers, or has the same features for all of them.
         """
         if self.preprocessing.size is not None:
             return
-        images = torch.zeros([1, 3, resolution, resolution], device=self._factor.device)
+        noise = torch.rand([2, 3, resolution, resolution], generator=torch.Generator().manual_seed(0))
+        images = (2 * noise - 1).to(self._factor.device)
+        problem = f'cannot process a {resolution}x{resolution} image'
         try:
             with torch.no_grad():
-                fits = self(images).shape[1] == self.dim
+                features = self(images)
                 if self.has_layers:
                     self.layers(images)
         except (RuntimeError, ValueError, AssertionError):
-            fits = False
-        if not fits:
-            raise UserError(
-                f'Embedding {self.spec} cannot process a {resolution}x{resolution} image: add @size=PIXELS, which '
-                'resizes it.'
-            )
+            features = None
+        if features is not None and features.shape[1] == self.dim:
+            if not torch.equal(*features):
+                return
+            problem = f'has the same features for all {resolution}x{resolution} images'
+        raise UserError(f'Embedding {self.spec} {problem}: add @size=PIXELS, which resizes them.')
 
     @property
     def has_layers(self) -> bool:
@@ -132,6 +134,14 @@ class Embedding(nn.Module):
     def pooled(self, maps: list[Tensor]) -> Tensor:
         """The features [N, dim] of images with these layers, of an embedding that pools them."""
         return self.network.means(maps)  # pyright: ignore[reportCallIssue]  # A method.
+
+    @property
+    def library(self) -> str:
+        """The library whose code computes the features, with its version; empty where the code is ours or the file's.
+
+        Not in the fingerprint: what is cached is computed again for another version, files are still read.
+        """
+        return getattr(self.network, 'library', '')
 
     @cached_property
     def fingerprint(self) -> str:

@@ -39,6 +39,7 @@ class HuggingFace(nn.Module):
         super().__init__()
         self.model: Any = model  # Which methods it has depends on its kind.
         self.pooled = pooled
+        self.library = f'transformers {_transformers().__version__}'
         for name in ('text_model', 'text_projection'):
             if hasattr(model, name):
                 delattr(model, name)

@@ -13,9 +13,10 @@ from stylegan2_compress.errors import UserError
 class TimmModel(nn.Module):
     """The pooled features of a timm model, which are what its classifier sees."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, library: str):
         super().__init__()
         self.model: Any = model  # Which methods it has depends on its kind.
+        self.library = library
         if hasattr(model, 'forward_intermediates'):
             self.layers = self._layers
 
@@ -53,4 +54,4 @@ def load(spec: Spec, device: torch.device) -> tuple[nn.Module, Preprocessing]:
         filter='bilinear' if config['interpolation'] == 'bilinear' else 'bicubic',
         fixed=bool(model.pretrained_cfg.get('fixed_input_size', False)),
     )
-    return TimmModel(model), own
+    return TimmModel(model, f'timm {timm.__version__}'), own

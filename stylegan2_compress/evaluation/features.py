@@ -51,6 +51,7 @@ def data_features(embedding: Embedding, training_set_kwargs: dict, device: torch
             'resolution': training_set_kwargs['resolution'],
             'embedding': embedding.spec,
             'fingerprint': embedding.fingerprint,
+            'library': embedding.library,
         }
     )
     name = f'{hashlib.sha256(key.encode()).hexdigest()}.npz'

@@ -303,6 +303,17 @@ def test_a_foreign_file_is_refused_by_what_differs(make_teacher, make_data, embe
         statistics.read_statistics(tmp_path / 'nowhere.npz', source, embedding)
 
 
+def test_another_version_of_the_library_has_its_own_cache_and_reads_the_same_files(make_teacher, tmp_path):
+    embedding, upgraded = (embeddings.load(SPEC, 'cpu') for _ in range(2))
+    upgraded.network.library = 'transformers 9.9.9'
+    source = teacher_images(make_teacher())
+    paths = {statistics.cache_path(source, each, 4, 0) for each in (embedding, upgraded)}
+    assert len(paths) == 2
+    computed = statistics.compute_statistics(source, [embedding], 4)
+    statistics.write_statistics(tmp_path / 'file.npz', source, 4, [embedding], computed)
+    assert same(statistics.read_statistics(tmp_path / 'file.npz', source, upgraded), computed[0])
+
+
 # --- Two processes ----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from importlib.metadata import version
 
 import detectors
 import numpy as np
@@ -81,6 +82,10 @@ def number():
 def halving():
     """Six times: images of less than 64 pixels have nothing left."""
     return torch.nn.Sequential(*[torch.nn.MaxPool2d(2) for _ in range(6)])
+
+def dead():
+    """Zero for all images, as EfficientNet-Lite0 is for those of 4 pixels."""
+    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Threshold(1e6, 0))
 '''
 
 
@@ -236,6 +241,8 @@ def test_images_that_are_not_resized_have_to_fit():
     with pytest.raises(UserError, match=r'halving@size=image cannot process a 32x32 image'):
         halving.require_images(32)
     load('module:tiny_networks:halving@size=64').require_images(32)
+    with pytest.raises(UserError, match=r'dead@size=image has the same features for all 4x4 images: add @size=PIXELS'):
+        load('module:tiny_networks:dead@size=image').require_images(4)
 
 
 def test_an_embedding_stays_frozen_and_in_eval_mode():
@@ -688,6 +695,12 @@ def test_fingerprints_know_the_preprocessing_that_comes_with_a_model(hugging_fac
     before = load(f'hf:{directory}').fingerprint
     (directory / 'preprocessor_config.json').write_text(json.dumps(PROCESSOR | {'resample': 3}))
     assert load(f'hf:{directory}').fingerprint != before
+
+
+def test_the_library_of_a_model_is_known_with_its_version(hugging_face):
+    _, directory = hugging_face('ResNet')
+    assert load(f'hf:{directory}').library == f'transformers {version("transformers")}'
+    assert load('module:tiny_networks:convolutions').library == ''
 
 
 def test_transformers_gradient(hugging_face):

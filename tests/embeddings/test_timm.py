@@ -36,6 +36,7 @@ def test_features_preprocessing_and_layers(saved):
         assert len(expected) > 1
         for mine, theirs in zip(embedding.layers(images), expected, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    assert embedding.library == f'timm {timm.__version__}'
     assert embedding.preprocessing.size == size
     assert embedding.preprocessing.filter == config['interpolation']
 

@@ -389,6 +389,9 @@ def test_data_features_are_kept_until_the_data_changes(place, make_dataset_zip, 
     with monkeypatch.context() as patch:
         patch.setattr(samples, 'reals', None)  # Cannot be read again.
         assert np.array_equal(features.data_features(embedding, kwargs, torch.device('cpu')), first)
+        embedding.network.library = 'transformers 9.9.9'  # Its features may be others.
+        with pytest.raises(TypeError, match='NoneType'):
+            features.data_features(embedding, kwargs, torch.device('cpu'))
     with zipfile.ZipFile(kwargs['path']) as archive:
         contents = {name: archive.read(name) for name in archive.namelist() if name.endswith('.png')}
     with zipfile.ZipFile(kwargs['path'], 'w') as archive:  # The same names, backwards.
