@@ -244,6 +244,26 @@ def test_names_on_the_allowlist_take_no_nonsense(name, tmp_path):
             refused(tmp_path / 'a.pkl')
 
 
+@pytest.mark.parametrize('name', KNOWN)
+def test_nonsense_beside_a_good_network_ends_in_a_sentence_or_in_plain_values(name, data, tmp_path):
+    """Elsewhere the value of the file is what is refused; here, the names themselves have to hold."""
+    good = pickle.dumps({'G_ema': data['G_ema']}, 4)
+    (tmp_path / 'a.pkl').write_bytes(good)
+    assert read(tmp_path / 'a.pkl') is None
+    sentences = 0
+    for args in NONSENSE:
+        call = 'c{}\n{}\n'.format(*name.split()).encode() + pickle.dumps(args, 3)[2:-1]
+        for use in (b'R', b'\x81}b'):
+            (tmp_path / 'a.pkl').write_bytes(good[:-1] + b'X\x04\x00\x00\x00more' + call + use + b's.')
+            if read(tmp_path / 'a.pkl') is not None:
+                sentences += 1
+                continue
+            loaded = pickles.load(tmp_path / 'a.pkl')
+            assert isinstance(loaded['G_ema'], torch.nn.Module)
+            assert not isinstance(loaded['more'], torch.nn.Module)
+    assert sentences > 0
+
+
 def test_source_text_is_not_run(data, tmp_path):
     canary = tmp_path / 'canary'
 
