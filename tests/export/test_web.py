@@ -1,5 +1,6 @@
 """`export --format web` in a headless Chromium: the host's pixels, every control, no network."""
 
+import contextlib
 import functools
 import http.server
 import importlib.util
@@ -248,15 +249,38 @@ def test_a_directory_for_servers(page_to_serve):
 @needs_browser
 def test_a_directory_on_a_server_shows_only_the_controls_that_have_an_effect(page_to_serve, browser):
     _file, out, _printed = page_to_serve
-    handler = functools.partial(QuietHandler, directory=str(out))
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f'http://127.0.0.1:{server.server_port}/index.html'
+    with served(out) as address:
         tab = opened(browser, address)
         shown = tab.evaluate('[...document.querySelectorAll(".field")].filter((node) => node.offsetParent).length')
         assert shown == 4
         assert all(url.startswith(address.removesuffix('index.html')) for url in tab.requests())
         assert tab.complaints() == []
+
+
+@needs_onnx
+@needs_browser
+def test_a_page_with_webgpu_makes_the_same_images_where_there_is_none(networks, runtime, browser, tmp_path):
+    """It has another script, for both. Which of them is the user's choice where the browser has WebGPU."""
+    out = tmp_path / 'page'
+    run('export', networks[0], '--format', 'web', '--webgpu', '--out', out)
+    for name, content in onnxruntime_web.runtime(webgpu=True).items():
+        assert (out / name).read_bytes() == content != onnxruntime_web.runtime()[name]
+    with served(out) as address:
+        tab = opened(browser, address)
+        offered = tab.evaluate('document.getElementById("runtime").offsetParent !== null')
+        assert offered == tab.evaluate('navigator.gpu !== undefined')
+        choose(tab, seed=5, **{'class': 2})
+        assert same(pixels(tab, 0), expected(networks[0], seed=5, label=2))
+        assert tab.complaints() == []
+
+
+@contextlib.contextmanager
+def served(directory):
+    """The address of the page in a directory, on a server of this machine."""
+    handler = functools.partial(QuietHandler, directory=str(directory))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}/index.html'
         server.shutdown()
 
 

@@ -8,12 +8,14 @@ import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
 import pytest
+import scipy.linalg
 import torch
 from commands import refused, run
 from host_alone import HOST_SCRIPT, WITHOUT_OUR_PACKAGE
@@ -21,10 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training import networks
 
-from stylegan2_compress import host, pickles
+from stylegan2_compress import embeddings, host, pickles
 from stylegan2_compress.compression.find_ticket import find_ticket, plan_search
 from stylegan2_compress.compression.options import DISTANCES, MOST_LR, PRESETS, TicketOptions
 from stylegan2_compress.errors import UserError
+from stylegan2_compress.evaluation import samples
 from stylegan2_compress.host import profiling
 from stylegan2_compress.host.networks import bound_arguments
 from stylegan2_compress.losses.estimators import ESTIMATORS
@@ -625,6 +628,26 @@ def test_find_ticket_from_random_weights(tmp_path, data, rule, capsys):
     start = ScoreMaskedGenerator(**last.arguments)
     assert last.arguments['seed'] == 11
     assert not torch.equal(images(start.eval()), images(G))
+
+
+def test_snapshots_are_compared_in_the_embedding_for_that(tmp_path, data):
+    """By the Fréchet distance of its features of as many images as asked for, to those of all of the data."""
+    spec = 'module:tiny_embeddings:no_layers@size=image'
+    run_dir = search(data, tmp_path / 'runs', eval_embedding=spec, eval_samples=40, seed=11, **SMALL)
+    last = json.loads(Path(run_dir, 'tickets.jsonl').read_text().splitlines()[-1])
+    assert (last['embedding'], last['samples']) == (spec, 40)
+    with zipfile.ZipFile(data) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith('.png'))
+        pictures = [np.asarray(PIL.Image.open(archive.open(name))).reshape(16, 16, -1) for name in names]
+    reals = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    G = pickles.load(Path(run_dir, last['snapshot']))['G_ema'].eval()
+    z = samples.latents(G, 40, seed=0)
+    with torch.no_grad():
+        fakes = (G(z, None, noise_mode='const') * 127.5 + 128).clamp(0, 255).to(torch.uint8)  # As in files.
+        features = [embeddings.load(spec, 'cpu')(x / 127.5 - 1).double().numpy() for x in (fakes, reals)]
+    (m, cov), (m_real, cov_real) = ((x.mean(axis=0), np.cov(x, rowvar=False)) for x in features)
+    distance = ((m - m_real) ** 2).sum() + np.trace(cov + cov_real - 2 * scipy.linalg.sqrtm(cov @ cov_real).real)
+    assert last['frechet_distance'] == pytest.approx(distance, rel=1e-3)
 
 
 @pytest.mark.slow
