@@ -182,7 +182,10 @@ def use_networks(plan: Plan, name: str, data: Mapping, trains_D: bool) -> None:
         args.D_kwargs.setdefault('block_kwargs', {})['freeze_layers'] = freeze
     precision.put_into_generator(args.G_kwargs)
     precision.put_into_discriminator(args.D_kwargs)
-    args.ema_rampup = None  # As the host does when it resumes: the average starts from good weights.
+    # As the host does when it resumes: the average starts from good weights, and D knows the data.
+    args.ema_rampup = None
+    if 'ada_target' in args:
+        args.ada_kimg = 100
 
 
 def check_start(plan: Plan) -> None:

@@ -191,6 +191,13 @@ def test_student_gives_shapes_and_weights(plain, make_teacher):
     assert {n: p.shape for n, p in G.named_parameters()} == {n: p.shape for n, p in data['G'].named_parameters()}
 
 
+@pytest.mark.parametrize(('aug', 'kimg'), [('ada', 100), ('noaug', None)])
+def test_a_student_is_augmented_as_fast_as_what_the_host_resumes(data, make_teacher, aug, kimg):
+    student = make_teacher('student.pkl', synthesis_kwargs=dict(channel_base=128, channel_max=8))
+    _desc, args = compressed(*configurations.loop_arguments(data, batch=4, aug=aug), student=student)
+    assert args.get('ada_kimg') == kimg
+
+
 def half(kwargs):
     """The precision that constructor arguments ask for."""
     return kwargs.get('num_fp16_res', 0), kwargs.get('conv_clamp')
