@@ -58,6 +58,13 @@ ROWS = {
     'NICKEL and moments': Row('NICKELLoss+MomentMatchingLoss', has_moments=True),
     'image distillation and moments': Row('ImageDistillationLoss+MomentMatchingLoss', has_moments=True),
     'regression and moments': Row('RegressionLoss+MomentMatchingLoss', has_moments=True, adversarial=False, lr=1),
+    'regression and moments, damped': Row(
+        'RegressionLoss+MomentMatchingLoss',
+        has_moments=True,
+        loss_args=dict(moments_penalty=5),
+        adversarial=False,
+        lr=1,
+    ),
     'regression and moments, half the learning rate': Row(
         'RegressionLoss+MomentMatchingLoss', has_moments=True, adversarial=False
     ),

@@ -167,17 +167,20 @@ def distill(tmp_path, teacher, data, *options: object) -> None:
 
 
 def test_a_run_continues_where_it_stopped(tmp_path, data, teacher):
-    """As `distill` starts it; on CUDA up to the order in which sums are taken."""
-    for directory, lengths in (('at-once', [2]), ('in-two', [1, 2])):
-        (tmp_path / directory).mkdir()
-        for kimg in lengths:
-            distill(tmp_path / directory, teacher, data, '--kimg', kimg, '--resume', 'latest')
-    at_once, in_two = (
-        finite_averages(next((tmp_path / directory / 'runs').iterdir())) for directory in ('at-once', 'in-two')
-    )
-    for name, expected in at_once.items():
-        tolerance = dict(rtol=0.05, atol=0.02) if ON_CUDA else dict(rtol=0, atol=0)
-        torch.testing.assert_close(in_two[name], expected, **tolerance, msg=lambda text, name=name: f'{name}: {text}')
+    """As `distill` starts it; on CUDA up to the order in which sums are taken.
+
+    Of the way from the stop to the end, that is 0.002 where states are off by 1e-7, and 0.08 where Adam's moments are
+    lost (measured on a CPU).
+    """
+    ends = {}
+    for directory, kimg in [('at-once', 2), ('in-two', 1), ('in-two', 2)]:
+        (tmp_path / directory).mkdir(exist_ok=True)
+        distill(tmp_path / directory, teacher, data, '--kimg', kimg, '--resume', 'latest')
+        ends[directory, kimg] = finite_averages(next((tmp_path / directory / 'runs').iterdir()))
+    stopped, end = (torch.cat([x.flatten() for x in ends['in-two', kimg].values()]) for kimg in (1, 2))
+    expected = torch.cat([x.flatten() for x in ends['at-once', 2].values()])
+    assert (end - expected).norm() <= (0.03 if ON_CUDA else 0) * (expected - stopped).norm()
+    assert not torch.equal(end, stopped)
 
 
 def test_every_gpu_takes_part(tmp_path, data, teacher):
