@@ -44,9 +44,7 @@ def write_statistics(options: StatsOptions) -> str:
     if options.bank > samples:
         raise UserError(f'--bank={options.bank} is more than the {samples} images of the statistics: raise --samples.')
     specs = embeddings.split(list(options.embeddings) or dime.PAPER_EMBEDDINGS)
-    loaded = [embeddings.load(spec, device) for spec in specs]
-    for embedding in loaded:
-        embedding.require_images(source.resolution)
+    loaded = [embeddings.load(spec, device, source.resolution) for spec in specs]
     computed = statistics.compute_statistics(source, loaded, samples, options.bank)
     statistics.write_statistics(options.out, source, samples, loaded, computed)
     return f'{options.out}: {samples} images, {", ".join(embedding.spec for embedding in loaded)}'

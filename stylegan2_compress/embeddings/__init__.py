@@ -15,8 +15,13 @@ from stylegan2_compress.embeddings.specs import Spec, split
 __all__ = ['Embedding', 'Spec', 'load', 'parse', 'split']
 
 
-def load(spec: str | Spec, device: torch.device | str) -> Embedding:
+def load(spec: str | Spec, device: torch.device | str, resolution: int | None = None) -> Embedding:
     """Load the embedding network that a spec names, frozen, to a device.
+
+    Args:
+        spec: names the network.
+        device: where it will run.
+        resolution: side of the images that it will see, if they are to be tried.
 
     Raises:
         UserError: the spec is not valid, the weights cannot be loaded (says what to install, download or pass), or the
@@ -27,4 +32,7 @@ def load(spec: str | Spec, device: torch.device | str) -> Embedding:
     network, preprocessing = loader_of(spec).load(spec, device)
     if spec.layers is not None:
         network = LayerMeans(network, spec)
-    return Embedding(spec, network, preprocessing, device)
+    embedding = Embedding(spec, network, preprocessing, device)
+    if resolution is not None:
+        embedding.require_images(resolution)
+    return embedding

@@ -36,7 +36,7 @@ class Agreement(Metric):
         super().prepare(setting)
         self.embedding = None
         if self.spec is not None:
-            self.embedding = setting.embedding(self.spec)
+            self.embedding = embeddings.load(self.spec, setting.device, setting.training_set_kwargs['resolution'])
             if not self.embedding.has_layers:
                 raise UserError(
                     f'--metrics=agreement:{self.spec} needs an embedding that exposes its layers: use another one, '

@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stylegan2_compress import embeddings
-from stylegan2_compress.embeddings import Embedding
-
 if TYPE_CHECKING:
     from training.networks import Generator
 
@@ -23,16 +20,6 @@ class Setting:
     teacher_sha256: str = ''  # Of its file, in hexadecimal; not known in training.
     reals: dict = field(default_factory=dict)  # Features of all images of the data, by the embedding's fingerprint.
     latest: dict = field(default_factory=dict)  # The features computed last, for metrics of the same images.
-
-    def embedding(self, spec: str) -> Embedding:
-        """The embedding network that a spec names, on the device.
-
-        Raises:
-            UserError: it cannot be loaded, or does not take the images of the data.
-        """
-        embedding = embeddings.load(spec, self.device)
-        embedding.require_images(self.training_set_kwargs['resolution'])
-        return embedding
 
 
 class Metric(ABC):

@@ -42,7 +42,7 @@ class EmbeddingMetric(Metric):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self.embedding = setting.embedding(self.spec)
+        self.embedding = embeddings.load(self.spec, setting.device, setting.training_set_kwargs['resolution'])
 
     def facts(self) -> dict[str, object]:
         return dict(embedding=self.embedding.spec, fingerprint=self.embedding.fingerprint)

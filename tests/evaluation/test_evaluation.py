@@ -551,7 +551,7 @@ def test_the_teacher_is_on_record(place, copies):
 
 
 def test_agreement_in_features(place, copies, monkeypatch):
-    monkeypatch.setattr(embeddings, 'load', lambda _spec, _device: layered())
+    monkeypatch.setattr(embeddings, 'load', lambda *_: layered())
     monkeypatch.setattr(embeddings, 'parse', lambda text: text)
     found = evaluate(copies, str(place / 'data.zip'), 'agreement:layered', samples=20, device='cpu')[1].values
     assert set(found) == {'agreement0.02k_layered_pixels', 'agreement0.02k_layered_features'}
